@@ -1,0 +1,193 @@
+// What the CPU and CUDA launchers ask of their arguments, and how they allocate results.
+// The public Python functions check first and raise TypeError or ValueError; these checks keep direct calls of the ops
+// from reading memory that is not theirs.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kernels/pooling.h"
+
+namespace deconv_kernels {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using IntList = std::vector<int64_t>;
+
+#define DK_CHECK(condition, ...) STD_TORCH_CHECK(condition, "ValueError: ", __VA_ARGS__)
+
+// A (C, H, W) or (N, C, H, W) tensor. channels_last tells which of the two dense layouts the results take.
+struct MapShape {
+  int64_t images;
+  int64_t channels;
+  int64_t height;
+  int64_t width;
+  bool batched;
+  bool channels_last;
+
+  int64_t numel() const { return images * channels * height * width; }
+  MapShape resized(int64_t new_height, int64_t new_width) const {
+    MapShape shape = *this;
+    shape.height = new_height;
+    shape.width = new_width;
+    return shape;
+  }
+};
+
+// A tensor can have lost its storage (as sharded training does between steps).
+inline void check_memory(const char* name, const Tensor& tensor) {
+  DK_CHECK(tensor.numel() == 0 || tensor.const_data_ptr() != nullptr, name, " has no memory behind it");
+}
+
+inline MapShape map_shape(const char* name, const Tensor& tensor) {
+  const int64_t rank = tensor.dim();
+  DK_CHECK(rank == 3 || rank == 4, name, " must have shape (C, H, W) or (N, C, H, W), got ", rank, " dimensions");
+  MapShape shape{};
+  shape.batched = rank == 4;
+  shape.images = shape.batched ? tensor.size(0) : 1;
+  shape.channels = tensor.size(rank - 3);
+  shape.height = tensor.size(rank - 2);
+  shape.width = tensor.size(rank - 1);
+  DK_CHECK(shape.channels > 0 && shape.height > 0 && shape.width > 0, name,
+           " may be empty only in its batch dimension");
+  check_memory(name, tensor);
+  shape.channels_last = !tensor.is_contiguous() && tensor.stride(rank - 3) == 1 && shape.channels > 1;
+  return shape;
+}
+
+// Strides of the dense layout that `shape` asks for, with one entry per dimension of the tensor.
+inline std::array<int64_t, 4> dense_strides(const MapShape& shape) {
+  const int64_t image = shape.channels * shape.height * shape.width;
+  return shape.channels_last ? std::array<int64_t, 4>{image, 1, shape.width * shape.channels, shape.channels}
+                             : std::array<int64_t, 4>{image, shape.height * shape.width, shape.width, 1};
+}
+
+inline int32_t dtype_code(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return aoti_torch_dtype_float32();
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Half:
+      return aoti_torch_dtype_float16();
+    case ScalarType::BFloat16:
+      return aoti_torch_dtype_bfloat16();
+    case ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    case ScalarType::Short:
+      return aoti_torch_dtype_int16();
+    case ScalarType::Long:
+      return aoti_torch_dtype_int64();
+    default:
+      DK_CHECK(false, "no op of deconv_kernels returns this dtype");
+      return 0;
+  }
+}
+
+// An uninitialised dense tensor of `shape` on the device of `like`.
+inline Tensor empty_map(const MapShape& shape, ScalarType dtype, const Tensor& like) {
+  const std::array<int64_t, 4> sizes{shape.images, shape.channels, shape.height, shape.width};
+  const std::array<int64_t, 4> strides = dense_strides(shape);
+  const int64_t unused = shape.batched ? 0 : 1;
+  int32_t device_type = 0;
+  int32_t device_index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4 - unused, sizes.data() + unused, strides.data() + unused,
+                                                  dtype_code(dtype), device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+// `tensor` itself where it is dense in the layout of `shape`, a copy in that layout otherwise.
+inline Tensor dense(const Tensor& tensor, const MapShape& shape) {
+  const std::array<int64_t, 4> sizes{shape.images, shape.channels, shape.height, shape.width};
+  const std::array<int64_t, 4> strides = dense_strides(shape);
+  bool is_dense = true;
+  for (int64_t axis = shape.batched ? 0 : 1; axis < 4; ++axis) {
+    is_dense = is_dense && (sizes[axis] == 1 || tensor.stride(shape.batched ? axis : axis - 1) == strides[axis]);
+  }
+  if (is_dense) return tensor;
+  Tensor copy = empty_map(shape, tensor.scalar_type(), tensor);
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
+inline void check_same_map(const char* name, const MapShape& shape, const char* of, const MapShape& like) {
+  DK_CHECK(shape.batched == like.batched && shape.images == like.images && shape.channels == like.channels &&
+               shape.height == like.height && shape.width == like.width,
+           name, " must have the shape of ", of);
+}
+
+inline void check_same_device(const char* name, const Tensor& tensor, const char* of, const Tensor& like) {
+  DK_CHECK(tensor.device() == like.device(), name, " must be on the device of ", of);
+}
+
+inline void check_floating(const char* name, const Tensor& tensor) {
+  const ScalarType dtype = tensor.scalar_type();
+  DK_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+               dtype == ScalarType::BFloat16,
+           name, " must be float32, float64, float16 or bfloat16");
+}
+
+inline void check_dtype(const char* name, const Tensor& tensor, ScalarType dtype) {
+  DK_CHECK(tensor.scalar_type() == dtype, name, " must be ", torch::headeronly::toString(dtype), ", got ",
+           torch::headeronly::toString(tensor.scalar_type()));
+}
+
+inline ScalarType switch_dtype(const Pooling& pooling) {
+  return pooling.y.kernel * pooling.x.kernel <= kLargestByteWindow ? ScalarType::Byte : ScalarType::Short;
+}
+
+inline int64_t checked_entry(const char* name, const IntList& values, size_t axis, int64_t smallest) {
+  DK_CHECK(values.size() == 2, name, " must have two entries, got ", values.size());
+  const int64_t value = values[axis];
+  DK_CHECK(value >= smallest && value <= std::numeric_limits<int32_t>::max(), name, " must be at least ", smallest,
+           " and below 2^31, got ", value);
+  return value;
+}
+
+inline Axis make_axis(const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                      const IntList& dilation, size_t axis) {
+  const Axis result{checked_entry("kernel_size", kernel_size, axis, 1), checked_entry("stride", stride, axis, 1),
+                    checked_entry("padding", padding, axis, 0), checked_entry("dilation", dilation, axis, 1)};
+  DK_CHECK(result.padding <= result.kernel / 2, "padding must be at most half the kernel size ", result.kernel,
+           ", got ", result.padding);
+  return result;
+}
+
+inline Pooling make_pooling(const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                            const IntList& dilation) {
+  const Pooling pooling{make_axis(kernel_size, stride, padding, dilation, 0),
+                        make_axis(kernel_size, stride, padding, dilation, 1)};
+  DK_CHECK(pooling.y.kernel * pooling.x.kernel <= kLargestWindow, "kernel_size must have at most ", kLargestWindow,
+           " positions, got ", pooling.y.kernel * pooling.x.kernel);
+  return pooling;
+}
+
+// The map of `size` (y, x) pools to `pooled`, with or without ceil_mode.
+inline MapShape checked_unpooled(const char* name, const IntList& size, const MapShape& pooled,
+                                 const Pooling& pooling) {
+  const MapShape shape = pooled.resized(checked_entry(name, size, 0, 1), checked_entry(name, size, 1, 1));
+  const auto pools = [](int64_t from, int64_t to, const Axis& axis) {
+    return pooled_size(from, axis, false) == to || pooled_size(from, axis, true) == to;
+  };
+  DK_CHECK(pools(shape.height, pooled.height, pooling.y) && pools(shape.width, pooled.width, pooling.x), name, " (",
+           shape.height, ", ", shape.width, ") does not pool to (", pooled.height, ", ", pooled.width, ")");
+  return shape;
+}
+
+inline bool overlap_is_last(const std::string& overlap) {
+  DK_CHECK(overlap == "sum" || overlap == "last", "overlap must be \"sum\" or \"last\", got \"", overlap, "\"");
+  return overlap == "last";
+}
+
+}  // namespace deconv_kernels

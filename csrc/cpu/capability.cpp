@@ -1,0 +1,33 @@
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace deconv_kernels {
+
+namespace {
+
+const Kernels* choose() {
+  const char* asked = std::getenv("DECONV_CPU_CAPABILITY");
+  const auto allowed = [asked](const Kernels& kernels) {
+    return asked == nullptr || std::strcmp(asked, kernels.name) == 0;
+  };
+#if defined(DECONV_X86_KERNELS)
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_avx512 && allowed(avx512::kKernels)) return &avx512::kKernels;
+  if (has_avx2 && allowed(avx2::kKernels)) return &avx2::kKernels;
+#endif
+  return &baseline::kKernels;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels* const chosen = choose();
+  return *chosen;
+}
+
+}  // namespace deconv_kernels

@@ -1,0 +1,72 @@
+// What the CPU launchers share.
+#pragma once
+
+#include <vector>
+
+#include "../checks.h"
+#include "kernels.h"
+
+namespace deconv_kernels {
+
+inline Element element_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return Element::kFloat;
+    case ScalarType::Double:
+      return Element::kDouble;
+    case ScalarType::Half:
+      return Element::kHalf;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    default:
+      DK_CHECK(false, "input must be float32, float64, float16 or bfloat16");
+      return Element::kFloat;
+  }
+}
+
+// Runs body(begin, end) over the rows of a result, in parallel where there is enough to do.
+template <typename Body>
+void parallel_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
+  constexpr int64_t kElementsPerTask = 16384;
+  const int64_t grain = kElementsPerTask / elements_per_row + 1;
+  if (rows <= grain) {
+    if (rows > 0) body(0, rows);
+    return;
+  }
+  torch::stable::parallel_for(0, rows, grain, body);
+}
+
+// The phases of one axis, and the memory they live in.
+class PhaseTable {
+ public:
+  explicit PhaseTable(const Axis& axis) {
+    const int64_t count = axis.stride < extent(axis) ? axis.stride : extent(axis);
+    begin_.reserve(static_cast<size_t>(count) + 1);
+    taps_.reserve(static_cast<size_t>(axis.kernel));
+    begin_.push_back(0);
+    for (int64_t phase = 0; phase < count; ++phase) {
+      // Earlier windows are farther back: falling `back` is row-major order.
+      for (int64_t back = (extent(axis) - 1 - phase) / axis.stride; back >= 0; --back) {
+        const int64_t offset = phase + back * axis.stride;
+        if (offset % axis.dilation != 0) continue;
+        taps_.push_back({back, offset / axis.dilation});
+        if (back > farthest_) farthest_ = back;
+      }
+      begin_.push_back(static_cast<int64_t>(taps_.size()));
+      const int64_t owned = begin_.back() - begin_[begin_.size() - 2];
+      if (owned > most_) most_ = owned;
+    }
+  }
+
+  Phases view() const {
+    return {begin_.data(), taps_.data(), static_cast<int64_t>(begin_.size()) - 1, farthest_, most_};
+  }
+
+ private:
+  std::vector<int64_t> begin_;
+  std::vector<PhaseTap> taps_;
+  int64_t farthest_ = 0;
+  int64_t most_ = 1;
+};
+
+}  // namespace deconv_kernels

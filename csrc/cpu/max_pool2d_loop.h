@@ -1,0 +1,225 @@
+// Rows of a max-pooling with switches.
+//
+// A window's maximum starts as its first tap inside the map, rectified if asked; a later tap replaces it where it is
+// greater or NaN. As the running maximum is then never negative, only the first tap needs rectifying.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace deconv_kernels::DECONV_CPU_CAPABILITY {
+
+template <typename T, int N>
+struct Maximum {
+  using Values = Vector<Compute<T>, N>;
+  using Codes = Vector<Code<T>, N>;
+
+  Values values;
+  Codes codes;
+
+  void start(Values first, int64_t code, bool relu) {
+    values = relu ? (first < Values{} ? Values{} : first) : first;
+    codes = Codes{} + static_cast<Code<T>>(code);
+  }
+
+  void see(Values next, int64_t code) {
+    const Codes wins = (next > values) | (next != next);
+    values = wins ? next : values;
+    codes = wins ? Codes{} + static_cast<Code<T>>(code) : codes;
+  }
+
+  void store(T* to_values, void* to_switches, int64_t at, bool wide_switches) const {
+    ::deconv_kernels::DECONV_CPU_CAPABILITY::store<T, N>(to_values + at, values);
+    if (wide_switches) {
+      store_unaligned(static_cast<int16_t*>(to_switches) + at, convert<int16_t, Code<T>, N>(codes));
+    } else {
+      store_unaligned(static_cast<uint8_t*>(to_switches) + at, convert<uint8_t, Code<T>, N>(codes));
+    }
+  }
+};
+
+struct TapRange {
+  int64_t start;  // input position of tap 0
+  int64_t first;
+  int64_t end;
+
+  TapRange(int64_t pooled, int64_t size, const Axis& axis)
+      : start(window_start(pooled, axis)), first(first_tap(start, axis)), end(end_tap(start, size, axis)) {}
+  bool empty() const { return first >= end; }
+};
+
+// N neighbouring windows of one row, `stride` elements apart in memory, whose taps [x_first, x_end) all lie inside.
+template <typename T, int N, int kStride, int kKernel, bool kBias>
+inline void pool_windows(const T* plane, const MaxPool2dParams& p, const TapRange& y, int64_t x_start, int64_t x_first,
+                         int64_t x_end, Compute<T> bias, T* values, void* switches, int64_t at) {
+  using Values = Vector<Compute<T>, N>;
+  const Axis& axis = p.pooling.x;
+  const auto biased = [&](Values seen) { return kBias ? round_to<T, N>(seen + bias) : seen; };
+  constexpr bool kPairs = kStride == 2 && (kKernel == 2 || kKernel == 3);
+  constexpr auto kAll = std::make_integer_sequence<int, N>{};
+  Maximum<T, N> maximum;
+  const T* first_row = plane + (y.start + y.first * p.pooling.y.dilation) * p.width + x_start;
+  if constexpr (kPairs) {
+    // One pair of loads holds the even and the odd taps of all N windows.
+    const auto see_row = [&](const T* row, int64_t code, bool is_first) {
+      const Values low = load<T, N>(row);
+      const Values high = load<T, N>(row + N);
+      prefetch_ahead<2 * N>(row);
+      const Values even = biased(even_lanes(low, high, kAll));
+      if (is_first) {
+        maximum.start(even, code, p.relu);
+      } else {
+        maximum.see(even, code);
+      }
+      maximum.see(biased(odd_lanes(low, high, kAll)), code + 1);
+      if constexpr (kKernel == 3) maximum.see(biased(load_strided<T, N, 2>(row + 2, 2)), code + 2);
+    };
+    see_row(first_row, y.first * axis.kernel, true);
+    for (int64_t tap_y = y.first + 1; tap_y < y.end; ++tap_y) {
+      see_row(plane + (y.start + tap_y * p.pooling.y.dilation) * p.width + x_start, tap_y * axis.kernel, false);
+    }
+  } else {
+    const auto tap = [&](const T* row, int64_t tap_x) {
+      return biased(load_strided<T, N, kStride>(row + tap_x * axis.dilation, axis.stride));
+    };
+    maximum.start(tap(first_row, x_first), y.first * axis.kernel + x_first, p.relu);
+    for (int64_t tap_y = y.first; tap_y < y.end; ++tap_y) {
+      const T* row = plane + (y.start + tap_y * p.pooling.y.dilation) * p.width + x_start;
+      for (int64_t tap_x = x_first + (tap_y == y.first); tap_x < x_end; ++tap_x) {
+        maximum.see(tap(row, tap_x), tap_y * axis.kernel + tap_x);
+      }
+    }
+  }
+  maximum.store(values, switches, at, p.wide_switches);
+}
+
+// A window without a tap inside the map, which dilation and padding can make, is -inf with switch 0.
+template <typename T>
+inline void store_empty_windows(const MaxPool2dParams& p, T* values, void* switches, int64_t begin, int64_t end) {
+  for (int64_t at = begin; at < end; ++at) {
+    store_one(values + at, -static_cast<Compute<T>>(__builtin_inf()));
+    if (p.wide_switches) {
+      static_cast<int16_t*>(switches)[at] = 0;
+    } else {
+      static_cast<uint8_t*>(switches)[at] = 0;
+    }
+  }
+}
+
+template <typename T, int kStride, int kKernel, bool kBias>
+void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
+  const Axis& axis = p.pooling.x;
+  T* values = static_cast<T*>(p.values);
+  // Windows [inner_begin, inner_end) lie inside the map in x with every tap.
+  const int64_t inner_end =
+      p.width < extent(axis) - axis.padding ? 0 : floor_divide(p.width - extent(axis) + axis.padding, axis.stride) + 1;
+  const int64_t last = inner_end < p.pooled_width ? inner_end : p.pooled_width;
+  const int64_t first = ceil_divide(axis.padding, axis.stride);
+  const int64_t inner_begin = first < last ? first : last;
+  int64_t plane = begin / p.pooled_height;
+  int64_t pooled_y = begin % p.pooled_height;
+  for (int64_t row = begin; row < end; ++row, ++pooled_y) {
+    if (pooled_y == p.pooled_height) {
+      pooled_y = 0;
+      ++plane;
+    }
+    const T* from = static_cast<const T*>(p.input) + plane * p.height * p.width;
+    const TapRange y(pooled_y, p.height, p.pooling.y);
+    const int64_t at = row * p.pooled_width;
+    if (y.empty()) {
+      store_empty_windows(p, values, p.switches, at, at + p.pooled_width);
+      continue;
+    }
+    Compute<T> bias{};
+    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + plane % p.channels);
+    const auto border = [&](int64_t border_begin, int64_t border_end) {
+      for (int64_t pooled = border_begin; pooled < border_end; ++pooled) {
+        const TapRange x(pooled, p.width, axis);
+        if (x.empty()) {
+          store_empty_windows(p, values, p.switches, at + pooled, at + pooled + 1);
+        } else {
+          pool_windows<T, 1, 1, 0, kBias>(from, p, y, x.start, x.first, x.end, bias, values, p.switches, at + pooled);
+        }
+      }
+    };
+    border(0, inner_begin);
+    for_each_vector<kLanes<T>>(inner_begin, last, [&](auto lanes, int64_t pooled) {
+      constexpr int kCount = decltype(lanes)::value;
+      pool_windows<T, kCount, kStride, kKernel, kBias>(from, p, y, window_start(pooled, axis), 0, axis.kernel, bias,
+                                                       values, p.switches, at + pooled);
+    });
+    border(last, p.pooled_width);
+  }
+}
+
+template <typename T, bool kBias>
+void pool_rows_channels_last(const MaxPool2dParams& p, int64_t begin, int64_t end) {
+  T* values = static_cast<T*>(p.values);
+  constexpr int kUnroll = 4;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t image = row / p.pooled_height;
+    const T* from = static_cast<const T*>(p.input) + image * p.height * p.width * p.channels;
+    const TapRange y(row % p.pooled_height, p.height, p.pooling.y);
+    for (int64_t pooled = 0; pooled < p.pooled_width; ++pooled) {
+      const TapRange x(pooled, p.width, p.pooling.x);
+      const int64_t at = (row * p.pooled_width + pooled) * p.channels;
+      if (y.empty() || x.empty()) {
+        store_empty_windows(p, values, p.switches, at, at + p.channels);
+        continue;
+      }
+      // kVectors vectors of N channels each, from `channel` on.
+      const auto pool_channels = [&](auto lanes, auto vectors, int64_t channel) {
+        constexpr int N = decltype(lanes)::value;
+        constexpr int kVectors = decltype(vectors)::value;
+        Maximum<T, N> maxima[kVectors];
+        const auto tap = [&](int64_t tap_y, int64_t tap_x, int v) {
+          const int64_t pixel =
+              (y.start + tap_y * p.pooling.y.dilation) * p.width + x.start + tap_x * p.pooling.x.dilation;
+          const auto seen = load<T, N>(from + pixel * p.channels + channel + v * N);
+          if constexpr (!kBias) return seen;
+          return round_to<T, N>(seen + load<T, N>(static_cast<const T*>(p.bias) + channel + v * N));
+        };
+        for (int v = 0; v < kVectors; ++v) {
+          maxima[v].start(tap(y.first, x.first, v), y.first * p.pooling.x.kernel + x.first, p.relu);
+        }
+        for (int64_t tap_y = y.first; tap_y < y.end; ++tap_y) {
+          for (int64_t tap_x = x.first + (tap_y == y.first); tap_x < x.end; ++tap_x) {
+            for (int v = 0; v < kVectors; ++v) {
+              maxima[v].see(tap(tap_y, tap_x, v), tap_y * p.pooling.x.kernel + tap_x);
+            }
+          }
+        }
+        for (int v = 0; v < kVectors; ++v) {
+          maxima[v].store(values, p.switches, at + channel + v * N, p.wide_switches);
+        }
+      };
+      constexpr int N = kLanes<T>;
+      int64_t channel = 0;
+      for (; channel + kUnroll * N <= p.channels; channel += kUnroll * N) {
+        pool_channels(std::integral_constant<int, N>{}, std::integral_constant<int, kUnroll>{}, channel);
+      }
+      for_each_vector<N>(channel, p.channels, [&](auto lanes, int64_t from_channel) {
+        pool_channels(lanes, std::integral_constant<int, 1>{}, from_channel);
+      });
+    }
+  }
+}
+
+template <typename T, bool kBias>
+void max_pool2d_rows(bool channels_last, const MaxPool2dParams& p, int64_t begin, int64_t end) {
+  const Axis& x = p.pooling.x;
+  if (channels_last) return pool_rows_channels_last<T, kBias>(p, begin, end);
+  if (x.stride == 2 && x.dilation == 1 && x.kernel == 2) return pool_rows<T, 2, 2, kBias>(p, begin, end);
+  if (x.stride == 2 && x.dilation == 1 && x.kernel == 3) return pool_rows<T, 2, 3, kBias>(p, begin, end);
+  if (x.stride == 1) return pool_rows<T, 1, 0, kBias>(p, begin, end);
+  if (x.stride == 2) return pool_rows<T, 2, 0, kBias>(p, begin, end);
+  return pool_rows<T, 0, 0, kBias>(p, begin, end);
+}
+
+template <typename T>
+void max_pool2d_rows(bool channels_last, const MaxPool2dParams& p, int64_t begin, int64_t end) {
+  return p.bias == nullptr ? max_pool2d_rows<T, false>(channels_last, p, begin, end)
+                           : max_pool2d_rows<T, true>(channels_last, p, begin, end);
+}
+
+}  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -1,0 +1,316 @@
+// Short vectors for the CPU loops, on the compiler's own vector types: one source for every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// Each instruction set compiles the loops in a namespace of its own, so that the linker cannot merge their functions.
+#if !defined(DECONV_CPU_CAPABILITY)
+#define DECONV_CPU_CAPABILITY baseline
+#endif
+
+namespace deconv_kernels::DECONV_CPU_CAPABILITY {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename T, int N>
+struct VectorOf {
+  typedef T Type __attribute__((vector_size(N * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <typename T, int N>
+using Vector = typename VectorOf<T, N>::Type;
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// The type in which elements are compared and summed, and the integer of the same width.
+template <typename T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+template <typename T>
+using Code = std::conditional_t<std::is_same_v<T, double>, int64_t, int32_t>;
+
+template <typename T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Compute<T>));
+
+template <typename V, typename T>
+inline V load_unaligned(const T* from) {
+  V vector;
+  std::memcpy(&vector, from, sizeof(V));
+  return vector;
+}
+
+template <typename V, typename T>
+inline void store_unaligned(T* to, V vector) {
+  std::memcpy(to, &vector, sizeof(V));
+}
+
+// Integers of another width. The compiler converts by a factor of two in one step and by larger factors lane by lane,
+// so those take several steps or the processor's own instruction.
+template <typename To, typename From, int N>
+inline Vector<To, N> convert(Vector<From, N> from) {
+#if defined(__AVX512F__)
+  constexpr bool kToInt = std::is_same_v<To, int32_t> || std::is_same_v<To, uint32_t>;
+  if constexpr (N == 16 && kToInt && std::is_same_v<From, uint8_t>) {
+    return (Vector<To, N>)_mm512_maskz_cvtepu8_epi32(0xffff, (__m128i)from);
+  } else if constexpr (N == 16 && kToInt && std::is_same_v<From, uint16_t>) {
+    return (Vector<To, N>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)from);
+  } else if constexpr (N == 8 && std::is_same_v<To, int64_t> && std::is_same_v<From, uint8_t>) {
+    return (Vector<To, N>)_mm512_maskz_cvtepu8_epi64(0xff, _mm_cvtsi64_si128((int64_t)from));
+  } else if constexpr (N == 16 && sizeof(To) == 1 && sizeof(From) == 4) {
+    return (Vector<To, N>)_mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)from);
+  } else if constexpr (N == 16 && sizeof(To) == 2 && sizeof(From) == 4) {
+    return (Vector<To, N>)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)from);
+  } else if constexpr (N == 8 && sizeof(To) == 1 && sizeof(From) == 8) {
+    return (Vector<To, N>)_mm_cvtsi128_si64(_mm512_maskz_cvtepi64_epi8(0xff, (__m512i)from));
+  } else
+#endif
+#if defined(__AVX2__)
+      if constexpr (N == 8 && sizeof(To) == 4 && std::is_same_v<From, uint8_t>) {
+    return (Vector<To, N>)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)from));
+  } else if constexpr (N == 8 && sizeof(To) == 4 && std::is_same_v<From, uint16_t>) {
+    return (Vector<To, N>)_mm256_cvtepu16_epi32((__m128i)from);
+  } else
+#endif
+      if constexpr (sizeof(To) > 2 * sizeof(From)) {
+    using Step = std::conditional_t<sizeof(From) == 1, std::conditional_t<std::is_signed_v<From>, int16_t, uint16_t>,
+                                    std::conditional_t<std::is_signed_v<From>, int32_t, uint32_t>>;
+    return convert<To, Step, N>(__builtin_convertvector(from, Vector<Step, N>));
+  } else if constexpr (2 * sizeof(To) < sizeof(From)) {
+    using Step = std::conditional_t<sizeof(From) == 8, int32_t, int16_t>;
+    return convert<To, Step, N>(__builtin_convertvector(from, Vector<Step, N>));
+  } else {
+    return __builtin_convertvector(from, Vector<To, N>);
+  }
+}
+
+template <int N>
+inline Vector<float, N> widen(Vector<uint16_t, N> bits, BFloat16) {
+  const Vector<uint32_t, N> wide = convert<uint32_t, uint16_t, N>(bits) << 16;
+  return reinterpret_cast<Vector<float, N>>(wide);
+}
+
+template <int N>
+inline Vector<uint16_t, N> narrow(Vector<float, N> values, BFloat16) {
+  const Vector<uint32_t, N> bits = reinterpret_cast<Vector<uint32_t, N>>(values);
+  const Vector<uint32_t, N> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Vector<uint32_t, N> result = values == values ? rounded : Vector<uint32_t, N>{} + 0x7fc0u;
+  return convert<uint16_t, uint32_t, N>(result);
+}
+
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t magnitude = half & 0x7fffu;
+  uint32_t bits;
+  if (magnitude >= 0x7c00u) {
+    bits = sign | 0x7f800000u | (magnitude & 0x3ffu) << 13;
+  } else if (magnitude >= 0x400u) {
+    bits = sign | ((magnitude << 13) + (112u << 23));
+  } else {
+    const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+    std::memcpy(&bits, &subnormal, sizeof(bits));
+    bits |= sign;
+  }
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline uint16_t float_to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {
+    // Adding one half moves the subnormal's rounding to the end of the float's mantissa.
+    float shifted;
+    std::memcpy(&shifted, &magnitude, sizeof(shifted));
+    shifted += 0.5f;
+    uint32_t rounded;
+    std::memcpy(&rounded, &shifted, sizeof(rounded));
+    return static_cast<uint16_t>(sign | (rounded - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23);
+  return static_cast<uint16_t>(sign | rounded >> 13);
+}
+
+template <int N>
+inline Vector<float, N> widen(Vector<uint16_t, N> bits, Half) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return (Vector<float, N>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits);
+#endif
+#if defined(__F16C__)
+  if constexpr (N == 8) return (Vector<float, N>)_mm256_cvtph_ps((__m128i)bits);
+#endif
+  Vector<float, N> values{};
+  for (int lane = 0; lane < N; ++lane) values[lane] = half_to_float(bits[lane]);
+  return values;
+}
+
+template <int N>
+inline Vector<uint16_t, N> narrow(Vector<float, N> values, Half) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    return (Vector<uint16_t, N>)_mm512_maskz_cvtps_ph(0xffff, (__m512)values,
+                                                      _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+#endif
+#if defined(__F16C__)
+  if constexpr (N == 8) {
+    return (Vector<uint16_t, N>)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+#endif
+  Vector<uint16_t, N> bits{};
+  for (int lane = 0; lane < N; ++lane) bits[lane] = float_to_half(values[lane]);
+  return bits;
+}
+
+// N consecutive elements in their compute type.
+template <typename T, int N>
+inline Vector<Compute<T>, N> load(const T* from) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return load_unaligned<Vector<T, N>>(from);
+  } else {
+    return widen<N>(load_unaligned<Vector<uint16_t, N>>(from), T{});
+  }
+}
+
+template <typename T, int N>
+inline void store(T* to, Vector<Compute<T>, N> values) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    store_unaligned(to, values);
+  } else {
+    store_unaligned(to, narrow<N>(values, T{}));
+  }
+}
+
+// The values as the element type holds them.
+template <typename T, int N>
+inline Vector<Compute<T>, N> round_to(Vector<Compute<T>, N> values) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return values;
+  } else {
+    return widen<N>(narrow<N>(values, T{}), T{});
+  }
+}
+
+template <typename T>
+inline Compute<T> load_one(const T* from) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return *from;
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return half_to_float(from->bits);
+  } else {
+    const uint32_t bits = static_cast<uint32_t>(from->bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+}
+
+template <typename T>
+inline void store_one(T* to, Compute<T> value) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    *to = value;
+  } else if constexpr (std::is_same_v<T, Half>) {
+    to->bits = float_to_half(value);
+  } else {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    to->bits = value == value ? static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16) : 0x7fc0u;
+  }
+}
+
+template <typename T>
+inline Compute<T> round_one(Compute<T> value) {
+  T rounded;
+  store_one(&rounded, value);
+  return load_one(&rounded);
+}
+
+template <typename V, int... I>
+inline V even_lanes(V low, V high, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(low, high, (2 * I)...);
+}
+template <typename V, int... I>
+inline V odd_lanes(V low, V high, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(low, high, (2 * I + 1)...);
+}
+template <typename V, int... I>
+inline V even_then_odd_lanes(V low, V high, std::integer_sequence<int, I...>) {
+  constexpr int kCount = sizeof...(I);
+  return __builtin_shufflevector(low, high, (2 * I < kCount ? 2 * I : 2 * I + 1)...);
+}
+// Every lane moved up by one; lane 0 is that of `first`.
+template <typename V, int... I>
+inline V shifted_lanes(V values, V first, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(first, values, (I == 0 ? 0 : static_cast<int>(sizeof...(I)) + I - 1)...);
+}
+template <typename V, int... I>
+inline V interleave_low(V even, V odd, std::integer_sequence<int, I...>) {
+  constexpr int kCount = sizeof...(I);
+  return __builtin_shufflevector(even, odd, (I / 2 + (I % 2) * kCount)...);
+}
+template <typename V, int... I>
+inline V interleave_high(V even, V odd, std::integer_sequence<int, I...>) {
+  constexpr int kCount = sizeof...(I);
+  return __builtin_shufflevector(even, odd, (kCount / 2 + I / 2 + (I % 2) * kCount)...);
+}
+
+// N elements that lie kStride apart (`stride` apart where kStride is 0). Nothing beyond the last of them is read.
+template <typename T, int N, int kStride>
+inline Vector<Compute<T>, N> load_strided(const T* from, int64_t stride) {
+  if constexpr (kStride == 1) {
+    return load<T, N>(from);
+  } else if constexpr (kStride == 2) {
+    return even_then_odd_lanes(load<T, N>(from), load<T, N>(from + N - 1), std::make_integer_sequence<int, N>{});
+  } else {
+    Vector<Compute<T>, N> values{};
+    for (int lane = 0; lane < N; ++lane) values[lane] = load_one(from + lane * stride);
+    return values;
+  }
+}
+
+// Asks for the cache lines that a walk in steps of kElements elements needs a page from here: short rows keep the
+// processor's own prefetcher from running that far ahead. Touching memory beyond a buffer this way is harmless.
+template <int kElements, bool kForWriting = false, typename T>
+inline void prefetch_ahead(const T* from) {
+  constexpr int kLine = 64;
+  const char* ahead = reinterpret_cast<const char*>(from) + 4096;
+  for (int byte = 0; byte < kElements * static_cast<int>(sizeof(T)); byte += kLine) {
+    __builtin_prefetch(ahead + byte, kForWriting);
+  }
+}
+
+// Calls body(std::integral_constant<int, N>, position) so that [begin, end) is covered: whole vectors first, the last
+// one shifted back over its neighbour, narrower vectors where the range is shorter than one.
+template <int N, typename Body>
+inline void for_each_vector(int64_t begin, int64_t end, const Body& body) {
+  if constexpr (N == 1) {
+    for (int64_t at = begin; at < end; ++at) body(std::integral_constant<int, 1>{}, at);
+  } else {
+    if (end - begin < N) return for_each_vector<N / 2>(begin, end, body);
+    int64_t at = begin;
+    for (; at + N <= end; at += N) body(std::integral_constant<int, N>{}, at);
+    if (at < end) body(std::integral_constant<int, N>{}, end - N);
+  }
+}
+
+}  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -1,0 +1,25 @@
+// Every op of the package: its schema and a line of meaning.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(deconv_kernels, m) {
+  // Max-pools relu(input + bias); returns values and window-local switches.
+  m.def(
+      "max_pool2d(Tensor input, Tensor? bias, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+      "bool ceil_mode, bool relu) -> (Tensor, Tensor)");
+  // Puts every pooled value back where its switch says, zero elsewhere.
+  m.def(
+      "max_unpool2d(Tensor input, Tensor switches, int[2] kernel_size, int[2] stride, int[2] padding, "
+      "int[2] dilation, SymInt[2] output_size, str overlap, bool relu) -> Tensor");
+  // Unpools windows of pooled maps, each by the switches of the image it belongs to.
+  m.def(
+      "max_unpool2d_window(Tensor input, Tensor switches, Tensor image, Tensor origin, int[2] kernel_size, "
+      "int[2] stride, int[2] dilation, str overlap, bool relu) -> Tensor");
+  // Switches as flat positions in the (H, W) plane.
+  m.def(
+      "switches_to_indices(Tensor switches, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation) -> Tensor");
+  // Flat positions in the (H, W) plane as switches.
+  m.def(
+      "indices_to_switches(Tensor indices, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation) -> Tensor");
+}
