@@ -1,0 +1,146 @@
+// Switches as flat indices of the input map, and back. A thread converts four neighbours in memory.
+#pragma once
+
+#include "device.cuh"
+#include "kernels/pooling.h"
+#include "windows.cuh"
+
+namespace deconv_kernels::cuda {
+
+template <typename SwitchType>
+struct Switches {
+  using Switch = SwitchType;
+
+  const Switch* switches_in;  // [images][pooled_height][pooled_width][channels]; switches_to_indices reads these
+  const int64_t* indices_in;  // and indices_to_switches these
+  Switch* switches_out;
+  int64_t* indices_out;
+  int64_t count;
+  bool wide;  // whether both tensors are aligned for kSwitchesPerThread elements at once
+  int64_t height;
+  int64_t width;
+  WindowAxis y;
+  WindowAxis x;
+  Divider by_width;
+  Divider by_kernel_x;
+  Items items;
+};
+
+constexpr int kSwitchesPerThread = 4;
+
+template <typename Switch>
+__device__ __forceinline__ int64_t index_of(const Switches<Switch>& parameters, int code, const Item& window) {
+  if (code < 0 || code >= parameters.y.kernel * parameters.x.kernel) return 0;
+  int64_t tap_x;
+  const int64_t tap_y = parameters.by_kernel_x.divide(code, &tap_x);
+  const int64_t y = parameters.y.start(window.row) + tap_y * parameters.y.dilation;
+  const int64_t x = parameters.x.start(window.column) + tap_x * parameters.x.dilation;
+  const bool inside = y >= 0 && y < parameters.height && x >= 0 && x < parameters.width;
+  return inside ? y * parameters.width + x : 0;
+}
+
+template <typename Switch>
+__device__ __forceinline__ Switch switch_of(const Switches<Switch>& parameters, int64_t index, const Item& window) {
+  constexpr Switch kNone = static_cast<Switch>(-1);
+  if (index < 0 || index >= parameters.height * parameters.width) return kNone;
+  int64_t x;
+  const int64_t y = parameters.by_width.divide(index, &x);
+  const int64_t tap_y = parameters.y.tap_at(y, window.row);
+  const int64_t tap_x = parameters.x.tap_at(x, window.column);
+  return tap_y < 0 || tap_x < 0 ? kNone : static_cast<Switch>(tap_y * parameters.x.kernel + tap_x);
+}
+
+// The window after this one in memory.
+__device__ __forceinline__ void advance(const Items& items, Item* window) {
+  if (++window->inner < items.inner.divisor()) return;
+  window->inner = 0;
+  if (++window->column < items.columns.divisor()) return;
+  window->column = 0;
+  if (++window->row < items.rows.divisor()) return;
+  window->row = 0;
+  ++window->image;
+}
+
+// Switches that name no position of the map give index 0.
+template <typename Switch>
+__global__ void __launch_bounds__(kThreadsPerBlock) switches_to_indices(const Switches<Switch> parameters) {
+  constexpr int kCount = kSwitchesPerThread;
+  for (int64_t group = first_item(); group * kCount < parameters.count; group += item_step()) {
+    const int64_t first = group * kCount;
+    Item window = parameters.items.at(first);
+    const int64_t end = first + kCount < parameters.count ? first + kCount : parameters.count;
+    if (parameters.wide && first + kCount == end) {
+      const auto switches = load_once<kCount>(parameters.switches_in + first);
+      Vector<int64_t, kCount / 2> indices[2];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        indices[i / 2].lane[i % 2] = index_of(parameters, switches.lane[i], window);
+        advance(parameters.items, &window);
+      }
+      store(parameters.indices_out + first, indices[0]);
+      store(parameters.indices_out + first + kCount / 2, indices[1]);
+    } else {
+      for (int64_t i = first; i < end; ++i) {
+        parameters.indices_out[i] = index_of(parameters, parameters.switches_in[i], window);
+        advance(parameters.items, &window);
+      }
+    }
+  }
+}
+
+// Indices outside their window give a switch with all bits set.
+template <typename Switch>
+__global__ void __launch_bounds__(kThreadsPerBlock) indices_to_switches(const Switches<Switch> parameters) {
+  constexpr int kCount = kSwitchesPerThread;
+  for (int64_t group = first_item(); group * kCount < parameters.count; group += item_step()) {
+    const int64_t first = group * kCount;
+    Item window = parameters.items.at(first);
+    const int64_t end = first + kCount < parameters.count ? first + kCount : parameters.count;
+    if (parameters.wide && first + kCount == end) {
+      const Vector<int64_t, kCount / 2> indices[2] = {
+          load_once<kCount / 2>(parameters.indices_in + first),
+          load_once<kCount / 2>(parameters.indices_in + first + kCount / 2)};
+      Vector<Switch, kCount> switches;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        switches.lane[i] = switch_of(parameters, indices[i / 2].lane[i % 2], window);
+        advance(parameters.items, &window);
+      }
+      store(parameters.switches_out + first, switches);
+    } else {
+      for (int64_t i = first; i < end; ++i) {
+        parameters.switches_out[i] = switch_of(parameters, parameters.indices_in[i], window);
+        advance(parameters.items, &window);
+      }
+    }
+  }
+}
+
+// Parameters for windows of `layout`, each image pooled_height x pooled_width, over maps of height x width. One of the
+// two inputs and the other output are null.
+template <typename Switch>
+Switches<Switch> switch_parameters(const Switch* switches_in, const int64_t* indices_in, Switch* switches_out,
+                                   int64_t* indices_out, const Layout& layout, int64_t pooled_height,
+                                   int64_t pooled_width, int64_t height, int64_t width, const Pooling& pooling) {
+  constexpr int kCount = kSwitchesPerThread;
+  Switches<Switch> parameters{};
+  parameters.switches_in = switches_in;
+  parameters.indices_in = indices_in;
+  parameters.switches_out = switches_out;
+  parameters.indices_out = indices_out;
+  parameters.items = Items(layout.images, pooled_height, pooled_width, layout.channels);
+  parameters.count = parameters.items.count;
+  parameters.wide = aligned<kCount>(switches_in) && aligned<kCount>(switches_out) && aligned<kCount / 2>(indices_in) &&
+                    aligned<kCount / 2>(indices_out);
+  parameters.height = height;
+  parameters.width = width;
+  parameters.y = WindowAxis(pooling.y);
+  parameters.x = WindowAxis(pooling.x);
+  if (parameters.count > 0) parameters.by_width = Divider(width);
+  parameters.by_kernel_x = Divider(pooling.x.kernel);
+  return parameters;
+}
+
+inline int64_t switch_groups(int64_t count) { return ceil_divide(count, kSwitchesPerThread); }
+
+}  // namespace deconv_kernels::cuda

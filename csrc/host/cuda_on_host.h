@@ -1,0 +1,126 @@
+// Enough of CUDA C++ for a host compiler to run kernels that use no shared memory: threads run one after another.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned int x = 1;
+  unsigned int y = 1;
+  unsigned int z = 1;
+};
+
+inline dim3 threadIdx;
+inline dim3 blockIdx;
+inline dim3 blockDim;
+inline dim3 gridDim;
+
+struct alignas(8) uint2 {
+  unsigned int x, y;
+};
+struct alignas(16) uint4 {
+  unsigned int x, y, z, w;
+};
+
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>((static_cast<Wide>(a) * b) >> 64);
+}
+
+// A misaligned wide access, which a GPU refuses, ends the process.
+template <typename W>
+void require_aligned(const W* address) {
+  if (reinterpret_cast<uintptr_t>(address) % alignof(W) != 0) {
+    std::fprintf(stderr, "misaligned access of %zu bytes\n", sizeof(W));
+    std::abort();
+  }
+}
+
+template <typename W>
+W __ldg(const W* from) {
+  require_aligned(from);
+  W word;
+  std::memcpy(&word, static_cast<const void*>(from), sizeof(W));
+  return word;
+}
+
+template <typename W>
+W __ldcs(const W* from) {
+  return __ldg(from);
+}
+
+template <typename W>
+void __stcs(W* to, W word) {
+  require_aligned(to);
+  std::memcpy(static_cast<void*>(to), &word, sizeof(W));
+}
+
+struct __half {
+  uint16_t bits;
+};
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+inline float float_of_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline uint32_t bits_of_float(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+inline float __bfloat162float(__nv_bfloat16 value) { return float_of_bits(static_cast<uint32_t>(value.bits) << 16); }
+
+inline __nv_bfloat16 __float2bfloat16_rn(float value) {
+  if (std::isnan(value)) return {0x7fff};
+  const uint32_t bits = bits_of_float(value);
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+inline float __half2float(__half value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  const uint32_t exponent = (value.bits >> 10) & 0x1fu;
+  const uint32_t mantissa = value.bits & 0x3ffu;
+  if (exponent == 0x1fu) return float_of_bits(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent != 0) return float_of_bits(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+  const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+  return sign != 0 ? -magnitude : magnitude;
+}
+
+inline __half __float2half_rn(float value) {
+  const uint32_t bits = bits_of_float(value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const float magnitude = std::fabs(value);
+  if (std::isnan(value)) return {0x7fff};
+  if (magnitude >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00u)};
+  if (magnitude == 0.0f) return {sign};
+  int exponent;
+  std::frexp(magnitude, &exponent);
+  const int last_place = (exponent - 1 < -14 ? -14 : exponent - 1) - 10;
+  const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, -last_place)));
+  const uint32_t encoded = (static_cast<uint32_t>(last_place + 24) << 10) + units;
+  return {static_cast<uint16_t>(sign | encoded)};
+}
+
+// Runs a kernel over a grid of `blocks` blocks of `threads` threads.
+template <typename Parameters>
+void run_on_host(void (*kernel)(Parameters), const Parameters& parameters, unsigned int blocks, unsigned int threads) {
+  gridDim.x = blocks;
+  blockDim.x = threads;
+  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) kernel(parameters);
+  }
+}

@@ -1,0 +1,230 @@
+// Python module `_host`: the CUDA kernels, executed by the CPU on NumPy arrays, for tests.
+//
+// Arrays are C-contiguous: (N, C, H, W), or (N, H, W, C) with channels_last. The caller allocates the results, so that
+// it can put guards round them. bfloat16 comes as its bits in uint16. `path` names a kernel or is "automatic";
+// `blocks` is the size of the grid, 0 for that of a GPU launch. Each function returns the number of threads that had
+// work and raises ValueError if the path cannot do what is asked.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include "cuda/max_pool2d.cuh"
+#include "cuda/max_unpool2d.cuh"
+#include "cuda/max_unpool2d_window.cuh"
+#include "cuda/switches.cuh"
+
+namespace py = pybind11;
+
+namespace deconv_kernels::cuda {
+namespace {
+
+using Pair = std::array<int64_t, 2>;
+
+struct Map {
+  int64_t images, channels, height, width;
+};
+
+Map map_of(const py::array& array, bool channels_last) {
+  if (array.ndim() != 4 || (array.flags() & py::array::c_style) == 0) {
+    throw py::value_error("arrays must be C-contiguous with four dimensions");
+  }
+  if (channels_last) return {array.shape(0), array.shape(3), array.shape(1), array.shape(2)};
+  return {array.shape(0), array.shape(1), array.shape(2), array.shape(3)};
+}
+
+template <typename T>
+T* data_of(const py::array& array) {
+  if (array.itemsize() != static_cast<py::ssize_t>(sizeof(T))) throw py::value_error("an array has the wrong dtype");
+  return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
+Pooling make_pooling(const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation) {
+  return {{kernel_size[0], stride[0], padding[0], dilation[0]}, {kernel_size[1], stride[1], padding[1], dilation[1]}};
+}
+
+Path path_of(const std::string& name) {
+  if (name == "automatic") return Path::kAutomatic;
+  if (name == "pairs") return Path::kPairs;
+  if (name == "columns") return Path::kColumns;
+  if (name == "general") return Path::kGeneral;
+  throw py::value_error("no path is named " + name);
+}
+
+class Launcher {
+ public:
+  explicit Launcher(int64_t blocks) : blocks_(blocks) {}
+
+  template <typename Parameters>
+  void operator()(void (*kernel)(Parameters), const Parameters& parameters, int64_t items) {
+    items_ = items;
+    if (items == 0) return;
+    const unsigned int blocks = blocks_ > 0 ? static_cast<unsigned int>(blocks_) : blocks_for(items);
+    run_on_host(kernel, parameters, blocks, kThreadsPerBlock);
+  }
+  int64_t items(bool launched) const {
+    if (!launched) throw py::value_error("this path cannot do what is asked");
+    return items_;
+  }
+
+ private:
+  int64_t blocks_;
+  int64_t items_ = 0;
+};
+
+template <typename Run>
+int64_t with_types(const std::string& dtype, const py::array& switches, const Run& run) {
+  const auto with_switch = [&]<typename T>() {
+    return switches.itemsize() == 1 ? run.template operator()<T, uint8_t>() : run.template operator()<T, int16_t>();
+  };
+  if (dtype == "float32") return with_switch.template operator()<float>();
+  if (dtype == "float64") return with_switch.template operator()<double>();
+  if (dtype == "float16") return with_switch.template operator()<__half>();
+  if (dtype == "bfloat16") return with_switch.template operator()<__nv_bfloat16>();
+  throw py::value_error("no kernel for dtype " + dtype);
+}
+
+int64_t run_max_pool2d(const std::string& dtype, const py::array& input, const std::optional<py::array>& bias,
+                       const py::array& output, const py::array& switches, const Pair& kernel_size, const Pair& stride,
+                       const Pair& padding, const Pair& dilation, bool relu, bool channels_last,
+                       const std::string& path, int64_t blocks) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  const Map map = map_of(input, channels_last);
+  const Map pooled = map_of(output, channels_last);
+  return with_types(dtype, switches, [&]<typename T, typename Switch>() {
+    MaxPool2d<T, Switch> pool{};
+    pool.input = data_of<T>(input);
+    pool.bias = bias.has_value() ? data_of<T>(*bias) : nullptr;
+    pool.output = data_of<T>(output);
+    pool.switches = data_of<Switch>(switches);
+    pool.layout = Layout(map.images, map.channels, channels_last);
+    pool.height = map.height;
+    pool.width = map.width;
+    pool.pooled_height = pooled.height;
+    pool.pooled_width = pooled.width;
+    pool.relu = relu;
+    Launcher launcher(blocks);
+    return launcher.items(launch_max_pool2d(pool, pooling, path_of(path), launcher));
+  });
+}
+
+template <typename Unpool>
+Unpool unpool_parameters(const py::array& input, const py::array& switches, const py::array& output, bool channels_last,
+                         const std::string& overlap, bool relu) {
+  const Map pooled = map_of(input, channels_last);
+  const Map map = map_of(output, channels_last);
+  Unpool unpool{};
+  unpool.input = data_of<typename Unpool::Scalar>(input);
+  unpool.switches = data_of<typename Unpool::Switch>(switches);
+  unpool.output = data_of<typename Unpool::Scalar>(output);
+  unpool.layout = Layout(pooled.images, pooled.channels, channels_last);
+  unpool.pooled_height = pooled.height;
+  unpool.pooled_width = pooled.width;
+  unpool.height = map.height;
+  unpool.width = map.width;
+  unpool.last = overlap == "last";
+  unpool.relu = relu;
+  return unpool;
+}
+
+int64_t run_max_unpool2d(const std::string& dtype, const py::array& input, const py::array& switches,
+                         const py::array& output, const Pair& kernel_size, const Pair& stride, const Pair& padding,
+                         const Pair& dilation, const std::string& overlap, bool relu, bool channels_last,
+                         const std::string& path, int64_t blocks) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  return with_types(dtype, switches, [&]<typename T, typename Switch>() {
+    const auto unpool =
+        unpool_parameters<MaxUnpool2d<T, Switch>>(input, switches, output, channels_last, overlap, relu);
+    Launcher launcher(blocks);
+    return launcher.items(launch_max_unpool2d(unpool, pooling, path_of(path), launcher));
+  });
+}
+
+int64_t run_max_unpool2d_window(const std::string& dtype, const py::array& input, const py::array& switches,
+                                const py::array& image, const py::array& origin, const py::array& output,
+                                const Pair& kernel_size, const Pair& stride, const Pair& dilation,
+                                const std::string& overlap, bool relu, bool channels_last, const std::string& path,
+                                int64_t blocks) {
+  const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
+  const Map maps = map_of(switches, channels_last);
+  return with_types(dtype, switches, [&]<typename T, typename Switch>() {
+    auto unpool =
+        unpool_parameters<MaxUnpool2dWindow<T, Switch>>(input, switches, output, channels_last, overlap, relu);
+    unpool.image = data_of<int64_t>(image);
+    unpool.origin = data_of<int64_t>(origin);
+    unpool.switch_batch = maps.images;
+    unpool.switch_height = maps.height;
+    unpool.switch_width = maps.width;
+    Launcher launcher(blocks);
+    return launcher.items(launch_max_unpool2d_window(unpool, pooling, path_of(path), launcher));
+  });
+}
+
+template <typename Switch>
+int64_t convert(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
+                const Pooling& pooling, bool channels_last, int64_t blocks) {
+  const Map pooled = map_of(switches, channels_last);
+  Switch* codes = data_of<Switch>(switches);
+  int64_t* positions = data_of<int64_t>(indices);
+  const auto parameters = switch_parameters<Switch>(to_indices ? codes : nullptr, to_indices ? nullptr : positions,
+                                                    to_indices ? nullptr : codes, to_indices ? positions : nullptr,
+                                                    Layout(pooled.images, pooled.channels, channels_last),
+                                                    pooled.height, pooled.width, input_size[0], input_size[1], pooling);
+  Launcher launcher(blocks);
+  launcher(to_indices ? switches_to_indices<Switch> : indices_to_switches<Switch>, parameters,
+           switch_groups(parameters.count));
+  return launcher.items(true);
+}
+
+int64_t run_switches(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
+                     const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation,
+                     bool channels_last, int64_t blocks) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  if (switches.itemsize() == 1) {
+    return convert<uint8_t>(switches, indices, to_indices, input_size, pooling, channels_last, blocks);
+  }
+  return convert<int16_t>(switches, indices, to_indices, input_size, pooling, channels_last, blocks);
+}
+
+// Every value as float32 and back: the conversions that the kernels on the host rely on.
+void round_trip(const std::string& dtype, const py::array& values, const py::array& bits, const py::array& back) {
+  const float* from = data_of<float>(values);
+  uint16_t* rounded = data_of<uint16_t>(bits);
+  float* to = data_of<float>(back);
+  for (py::ssize_t i = 0; i < values.size(); ++i) {
+    if (dtype == "float16") {
+      const __half value = __float2half_rn(from[i]);
+      rounded[i] = value.bits;
+      to[i] = __half2float(value);
+    } else {
+      const __nv_bfloat16 value = __float2bfloat16_rn(from[i]);
+      rounded[i] = value.bits;
+      to[i] = __bfloat162float(value);
+    }
+  }
+}
+
+// Quotients and remainders as the kernels compute them.
+void divide(const py::array& numerators, int64_t divisor, const py::array& quotients, const py::array& remainders) {
+  const int64_t* from = data_of<int64_t>(numerators);
+  int64_t* quotient = data_of<int64_t>(quotients);
+  int64_t* remainder = data_of<int64_t>(remainders);
+  const Divider divider(divisor);
+  for (py::ssize_t i = 0; i < numerators.size(); ++i) quotient[i] = divider.divide(from[i], &remainder[i]);
+}
+
+}  // namespace
+}  // namespace deconv_kernels::cuda
+
+PYBIND11_MODULE(_host, m) {
+  namespace dk = deconv_kernels::cuda;
+  m.def("max_pool2d", &dk::run_max_pool2d);
+  m.def("max_unpool2d", &dk::run_max_unpool2d);
+  m.def("max_unpool2d_window", &dk::run_max_unpool2d_window);
+  m.def("switches", &dk::run_switches);
+  m.def("round_trip", &dk::round_trip);
+  m.def("divide", &dk::divide);
+}
