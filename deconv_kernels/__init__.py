@@ -1,0 +1,32 @@
+"""See what a convolutional network has learned: exact deconvnet projections, computed by compiled kernels.
+
+Max-pooling with switches, switch-guided unpooling and windowed backprojection as torch ops, and built on them the
+deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (2013).
+"""
+
+from . import _register, backends, nn
+from .deconvnet import Deconvnet, Projections
+from .graph import UnknownLayer
+from .layers import UnsupportedModule
+from .ops import indices_to_switches, max_pool2d, max_unpool2d, max_unpool2d_window, switches_to_indices
+from .record import Record, Units
+
+_register.register_all()
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Deconvnet",
+    "Projections",
+    "Record",
+    "Units",
+    "UnknownLayer",
+    "UnsupportedModule",
+    "backends",
+    "indices_to_switches",
+    "max_pool2d",
+    "max_unpool2d",
+    "max_unpool2d_window",
+    "nn",
+    "switches_to_indices",
+]

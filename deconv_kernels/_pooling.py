@@ -1,0 +1,188 @@
+"""The geometry of a 2-d pooling and the checks on its arguments, shared by every implementation in Python."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+LARGEST_BYTE_WINDOW = 256
+LARGEST_WINDOW = 32768
+LARGEST_STEP = 2**31 - 1
+
+
+def pair(value: int | Sequence[int], name: str) -> Pair:
+    """`value` as (y, x); one number stands for both.
+
+    Raises:
+        TypeError: not an integer or a sequence of integers.
+        ValueError: a sequence of another length than 1 or 2.
+    """
+    values = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else None
+    if values is None or any(not isinstance(v, int | torch.SymInt) or isinstance(v, bool) for v in values):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    if len(values) == 1:
+        return values[0], values[0]
+    if len(values) != 2:
+        raise ValueError(f"{name} must have one or two entries, got {value!r}")
+    return values[0], values[1]
+
+
+def window_arguments(
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> tuple[Pair, Pair, Pair, Pair]:
+    """The four window arguments as checked pairs; a stride of None is the kernel size.
+
+    Raises:
+        TypeError: an argument that is not an int or a pair of ints.
+        ValueError: kernel, stride or dilation below 1, padding outside 0 .. kernel // 2, or a window of more positions
+            than a switch can name.
+    """
+    if torch.compiler.is_compiling() or not (
+        _is_plain(kernel_size) and (stride is None or _is_plain(stride)) and _is_plain(padding) and _is_plain(dilation)
+    ):
+        return _check_window_arguments(kernel_size, stride, padding, dilation)
+    return _cached_window_arguments(kernel_size, stride, padding, dilation)  # type: ignore[arg-type]
+
+
+def _is_plain(value: object) -> bool:
+    """An int or a pair of ints and of no subclass: a key that equals no other argument's."""
+    kind = type(value)
+    return kind is int or (kind is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int)  # type: ignore[index, arg-type]
+
+
+def _check_window_arguments(
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> tuple[Pair, Pair, Pair, Pair]:
+    kernel = pair(kernel_size, "kernel_size")
+    empty_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
+    step = kernel if empty_stride else pair(stride, "stride")  # type: ignore[arg-type]
+    pad = pair(padding, "padding")
+    spread = pair(dilation, "dilation")
+    for name, values in (("kernel_size", kernel), ("stride", step), ("dilation", spread)):
+        if min(values) < 1:
+            raise ValueError(f"{name} must be at least 1, got {values}")
+        if max(values) > LARGEST_STEP:
+            raise ValueError(f"{name} must be at most {LARGEST_STEP}, got {values}")
+    if any(p < 0 or p > k // 2 for p, k in zip(pad, kernel, strict=True)):
+        raise ValueError(f"padding must be between 0 and half the kernel size {kernel}, got {pad}")
+    if kernel[0] * kernel[1] > LARGEST_WINDOW:
+        raise ValueError(
+            f"kernel_size {kernel} has {kernel[0] * kernel[1]} positions; a switch can name at most {LARGEST_WINDOW}"
+        )
+    return kernel, step, pad, spread
+
+
+_cached_window_arguments = functools.lru_cache(maxsize=1024)(_check_window_arguments)
+
+
+def extent(kernel: int, dilation: int) -> int:
+    """Input positions from the first to the last tap of a window, both counted."""
+    return dilation * (kernel - 1) + 1
+
+
+def pooled_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Pair:
+    """Size of the pooled map of a map of `size` (y, x); it may be 0 or negative where no window fits."""
+
+    def along(axis: int) -> int:
+        room = size[axis] + 2 * padding[axis] - extent(kernel[axis], dilation[axis])
+        pooled = (room + (stride[axis] - 1 if ceil_mode else 0)) // stride[axis] + 1
+        if ceil_mode and (pooled - 1) * stride[axis] >= size[axis] + padding[axis]:
+            pooled -= 1
+        return pooled
+
+    return along(0), along(1)
+
+
+def unpooled_range(pooled: int, kernel: int, stride: int, padding: int, dilation: int) -> Pair:
+    """Smallest and largest map size that pools to `pooled`, with or without ceil_mode."""
+    exact = (pooled - 1) * stride + extent(kernel, dilation) - 2 * padding
+    smallest = max(exact - stride + 1, (pooled - 1) * stride - padding + 1, 1)
+    return smallest, exact + stride - 1
+
+
+def switch_dtype(kernel: Pair) -> torch.dtype:
+    """uint8 for windows of up to 256 positions, int16 above."""
+    return torch.uint8 if kernel[0] * kernel[1] <= LARGEST_BYTE_WINDOW else torch.int16
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether results for `tensor` (..., C, H, W) are laid out with the channels innermost."""
+    return not tensor.is_contiguous() and tensor.stride(-3) == 1 and tensor.size(-3) > 1
+
+
+def dense(tensor: Tensor, channels_last: bool) -> Tensor:
+    """`tensor` itself or a copy of it, dense with the channels innermost or with x innermost."""
+    if not channels_last:
+        return tensor.contiguous()
+    return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool) -> Tensor:
+    """An uninitialised dense tensor of `shape` (..., C, H, W) in one of the two layouts."""
+    if not channels_last:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    *batch, channels, height, width = shape
+    return torch.empty((*batch, height, width, channels), dtype=dtype, device=device).movedim(-1, -3)
+
+
+def check_map(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
+    """A (C, H, W) or (N, C, H, W) tensor with a non-empty map and one of `dtypes`.
+
+    Raises:
+        TypeError: not a tensor, or of another dtype.
+        ValueError: another rank, or an empty dimension other than the batch.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense (strided) Tensor, got layout {tensor.layout}")
+    if tensor.dtype not in dtypes:
+        _wrong_dtype(name, tensor, dtypes)
+    if tensor.dim() not in (3, 4):
+        raise ValueError(f"{name} must have shape (C, H, W) or (N, C, H, W), got {tuple(tensor.shape)}")
+    if 0 in tensor.shape[-3:]:
+        raise ValueError(f"{name} may be empty only in its batch dimension, got shape {tuple(tensor.shape)}")
+
+
+def check_like(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype], of: str, like: Tensor) -> None:
+    """A tensor of one of `dtypes`, with the shape and on the device of `like`, which the caller knows as `of`.
+
+    Raises:
+        TypeError: not a tensor, or of another dtype.
+        ValueError: another shape or device.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in dtypes:
+        _wrong_dtype(name, tensor, dtypes)
+    if tensor.shape != like.shape:
+        raise ValueError(f"{name} must have the shape of {of}, {tuple(like.shape)}, got {tuple(tensor.shape)}")
+    check_device(name, tensor, of, like)
+
+
+def check_device(name: str, tensor: Tensor, of: str, like: Tensor) -> None:
+    """Two tensors on one device.
+
+    Raises:
+        ValueError: they are on different devices.
+    """
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on the device of {of}, {like.device}, got {tensor.device}")
+
+
+def _wrong_dtype(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> NoReturn:
+    names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    raise TypeError(f"{name} must be {names}, got {str(tensor.dtype).removeprefix('torch.')}")

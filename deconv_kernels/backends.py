@@ -1,0 +1,146 @@
+"""Which implementation of the ops runs, which could, and why another cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from . import _library
+
+NAMES = ("cpu", "cuda", "triton", "reference")
+OPS = tuple(_library.SCHEMAS)
+
+_NAMESPACES = {
+    None: _library.NAMESPACE,
+    "cpu": _library.NAMESPACE,
+    "cuda": _library.NAMESPACE,
+    "triton": _library.TRITON_NAMESPACE,
+    "reference": _library.REFERENCE_NAMESPACE,
+}
+
+_forced: str | None = None
+_operators: dict[str, torch._ops.OpOverload] = {}
+_checks_itself = False
+
+
+def why_not(backend: str) -> str | None:
+    """Why a backend cannot run here, or None where it can.
+
+    Args:
+        backend: "cpu" (C++), "cuda" (CUDA C++), "triton" or "reference".
+
+    Raises:
+        ValueError: no backend has that name.
+    """
+    if backend not in NAMES:
+        raise ValueError(f"backend must be one of {', '.join(NAMES)}, got {backend!r}")
+    if backend == "cpu":
+        return _library.cpu_error
+    if backend == "cuda":
+        return _library.cuda_error or _why_no_gpu()
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton is not installed"
+        return None if triton_interprets() else _why_no_gpu()
+    return None
+
+
+def available() -> dict[str, dict[str, str | None]]:
+    """For every op, every backend with None where it can run here and the reason where it cannot."""
+    reasons = {backend: why_not(backend) for backend in NAMES}
+    return {op: dict(reasons) for op in OPS}
+
+
+def chosen(device: torch.device | str) -> str:
+    """The backend that runs on tensors of `device`: the forced one, else the fastest that is there.
+
+    Raises:
+        RuntimeError: nothing can run on that device.
+    """
+    if _forced is not None:
+        return _forced
+    if torch.device(device).type == "cpu":
+        return "cpu" if why_not("cpu") is None else "reference"
+    for backend in ("cuda", "triton"):
+        if why_not(backend) is None:
+            return backend
+    raise RuntimeError(f"no backend runs on {device}: cuda: {why_not('cuda')}; triton: {why_not('triton')}")
+
+
+class use:
+    """Forces one backend for every op from here on, or for the length of a `with` block.
+
+    Args:
+        backend: "cpu", "cuda", "triton" or "reference"; None returns to the automatic choice.
+
+    Raises:
+        ValueError: no backend has that name.
+        RuntimeError: it cannot run here; the message says why.
+    """
+
+    def __init__(self, backend: str | None) -> None:
+        reason = None if backend is None else why_not(backend)
+        if reason is not None:
+            raise RuntimeError(f"backend {backend!r} cannot run here: {reason}")
+        self._before = _forced
+        _force(backend)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _force(self._before)
+
+
+def triton_interprets() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def operator(name: str, input: Tensor) -> torch._ops.OpOverload:
+    """The torch op that runs `name` on `input` under the present choice of backend.
+
+    Raises:
+        ValueError: the forced backend does not work on the device of `input`.
+    """
+    if _forced is not None:
+        _check_device(_forced, input.device)
+    return _operators[name]
+
+
+def checks_itself() -> bool:
+    """Whether what runs on CPU tensors is the C++ kernel, which refuses bad arguments without help."""
+    return _checks_itself
+
+
+def _force(backend: str | None) -> None:
+    global _forced, _checks_itself
+    _forced = backend
+    _checks_itself = backend in (None, "cpu") and _library.cpu_error is None
+    namespace = getattr(torch.ops, _NAMESPACES[backend])
+    _operators.update({name: getattr(namespace, name).default for name in OPS})
+
+
+def _check_device(backend: str, device: torch.device) -> None:
+    if backend == "reference":
+        return
+    on_cpu = backend == "cpu" or (backend == "triton" and triton_interprets())
+    if device.type != ("cpu" if on_cpu else "cuda"):
+        raise ValueError(
+            f"the forced backend {backend!r} works on {'CPU' if on_cpu else 'CUDA'} tensors, input is on {device}"
+        )
+
+
+def _why_no_gpu() -> str | None:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch is a CPU build"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+_force(None)

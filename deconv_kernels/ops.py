@@ -1,0 +1,399 @@
+"""The ops as functions: arguments checked here, work done by the chosen backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad, profiler
+
+from . import backends
+from ._pooling import (
+    FLOATING,
+    Pair,
+    check_device,
+    check_like,
+    check_map,
+    extent,
+    pair,
+    pooled_size,
+    switch_dtype,
+    unpooled_range,
+    window_arguments,
+)
+
+IntOrPair = int | Sequence[int]
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+    *,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max-pools `relu(input + bias)` and keeps, for every window, where its maximum was.
+
+    Values are bit for bit those of `F.max_pool2d(F.relu(input + bias), ...)`: the first of equal maxima in row-major
+    order wins, and NaN wins over everything.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W); float32, float64, float16 or bfloat16, any strides.
+        kernel_size: rows and columns of the window.
+        stride: step between windows; the kernel size by default.
+        padding: rows and columns of -inf around the map, at most half the kernel.
+        dilation: step between the taps of a window.
+        ceil_mode: keep partial windows at the far borders.
+        bias: (C,) of the input's dtype, added first.
+        relu: rectify before pooling.
+
+    Returns:
+        The pooled values, and the switches: the position of each maximum inside its window, `tap_y * kernel_x +
+        tap_x`, as uint8 (int16 for windows of more than 256 positions). Both (N, C, PH, PW) or (C, PH, PW), in the
+        memory format of the input.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (switches).
+    """
+    window = window_arguments(kernel_size, stride, padding, dilation)
+    return _call("max_pool2d", _check_max_pool2d, (input, bias), *window, bool(ceil_mode), bool(relu))
+
+
+def max_unpool2d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    output_size: Sequence[int] | None = None,
+    *,
+    overlap: str = "sum",
+    relu: bool = False,
+) -> Tensor:
+    """Puts every pooled value back where its switch says, zero elsewhere.
+
+    Args:
+        input: (N, C, PH, PW) or (C, PH, PW) pooled values; float32, float64, float16 or bfloat16, any strides.
+        switches: of the input's shape, as `max_pool2d` returned them.
+        kernel_size, stride, padding, dilation: those of the pooling.
+        output_size: (H, W) of the result, or its whole shape; the smallest map of full windows by default.
+        overlap: what happens where several windows name one position: "sum" adds them in row-major order, as the
+            gradient of the pooling does; "last" keeps the last of them in row-major order, as `F.max_unpool2d` does
+            on the CPU.
+        relu: rectify the result.
+
+    Returns:
+        (N, C, H, W) or (C, H, W), in the memory format of the input. Sums are formed in float32 (float64 for float64)
+        and rounded once. A switch that names no position of the result contributes nothing.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device; for `output_size` with the valid range.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+    """
+    window = window_arguments(kernel_size, stride, padding, dilation)
+    size = _unpooled_size(input, output_size, *window)
+    return _call("max_unpool2d", _check_max_unpool2d, (input, switches), *window, size, overlap, bool(relu))
+
+
+def max_unpool2d_window(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    *,
+    overlap: str = "sum",
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Unpools windows of pooled maps, each by the switches of the image it belongs to.
+
+    Args:
+        input: (U, C, h, w) windows of pooled values; float32, float64, float16 or bfloat16, any strides.
+        switches: (N, C, PH, PW) of N images, as `max_pool2d` returned them.
+        image: (U,) int64, which image a window comes from.
+        origin: (U, 2) int64, where its first element sits in the pooled map (y, x). It may be negative, and the window
+            may overhang the map: elements outside it contribute nothing.
+        kernel_size, stride, padding, dilation: those of the pooling.
+        overlap, relu: as in `max_unpool2d`.
+
+    Returns:
+        The unpooled windows (U, C, h', w') with h' = (h - 1) * stride + dilation * (kernel - 1) + 1, and their origins
+        (U, 2) in the unpooled map, `origin * stride - padding`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+    """
+    kernel, step, pad, spread = window_arguments(kernel_size, stride, padding, dilation)
+    tensors = (input, switches, image, origin)
+    windows = _call(
+        "max_unpool2d_window", _check_max_unpool2d_window, tensors, kernel, step, spread, overlap, bool(relu)
+    )
+    origins = torch.stack([origin[:, axis] * step[axis] - pad[axis] for axis in (0, 1)], dim=1)
+    return windows, origins
+
+
+def switches_to_indices(
+    switches: Tensor,
+    input_size: Sequence[int],
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> Tensor:
+    """The switches as the flat int64 indices `y * W + x` that `F.max_pool2d(return_indices=True)` returns.
+
+    Args:
+        switches: (N, C, PH, PW) or (C, PH, PW), as `max_pool2d` returned them.
+        input_size: (H, W) of the map that was pooled, or its whole shape.
+        kernel_size, stride, padding, dilation: those of the pooling.
+
+    Returns:
+        int64 of the switches' shape and memory format.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong size, or (on the CPU) a switch that names no position of the map.
+    """
+    window = window_arguments(kernel_size, stride, padding, dilation)
+    size = _spatial("input_size", input_size, switches)
+    return _call("switches_to_indices", _check_switches_to_indices, (switches,), size, *window)
+
+
+def indices_to_switches(
+    indices: Tensor,
+    input_size: Sequence[int],
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> Tensor:
+    """The switches that say the same as flat int64 indices; the inverse of `switches_to_indices`.
+
+    Args:
+        indices: (N, C, PH, PW) or (C, PH, PW) int64, as `F.max_pool2d(return_indices=True)` returns them.
+        input_size: (H, W) of the map that was pooled, or its whole shape.
+        kernel_size, stride, padding, dilation: those of the pooling.
+
+    Returns:
+        uint8 (int16 for windows of more than 256 positions) of the indices' shape and memory format.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong size, or (on the CPU) an index outside its window.
+    """
+    window = window_arguments(kernel_size, stride, padding, dilation)
+    size = _spatial("input_size", input_size, indices)
+    return _call("indices_to_switches", _check_indices_to_switches, (indices,), size, *window)
+
+
+_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, ...], *arguments: Any) -> Any:
+    """Checks the arguments and runs an op.
+
+    A CPU call that nothing else has to see goes straight into the kernel, which does the same checks in less time; only
+    where it refuses do the checks here say why.
+    """
+    direct = not torch.compiler.is_compiling() and backends.checks_itself() and not _observed(tensors)
+    if direct:
+        try:
+            return backends.operator(name, tensors[0]).redispatch(_CPU, *tensors, *arguments)  # type: ignore[arg-type]
+        except RuntimeError:
+            direct = False
+    check(*tensors, *arguments)
+    operator = backends.operator(name, tensors[0])  # type: ignore[arg-type]
+    if torch.compiler.is_compiling():
+        return operator(*tensors, *arguments)
+    try:
+        return operator(*tensors, *arguments)
+    except RuntimeError as error:
+        # What only the kernel can see: a switch, an index or the number of an image that means nothing.
+        message = str(error).partition("ValueError: ")[2]
+        if not message:
+            raise
+        raise ValueError(message.splitlines()[0]) from None
+
+
+def _observed(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether autograd, a transform, a mode, a subclass, a lazy sign or the profiler has to see a call on `tensors`."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or profiler._is_profiler_enabled
+        or torch._C._get_tracing_state() is not None
+    ):
+        return True
+    differentiates = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None and (
+            type(tensor) not in _PLAIN
+            or not tensor.is_cpu
+            or (differentiates and tensor.requires_grad)
+            or tensor.is_neg()
+            or tensor._is_zerotensor()
+        ):
+            return True
+    return False
+
+
+def _check_max_pool2d(
+    input: Tensor,
+    bias: Tensor | None,
+    kernel: Pair,
+    step: Pair,
+    pad: Pair,
+    spread: Pair,
+    ceil_mode: bool,
+    relu: bool,
+) -> None:
+    check_map("input", input, FLOATING)
+    height, width = pooled_size(input.shape[-2:], kernel, step, pad, spread, ceil_mode)  # type: ignore[arg-type]
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"kernel_size {kernel} with dilation {spread} does not fit input's {tuple(input.shape[-2:])} map "
+            f"padded by {pad}"
+        )
+    if bias is None:
+        return
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias must be a Tensor, got {type(bias).__name__}")
+    if bias.shape != (input.shape[-3],):
+        raise ValueError(f"bias must have shape ({input.shape[-3]},), one for each channel, got {tuple(bias.shape)}")
+    if bias.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise TypeError(f"bias must have the dtype of input, {input.dtype}, got {bias.dtype}")
+    check_device("bias", bias, "input", input)
+
+
+def _check_max_unpool2d(
+    input: Tensor,
+    switches: Tensor,
+    kernel: Pair,
+    step: Pair,
+    pad: Pair,
+    spread: Pair,
+    size: Pair,
+    overlap: str,
+    relu: bool,
+) -> None:
+    check_map("input", input, FLOATING)
+    check_like("switches", switches, (switch_dtype(kernel),), "input", input)
+    check_overlap(overlap)
+    if not _pools_to(size, input, kernel, step, pad, spread):
+        ranges = [
+            unpooled_range(input.shape[axis - 2], kernel[axis], step[axis], pad[axis], spread[axis]) for axis in (0, 1)
+        ]
+        smallest, largest = ((ranges[0][i], ranges[1][i]) for i in (0, 1))
+        raise ValueError(
+            f"output_size must be between {smallest} and {largest} for input's {tuple(input.shape[-2:])} map, "
+            f"got {tuple(size)}"
+        )
+
+
+def _check_max_unpool2d_window(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    kernel: Pair,
+    step: Pair,
+    spread: Pair,
+    overlap: str,
+    relu: bool,
+) -> None:
+    check_map("input", input, FLOATING)
+    if input.dim() != 4:
+        raise ValueError(f"input must have shape (U, C, h, w), got {tuple(input.shape)}")
+    check_map("switches", switches, (switch_dtype(kernel),))
+    if switches.dim() != 4 or switches.shape[1] != input.shape[1]:
+        raise ValueError(f"switches must have shape (N, {input.shape[1]}, PH, PW), got {tuple(switches.shape)}")
+    check_device("switches", switches, "input", input)
+    for name, tensor, shape in (("image", image, (input.shape[0],)), ("origin", origin, (input.shape[0], 2))):
+        if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+            raise TypeError(f"{name} must be an int64 Tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, one for each window of input, got {tuple(tensor.shape)}")
+        check_device(name, tensor, "input", input)
+    check_overlap(overlap)
+
+
+def _check_switches_to_indices(switches: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
+    check_map("switches", switches, (switch_dtype(kernel),))
+    _check_input_size(switches, size, kernel, step, pad, spread)
+
+
+def _check_indices_to_switches(indices: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
+    check_map("indices", indices, (torch.int64,))
+    _check_input_size(indices, size, kernel, step, pad, spread)
+
+
+def check_overlap(overlap: str) -> str:
+    """`overlap` itself.
+
+    Raises:
+        ValueError: neither "sum" nor "last".
+    """
+    if overlap not in ("sum", "last"):
+        raise ValueError(f'overlap must be "sum" or "last", got {overlap!r}')
+    return overlap
+
+
+def _spatial(name: str, size: Sequence[int], pooled: Tensor) -> Pair:
+    """The (H, W) of a size given as such or as a whole shape."""
+    if not isinstance(size, Sequence):
+        raise TypeError(f"{name} must be (H, W) or a whole shape, got {size!r}")
+    if len(size) == pooled.dim() and len(size) != 2:
+        if tuple(size[:-2]) != tuple(pooled.shape[:-2]):
+            raise ValueError(f"{name} must begin with {tuple(pooled.shape[:-2])}, got {tuple(size)}")
+        size = size[-2:]
+    if len(size) != 2:
+        raise ValueError(f"{name} must be (H, W) or a shape of {pooled.dim()} entries, got {tuple(size)}")
+    return pair(tuple(size), name)
+
+
+def _unpooled_size(
+    input: Tensor, output_size: Sequence[int] | None, kernel: Pair, step: Pair, pad: Pair, spread: Pair
+) -> Pair:
+    if output_size is not None:
+        return _spatial("output_size", output_size, input)
+    check_map("input", input, FLOATING)
+    height, width = (
+        (input.shape[axis - 2] - 1) * step[axis] + extent(kernel[axis], spread[axis]) - 2 * pad[axis] for axis in (0, 1)
+    )
+    if height < 1 or width < 1:
+        raise ValueError(f"output_size must be given: full windows padded by {pad} leave a ({height}, {width}) map")
+    return height, width
+
+
+def _pools_to(size: Pair, pooled: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> bool:
+    """Whether a map of `size` pools to the map of `pooled`, with or without ceil_mode."""
+    fits = [pooled_size(size, kernel, step, pad, spread, ceil_mode) for ceil_mode in (False, True)]
+    return min(size) > 0 and all(pooled.shape[axis - 2] in (fits[0][axis], fits[1][axis]) for axis in (0, 1))
+
+
+def _check_input_size(pooled: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
+    if not _pools_to(size, pooled, kernel, step, pad, spread):
+        fits = [pooled_size(size, kernel, step, pad, spread, ceil_mode) for ceil_mode in (False, True)]
+        raise ValueError(
+            f"input_size {tuple(size)} pools to {fits[0]}, or {fits[1]} with ceil_mode, "
+            f"not to {tuple(pooled.shape[-2:])}"
+        )

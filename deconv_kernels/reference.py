@@ -1,0 +1,186 @@
+"""What every op means, in plain PyTorch: slow, obviously right, and what all other implementations are held against.
+
+The functions take the positional arguments of the op schemas, already checked by `deconv_kernels.ops`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._pooling import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
+
+
+def max_pool2d(
+    input: Tensor,
+    bias: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
+    channels_last = is_channels_last(input)
+    if bias is not None:
+        input = input + bias[:, None, None]
+    if relu:
+        input = torch.relu(input)
+    height, width = input.shape[-2:]
+    pooled = pooled_size((height, width), kernel_size, stride, padding, dilation, ceil_mode)
+    shape = (*input.shape[:-2], *pooled)
+    values = torch.full(shape, -torch.inf, dtype=input.dtype, device=input.device)
+    switches = torch.zeros(shape, dtype=switch_dtype(kernel_size), device=input.device)
+    untouched = torch.ones(pooled, dtype=torch.bool, device=input.device)
+    for tap_y in range(kernel_size[0]):
+        y = torch.arange(pooled[0], device=input.device) * stride[0] - padding[0] + tap_y * dilation[0]
+        for tap_x in range(kernel_size[1]):
+            x = torch.arange(pooled[1], device=input.device) * stride[1] - padding[1] + tap_x * dilation[1]
+            inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+            seen = input[..., y.clamp(0, height - 1), :][..., x.clamp(0, width - 1)]
+            wins = inside & (untouched | (seen > values) | seen.isnan())
+            values = torch.where(wins, seen, values)
+            switches = switches.masked_fill(wins, tap_y * kernel_size[1] + tap_x)
+            untouched = untouched & ~inside
+    return dense(values, channels_last), dense(switches, channels_last)
+
+
+def max_unpool2d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
+    out = _unpool(input, switches, kernel_size, stride, padding, dilation, output_size, overlap, relu)
+    return dense(out, is_channels_last(input))
+
+
+def max_unpool2d_window(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    dilation: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Windows of a pooled map unpooled by the switches of their images; see `deconv_kernels.max_unpool2d_window`."""
+    height, width = input.shape[-2:]
+    size = (
+        (height - 1) * stride[0] + extent(kernel_size[0], dilation[0]),
+        (width - 1) * stride[1] + extent(kernel_size[1], dilation[1]),
+    )
+    if input.numel() == 0:
+        return empty((*input.shape[:-2], *size), input.dtype, input.device, is_channels_last(input))
+    images, _, pooled_height, pooled_width = switches.shape
+    if bool(((image < 0) | (image >= images)).any()):
+        raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
+    y = origin[:, :1] + torch.arange(height, device=input.device)
+    x = origin[:, 1:] + torch.arange(width, device=input.device)
+    inside = ((y >= 0) & (y < pooled_height))[:, None, :, None] & ((x >= 0) & (x < pooled_width))[:, None, None, :]
+    channel = torch.arange(input.shape[1], device=input.device)
+    window_switches = switches[
+        image[:, None, None, None],
+        channel[:, None, None],
+        y.clamp(0, pooled_height - 1)[:, None, :, None],
+        x.clamp(0, pooled_width - 1)[:, None, None, :],
+    ]
+    window_switches = torch.where(inside, window_switches.long(), -1)
+    out = _unpool(input, window_switches, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
+    return dense(out, is_channels_last(input))
+
+
+def _unpool(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Gather form: each output position asks, in row-major order, the windows that can see it."""
+    pooled = input.shape[-2:]
+    accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+    values = input.to(accumulate)
+    codes = switches.long()
+    out = torch.zeros((*input.shape[:-2], *output_size), dtype=accumulate, device=input.device)
+    last = overlap == "last"
+
+    def windows(axis: int) -> list[tuple[Tensor, Tensor]]:
+        """Per candidate, in rising order: its index for every output position, and the tap it sees it with or -1."""
+        position = torch.arange(output_size[axis], device=input.device) + padding[axis]
+        reach = extent(kernel_size[axis], dilation[axis])
+        latest = torch.div(position, stride[axis], rounding_mode="floor")
+        candidates = []
+        for back in range((reach - 1) // stride[axis], -1, -1):
+            window = latest - back
+            offset = position - window * stride[axis]
+            tap = torch.div(offset, dilation[axis], rounding_mode="floor")
+            sees = (window >= 0) & (window < pooled[axis]) & (offset < reach) & (offset % dilation[axis] == 0)
+            candidates.append((window.clamp(0, pooled[axis] - 1), torch.where(sees, tap, -1)))
+        return candidates
+
+    for row, tap_y in windows(0):
+        for column, tap_x in windows(1):
+            code = torch.where((tap_y[:, None] >= 0) & (tap_x >= 0), tap_y[:, None] * kernel_size[1] + tap_x, -2)
+            chosen = codes[..., row, :][..., column] == code
+            value = values[..., row, :][..., column]
+            out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
+    if relu:
+        out = torch.relu(out)
+    return out.to(input.dtype)
+
+
+def switches_to_indices(
+    switches: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`."""
+    code = switches.long()
+    y, x = _window_starts(switches, stride, padding)
+    y = y + torch.div(code, kernel_size[1], rounding_mode="floor") * dilation[0]
+    x = x + code % kernel_size[1] * dilation[1]
+    inside = (code >= 0) & (code < kernel_size[0] * kernel_size[1])
+    inside &= (y >= 0) & (y < input_size[0]) & (x >= 0) & (x < input_size[1])
+    if not bool(inside.all()):
+        raise ValueError(
+            f"switches holds a value that names no position of a {kernel_size} window inside the "
+            f"{tuple(input_size)} map"
+        )
+    return dense(y * input_size[1] + x, is_channels_last(switches))
+
+
+def indices_to_switches(
+    indices: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`."""
+    start_y, start_x = _window_starts(indices, stride, padding)
+    y = torch.div(indices, input_size[1], rounding_mode="floor") - start_y
+    x = indices % input_size[1] - start_x
+    tap_y = torch.div(y, dilation[0], rounding_mode="floor")
+    tap_x = torch.div(x, dilation[1], rounding_mode="floor")
+    inside = (indices >= 0) & (indices < input_size[0] * input_size[1])
+    inside &= (y % dilation[0] == 0) & (tap_y >= 0) & (tap_y < kernel_size[0])
+    inside &= (x % dilation[1] == 0) & (tap_x >= 0) & (tap_x < kernel_size[1])
+    if not bool(inside.all()):
+        raise ValueError(
+            f"indices holds a position of the {tuple(input_size)} map that its {kernel_size} window does not cover"
+        )
+    return dense((tap_y * kernel_size[1] + tap_x).to(switch_dtype(kernel_size)), is_channels_last(indices))
+
+
+def _window_starts(pooled: Tensor, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
+    y = torch.arange(pooled.shape[-2], device=pooled.device)[:, None] * stride[0] - padding[0]
+    x = torch.arange(pooled.shape[-1], device=pooled.device) * stride[1] - padding[1]
+    return y, x
