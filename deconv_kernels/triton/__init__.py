@@ -1,0 +1,37 @@
+"""The ops as Triton kernels: on CUDA tensors, or on CPU tensors in Triton's interpreter (`TRITON_INTERPRET=1`).
+
+The functions have the names and positional arguments of the op schemas, already checked by `deconv_kernels.ops`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+try:
+    import triton
+except ImportError as error:
+    _import_error: ImportError | None = error
+else:
+    _import_error = None
+    from deconv_kernels.triton.max_pool2d import max_pool2d
+    from deconv_kernels.triton.max_unpool2d import max_unpool2d
+    from deconv_kernels.triton.max_unpool2d_window import max_unpool2d_window
+    from deconv_kernels.triton.switches import indices_to_switches, switches_to_indices
+
+__all__ = [
+    "indices_to_switches",
+    "max_pool2d",
+    "max_unpool2d",
+    "max_unpool2d_window",
+    "switches_to_indices",
+    "why_not",
+]
+
+
+def why_not() -> str | None:
+    """Why the kernels cannot run here, or None where they can."""
+    if _import_error is not None:
+        return f"Triton cannot be imported: {_import_error}"
+    if triton.knobs.runtime.interpret or torch.cuda.is_available():
+        return None
+    return "torch finds no CUDA device, and TRITON_INTERPRET=1 was not set when Triton was imported"

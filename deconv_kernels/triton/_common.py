@@ -1,0 +1,98 @@
+"""What the Triton kernels share: tile sizes, the launch itself, and per-element work.
+
+Most kernels work on a tile of rows by columns. Columns are what lies side by side in memory: positions of one map row
+in the contiguous layout, channels of one pixel in channels_last. Rows count everything else, so a tile may span maps.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+WARPS = 4
+THREADS = (64 if torch.version.hip else 32) * WARPS
+# Up to this many positions a window's taps are unrolled; above it, kernels loop over them at run time.
+LARGEST_UNROLLED_WINDOW = 25
+# Elements a thread works on where rows are not aligned for vector accesses.
+UNALIGNED_ELEMENTS = 2
+# A tile this narrow still fills the memory sectors of its rows.
+NARROWEST_TILE = 32
+
+
+def vector_elements(dtype: torch.dtype) -> int:
+    """Elements of `dtype` in one 16-byte access."""
+    return 16 // dtype.itemsize
+
+
+def alignment(size: int) -> int:
+    """The largest power of two, up to 16, that divides `size`."""
+    return math.gcd(size, 16)
+
+
+def tile_shape(columns: int, elements: int) -> tuple[int, int]:
+    """Rows and columns (powers of two) of a tile of `elements` that covers `columns` with the fewest idle lanes."""
+    width = min(triton.next_power_of_2(columns), elements)
+    candidates = [width]
+    while candidates[-1] > NARROWEST_TILE:
+        candidates.append(candidates[-1] // 2)
+    width = min(candidates, key=lambda candidate: triton.cdiv(columns, candidate) * candidate)
+    return elements // width, width
+
+
+def index_type(*tensors: torch.Tensor) -> tl.dtype:
+    """The integer type that counts the elements of every one of `tensors`, with room for a tile that overhangs them."""
+    return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
+
+
+def launch(kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any], num_warps: int = WARPS) -> None:
+    """Runs `programs` programs of `kernel` on `device`, with floating-point contraction off."""
+    if programs == 0:
+        return
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[(programs,)](**arguments, num_warps=num_warps, enable_fp_fusion=False)
+
+
+@triton.jit
+def known_multiple(size, UNIT: tl.constexpr):
+    """`size`, a multiple of UNIT, in a form that tells the compiler so."""
+    return size // UNIT * UNIT
+
+
+@triton.jit
+def tile_position(columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.constexpr):
+    """The rows [ROWS, 1] of this program's tile, and its first column."""
+    column_tiles = tl.cdiv(columns, COLUMNS)
+    program = tl.program_id(0)
+    row_tile = program // column_tiles
+    first_column = (program - row_tile * column_tiles) * COLUMNS
+    return row_tile.to(INDEX) * ROWS + tl.arange(0, ROWS)[:, None], first_column
+
+
+@triton.jit
+def map_position(row, column, height, width, CHANNELS_LAST: tl.constexpr):
+    """Map, y and x of the elements of a tile; in channels_last all channels of an image are one map."""
+    if CHANNELS_LAST:
+        line = row // width
+        x = (row - line * width).to(tl.int32)
+    else:
+        line = row
+        x = column
+    plane = line // height
+    return plane, (line - plane * height).to(tl.int32), x
+
+
+@triton.jit
+def comparable(value):
+    """`value` in the type its kind is compared and summed in: float64 for float64, else float32."""
+    return value if value.dtype == tl.float64 else value.to(tl.float32)
+
+
+@triton.jit
+def rectified(value):
+    """`value`, zero where it is negative; NaN and -0.0 stay."""
+    return tl.where(value < 0, 0.0, value)

@@ -1,0 +1,291 @@
+"""Max pooling that records window-local switches."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deconv_kernels._pooling import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
+from deconv_kernels.triton import _common
+from deconv_kernels.triton._common import comparable, known_multiple, map_position, rectified, tile_position
+
+# Elements of a large window that one program looks at in one step.
+LARGE_WINDOW_STEP = 1024
+
+
+def max_pool2d(
+    input: Tensor,
+    bias: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
+    channels_last = is_channels_last(input)
+    input = dense(input, channels_last)
+    channels, height, width = input.shape[-3:]
+    pooled = pooled_size((height, width), kernel_size, stride, padding, dilation, ceil_mode)
+    shape = (*input.shape[:-2], *pooled)
+    output = empty(shape, input.dtype, input.device, channels_last)
+    switches = empty(shape, switch_dtype(kernel_size), input.device, channels_last)
+
+    arguments = {
+        "input": input,
+        "bias": None if bias is None else bias.contiguous(),
+        "output": output,
+        "switches": switches,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "pooled_height": pooled[0],
+        "pooled_width": pooled[1],
+        "KERNEL_Y": kernel_size[0],
+        "KERNEL_X": kernel_size[1],
+        "STRIDE_Y": stride[0],
+        "STRIDE_X": stride[1],
+        "PADDING_Y": padding[0],
+        "PADDING_X": padding[1],
+        "DILATION_Y": dilation[0],
+        "DILATION_X": dilation[1],
+        "RELU": relu,
+        "HAS_BIAS": bias is not None,
+        "CHANNELS_LAST": channels_last,
+        "INDEX": _common.index_type(input, output),
+    }
+    taps = kernel_size[0] * kernel_size[1]
+    if taps > _common.LARGEST_UNROLLED_WINDOW:
+        columns = channels if channels_last else 1
+        block = min(triton.next_power_of_2(columns), _common.NARROWEST_TILE)
+        step = min(triton.next_power_of_2(taps), LARGE_WINDOW_STEP // block)
+        programs = output.numel() // columns * triton.cdiv(columns, block)
+        arguments |= {"columns": columns, "TAPS": step, "COLUMNS": block}
+        warps = max(1, min(_common.WARPS, step * block // 256))
+        _common.launch(max_pool2d_large_kernel, programs, input.device, arguments, warps)
+        return output, switches
+
+    neighbours = stride[1] == 2 and dilation[1] == 1 and padding[1] + 2 <= kernel_size[1]
+    paired = neighbours and width % 2 == 0 and not channels_last
+    columns = channels if channels_last else pooled[1]
+    row_alignment = _common.alignment(channels if channels_last else width)
+    outputs = min(_common.vector_elements(input.dtype), row_alignment) // (2 if paired else 1)
+    if row_alignment == 1:
+        outputs = _common.UNALIGNED_ELEMENTS
+    rows = output.numel() // columns
+    tile = _common.tile_shape(columns, _common.THREADS * outputs)
+    height_seen = (pooled[0] - 1) * stride[0] - padding[0] + extent(kernel_size[0], dilation[0])
+    width_seen = (pooled[1] - 1) * stride[1] - padding[1] + extent(kernel_size[1], dilation[1])
+    arguments |= {
+        "rows": rows,
+        "columns": columns,
+        "OVERHANGS": max(padding) > 0 or height_seen > height or width_seen > width,
+        "PAIRED": paired,
+        "INPUT_ALIGNMENT": row_alignment,
+        "OUTPUT_ALIGNMENT": _common.alignment(columns),
+        "ROWS": tile[0],
+        "COLUMNS": tile[1],
+    }
+    programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
+    _common.launch(max_pool2d_kernel, programs, input.device, arguments)
+    return output, switches
+
+
+@triton.jit
+def biased(value, bias, HAS_BIAS: tl.constexpr):
+    """`value + bias`, rounded to the type of `value`, as float32 (float64 for float64)."""
+    return comparable((comparable(value) + comparable(bias)).to(value.dtype)) if HAS_BIAS else comparable(value)
+
+
+@triton.jit
+def max_pool2d_kernel(
+    input,
+    bias,
+    output,
+    switches,
+    rows,
+    columns,
+    channels,
+    height,
+    width,
+    pooled_height,
+    pooled_width,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    PADDING_Y: tl.constexpr,
+    PADDING_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    RELU: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    OVERHANGS: tl.constexpr,
+    PAIRED: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    INPUT_ALIGNMENT: tl.constexpr,
+    OUTPUT_ALIGNMENT: tl.constexpr,
+    INDEX: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Unrolls the taps of small windows; a tile is [ROWS, COLUMNS] pooled elements.
+
+    OVERHANGS: some window reaches outside the map. PAIRED: contiguous, stride 2, and taps at offsets 0 and 1 from twice
+    the pooled column, so that these two come from one vector load.
+    """
+    row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
+    column = first_column + tl.arange(0, COLUMNS)[None, :]
+    plane, pooled_y, pooled_x = map_position(row, column, pooled_height, pooled_width, CHANNELS_LAST)
+    if CHANNELS_LAST:
+        columns = known_multiple(columns, OUTPUT_ALIGNMENT)
+        pixel = columns
+        base = plane * height * width * pixel + column
+        channel = column
+    else:
+        columns = known_multiple(columns, OUTPUT_ALIGNMENT)
+        width = known_multiple(width, INPUT_ALIGNMENT)
+        pixel = 1
+        base = plane * height * width
+        channel = (plane % channels).to(tl.int32)
+
+    inside = (row < rows) & (column < columns)
+    shift = 0.0
+    if HAS_BIAS:
+        shift = tl.load(bias + channel, mask=(row < rows) & (channel < channels), other=0.0)
+    start_y = pooled_y * STRIDE_Y - PADDING_Y
+    start_x = pooled_x * STRIDE_X - PADDING_X
+    # The first tap inside the map along each axis; tap 0 wherever a window does not start in the padding.
+    first_y = tl.where(start_y < 0, (DILATION_Y - 1 - start_y) // DILATION_Y, 0)
+    first_x = tl.where(start_x < 0, (DILATION_X - 1 - start_x) // DILATION_X, 0)
+
+    for tap_y in tl.static_range(KERNEL_Y):
+        y = start_y + tap_y * DILATION_Y
+        y_inside = (y >= 0) & (y < height)
+        line = input + (base + y.to(INDEX) * width * pixel)
+        if PAIRED:
+            pair_column = 2 * first_column + tl.arange(0, 2 * COLUMNS)[None, :]
+            pair_inside = (row < rows) & (pair_column < width)
+            if OVERHANGS:
+                pair_inside = pair_inside & y_inside
+            pair = tl.load(line + pair_column, mask=pair_inside, other=0.0)
+            even, odd = tl.split(tl.reshape(pair, (ROWS, COLUMNS, 2)))
+        for tap_x in tl.static_range(KERNEL_X):
+            x = start_x + tap_x * DILATION_X
+            valid = inside
+            if OVERHANGS:
+                valid = inside & y_inside & (x >= 0) & (x < width)
+            if PAIRED and tap_x * DILATION_X == PADDING_X:
+                raw = even
+            elif PAIRED and tap_x * DILATION_X == PADDING_X + 1:
+                raw = odd
+            else:
+                raw = tl.load(line + x * pixel, mask=valid, other=0.0)
+            value = biased(raw, shift, HAS_BIAS)
+            # Rectifying the first tap is enough: no negative value of a later one exceeds it.
+            first_value = rectified(value) if RELU else value
+            if OVERHANGS:
+                value = tl.where(valid, value, float("-inf"))
+                first_value = tl.where(valid, first_value, float("-inf"))
+            if tap_y == 0 and tap_x == 0:
+                maximum = first_value
+                switch = tl.zeros_like(value).to(tl.int32)
+            else:
+                larger = (value > maximum) | (value != value)
+                if tap_y * DILATION_Y < PADDING_Y + DILATION_Y and tap_x * DILATION_X < PADDING_X + DILATION_X:
+                    first = (first_y == tap_y) & (first_x == tap_x)
+                    maximum = tl.where(first, first_value, tl.where(larger, value, maximum))
+                    switch = tl.where(first | larger, tap_y * KERNEL_X + tap_x, switch)
+                else:
+                    maximum = tl.where(larger, value, maximum)
+                    switch = tl.where(larger, tap_y * KERNEL_X + tap_x, switch)
+
+    out = row * columns + column
+    tl.store(output + out, maximum.to(output.dtype.element_ty), mask=inside)
+    tl.store(switches + out, switch.to(switches.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def max_pool2d_large_kernel(
+    input,
+    bias,
+    output,
+    switches,
+    columns,
+    channels,
+    height,
+    width,
+    pooled_height,
+    pooled_width,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    PADDING_Y: tl.constexpr,
+    PADDING_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    RELU: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    INDEX: tl.constexpr,
+    TAPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """One program per window (and block of channels in channels_last), TAPS of its taps at a time."""
+    WINDOW: tl.constexpr = KERNEL_Y * KERNEL_X
+    column_tiles = tl.cdiv(columns, COLUMNS)
+    program = tl.program_id(0)
+    row = (program // column_tiles).to(INDEX)
+    column = program % column_tiles * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    line = row // pooled_width
+    plane = line // pooled_height
+    start_x = (row - line * pooled_width).to(tl.int32) * STRIDE_X - PADDING_X
+    start_y = (line - plane * pooled_height).to(tl.int32) * STRIDE_Y - PADDING_Y
+    channel = column if CHANNELS_LAST else column + (plane % channels).to(tl.int32)
+    base = input + (plane * height * width * columns + column)
+    shift = 0.0
+    if HAS_BIAS:
+        shift = tl.load(bias + channel, mask=column < columns, other=0.0)
+    first_y = tl.where(start_y < 0, (DILATION_Y - 1 - start_y) // DILATION_Y, 0)
+    first_x = tl.where(start_x < 0, (DILATION_X - 1 - start_x) // DILATION_X, 0)
+
+    # Each lane keeps the maximum of its own taps; a tap of WINDOW says that it has met none inside the map.
+    maximum = tl.full(
+        (TAPS, COLUMNS), float("-inf"), tl.float64 if input.dtype.element_ty == tl.float64 else tl.float32
+    )
+    chosen = tl.full((TAPS, COLUMNS), WINDOW, tl.int32)
+    for first_tap in range(0, WINDOW, TAPS):
+        tap = first_tap + tl.arange(0, TAPS)[:, None]
+        y = start_y + tap // KERNEL_X * DILATION_Y
+        x = start_x + tap % KERNEL_X * DILATION_X
+        valid = (tap < WINDOW) & (y >= 0) & (y < height) & (x >= 0) & (x < width) & (column < columns)
+        raw = tl.load(base + (y.to(INDEX) * width + x) * columns, mask=valid, other=0.0)
+        value = biased(raw, shift, HAS_BIAS)
+        if RELU:
+            value = tl.where(tap == first_y * KERNEL_X + first_x, rectified(value), value)
+        larger = valid & ((value > maximum) | (value != value) | (chosen == WINDOW))
+        maximum = tl.where(larger, value, maximum)
+        chosen = tl.where(larger, tap, chosen)
+
+    # Over the lanes: the last NaN, else the first of the largest.
+    is_nan = maximum != maximum
+    last_nan = tl.max(tl.where(is_nan, chosen, -1), axis=0)
+    numbers = tl.where(is_nan, float("-inf"), maximum)
+    largest = tl.max(numbers, axis=0)
+    first_largest = tl.min(tl.where((numbers == largest[None, :]) & (is_nan == 0), chosen, WINDOW), axis=0)
+    tap = tl.where(last_nan >= 0, last_nan, first_largest)[None, :]
+    found = (tap < WINDOW) & (column < columns)
+    y = start_y + tap // KERNEL_X * DILATION_Y
+    x = start_x + tap % KERNEL_X * DILATION_X
+    raw = tl.load(base + (y.to(INDEX) * width + x) * columns, mask=found, other=0.0)
+    value = biased(raw, shift, HAS_BIAS)
+    if RELU:
+        value = rectified(value)
+    value = tl.where(found, value, float("-inf"))
+    switch = tl.where(found, tap, 0)
+    out = row * columns + column
+    tl.store(output + out, value.to(output.dtype.element_ty), mask=column < columns)
+    tl.store(switches + out, switch.to(switches.dtype.element_ty), mask=column < columns)

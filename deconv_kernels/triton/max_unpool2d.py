@@ -1,0 +1,376 @@
+"""Max unpooling by window-local switches, in gather form: every output element is computed and written once."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deconv_kernels._pooling import Pair, dense, empty, is_channels_last
+from deconv_kernels.triton import _common
+from deconv_kernels.triton._common import comparable, known_multiple, map_position, rectified, tile_position
+
+# A cell of at most this many positions is kept in registers.
+LARGEST_CELL = 16
+
+
+def max_unpool2d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
+    return unpool(
+        input, switches, None, None, kernel_size, stride, padding, dilation, output_size, overlap == "last", relu
+    )
+
+
+def unpool(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor | None,
+    origin: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    last: bool,
+    relu: bool,
+) -> Tensor:
+    """Unpools maps, or windows of the maps that `switches` belongs to where `image` and `origin` are given."""
+    channels_last = is_channels_last(input)
+    input = dense(input, channels_last)
+    switches = dense(switches, channels_last)
+    channels, pooled_height, pooled_width = input.shape[-3:]
+    height, width = output_size
+    output = empty((*input.shape[:-2], height, width), input.dtype, input.device, channels_last)
+    arguments = {
+        "input": input,
+        "switches": switches,
+        "image": None if image is None else image.contiguous(),
+        "origin": None if origin is None else origin.contiguous(),
+        "output": output,
+        "channels": channels,
+        "pooled_height": pooled_height,
+        "pooled_width": pooled_width,
+        "images": 0 if image is None else switches.size(0),
+        "switches_height": switches.size(-2),
+        "switches_width": switches.size(-1),
+        "height": height,
+        "width": width,
+        "KERNEL_Y": kernel_size[0],
+        "KERNEL_X": kernel_size[1],
+        "STRIDE_Y": stride[0],
+        "STRIDE_X": stride[1],
+        "PADDING_Y": padding[0],
+        "PADDING_X": padding[1],
+        "DILATION_Y": dilation[0],
+        "DILATION_X": dilation[1],
+        "LAST": last,
+        "RELU": relu,
+        "WINDOWED": image is not None,
+        "CHANNELS_LAST": channels_last,
+        "INDEX": _common.index_type(input, switches, output),
+    }
+    taps, cell = kernel_size[0] * kernel_size[1], stride[0] * stride[1]
+    by_cell = taps <= _common.LARGEST_UNROLLED_WINDOW and cell <= LARGEST_CELL and (channels_last or stride[1] <= 2)
+    vector = _common.vector_elements(input.dtype)
+    if by_cell:
+        cells_height, cells_width = triton.cdiv(height, stride[0]), triton.cdiv(width, stride[1])
+        columns = channels if channels_last else cells_width
+        row_alignment = _common.alignment(channels if channels_last else width)
+        elements = min(vector, row_alignment) // (1 if channels_last else min(stride[1], row_alignment))
+        arguments |= {
+            "cells_height": cells_height,
+            "cells_width": cells_width,
+            "POOLED_ALIGNMENT": _common.alignment(channels if channels_last else pooled_width),
+            "OUTPUT_ALIGNMENT": row_alignment,
+        }
+        rows = output.numel() // (channels * height * width) * cells_height
+        rows *= cells_width if channels_last else channels
+    else:
+        columns = channels if channels_last else width
+        row_alignment = _common.alignment(columns)
+        elements = min(vector, row_alignment)
+        arguments |= {"OUTPUT_ALIGNMENT": row_alignment}
+        rows = output.numel() // columns
+    if row_alignment == 1:
+        elements = _common.UNALIGNED_ELEMENTS
+    tile = _common.tile_shape(columns, _common.THREADS * elements)
+    arguments |= {"rows": rows, "columns": columns, "ROWS": tile[0], "COLUMNS": tile[1]}
+    programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
+    _common.launch(max_unpool2d_cell_kernel if by_cell else max_unpool2d_kernel, programs, input.device, arguments)
+    return output
+
+
+@triton.jit
+def switch_plane(
+    plane,
+    image,
+    origin,
+    inside,
+    channels,
+    images,
+    WINDOWED: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """The map that holds the switches of map `plane`, y and x of the first of them, and whether there are any."""
+    y = 0
+    x = 0
+    exists = inside
+    if WINDOWED:
+        unit = plane if CHANNELS_LAST else plane // channels
+        y = tl.load(origin + 2 * unit, mask=inside, other=0)
+        x = tl.load(origin + 2 * unit + 1, mask=inside, other=0)
+        source = tl.load(image + unit, mask=inside, other=-1)
+        exists = (source >= 0) & (source < images)
+        source = tl.where(exists, source, 0).to(INDEX)
+        plane = source if CHANNELS_LAST else source * channels + (plane - unit * channels)
+    return plane, y, x, exists
+
+
+@triton.jit
+def added(total, value, chosen, LAST: tl.constexpr):
+    """`total` after a window whose switch names the position where `chosen` holds."""
+    return tl.where(chosen, value, total) if LAST else total + tl.where(chosen, value, 0.0)
+
+
+@triton.jit
+def added_at(
+    OFFSET_Y: tl.constexpr,
+    OFFSET_X: tl.constexpr,
+    total,
+    value,
+    switch,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    """`total` of the position at OFFSET_Y, OFFSET_X in a window, after that window."""
+    TAP_Y: tl.constexpr = OFFSET_Y // DILATION_Y
+    TAP_X: tl.constexpr = OFFSET_X // DILATION_X
+    on_tap: tl.constexpr = OFFSET_Y % DILATION_Y == 0 and OFFSET_X % DILATION_X == 0
+    in_window: tl.constexpr = TAP_Y >= 0 and TAP_Y < KERNEL_Y and TAP_X >= 0 and TAP_X < KERNEL_X
+    if on_tap and in_window:
+        total = added(total, value, switch == TAP_Y * KERNEL_X + TAP_X, LAST)
+    return total
+
+
+@triton.jit
+def result(total, dtype: tl.constexpr, RELU: tl.constexpr):
+    """The output of a sum. Rounding never makes zero of a sum of 16-bit values, so it may be rectified before."""
+    return (rectified(total) if RELU else total).to(dtype)
+
+
+@triton.jit
+def max_unpool2d_cell_kernel(
+    input,
+    switches,
+    image,
+    origin,
+    output,
+    rows,
+    columns,
+    channels,
+    pooled_height,
+    pooled_width,
+    images,
+    switches_height,
+    switches_width,
+    height,
+    width,
+    cells_height,
+    cells_width,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    PADDING_Y: tl.constexpr,
+    PADDING_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    LAST: tl.constexpr,
+    RELU: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    POOLED_ALIGNMENT: tl.constexpr,
+    OUTPUT_ALIGNMENT: tl.constexpr,
+    INDEX: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Small windows; a tile is [ROWS, COLUMNS] cells of STRIDE_Y x STRIDE_X output positions.
+
+    Each position of a cell sees a fixed set of windows, counted from the cell's own, through fixed taps. So every
+    window is loaded once per cell, and what its switch is compared with is known at compile time.
+    """
+    EXTENT_Y: tl.constexpr = DILATION_Y * (KERNEL_Y - 1) + 1
+    EXTENT_X: tl.constexpr = DILATION_X * (KERNEL_X - 1) + 1
+    row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
+    column = first_column + tl.arange(0, COLUMNS)[None, :]
+    plane, cell_y, cell_x = map_position(row, column, cells_height, cells_width, CHANNELS_LAST)
+    inside = row < rows
+    if CHANNELS_LAST:
+        columns = known_multiple(columns, OUTPUT_ALIGNMENT)
+        pixel = columns
+        lane = column
+        inside = inside & (column < columns)
+    else:
+        pooled_width = known_multiple(pooled_width, POOLED_ALIGNMENT)
+        if not WINDOWED:
+            switches_width = pooled_width
+        width = known_multiple(width, OUTPUT_ALIGNMENT)
+        pixel = 1
+        lane = 0
+    source, first_y, first_x, exists = switch_plane(
+        plane, image, origin, row < rows, channels, images, WINDOWED, CHANNELS_LAST, INDEX
+    )
+
+    dtype: tl.constexpr = input.dtype.element_ty
+    totals = ()  # one for each position of the cell, in row-major order
+    for _ in tl.static_range(STRIDE_Y * STRIDE_X):
+        totals += (tl.zeros((ROWS, COLUMNS), tl.float64 if dtype == tl.float64 else tl.float32),)
+    for window_y in tl.static_range(
+        -((EXTENT_Y - 1 - PADDING_Y) // STRIDE_Y), (PADDING_Y + STRIDE_Y - 1) // STRIDE_Y + 1
+    ):
+        y = cell_y + window_y
+        y_inside = (y >= 0) & (y < pooled_height)
+        for window_x in tl.static_range(
+            -((EXTENT_X - 1 - PADDING_X) // STRIDE_X), (PADDING_X + STRIDE_X - 1) // STRIDE_X + 1
+        ):
+            x = cell_x + window_x
+            valid = inside & y_inside & (x < pooled_width)
+            if window_x < 0:
+                valid = valid & (x >= 0)
+            value = tl.load(
+                input + ((plane * pooled_height + y) * pooled_width + x) * pixel + lane, mask=valid, other=0.0
+            )
+            switch_y = first_y + y
+            switch_x = first_x + x
+            recorded = valid
+            if WINDOWED:
+                recorded = valid & exists & (switch_y >= 0) & (switch_y < switches_height)
+                recorded = recorded & (switch_x >= 0) & (switch_x < switches_width)
+            offset = ((source * switches_height + switch_y) * switches_width + switch_x) * pixel + lane
+            # Small windows have uint8 switches and none names position 255.
+            switch = tl.load(switches + offset, mask=recorded, other=255)
+            value = comparable(value)
+            updated = ()
+            for position in tl.static_range(STRIDE_Y * STRIDE_X):
+                total = added_at(
+                    position // STRIDE_X + PADDING_Y - window_y * STRIDE_Y,
+                    position % STRIDE_X + PADDING_X - window_x * STRIDE_X,
+                    totals[position],
+                    value,
+                    switch,
+                    KERNEL_Y,
+                    KERNEL_X,
+                    DILATION_Y,
+                    DILATION_X,
+                    LAST,
+                )
+                updated += (total,)
+            totals = updated
+
+    for line in tl.static_range(STRIDE_Y):
+        y = cell_y * STRIDE_Y + line
+        start = output + (plane * height + y) * width * pixel + lane
+        if STRIDE_X == 2 and not CHANNELS_LAST:
+            both = tl.interleave(result(totals[2 * line], dtype, RELU), result(totals[2 * line + 1], dtype, RELU))
+            x = 2 * first_column + tl.arange(0, 2 * COLUMNS)[None, :]
+            tl.store(start + x, both, mask=(row < rows) & (y < height) & (x < width))
+        else:
+            for step in tl.static_range(STRIDE_X):
+                x = cell_x * STRIDE_X + step
+                total = result(totals[line * STRIDE_X + step], dtype, RELU)
+                tl.store(start + x * pixel, total, mask=inside & (y < height) & (x < width))
+
+
+@triton.jit
+def max_unpool2d_kernel(
+    input,
+    switches,
+    image,
+    origin,
+    output,
+    rows,
+    columns,
+    channels,
+    pooled_height,
+    pooled_width,
+    images,
+    switches_height,
+    switches_width,
+    height,
+    width,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    PADDING_Y: tl.constexpr,
+    PADDING_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    LAST: tl.constexpr,
+    RELU: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    OUTPUT_ALIGNMENT: tl.constexpr,
+    INDEX: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Any window; a tile is [ROWS, COLUMNS] output elements, and each asks in turn the windows that can reach it."""
+    EXTENT_Y: tl.constexpr = DILATION_Y * (KERNEL_Y - 1) + 1
+    EXTENT_X: tl.constexpr = DILATION_X * (KERNEL_X - 1) + 1
+    row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
+    column = first_column + tl.arange(0, COLUMNS)[None, :]
+    plane, y, x = map_position(row, column, height, width, CHANNELS_LAST)
+    columns = known_multiple(columns, OUTPUT_ALIGNMENT)
+    inside = (row < rows) & (column < columns)
+    if CHANNELS_LAST:
+        pixel = columns
+        lane = column
+    else:
+        pixel = 1
+        lane = 0
+    source, first_y, first_x, exists = switch_plane(
+        plane, image, origin, row < rows, channels, images, WINDOWED, CHANNELS_LAST, INDEX
+    )
+
+    dtype: tl.constexpr = input.dtype.element_ty
+    total = tl.zeros((ROWS, COLUMNS), tl.float64 if dtype == tl.float64 else tl.float32)
+    y = y + PADDING_Y
+    x = x + PADDING_X
+    for back_y in range((EXTENT_Y - 1) // STRIDE_Y + 1):
+        window_y = y // STRIDE_Y - (EXTENT_Y - 1) // STRIDE_Y + back_y
+        offset_y = y - window_y * STRIDE_Y
+        y_sees = (window_y >= 0) & (window_y < pooled_height) & (offset_y < EXTENT_Y) & (offset_y % DILATION_Y == 0)
+        switch_y = first_y + window_y
+        if WINDOWED:
+            y_sees = y_sees & exists & (switch_y >= 0) & (switch_y < switches_height)
+        for back_x in range((EXTENT_X - 1) // STRIDE_X + 1):
+            window_x = x // STRIDE_X - (EXTENT_X - 1) // STRIDE_X + back_x
+            offset_x = x - window_x * STRIDE_X
+            sees = (window_x >= 0) & (window_x < pooled_width) & (offset_x < EXTENT_X) & (offset_x % DILATION_X == 0)
+            sees = sees & y_sees & inside
+            switch_x = first_x + window_x
+            if WINDOWED:
+                sees = sees & (switch_x >= 0) & (switch_x < switches_width)
+            tap = offset_y // DILATION_Y * KERNEL_X + offset_x // DILATION_X
+            offset = ((source * switches_height + switch_y) * switches_width + switch_x) * pixel + lane
+            chosen = sees & (tl.load(switches + offset, mask=sees, other=0).to(tl.int32) == tap)
+            offset = ((plane * pooled_height + window_y) * pooled_width + window_x) * pixel + lane
+            value = comparable(tl.load(input + offset, mask=sees, other=0.0))
+            total = added(total, value, chosen, LAST)
+    tl.store(output + row * columns + column, result(total, dtype, RELU), mask=inside)

@@ -1,0 +1,172 @@
+"""Switches to flat indices into the map, as `F.max_pool2d(return_indices=True)` gives them, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deconv_kernels._pooling import Pair, dense, empty, is_channels_last, switch_dtype
+from deconv_kernels.triton import _common
+from deconv_kernels.triton._common import known_multiple, map_position, tile_position
+
+# Elements a thread converts: one 16-byte access of int64 indices.
+ELEMENTS = 2
+
+
+def switches_to_indices(
+    switches: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`.
+
+    A switch that names no position of its window inside the plane gives 0.
+    """
+    extra = {"height": input_size[0]}
+    return _convert(
+        switches_to_indices_kernel, switches, torch.int64, input_size, kernel_size, stride, padding, dilation, extra
+    )
+
+
+def indices_to_switches(
+    indices: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`.
+
+    An index that its window does not cover gives 255 (uint8) or -1 (int16).
+    """
+    dtype = switch_dtype(kernel_size)
+    extra = {"plane_size": input_size[0] * input_size[1]}
+    return _convert(
+        indices_to_switches_kernel, indices, dtype, input_size, kernel_size, stride, padding, dilation, extra
+    )
+
+
+def _convert(
+    kernel: Any,
+    source: Tensor,
+    dtype: torch.dtype,
+    input_size: Pair,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    extra: dict[str, int],
+) -> Tensor:
+    channels_last = is_channels_last(source)
+    source = dense(source, channels_last)
+    output = empty(source.shape, dtype, source.device, channels_last)
+    channels, pooled_height, pooled_width = source.shape[-3:]
+    columns = channels if channels_last else pooled_width
+    rows = source.numel() // columns
+    tile = _common.tile_shape(columns, _common.THREADS * ELEMENTS)
+    arguments = {
+        "source": source,
+        "output": output,
+        "rows": rows,
+        "columns": columns,
+        "pooled_height": pooled_height,
+        "pooled_width": pooled_width,
+        "width": input_size[1],
+        "KERNEL_Y": kernel_size[0],
+        "KERNEL_X": kernel_size[1],
+        "STRIDE_Y": stride[0],
+        "STRIDE_X": stride[1],
+        "PADDING_Y": padding[0],
+        "PADDING_X": padding[1],
+        "DILATION_Y": dilation[0],
+        "DILATION_X": dilation[1],
+        "CHANNELS_LAST": channels_last,
+        "ALIGNMENT": _common.alignment(columns),
+        "INDEX": _common.index_type(source),
+        "PLANE_INDEX": tl.int32 if input_size[0] * input_size[1] < 2**31 else tl.int64,
+        "ROWS": tile[0],
+        "COLUMNS": tile[1],
+    }
+    programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
+    _common.launch(kernel, programs, source.device, arguments | extra)
+    return output
+
+
+@triton.jit
+def switches_to_indices_kernel(
+    source,
+    output,
+    rows,
+    columns,
+    pooled_height,
+    pooled_width,
+    height,
+    width,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    PADDING_Y: tl.constexpr,
+    PADDING_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    INDEX: tl.constexpr,
+    PLANE_INDEX: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
+    column = first_column + tl.arange(0, COLUMNS)[None, :]
+    _, pooled_y, pooled_x = map_position(row, column, pooled_height, pooled_width, CHANNELS_LAST)
+    columns = known_multiple(columns, ALIGNMENT)
+    inside = (row < rows) & (column < columns)
+    switch = tl.load(source + row * columns + column, mask=inside, other=0).to(tl.int32)
+    y = pooled_y * STRIDE_Y - PADDING_Y + switch // KERNEL_X * DILATION_Y
+    x = pooled_x * STRIDE_X - PADDING_X + switch % KERNEL_X * DILATION_X
+    valid = (switch >= 0) & (switch < KERNEL_Y * KERNEL_X) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    index = tl.where(valid, y.to(PLANE_INDEX) * width + x, 0)
+    tl.store(output + row * columns + column, index.to(tl.int64), mask=inside)
+
+
+@triton.jit
+def indices_to_switches_kernel(
+    source,
+    output,
+    rows,
+    columns,
+    pooled_height,
+    pooled_width,
+    plane_size,
+    width,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    PADDING_Y: tl.constexpr,
+    PADDING_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    INDEX: tl.constexpr,
+    PLANE_INDEX: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
+    column = first_column + tl.arange(0, COLUMNS)[None, :]
+    _, pooled_y, pooled_x = map_position(row, column, pooled_height, pooled_width, CHANNELS_LAST)
+    columns = known_multiple(columns, ALIGNMENT)
+    inside = (row < rows) & (column < columns)
+    index = tl.load(source + row * columns + column, mask=inside, other=-1)
+    in_plane = (index >= 0) & (index < plane_size)
+    index = tl.where(in_plane, index, 0).to(PLANE_INDEX)
+    line = index // width
+    offset_y = line.to(tl.int32) - (pooled_y * STRIDE_Y - PADDING_Y)
+    offset_x = (index - line * width).to(tl.int32) - (pooled_x * STRIDE_X - PADDING_X)
+    tap_y = offset_y // DILATION_Y
+    tap_x = offset_x // DILATION_X
+    valid = in_plane & (offset_y >= 0) & (tap_y < KERNEL_Y) & (offset_y % DILATION_Y == 0)
+    valid = valid & (offset_x >= 0) & (tap_x < KERNEL_X) & (offset_x % DILATION_X == 0)
+    switch = tl.where(valid, tap_y * KERNEL_X + tap_x, -1)
+    tl.store(output + row * columns + column, switch.to(output.dtype.element_ty), mask=inside)
