@@ -1,0 +1,302 @@
+"""What one forward pass leaves behind, and the units that can be picked from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .graph import Tape
+from .steps import MaxPool, Rectifier
+from .windows import Shape
+
+Indices = Tensor | np.ndarray | Sequence[int] | int
+
+
+class Units:
+    """Units of one layer: single scalars of its output.
+
+    Args:
+        layer: its name, as in `named_modules()`.
+        image, channel, y, x: which image of the record, which map and where in it; tensors, arrays, lists, or one
+            number for all. Units of a linear layer have y = x = 0.
+        activation: their activations, if known.
+
+    Attributes:
+        layer: as given.
+        image, channel, y, x: (U,) int64 on the host.
+        activation: (U,) floating point on the host, or None.
+
+    Indexing with a number, slice, mask or tensor, and `Units.concatenate`, give units again.
+
+    Raises:
+        TypeError: indices that are not integers.
+        ValueError: indices that are negative or of different lengths.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        image: Indices,
+        channel: Indices,
+        y: Indices,
+        x: Indices,
+        activation: Tensor | np.ndarray | Sequence[float] | float | None = None,
+    ) -> None:
+        columns = {"image": image, "channel": channel, "y": y, "x": x}
+        tensors = {name: _index(name, column) for name, column in columns.items()}
+        lengths = {name: len(tensor) for name, tensor in tensors.items() if tensor.dim()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"image, channel, y and x must have one length, got {lengths}")
+        length = next(iter(lengths.values()), 1)
+        self.layer = layer
+        self.image, self.channel, self.y, self.x = (tensor.expand(length) for tensor in tensors.values())
+        self.activation = None if activation is None else _activations(activation, length)
+
+    def __repr__(self) -> str:
+        return f"Units(layer={self.layer!r}, {len(self)} units)"
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Units:
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"unit {index} of {len(self)}")
+            index = slice(index, index + 1 or None)
+        activation = None if self.activation is None else self.activation[index]
+        return Units(self.layer, self.image[index], self.channel[index], self.y[index], self.x[index], activation)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Units]) -> Units:
+        """The units of all parts, in order; their activations too if all have them.
+
+        Raises:
+            ValueError: no part, or parts of different layers.
+        """
+        parts = list(parts)
+        layers = {part.layer for part in parts}
+        if len(layers) != 1:
+            raise ValueError(f"units of one layer are needed, got {sorted(layers)}")
+        known = [part.activation for part in parts if part.activation is not None]
+        image, channel, y, x = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("image", "channel", "y", "x")
+        )
+        activation = torch.cat(known) if len(known) == len(parts) else None
+        return cls(parts[0].layer, image, channel, y, x, activation)
+
+
+@dataclass(eq=False)
+class Peaks:
+    """The strongest unit of every map of every image: value, row and column, (N, C) each."""
+
+    value: Tensor
+    y: Tensor
+    x: Tensor
+
+    @classmethod
+    def of(cls, maps: Tensor) -> Peaks:
+        """The peaks of (N, C, H, W) or (N, F); the first in row-major order where several are equal."""
+        if maps.dim() == 2:
+            zeros = torch.zeros(maps.shape, dtype=torch.int64, device=maps.device)
+            return cls(maps.clone(), zeros, zeros)
+        rows, columns = maps.max(dim=3)
+        value, y = rows.max(dim=2)
+        return cls(value, y, columns.gather(2, y[:, :, None])[:, :, 0])
+
+
+@dataclass(eq=False)
+class Record:
+    """What one forward pass kept of N images; made by `Deconvnet.record`.
+
+    Attributes:
+        tape: the network it was made with.
+        image_shape: (C, H, W) of the images.
+        dtype, device: of the network.
+        shapes: (C, H, W) of the input of every step passed, and of the last output.
+        kept: what every step passed keeps for the way back: switches, gates, or nothing.
+        peaks: of the layers asked for.
+        activations: (N, C, H, W) or (N, F) of the layers asked for, with `activations=True`.
+    """
+
+    tape: Tape
+    images: int
+    image_shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+    shapes: list[Shape] = field(default_factory=list)
+    kept: list[Tensor | None] = field(default_factory=list)
+    peaks: dict[str, Peaks] = field(default_factory=dict)
+    activations: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many images."""
+        return self.images
+
+    @property
+    def switches(self) -> dict[str, Tensor]:
+        """The switches of every max pool passed, (N, C, PH, PW) bytes."""
+        return self._kept_by(MaxPool)
+
+    @property
+    def gates(self) -> dict[str, Tensor]:
+        """Where every rectifier passed lets the signal through, (N, C, H, W); only for the rules that need it."""
+        return self._kept_by(Rectifier)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory the record takes."""
+        peaks = [tensor for peak in self.peaks.values() for tensor in (peak.value, peak.y, peak.x)]
+        kept = [tensor for tensor in self.kept if tensor is not None]
+        return sum(tensor.nbytes for tensor in (*kept, *peaks, *self.activations.values()))
+
+    def _kept_by(self, kind: type) -> dict[str, Tensor]:
+        pairs = zip(self.tape.steps, self.kept, strict=False)
+        return {step.name: kept for step, kept in pairs if isinstance(step, kind) and kept is not None}
+
+    def shape(self, layer: str) -> Shape:
+        """(C, H, W) of a layer's output; (F, 1, 1) of a flat one.
+
+        Raises:
+            UnknownLayer: no such layer.
+            ValueError: the record does not reach it.
+        """
+        index = self.tape.index(layer)
+        if index + 1 >= len(self.shapes):
+            raise ValueError(f"the record ends at {self.tape.layers[len(self.kept) - 1]!r}, before {layer!r}")
+        return self.shapes[index + 1]
+
+    def strongest(self, layer: str, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
+        """The k strongest units of every map over the images, at most one per image.
+
+        Args:
+            layer: a layer the record was asked for.
+            k: units per map; fewer where there are fewer images.
+            channels: maps to look at, all by default.
+
+        Returns:
+            Units sorted by channel as in `channels`, then by falling activation; the first image first among equals.
+
+        Raises:
+            ValueError: the record was not asked for the layer, k below 1, or a channel that is not there.
+
+        Source: Zeiler & Fergus 2013, Fig 2.
+        """
+        return self._ranked(layer, k, channels, self._peaks(layer), descending=True)
+
+    def weakest(self, layer: str, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
+        """The k weakest units of every map, at most one per image, by rising activation; as `strongest`.
+
+        Raises:
+            ValueError: as `strongest`, and if the record has no activations.
+        """
+        lows = Peaks.of(-self._activations(layer, "weakest"))
+        return self._ranked(layer, k, channels, Peaks(-lows.value, lows.y, lows.x), descending=False)
+
+    def at_quantile(self, layer: str, q: float, channels: Sequence[int] | Tensor | None = None) -> Units:
+        """For every map, the unit whose activation has rank `q` among all its units in all images.
+
+        Args:
+            layer: a layer the record was asked for.
+            q: 0 is the weakest, 1 the strongest unit; the nearest rank is taken.
+            channels: maps to look at, all by default.
+
+        Returns:
+            One unit per map.
+
+        Raises:
+            ValueError: q outside 0 to 1, or as `weakest`.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be between 0 and 1, got {q}")
+        maps = self._activations(layer, "at_quantile")
+        chosen = self._channels(layer, channels)
+        _, height, width = self.shape(layer)
+        columns = maps[:, chosen.to(maps.device)].transpose(0, 1).reshape(len(chosen), -1)
+        value, place = columns.kthvalue(round(q * (columns.shape[1] - 1)) + 1, dim=1)
+        image, within = place // (height * width), place % (height * width)
+        return Units(layer, image, chosen, within // width, within % width, value)
+
+    def seeds(self, units: Units) -> Tensor:
+        """The activations of units, (U,), on the host.
+
+        Raises:
+            ValueError: units made by hand, and a record without activations.
+        """
+        if units.activation is not None:
+            return units.activation
+        maps = self._activations(units.layer, "seed='activation' for units without activation")
+        index = [getattr(units, name).to(maps.device) for name in ("image", "channel", "y", "x")]
+        return maps[tuple(index[: maps.dim()])].cpu()
+
+    def check(self, units: Units) -> None:
+        """Raises ValueError if a unit is not in the record."""
+        channels, height, width = self.shape(units.layer)
+        for name, size in (("image", len(self)), ("channel", channels), ("y", height), ("x", width)):
+            index: Tensor = getattr(units, name)
+            if len(index) and int(index.max()) >= size:
+                raise ValueError(
+                    f"{name} of a unit of {units.layer!r} must be below {size}, got {int(index.max())} "
+                    f"(the record has {len(self)} images, the layer {channels} maps of {height}x{width})"
+                )
+
+    def _peaks(self, layer: str) -> Peaks:
+        name = self.tape.layers[self.tape.index(layer)]
+        if name not in self.peaks:
+            raise ValueError(f"the record was not asked for {layer!r}, only for {', '.join(map(repr, self.peaks))}")
+        return self.peaks[name]
+
+    def _activations(self, layer: str, purpose: str) -> Tensor:
+        self._peaks(layer)
+        name = self.tape.layers[self.tape.index(layer)]
+        if name not in self.activations:
+            raise ValueError(f"{purpose} needs the activations of {layer!r}: record with activations=True")
+        return self.activations[name]
+
+    def _channels(self, layer: str, channels: Sequence[int] | Tensor | None) -> Tensor:
+        count = self.shape(layer)[0]
+        if channels is None:
+            return torch.arange(count)
+        chosen = _index("channels", channels).reshape(-1)
+        if len(chosen) and int(chosen.max()) >= count:
+            raise ValueError(f"channels of {layer!r} must be below {count}, got {int(chosen.max())}")
+        return chosen
+
+    def _ranked(
+        self, layer: str, k: int, channels: Sequence[int] | Tensor | None, peaks: Peaks, descending: bool
+    ) -> Units:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        chosen = self._channels(layer, channels)
+        value, y, x = (tensor[:, chosen.to(tensor.device)].cpu() for tensor in (peaks.value, peaks.y, peaks.x))
+        value, image = (t[:k] for t in value.sort(dim=0, descending=descending, stable=True))
+        channel = chosen.expand_as(image)
+        columns = (image, channel, y.gather(0, image), x.gather(0, image), value)
+        image, channel, y, x, value = (column.T.flatten() for column in columns)
+        return Units(layer, image, channel, y, x, value)
+
+
+def _activations(value: Tensor | np.ndarray | Sequence[float] | float, length: int) -> Tensor:
+    tensor = torch.as_tensor(value).detach().cpu()
+    tensor = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    if tensor.dim() > 1 or (tensor.dim() == 1 and len(tensor) != length):
+        raise ValueError(f"activation must have shape ({length},), got {tuple(tensor.shape)}")
+    return tensor.expand(length)
+
+
+def _index(name: str, value: Indices) -> Tensor:
+    """Indices as an int64 tensor on the host, of one dimension or none."""
+    tensor = torch.as_tensor(value)
+    if tensor.numel() == 0:
+        tensor = tensor.to(torch.int64)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integers, got {tensor.dtype}")
+    if tensor.dim() > 1:
+        raise ValueError(f"{name} must have one dimension, got shape {tuple(tensor.shape)}")
+    tensor = tensor.detach().to("cpu", torch.int64)
+    if tensor.numel() and int(tensor.min()) < 0:
+        raise ValueError(f"{name} must not be negative, got {int(tensor.min())}")
+    return tensor

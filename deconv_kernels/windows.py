@@ -1,0 +1,248 @@
+"""Receptive-field arithmetic: the rectangle of every map that one unit can reach.
+
+Walking down a tape, the window of a unit grows step by step. It has one size for all units of a layer and an origin
+that is affine in the unit's position; once it would be as large as the map it becomes the whole map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .steps import Step
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a window: the unit at position p covers [p * stride + offset, ... + size) of a map of `length`."""
+
+    length: int
+    size: int
+    stride: int
+    offset: int
+
+    @classmethod
+    def unit(cls, length: int) -> Axis:
+        """The window of a unit on its own map."""
+        return cls(length, 1, 1, 0)
+
+    @classmethod
+    def full(cls, length: int) -> Axis:
+        """The whole map, for every unit."""
+        return cls(length, length, 0, 0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the window is the whole map, for every unit."""
+        return self == Axis.full(self.length)
+
+    def slid(self, length: int, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
+        """The window on the input, of `length`, of a sliding step, wherever it reaches; padding included."""
+        size = (self.size - 1) * stride + dilation * (kernel - 1) + 1
+        return Axis(length, size, self.stride * stride, self.offset * stride - padding)
+
+    def clipped(self) -> Axis:
+        """The same window, or the whole map where it is at least as large."""
+        return Axis.full(self.length) if self.stride == 0 or self.size >= self.length else self
+
+    def origin(self, position: Tensor) -> Tensor:
+        """Where the windows of units at `position` begin."""
+        return position * self.stride + self.offset
+
+    def overhangs(self, first: int, last: int) -> bool:
+        """Whether the window of some unit between positions `first` and `last` leaves the map."""
+        return first * self.stride + self.offset < 0 or last * self.stride + self.offset + self.size > self.length
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a layer's units on one map."""
+
+    channels: int
+    y: Axis
+    x: Axis
+
+    @classmethod
+    def unit(cls, shape: Shape) -> Window:
+        """The window of a unit on its own map of shape (C, H, W)."""
+        return cls(shape[0], Axis.unit(shape[1]), Axis.unit(shape[2]))
+
+    @classmethod
+    def full(cls, shape: Shape) -> Window:
+        """The whole map of shape (C, H, W)."""
+        return cls(shape[0], Axis.full(shape[1]), Axis.full(shape[2]))
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        return self.y, self.x
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the window."""
+        return self.y.size, self.x.size
+
+    @property
+    def elements(self) -> int:
+        """How many values one unit's window holds."""
+        return self.channels * self.y.size * self.x.size
+
+
+def receptive_fields(steps: Sequence[Step], shapes: Sequence[Shape]) -> list[Window]:
+    """The windows of a unit of the last step's output on every map below it.
+
+    Args:
+        steps: the tape up to the unit's layer.
+        shapes: (C, H, W) of the input of every step, and of the last output.
+
+    Returns:
+        One window per shape: the first lies on the images, the last is the unit itself.
+    """
+    windows = [Window.unit(shapes[len(steps)])]
+    for step, shape in zip(reversed(steps), reversed(shapes[: len(steps)]), strict=True):
+        windows.append(step.reach(windows[-1], shape))
+    return windows[::-1]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the units of one walk are.
+
+    Attributes:
+        image, y, x: (U,) int64, on the device of the walk.
+        first, last: smallest and largest (y, x), known on the host.
+    """
+
+    image: Tensor
+    y: Tensor
+    x: Tensor
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: Tensor, y: Tensor, x: Tensor, device: torch.device) -> Positions:
+        """Positions of host tensors, moved to `device`."""
+        first, last = ((int(y.min()), int(x.min())), (int(y.max()), int(x.max())))
+        return cls(image.to(device), y.to(device), x.to(device), first, last)
+
+
+@dataclass
+class Windows:
+    """The signal of many units on one map.
+
+    Attributes:
+        values: (U, C, h, w), zero outside the map; (U, 1, 1, 1) with `channel`.
+        window: the geometry they share.
+        positions: the units they belong to.
+        channel: (U,) int64, the only channel that is not zero, as long as each unit has only one value.
+        nonnegative: whether `values` are known to have no negative element.
+    """
+
+    values: Tensor
+    window: Window
+    positions: Positions
+    channel: Tensor | None = None
+    nonnegative: bool = False
+
+    @classmethod
+    def seeds(cls, channel: Tensor, positions: Positions, shape: Shape, dtype: torch.dtype) -> Windows:
+        """A one at every unit of a map of shape (C, H, W)."""
+        values = torch.ones((len(channel), 1, 1, 1), dtype=dtype, device=channel.device)
+        return cls(values, Window.unit(shape), positions, channel, nonnegative=True)
+
+    @property
+    def origins(self) -> tuple[Tensor, Tensor]:
+        """First row and first column of every window, (U,) int64 each."""
+        return self.window.y.origin(self.positions.y), self.window.x.origin(self.positions.x)
+
+    def dense(self) -> Tensor:
+        """The values with all their channels, (U, C, h, w)."""
+        if self.channel is None:
+            return self.values
+        values = self.values.new_zeros((len(self.values), self.window.channels, 1, 1))
+        return values.scatter_(1, self.channel[:, None, None, None], self.values)
+
+    def move(self, values: Tensor, reached: Window, below: Window) -> Windows:
+        """The windows one map down.
+
+        Args:
+            values: (U, C, h', w') as a step computed them.
+            reached: where they lie.
+            below: where they shall lie: the same, or the whole map in an axis.
+        """
+        for dimension, source, target, position in (
+            (2, reached.y, below.y, self.positions.y),
+            (3, reached.x, below.x, self.positions.x),
+        ):
+            if source == target:
+                continue
+            if source.stride == 0:
+                values = _shift(values, source.offset, target.length, dimension)
+            else:
+                values = place(values, source.origin(position), target.length, dimension)
+        return Windows(values, below, self.positions)
+
+    def clear_overhang(self) -> Windows:
+        """Zeroes, in place, what lies outside the map."""
+        for axis, origin, first, last, dimension in zip(
+            self.window.axes, self.origins, self.positions.first, self.positions.last, (2, 3), strict=True
+        ):
+            if axis.overhangs(first, last):
+                index = origin[:, None] + torch.arange(axis.size, device=origin.device)
+                outside = (index < 0) | (index >= axis.length)
+                self.values.masked_fill_(outside[:, None, :, None] if dimension == 2 else outside[:, None, None], 0)
+        return self
+
+    def crop(self, maps: Tensor) -> Tensor:
+        """What `maps` (N, C, H, W) of the images hold under each window; the nearest element outside the map."""
+        image = self.positions.image
+        if self.channel is None and self.window.y.is_full and self.window.x.is_full:
+            return maps.index_select(0, image)
+        rows, columns = (
+            (origin[:, None] + torch.arange(axis.size, device=origin.device)).clamp_(0, axis.length - 1)
+            for axis, origin in zip(self.window.axes, self.origins, strict=True)
+        )
+        channels = (
+            torch.arange(maps.shape[1], device=maps.device)[None] if self.channel is None else self.channel[:, None]
+        )
+        return maps[
+            image[:, None, None, None], channels[:, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
+        ]
+
+
+def place(values: Tensor, origin: Tensor, length: int, dimension: int) -> Tensor:
+    """Puts windows into zero frames along one axis; what does not fit is cut off.
+
+    Args:
+        values: (U, C, h, w).
+        origin: (U,) int64, where each window begins.
+        length: of the frame.
+        dimension: 2 for rows, 3 for columns.
+
+    Returns:
+        `values` with `length` elements along `dimension`.
+    """
+    index = torch.arange(length, device=origin.device) - origin[:, None]
+    outside = (index < 0) | (index >= values.shape[dimension])
+    shape = (len(values), 1, length, 1) if dimension == 2 else (len(values), 1, 1, length)
+    size = list(values.shape)
+    size[dimension] = length
+    index = index.clamp_(0, values.shape[dimension] - 1).view(shape).expand(size)
+    return values.gather(dimension, index).masked_fill_(outside.view(shape), 0)
+
+
+def _shift(values: Tensor, offset: int, length: int, dimension: int) -> Tensor:
+    """`place` for windows that all begin at `offset`."""
+    start, stop = max(0, -offset), min(values.shape[dimension], length - offset)
+    values = values.narrow(dimension, start, stop - start)
+    before, after = offset + start, length - (offset + stop)
+    if before == 0 and after == 0:
+        return values
+    return F.pad(values, (0, 0, before, after) if dimension == 2 else (before, after))
