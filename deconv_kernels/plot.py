@@ -1,0 +1,185 @@
+"""Figures: what maps respond to, and a first layer's filters.
+
+Tiles are composed into one page of pixels in NumPy, every pixel of a tile drawn as a whole number of pixels of the
+figure, and Matplotlib only adds the words and writes the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["MapTiles", "draw_filters", "draw_maps", "patches", "with_contrast"]
+
+Pixels = NDArray[np.uint8]
+
+_GREY = 128
+_OUTSIDE = 236
+_WHITE = 255
+_WIDTH_INCHES = 15.0
+_LEAST_WIDTH = 2250
+
+
+@dataclass(frozen=True)
+class MapTiles:
+    """One map of a figure.
+
+    Args:
+        label, note: the words above it, at the left and at the right.
+        projections, patches: what stands side by side, uint8 (k, h, w, 3).
+    """
+
+    label: str
+    note: str
+    projections: Pixels
+    patches: Pixels
+
+
+def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
+    """Turns signed RGB values into pictures, each with a contrast of its own; zero is mid-grey.
+
+    Args:
+        values: (U, 3, h, w), any float dtype.
+        saturated: the share of each picture's values other than zero, the largest in magnitude, drawn at full contrast.
+
+    Returns:
+        uint8 (U, h, w, 3). A picture of zeros is grey.
+    """
+    pictures = np.empty((len(values), *values.shape[2:], 3), dtype=np.uint8)
+    for picture, value in zip(pictures, values.to("cpu", torch.float32).numpy(), strict=True):
+        magnitudes = np.abs(value[value != 0])
+        rank = max(0, len(magnitudes) - 1 - int(saturated * len(magnitudes)))
+        full = np.partition(magnitudes, rank)[rank] if len(magnitudes) else 1.0
+        levels = np.rint(value * ((255 - _GREY) / full) + _GREY)
+        picture[:] = np.clip(levels, 0, 255).transpose(1, 2, 0)
+    return pictures
+
+
+def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Pixels:
+    """Cuts receptive fields out of images.
+
+    Args:
+        images: uint8 RGB, (N, 3, H, W).
+        image: (U,) which image each patch comes from.
+        boxes: (U, 4) y0, x0, y1, x1, half open, all of one size; they may overhang the image.
+
+    Returns:
+        uint8 (U, h, w, 3), what lies outside the image light.
+    """
+    height, width = images.shape[2:]
+    y0, x0, y1, x1 = boxes[0]
+    pictures = np.full((len(boxes), y1 - y0, x1 - x0, 3), _OUTSIDE, dtype=np.uint8)
+    for picture, number, (y0, x0, y1, x1) in zip(pictures, image, boxes, strict=True):
+        rows, columns = slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width))
+        inside = picture[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
+        inside[:] = images[number, :, rows, columns].permute(1, 2, 0).numpy()
+    return pictures
+
+
+def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], columns: int = 4) -> None:
+    """Draws maps in a grid, each as a square grid of projections beside the same grid of patches.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above the maps; the caption may have several lines.
+        maps: tiles of one size, the same number of each.
+        columns: how many maps stand side by side at most.
+    """
+    side = maps[0].projections.shape[1]
+    factor = max(1, round(112 / side))
+    gap = max(2, side * factor // 48)
+    blocks = [
+        _beside([_square(_enlarge(tiles, factor), gap) for tiles in (entry.projections, entry.patches)], 4 * gap)
+        for entry in maps
+    ]
+    labels = [(entry.label, entry.note) for entry in maps]
+    _draw_page(path, title, caption, blocks, labels, min(columns, len(blocks)))
+
+
+def draw_filters(path: Path, title: str, caption: str, filters: Tensor) -> None:
+    """Draws a first layer's filters, contrast per filter, numbered row by row.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above the filters.
+        filters: (maps, 3, kernel, kernel), RGB.
+    """
+    tiles = with_contrast(filters, saturated=0)
+    enlarged = _enlarge(tiles, max(1, round(128 / tiles.shape[1])))
+    columns = 16 if len(tiles) >= 32 else 8
+    labels = [(str(number), "") for number in range(len(tiles))]
+    _draw_page(path, title, caption, list(enlarged), labels, min(columns, len(tiles)))
+
+
+def _enlarge(tiles: Pixels, factor: int) -> Pixels:
+    return tiles.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _square(tiles: Pixels, gap: int) -> Pixels:
+    """Lays (k, h, w, 3) tiles out row by row in the squarest grid that holds them."""
+    count, height, width, _ = tiles.shape
+    columns = ceil(sqrt(count))
+    rows = ceil(count / columns)
+    page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), _WHITE, dtype=np.uint8)
+    for place, tile in enumerate(tiles):
+        y, x = (place // columns) * (height + gap), (place % columns) * (width + gap)
+        page[y : y + height, x : x + width] = tile
+    return page
+
+
+def _beside(pictures: Sequence[Pixels], gap: int) -> Pixels:
+    spacer = np.full((pictures[0].shape[0], gap, 3), _WHITE, dtype=np.uint8)
+    return np.concatenate([part for picture in pictures for part in (spacer, picture)][1:], axis=1)
+
+
+def _draw_page(
+    path: Path,
+    title: str,
+    caption: str,
+    blocks: Sequence[Pixels],
+    labels: Sequence[tuple[str, str]],
+    columns: int,
+) -> None:
+    """Lays equal blocks out in a grid under a title, with a label at the left and a note at the right above each."""
+    height, width, _ = blocks[0].shape
+    rows = ceil(len(blocks) / columns)
+    gap = max(8, round(0.013 * columns * width))
+    page_width = max(columns * (width + gap) + gap, _LEAST_WIDTH)
+    inch = page_width / _WIDTH_INCHES
+    point = inch / 72
+    label_height = round(15 * point)
+    head = round((46 + 14 * len(caption.splitlines())) * point)
+    page_height = head + rows * (height + label_height + gap)
+
+    figure = Figure(figsize=(page_width / inch, page_height / inch), dpi=inch)
+    canvas = FigureCanvasAgg(figure)
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / page_width, 1 - y / page_height, text, **style)
+
+    write(gap, 14 * point, title, fontsize=15, fontweight="bold", va="top")
+    write(gap, 38 * point, caption, fontsize=9.5, va="top", color="0.25", linespacing=1.35)
+    corners = []
+    for place, (label, note) in enumerate(labels):
+        y = head + (place // columns) * (height + label_height + gap) + label_height
+        x = gap + (place % columns) * (width + gap)
+        corners.append((y, x))
+        write(x, y - 4 * point, label, fontsize=8.5, va="baseline")
+        if note:
+            write(x + width, y - 4 * point, note, fontsize=7.5, va="baseline", ha="right", color="0.4")
+    canvas.draw()
+    page = np.array(np.asarray(canvas.buffer_rgba())[..., :3])
+    for block, (y, x) in zip(blocks, corners, strict=True):
+        page[y : y + height, x : x + width] = block
+    Image.fromarray(page).save(path, compress_level=2, dpi=(inch, inch))
