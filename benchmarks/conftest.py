@@ -1,0 +1,139 @@
+"""Interleaved timing of one of our ops and its baselines, and the shapes that all benchmarks share."""
+
+from __future__ import annotations
+
+import functools
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deconv_kernels import backends, models
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+SECONDS = 1.0  # that one comparison may take, within the limits on its rounds
+FEWEST_ROUNDS, MOST_ROUNDS, WARM_UP = 7, 60, 3
+
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=float, default=SECONDS, help="aimed length of one comparison")
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["torch"] = torch.__version__
+    machine_info["threads"] = torch.get_num_threads()
+    machine_info["capability"] = torch.backends.cpu.get_cpu_capability()
+    machine_info["backend"] = backends.chosen("cpu")
+
+
+def pools(image: int = 224) -> Iterator[tuple[str, tuple[int, int, int], int, int, bool]]:
+    """Name, (C, H, W), kernel, stride and ceil_mode of the issue's two shapes and of every pool of the three networks."""
+    yield "k2s2", (256, 56, 56), 2, 2, False
+    yield "k3s2", (96, 55, 55), 3, 2, False
+    for network, architecture in models.ARCHITECTURES.items():
+        model = architecture(features_only=True).to("meta").eval()
+        seen: list[tuple[str, tuple[int, int, int], int, int, bool]] = []
+        for name, module in model.named_children():
+            if isinstance(module, nn.MaxPool2d):
+
+                def note(pool: nn.MaxPool2d, inputs: tuple[Tensor], _: Tensor, name: str = name) -> None:
+                    shape = tuple(inputs[0].shape[1:])
+                    seen.append((f"{network} {name}", shape, pool.kernel_size, pool.stride, pool.ceil_mode))  # type: ignore[arg-type]
+
+                module.register_forward_hook(note)
+        model(torch.empty(1, 3, image, image, device="meta"))
+        yield from seen
+
+
+def pool_cases() -> list[Any]:
+    """Pytest parameters (name, shape, kernel, stride, ceil_mode) with the batch in the shape."""
+    cases = []
+    for name, shape, kernel, stride, ceil_mode in pools():
+        batches = {"k2s2": (8,), "k3s2": (16,)}.get(name, (1, 8))
+        cases += [
+            pytest.param(name, (n, *shape), kernel, stride, ceil_mode, id=f"{name} batch {n}".replace(" ", "-"))
+            for n in batches
+        ]
+    return cases
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Comparison:
+    """Times our callable under pytest-benchmark, and between its rounds, in turn, every baseline.
+
+    Medians, ratios and, with `bytes_moved`, the share of a copy's bandwidth go to the benchmark's extra_info.
+    """
+
+    def __init__(self, benchmark: Any, seconds: float) -> None:
+        self.benchmark, self.seconds = benchmark, seconds
+
+    def __call__(
+        self,
+        ours: Callable[[], Any],
+        baselines: dict[str, Callable[[], Any]],
+        bytes_moved: int | None = None,
+        calls: int = 1,
+        **description: Any,
+    ) -> dict[str, float]:
+        """Returns the median seconds of one call of each; `calls` of them make one round."""
+        others = dict(baselines)
+        if bytes_moved is not None:
+            source = torch.ones(bytes_moved // 2, dtype=torch.uint8)
+            others["copy"] = functools.partial(torch.empty_like(source).copy_, source)
+        times: dict[str, list[float]] = {name: [] for name in others}
+
+        def repeated(function: Callable[[], Any]) -> None:
+            for _ in range(calls):
+                function()
+
+        def time_the_others() -> None:
+            for name in random.sample(list(others), len(others)):
+                start = time.perf_counter()
+                repeated(others[name])
+                times[name].append((time.perf_counter() - start) / calls)
+
+        start = time.perf_counter()
+        for _ in range(WARM_UP):
+            time_the_others()
+            repeated(ours)
+        rounds = int(self.seconds * WARM_UP / (time.perf_counter() - start))
+        for seconds in times.values():
+            seconds.clear()
+        rounds = min(max(rounds, FEWEST_ROUNDS), MOST_ROUNDS)
+        self.benchmark.pedantic(repeated, args=(ours,), setup=time_the_others, rounds=rounds, iterations=1)
+        if self.benchmark.disabled:
+            return {}
+        medians = {"ours": self.benchmark.stats.stats.median / calls}
+        medians |= {name: statistics.median(seconds) for name, seconds in times.items()}
+        info = {**description, "rounds": rounds, "seconds": medians}
+        info["ratios"] = {name: medians[name] / medians["ours"] for name in baselines}
+        if bytes_moved is not None:
+            info["bytes_moved"] = bytes_moved
+            info["share_of_copy"] = medians["copy"] / medians["ours"]
+        self.benchmark.extra_info.update(info)
+        return medians
+
+
+@pytest.fixture
+def compare(benchmark: Any, request: pytest.FixtureRequest) -> Comparison:
+    return Comparison(benchmark, request.config.getoption("--seconds"))
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    torch.manual_seed(random.randrange(2**31))
+    with torch.no_grad():
+        yield

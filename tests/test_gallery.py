@@ -1,0 +1,337 @@
+"""Photographs, crops, figures and the gallery that is made of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deconv_kernels import plot
+from deconv_kernels.experiments import gallery as experiment
+from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
+from deconv_kernels.models import AlexNet
+from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_crops
+from deconv_kernels.record import Units
+
+
+def _photograph(generator: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Colour blobs of a few sizes: something for every filter."""
+    small = generator.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three photographs of different sizes and forms."""
+    seed = torch.seed() % 2**31
+    print("photographs from seed", seed)
+    generator = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("photographs")
+    _photograph(generator, 320, 240).save(folder / "b.png")
+    _photograph(generator, 224, 300).convert("L").save(folder / "a.png")
+    _photograph(generator, 500, 448).save(folder / "c.jpg")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """An AlexNet that nobody trained, its convolutions only, under torchvision's names."""
+    print("weights from seed", torch.seed())
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    model = AlexNet(features_only=True)
+    torch.save({f"features.{i}.{n}": p for i, layer in enumerate(model) for n, p in layer.named_parameters()}, path)
+    return path
+
+
+@pytest.fixture
+def settings(folder, weights):
+    return Settings("alexnet", str(weights), (str(folder),), ("conv1", "conv2"), maps=3, k=4, crops=10, sample=1)
+
+
+class TestPhotographs:
+    def test_a_folder_gives_its_images_by_name_in_rgb(self, folder):
+        photographs = load_photographs(folder)
+        assert [photograph.name for photograph in photographs] == ["a.png", "b.png", "c.jpg"]
+        assert [photograph.pixels.shape for photograph in photographs] == [(300, 224, 3), (240, 320, 3), (448, 500, 3)]
+        grey = np.asarray(Image.open(folder / "a.png"))
+        assert np.array_equal(photographs[0].pixels, np.stack([grey] * 3, axis=2))
+
+    def test_files_keep_the_order_given(self, folder):
+        photographs = load_photographs([folder / "c.jpg", str(folder / "a.png")])
+        assert [photograph.name for photograph in photographs] == ["c.jpg", "a.png"]
+
+    def test_a_camera_held_sideways_is_turned_upright(self, tmp_path):
+        pixels = np.zeros((240, 320, 3), dtype=np.uint8)
+        pixels[:, :10] = 255
+        orientation = Image.Exif()
+        orientation[0x0112] = 6
+        Image.fromarray(pixels).save(tmp_path / "turned.png", exif=orientation)
+        (photograph,) = load_photographs(tmp_path / "turned.png")
+        assert photograph.pixels.shape == (320, 240, 3)
+        assert photograph.pixels[:10].min() == 255
+        assert photograph.pixels[10:].max() == 0
+
+    def test_samples_are_real_photographs(self):
+        pytest.importorskip("skimage", reason="the sample photographs come with scikit-image")
+        photographs = load_photographs("samples")
+        assert len(photographs) >= 11
+        assert all(min(photograph.pixels.shape[:2]) >= 224 for photograph in photographs)
+        assert all(photograph.pixels.std() > 5 for photograph in photographs)
+
+    def test_what_cannot_be_read_is_refused_by_name(self, tmp_path):
+        (tmp_path / "broken.jpg").write_bytes(b"not a photograph")
+        (tmp_path / "empty").mkdir()
+        whole = tmp_path / "whole.png"
+        Image.effect_noise((300, 300), 50).save(whole)
+        (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:5000])
+        for source, message in (
+            ("absent.jpg", "absent.jpg': no such file or folder"),
+            ("broken.jpg", "broken.jpg' cannot be read"),
+            ("cut.png", "cut.png' cannot be read"),
+            ("empty", "empty' holds no image files"),
+        ):
+            with pytest.raises(ValueError, match=message) as raised:
+                load_photographs([whole, tmp_path / source])
+            assert "\n" not in str(raised.value)
+        with pytest.raises(ValueError, match="no images were given"):
+            load_photographs([])
+
+
+class TestCrops:
+    def test_crops_are_squares_inside_their_photographs_at_several_scales(self, folder):
+        photographs = load_photographs(folder)
+        crops = plan_crops(photographs, limit=300)
+        assert crops == plan_crops(load_photographs(folder), limit=300)
+        assert 60 < len(crops) == len(set(crops)) <= 300
+        for crop in crops:
+            height, width = photographs[crop.photograph].pixels.shape[:2]
+            assert 0 <= crop.y <= height - crop.side
+            assert 0 <= crop.x <= width - crop.side
+        assert {crop.side for crop in crops if crop.photograph == 2} == {448, 317, 224}
+        assert {crop.side for crop in crops if crop.photograph == 0} == {224}
+        assert len(plan_crops(photographs, limit=11)) == 11
+
+    def test_photographs_share_the_crops_equally(self):
+        generator = np.random.default_rng(0)
+        photographs = [
+            Photograph(str(size), np.asarray(_photograph(generator, *size)))
+            for size in ((1000, 900), (300, 260), (512, 512))
+        ]
+        assert Counter(crop.photograph for crop in plan_crops(photographs, limit=31)) == {0: 10, 1: 10, 2: 11}
+
+    def test_a_photograph_of_the_crops_size_gives_one(self):
+        photograph = Photograph("square", np.zeros((224, 224, 3), dtype=np.uint8))
+        assert plan_crops([photograph], limit=50) == [Crop(0, 0, 0, 224)]
+
+    def test_a_crop_at_full_size_is_the_photographs_pixels(self, folder):
+        photographs = load_photographs(folder / "b.png")
+        crops = [Crop(0, 7, 90, 224), Crop(0, 0, 80, 240)]
+        pixels = cut(photographs, crops)
+        assert pixels.shape == (2, 3, 224, 224)
+        assert pixels.dtype == torch.uint8
+        assert np.array_equal(pixels[0].permute(1, 2, 0), photographs[0].pixels[7:231, 90:314])
+        whole = (
+            Image.fromarray(photographs[0].pixels).crop((80, 0, 320, 240)).resize((224, 224), Image.Resampling.BICUBIC)
+        )
+        assert np.array_equal(pixels[1].permute(1, 2, 0), np.asarray(whole))
+
+    def test_too_small_a_photograph_is_refused(self):
+        photograph = Photograph("small.png", np.zeros((223, 400, 3), dtype=np.uint8))
+        with pytest.raises(ValueError, match="small.png is 400x223 pixels, smaller than a crop of 224x224"):
+            plan_crops([photograph])
+
+
+class TestPlot:
+    def test_contrast_is_normalised_per_picture_around_grey(self):
+        values = torch.zeros(3, 3, 2, 2)
+        values[0, 0, 0, 0], values[0, 1, 1, 1] = 8, -4
+        values[1] = values[0] / 1000
+        pictures = plot.with_contrast(values, saturated=0)
+        assert pictures.dtype == np.uint8
+        assert pictures[0, 0, 0].tolist() == [255, 128, 128]
+        assert pictures[0, 1, 1].tolist() == [128, 64, 128]
+        assert np.array_equal(pictures[0], pictures[1])
+        assert (pictures[2] == 128).all()
+
+    def test_the_largest_values_saturate(self):
+        values = torch.arange(300, dtype=torch.float32).reshape(1, 3, 10, 10) + 1
+        values[0, 2, 9, 9] = 1e6
+        picture = plot.with_contrast(values, saturated=0.01)[0]
+        assert picture[9, 9].tolist() == [128 + round(127 * 100 / 297), 128 + round(127 * 200 / 297), 255]
+
+    def test_patches_are_the_images_and_light_outside(self):
+        images = torch.randint(0, 200, (2, 3, 20, 30), dtype=torch.uint8)
+        patches = plot.patches(images, [1, 0], [[4, 5, 12, 13], [-2, 25, 6, 33]])
+        assert np.array_equal(patches[0], images[1, :, 4:12, 5:13].permute(1, 2, 0))
+        assert np.array_equal(patches[1, 2:, :5], images[0, :, 0:6, 25:30].permute(1, 2, 0))
+        assert (patches[1, :2] == 236).all()
+        assert (patches[1, :, 5:] == 236).all()
+
+    @pytest.mark.parametrize(("side", "factor"), [(5, 22), (40, 3), (196, 1)])
+    def test_every_pixel_is_drawn_as_a_square_of_its_own_colour(self, tmp_path, side, factor):
+        mark = (17, 201, 93)
+        projections = np.full((9, side, side, 3), 128, dtype=np.uint8)
+        patches = np.full((9, side, side, 3), 40, dtype=np.uint8)
+        projections[4, 1, 2] = mark
+        plot.draw_maps(tmp_path / "f.png", "title", "caption", [plot.MapTiles("map 1", "", projections, patches)] * 3)
+        page = np.asarray(Image.open(tmp_path / "f.png").convert("RGB"))
+        rows, columns = np.nonzero((page == mark).all(axis=2))
+        assert len(rows) == 3 * factor**2
+        assert np.ptp(rows) == factor - 1
+        assert (page == 40).all(axis=2).sum() >= 3 * 9 * (side * factor) ** 2
+
+    def test_filters_are_drawn_in_rgb(self, tmp_path):
+        filters = torch.zeros(4, 3, 3, 3)
+        filters[2, 0] = 1.0
+        plot.draw_filters(tmp_path / "f.png", "title", "caption", filters)
+        page = np.asarray(Image.open(tmp_path / "f.png").convert("RGB"))
+        assert (page == (255, 128, 128)).all(axis=2).sum() == 129 * 129
+        assert (page == 128).all(axis=2).sum() >= 3 * 129 * 129
+
+
+class TestMining:
+    def test_maps_are_a_random_choice_that_repeats(self):
+        chosen = choose_maps("conv5_3", 512, 16, seed=0)
+        assert chosen == sorted(set(chosen)) == choose_maps("conv5_3", 512, 16, seed=0)
+        assert len(chosen) == 16
+        assert 0 <= chosen[0] <= chosen[-1] < 512
+        assert chosen != choose_maps("conv5_3", 512, 16, seed=1)
+        assert chosen != choose_maps("conv4_3", 512, 16, seed=0)
+        assert choose_maps("conv1", 5, 16, seed=0) == [0, 1, 2, 3, 4]
+
+    def test_one_place_counts_once(self):
+        """Units of a 10x10 layer that see 40 of 224 pixels, by falling activation.
+
+        After the first come the same place in a shifted crop, the same place of another photograph, a place far away,
+        and the same place in a crop of twice the scale, where the unit sees four times the area.
+        """
+        crops = [Crop(0, 0, 0, 224), Crop(0, 0, 112, 224), Crop(1, 0, 0, 224), Crop(0, 0, 0, 448)]
+        image, y, x = [0, 1, 2, 0, 3], [5, 5, 5, 0, 2], [7, 2, 7, 0, 3]
+        units = Units("layer", image, 3, y, x, [5.0, 4.0, 3.0, 2.0, 1.0])
+        assert distinct(units, 4, crops, (10, 10), (40, 40), 224) == [0, 2, 3, 4]
+
+    def test_repeats_fill_up_in_falling_order(self):
+        crops = [Crop(0, 0, 0, 224)] * 4
+        units = Units("layer", [0, 1, 2, 3] * 2, [8] * 4 + [9] * 4, 0, [0, 0, 0, 9] * 2, [4.0, 3.0, 2.0, 1.0] * 2)
+        assert distinct(units, 2, crops, (10, 10), (40, 40), 224) == [0, 3, 4, 7]
+        assert distinct(units, 3, crops, (10, 10), (40, 40), 224) == [0, 1, 3, 4, 5, 7]
+
+
+class TestGallery:
+    def test_units_and_projections_are_what_the_network_says(self, settings, tmp_path):
+        settings = Settings(**{**settings.__dict__, "repeats": True})
+        job = Gallery(settings)
+        summary = job.run(tmp_path / "out", progress=False)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(summary.files)
+        assert set(summary.files) == {
+            "conv1.png", "conv2.png", "conv1_filters.png", "crops.csv", "gallery.json", "projections.npz", "units.csv",
+        }  # fmt: skip
+
+        with torch.no_grad():
+            conv1 = job.model.conv1(job.weights.preprocess(cut(job.photographs, job.crops)))
+            conv2 = job.model[1:4](conv1)
+        rows = list(csv.DictReader((tmp_path / "out" / "units.csv").open()))
+        assert len(rows) == 2 * 3 * 4 == summary.projections
+        for layer, maps in (("conv1", conv1), ("conv2", conv2)):
+            mine = [row for row in rows if row["layer"] == layer]
+            chosen = choose_maps(layer, maps.shape[1], 3, settings.seed)
+            peaks = maps[:, chosen].flatten(2).amax(2)
+            expected = peaks.topk(4, dim=0).values.T.flatten()
+            torch.testing.assert_close(torch.tensor([float(row["activation"]) for row in mine]), expected)
+            assert [int(row["map"]) for row in mine] == [channel for channel in chosen for _ in range(4)]
+            assert [int(row["rank"]) for row in mine] == [1, 2, 3, 4] * 3
+            for row, value in zip(mine, expected.tolist(), strict=True):
+                crop, channel, y, x = (int(row[column]) for column in ("crop", "map", "y", "x"))
+                assert maps[crop, channel, y, x].item() == pytest.approx(value)
+
+        first = next(row for row in rows if row["layer"] == "conv1")
+        y, x = int(first["y"]), int(first["x"])
+        box = [int(first[column]) for column in ("y0", "x0", "y1", "x1")]
+        assert box == [4 * y - 2, 4 * x - 2, 4 * y + 9, 4 * x + 9]
+
+        windows = np.load(tmp_path / "out" / "projections.npz")
+        assert windows["conv2"].shape == (12, 3, 51, 51)
+        inside = np.zeros((3, 11, 11), dtype=bool)
+        inside[:, max(0, -box[0]) : 224 - box[0], max(0, -box[1]) : 224 - box[1]] = True
+        filter_ = job.model.conv1.weight[int(first["map"])].numpy()
+        expected = np.where(inside, filter_ * float(first["activation"]), 0)
+        np.testing.assert_allclose(windows["conv1"][0], expected, rtol=1e-5)
+
+        crops = list(csv.DictReader((tmp_path / "out" / "crops.csv").open()))
+        assert [(row["photograph"], int(row["side"])) for row in crops] == [
+            (job.photographs[crop.photograph].name, crop.side) for crop in job.crops
+        ]
+        written = json.loads((tmp_path / "out" / "gallery.json").read_text())
+        assert written["settings"]["layers"] == ["conv1", "conv2"]
+        assert written["rates"][1]["difference"] <= 1e-5
+        assert written["rates"][1]["baselines"]["full-frame ATen"] > 0
+
+    def test_a_second_run_gives_the_same_and_keeps_strangers(self, settings, tmp_path):
+        settings = Settings(**{**settings.__dict__, "layers": ("conv1",), "sample": 0})
+        (tmp_path / "conv1.png").write_text("old")
+        (tmp_path / "diary.txt").write_text("mine")
+        Gallery(settings).run(tmp_path, progress=False)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        Gallery(settings).run(tmp_path, progress=False)
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        assert before["diary.txt"] == b"mine"
+        assert before["conv1.png"] != b"old"
+        del before["gallery.json"], after["gallery.json"]
+        assert before == after
+
+    def test_projections_of_the_figure_are_distinct_places(self, settings):
+        job = Gallery(Settings(**{**settings.__dict__, "crops": 30}))
+        inputs = job.weights.preprocess(cut(job.photographs, job.crops))
+        record = job.net.record(inputs, ["conv2"], progress=False)
+        units = job._mine(record, "conv2")
+        channels = units.channel.unique().tolist()
+        strongest = record.strongest("conv2", 1, channels)
+        assert torch.equal(units.activation[::4], strongest.activation)
+        for first in range(0, len(units), 4):
+            falling = units.activation[first : first + 4]
+            assert torch.equal(falling, falling.sort(descending=True).values)
+            assert len(set(units.image[first : first + 4].tolist())) == 4
+
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_an_error_on_the_way_leaves_nothing(self, settings, tmp_path, monkeypatch, exists):
+        def fail(*arguments: object) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr(plot, "draw_filters", fail)
+        if exists:
+            (tmp_path / "out").mkdir()
+        with pytest.raises(OSError, match="disk full"):
+            Gallery(settings).run(tmp_path / "out", progress=False)
+        assert list(tmp_path.rglob("*")) == ([tmp_path / "out"] if exists else [])
+
+    @pytest.mark.parametrize("wrong", [lambda x: x * 1.01, lambda x: x * float("nan")], ids=["off by 1 %", "nan"])
+    def test_a_baseline_that_disagrees_stops_the_run(self, settings, tmp_path, monkeypatch, wrong):
+        honest = experiment.project_full_frame
+        monkeypatch.setattr(experiment, "project_full_frame", lambda *a, **k: wrong(honest(*a, **k)))
+        with pytest.raises(RuntimeError, match="projections of conv1 differ from full-frame ATen"):
+            Gallery(settings).run(tmp_path / "out", progress=False)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"layers": ("conv9",)}, r"has no layer 'conv9'; its layers are conv1, relu1, pool1, .*pool5$"),
+            ({"layers": ()}, "no layers were given"),
+            ({"layers": ("conv1", "conv1")}, "layer 'conv1' was given more than once"),
+            ({"maps": 0}, "maps must be at least 1, got 0"),
+            ({"k": 11}, "10 crops are too few for the 11 strongest"),
+            ({"rule": "backwards"}, "rule must be one of"),
+            ({"overlap": "first"}, "overlap must be"),
+            ({"device": "abacus"}, "device must be cpu or cuda, got 'abacus'"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    def test_settings_that_cannot_work_are_refused_at_once(self, settings, change, message):
+        with pytest.raises(ValueError, match=message):
+            Gallery(Settings(**{**settings.__dict__, **change}))

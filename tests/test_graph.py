@@ -1,0 +1,346 @@
+"""From module to tape: names, spellings, and refusals by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import deconv_kernels as dk
+from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.graph import Tape, UnknownLayer, UnsupportedModule, trace
+from deconv_kernels.steps import Flatten, Identity, MaxPool, Rectifier
+
+
+class Functional(nn.Module):
+    """A convolution followed by any function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))
+
+
+def run(tape: Tape, x: Tensor) -> Tensor:
+    for step in tape.steps:
+        x, _ = step.forward(x, False)
+    return x
+
+
+RECTIFIERS = {
+    "F.relu": F.relu,
+    "F.relu inplace": lambda x: F.relu(x, inplace=True),
+    "F.relu_": F.relu_,
+    "torch.relu": torch.relu,
+    "torch.relu_": torch.relu_,
+    "method relu": lambda x: x.relu(),
+    "method relu_": lambda x: x.relu_(),
+    "clamp(min=0)": lambda x: x.clamp(min=0),
+    "clamp(0)": lambda x: x.clamp(0),
+    "clamp_(min=0)": lambda x: x.clamp_(min=0),
+    "clip(min=0)": lambda x: x.clip(min=0),
+    "clamp_min": lambda x: x.clamp_min(0),
+    "clamp_min_": lambda x: x.clamp_min_(0.0),
+    "torch.clamp": lambda x: torch.clamp(x, min=0),
+    "torch.clamp(0)": lambda x: torch.clamp(x, 0),
+    "torch.clamp_min": lambda x: torch.clamp_min(x, 0),
+    "F.threshold": lambda x: F.threshold(x, 0, 0),
+    "nn.ReLU": nn.ReLU(),
+    "nn.ReLU inplace": nn.ReLU(inplace=True),
+    "nn.Threshold": nn.Threshold(0, 0),
+}
+RECTIFIERS_TO_6 = {
+    "F.relu6": F.relu6,
+    "F.hardtanh": lambda x: F.hardtanh(x, 0, 6),
+    "F.hardtanh_": lambda x: F.hardtanh_(x, 0.0, 6.0),
+    "clamp(0, 6)": lambda x: x.clamp(0, 6),
+    "clamp(min=0, max=6)": lambda x: x.clamp(min=0, max=6),
+    "torch.clamp": lambda x: torch.clamp(x, 0, 6),
+    "nn.ReLU6": nn.ReLU6(),
+    "nn.ReLU6 inplace": nn.ReLU6(inplace=True),
+    "nn.Hardtanh": nn.Hardtanh(0, 6),
+}
+
+
+@pytest.mark.parametrize("spelling", [*RECTIFIERS, *(f"{name} of 6" for name in RECTIFIERS_TO_6)])
+def test_rectifiers_are_found_in_every_spelling(spelling: str) -> None:
+    of_six = spelling.endswith(" of 6")
+    function = RECTIFIERS_TO_6[spelling.removesuffix(" of 6")] if of_six else RECTIFIERS[spelling]
+    model = Functional(function)
+    tape = trace(model)
+    assert isinstance(tape.steps[-1], Rectifier)
+    assert tape.steps[-1].ceiling == (6 if of_six else math.inf)
+    x = 10 * torch.randn(2, 3, 7, 7)
+    assert torch.equal(run(tape, x), model(x))
+
+
+FLATTENINGS = {
+    "nn.Flatten": nn.Flatten(),
+    "torch.flatten": lambda x: torch.flatten(x, 1),
+    "flatten": lambda x: x.flatten(1),
+    "flatten start_dim": lambda x: x.flatten(start_dim=1),
+    "view size": lambda x: x.view(x.size(0), -1),
+    "view shape": lambda x: x.view(x.shape[0], -1),
+    "view features": lambda x: x.view(-1, 4 * 25),
+    "reshape": lambda x: x.reshape(x.size(0), 4 * 25),
+    "reshape of a tuple": lambda x: x.reshape((x.size(0), -1)),
+    "torch.reshape": lambda x: torch.reshape(x, (x.size(0), -1)),
+}
+
+
+@pytest.mark.parametrize("spelling", FLATTENINGS)
+def test_flattening_is_found_in_every_spelling(spelling: str) -> None:
+    model = Functional(FLATTENINGS[spelling])
+    tape = trace(model)
+    assert isinstance(tape.steps[-1], Flatten)
+    x = torch.randn(2, 3, 7, 7)
+    assert torch.equal(run(tape, x), model(x))
+
+
+def test_a_view_to_other_rows_is_an_error() -> None:
+    tape = trace(Functional(lambda x: x.view(-1, 50)))
+    with pytest.raises(ValueError, match=r"rows of 50, but its input of shape .* has 100 values"):
+        run(tape, torch.randn(2, 3, 7, 7))
+
+
+POOLS = {
+    "nn.MaxPool2d": nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    "F.max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "F.max_pool2d of names": lambda x: F.max_pool2d(x, kernel_size=(3, 3), stride=2, padding=1, ceil_mode=True),
+    "torch.max_pool2d": lambda x: torch.max_pool2d(x, 3, 2, 1, 1, True),
+    "dk.nn.MaxPool2d": dk.nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+}
+
+
+@pytest.mark.parametrize("spelling", POOLS)
+def test_max_pools_are_found_in_every_spelling(spelling: str) -> None:
+    model = Functional(POOLS[spelling])
+    tape = trace(model)
+    step = tape.steps[-1]
+    assert isinstance(step, MaxPool)
+    assert (step.kernel, step.stride, step.padding, step.ceil_mode) == ((3, 3), (2, 2), (1, 1), True)
+    x = torch.randn(2, 3, 8, 9)
+    assert torch.equal(run(tape, x), model(x))
+
+
+def test_stride_of_a_pool_is_its_kernel_by_default() -> None:
+    for function in (lambda x: F.max_pool2d(x, 2), lambda x: torch.max_pool2d(x, 2), nn.MaxPool2d(2)):
+        assert trace(Functional(function)).steps[-1].stride == (2, 2)
+
+
+def test_our_rectifying_pool_is_two_steps() -> None:
+    model = Functional(dk.nn.MaxPool2d(2, relu=True))
+    tape = trace(model)
+    assert tape.layers == ["conv", "function.relu", "function"]
+    x = torch.randn(2, 3, 8, 9)
+    assert torch.equal(run(tape, x), model(x))
+
+
+class Mixed(nn.Module):
+    """Containers, a module called twice, functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.more = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
+        self.relu = nn.ReLU()
+        self.drop = nn.Dropout()
+        self.fc = nn.Linear(4 * 4 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.more(self.features(x)))
+        x = F.relu(x)
+        x = self.relu(x)
+        return self.fc(F.dropout(self.drop(torch.flatten(x, 1)), training=self.training))
+
+
+def test_layers_have_their_module_names_and_functions_their_node_names() -> None:
+    tape = trace(Mixed())
+    features = ["features.0", "features.1", "features.2"]
+    assert tape.layers == [*features, "more.0", "relu", "relu_1", "relu_2", "flatten", "drop", "dropout", "fc"]
+    assert tape.index("features") == 2
+    assert tape.index("more") == 3
+    assert [tape.index(layer) for layer in tape.layers] == list(range(len(tape.layers)))
+    assert isinstance(tape.steps[tape.index("dropout")], Identity)
+
+
+def test_unknown_layer_lists_the_layers() -> None:
+    with pytest.raises(
+        UnknownLayer, match=r"no layer 'features.4' \(did you mean 'features.\d'\?\).*features.0, .*, fc"
+    ):
+        trace(Mixed()).index("features.4")
+
+
+def test_a_training_model_is_read_in_eval_mode_and_left_alone() -> None:
+    model = Mixed().train()
+    model.features.eval()
+    flags = [module.training for module in model.modules()]
+    tape = trace(model)
+    assert [module.training for module in model.modules()] == flags
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(run(tape, x), model.eval()(x))
+    with torch.no_grad():
+        model.fc.weight.add_(1)
+    assert torch.equal(run(tape, x), model(x)), "the tape must use the live parameters"
+
+
+def test_an_in_place_function_whose_result_is_not_used() -> None:
+    class Discards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.next = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            x.relu_()
+            F.relu(x, inplace=True)
+            return self.next(x)
+
+    model = Discards()
+    tape = trace(model)
+    assert tape.layers == ["conv", "relu_", "relu", "next"]
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(run(tape, x), model(x))
+
+
+def test_functional_layers_with_parameters_of_the_model() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(4, 3, 3, 2))
+            self.inner = nn.Linear(4 * 9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.avg_pool2d(F.conv2d(x, self.kernel, stride=2, padding=(1, 0)), 2, 1, ceil_mode=True)
+            x = F.adaptive_avg_pool2d(F.local_response_norm(x, 3), 3)
+            return F.linear(x.flatten(1), self.inner.weight, self.inner.bias)
+
+    model = Own()
+    x = torch.randn(2, 3, 11, 12)
+    assert torch.equal(run(trace(model), x), model(x))
+    subclass = type("Subclass", (nn.Conv2d,), {})(3, 4, 3, padding=1)
+    model = nn.Sequential(subclass)
+    tape = trace(model)
+    assert torch.equal(run(tape, x), model(x))
+    assert tape.index("0") == 0
+
+
+def test_parametrized_weights_are_computed_anew_and_hooked_ones_refused() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))
+    tape = trace(model)
+    with torch.no_grad():
+        model[0].parametrizations.weight.original0.mul_(2)
+    x = torch.randn(1, 3, 5, 5)
+    assert torch.equal(run(tape, x), model(x))
+    pruned = nn.Sequential(nn.Conv2d(3, 4, 3))
+    prune.l1_unstructured(pruned[0], "weight", 0.5)
+    with pytest.raises(UnsupportedModule, match="a hook computes its weight"):
+        trace(pruned)
+    prune.remove(pruned[0], "weight")
+    assert torch.equal(run(trace(pruned), x), pruned(x))
+
+
+UNSUPPORTED = {
+    "LeakyReLU": nn.LeakyReLU(),
+    "GELU": nn.GELU(),
+    "Sigmoid": nn.Sigmoid(),
+    "GroupNorm": nn.GroupNorm(2, 4),
+    "PReLU": nn.PReLU(),
+    "Softmax": nn.Softmax(1),
+    "Upsample": nn.Upsample(scale_factor=2),
+    "ConvTranspose2d": nn.ConvTranspose2d(4, 4, 3),
+    "Conv2d": nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    "Hardtanh": nn.Hardtanh(-1, 1),
+    "BatchNorm2d": nn.BatchNorm2d(4, track_running_stats=False),
+    "AdaptiveMaxPool2d": nn.AdaptiveMaxPool2d(2),
+    "Flatten": nn.Flatten(2),
+    "LPPool2d": nn.LPPool2d(2, 2),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_modules_without_a_rule_are_refused_by_name(kind: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(UNSUPPORTED[kind]))
+    with pytest.raises(UnsupportedModule, match=rf"module '1.0' \({kind}, node '_1_0'\) has no exact backward rule: "):
+        Deconvnet(model)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (F.leaky_relu, "leaky_relu"),
+        (lambda x: x.clamp(min=0.1), "clamp"),
+        (lambda x: x.clamp(max=0), "clamp"),
+        (lambda x: x * 2, "mul"),
+        (lambda x: x.mean((2, 3)), "mean"),
+        (lambda x: x.permute(0, 2, 3, 1), "permute"),
+        (lambda x: x.view(1, -1), "view"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
+    ],
+)
+def test_functions_without_a_rule_are_refused_by_name(function: Callable[[Tensor], Tensor], name: str) -> None:
+    with pytest.raises(UnsupportedModule, match=rf"(function|method) \w*{name}\w* \(node"):
+        Deconvnet(Functional(function))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.second(x) + x
+
+
+class Parallel(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.first(x), self.second(x)], 1)
+
+
+class TwoOutputs(Residual):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.first(x)
+        return x, self.second(x)
+
+
+class TwoInputs(Residual):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.first(x) * mask
+
+
+class DataDependent(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) if x.sum() > 0 else self.second(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Residual, r"function add \(node 'add'\) joins 'second' and 'relu': the network branches"),
+        (Parallel, r"module 'second' .* reads the output of the images while the chain had come to 'first'"),
+        (TwoOutputs, "TwoOutputs must return one tensor"),
+        (TwoInputs, "TwoInputs has a second input 'mask'"),
+        (DataDependent, "torch.fx cannot trace DataDependent: .*control flow"),
+    ],
+)
+def test_what_is_not_a_chain_is_refused(kind: type[nn.Module], message: str) -> None:
+    with pytest.raises(UnsupportedModule, match=message):
+        Deconvnet(kind())
+
+
+def test_arguments_of_the_deconvnet_are_checked() -> None:
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got function"):
+        Deconvnet(F.relu)
+    with pytest.raises(ValueError, match="rule must be one of 'deconvnet', 'guided', 'gradient', got 'relu'"):
+        Deconvnet(Mixed(), rule="relu")
+    with pytest.raises(ValueError, match="normalization must be one of"):
+        Deconvnet(Mixed(), normalization="none")

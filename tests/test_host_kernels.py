@@ -1,0 +1,433 @@
+"""The CUDA kernels, executed on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer.
+
+pytest builds `csrc/host/module.cpp` with the sanitizers and starts this file as a program, once per op, in a Python
+that has AddressSanitizer preloaded. The program compares every kernel with ATen or with NumPy, bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pooling_cases import (
+    DTYPES,
+    GEOMETRIES,
+    Geometry,
+    assert_same_bits,
+    aten_pool,
+    random_geometry,
+    random_switches,
+    random_values,
+    switches_of,
+    unpool_by_hand,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+GUARD = 4096  # bytes before and after every array
+GUARD_BYTE = 0xA5
+LARGEST_IMAGE = 1_200  # elements
+CHANNELS = (1, 3, 8, 16)
+LANES = {torch.float32: 4, torch.float64: 2, torch.float16: 8, torch.bfloat16: 8}
+pytestmark = pytest.mark.xdist_group("host_kernels")
+PATHS = ("automatic", "pairs", "columns", "general")
+GEOMETRIES_HERE = [g for g in GEOMETRIES if g.size[0] * g.size[1] <= LARGEST_IMAGE] + [
+    Geometry((8, 16), (2, 2), (2, 2)),
+    Geometry((7, 16), (2, 2), (2, 2)),
+    Geometry((6, 24), (2, 2), (2, 2)),
+    Geometry((9, 13), (2, 2), (2, 2), (1, 1)),
+    Geometry((12, 11), (3, 3), (2, 2), (1, 0)),
+    Geometry((9, 13), (2, 2), (2, 2), (1, 0), ceil_mode=True),
+    Geometry((27, 5), (3, 3), (2, 2), (0, 1), ceil_mode=True),
+]
+
+
+class Guarded:
+    """A NumPy array in the order of memory, between guards, aligned to 16 bytes or one element off."""
+
+    def __init__(self, values: Tensor, channels_last: bool = False, misaligned: bool = False) -> None:
+        self.dtype, self.channels_last = values.dtype, channels_last
+        values = values.movedim(1, -1) if channels_last else values
+        size = values.numel() * values.element_size()
+        self.buffer = np.full(size + 2 * GUARD + 64, GUARD_BYTE, dtype=np.uint8)
+        self.start = GUARD + -(self.buffer.ctypes.data + GUARD) % 16 + (values.element_size() if misaligned else 0)
+        self.end = self.start + size
+        numbers = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values.contiguous()
+        self.array = self.buffer[self.start : self.end].view(numbers.numpy().dtype).reshape(numbers.shape)
+        self.array[...] = numbers.numpy()
+
+    @classmethod
+    def unwritten(cls, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, misaligned: bool) -> Guarded:
+        """An array filled with the byte of the guards."""
+        guarded = cls(torch.zeros(shape, dtype=dtype), channels_last, misaligned)
+        guarded.buffer[:] = GUARD_BYTE
+        return guarded
+
+    def tensor(self) -> Tensor:
+        """The values as an (N, C, H, W) tensor; asserts that the guards are whole."""
+        before, after = self.buffer[: self.start], self.buffer[self.end :]
+        assert (before == GUARD_BYTE).all() and (after == GUARD_BYTE).all(), "a kernel wrote outside its result"
+        values = torch.from_numpy(self.array.copy())
+        values = values.view(torch.bfloat16) if self.dtype == torch.bfloat16 else values
+        return values.movedim(-1, 1) if self.channels_last else values
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def cases() -> list[tuple[Geometry, torch.dtype, bool]]:
+    """Every geometry in every dtype and layout, and some random ones."""
+    geometries = GEOMETRIES_HERE + [random_geometry() for _ in range(8)]
+    return list(itertools.product(geometries, DTYPES, (False, True)))
+
+
+def random_size(geometry: Geometry) -> tuple[int, int]:
+    """(N, C), with few channels where the map is large."""
+    affordable = [c for c in CHANNELS if c * geometry.size[0] * geometry.size[1] <= LARGEST_IMAGE]
+    return random.randint(1, 2), random.choice(affordable or [1])
+
+
+def paths_of(geometry: Geometry) -> tuple[str, ...]:
+    """The kernels to try; a fast one that the geometry rules out refuses, which `run` reports."""
+    square = geometry.kernel in ((2, 2), (3, 3)) and geometry.stride == (2, 2) and geometry.dilation == (1, 1)
+    return PATHS if square else ("automatic", "general")
+
+
+def blocks() -> int:
+    """A grid as on a GPU, or one so small that its threads have to go round several times."""
+    return random.choice((0, 0, 1, 2))
+
+
+def run(counts: dict[str, int], path: str, function: Any, *arguments: Any) -> bool:
+    """Runs a kernel; False where it cannot do what is asked."""
+    try:
+        items = function(*arguments, path, blocks())
+    except ValueError as error:
+        assert "this path cannot" in str(error) and path in ("pairs", "columns"), error
+        return False
+    assert items > 0
+    counts[path] = counts.get(path, 0) + 1
+    return True
+
+
+def check_max_pool2d(host: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for geometry, dtype, channels_last in cases():
+        shape = (*random_size(geometry), *geometry.size)
+        kinds = ("normal", "ties", "special", "minus infinity")
+        values = random_values(shape, dtype, random.choice(kinds))
+        bias = random_values(shape[1:2], dtype, random.choice(kinds[:3])) if random.random() < 0.4 else None
+        relu = random.random() < 0.5
+        output, indices = aten_pool(values, geometry, bias, relu)
+        switches = switches_of(indices, geometry)
+        misaligned = random.random() < 0.2
+        for path in paths_of(geometry):
+            what = (
+                f"{geometry} {dtype} channels_last={channels_last} {path} {shape} relu={relu} bias={bias is not None}"
+            )
+            results = [
+                Guarded.unwritten(tuple(like.shape), like.dtype, channels_last, misaligned)
+                for like in (output, switches)
+            ]
+            ran = run(
+                counts,
+                path,
+                host.max_pool2d,
+                name_of(dtype),
+                Guarded(values, channels_last, misaligned).array,
+                None if bias is None else Guarded(bias).array,
+                *(result.array for result in results),
+                *geometry.window,
+                relu,
+                channels_last,
+            )
+            if ran:
+                assert_same_bits(results[1].tensor(), switches, f"switches of {what}")
+                assert_same_bits(results[0].tensor(), output, f"values of {what}")
+    return counts
+
+
+def check_max_unpool2d(host: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for geometry, dtype, channels_last in cases():
+        shape = (*random_size(geometry), *geometry.pooled)
+        values = random_values(shape, dtype)
+        switches = random_switches(shape, geometry)
+        relu, overlap = random.random() < 0.5, random.choice(("sum", "last"))
+        expected = unpool_by_hand(values, switches, geometry, overlap, relu)
+        misaligned = random.random() < 0.2
+        for path in paths_of(geometry):
+            result = Guarded.unwritten(tuple(expected.shape), dtype, channels_last, misaligned)
+            ran = run(
+                counts,
+                path,
+                host.max_unpool2d,
+                name_of(dtype),
+                Guarded(values, channels_last, misaligned).array,
+                Guarded(switches, channels_last, misaligned).array,
+                result.array,
+                *geometry.window,
+                overlap,
+                relu,
+                channels_last,
+            )
+            if ran:
+                what = f"{geometry} {dtype} channels_last={channels_last} {path} {shape} {overlap} relu={relu}"
+                assert_same_bits(result.tensor(), expected, what)
+    return counts
+
+
+def windows_by_hand(
+    values: Tensor, switches: Tensor, image: Tensor, origin: Tensor, geometry: Geometry, overlap: str, relu: bool
+) -> Tensor:
+    """Cuts the switches of each window out of its image, -1 where there are none, and unpools as one batch."""
+    height, width = values.shape[-2:]
+    local = torch.full(values.shape, -1, dtype=torch.int64)
+    for unit, (index, (top, left)) in enumerate(zip(image.tolist(), origin.tolist(), strict=True)):
+        for y, x in itertools.product(range(height), range(width)):
+            inside = 0 <= top + y < switches.shape[2] and 0 <= left + x < switches.shape[3]
+            if inside and 0 <= index < len(switches):
+                local[unit, :, y, x] = switches[index, :, top + y, left + x].long()
+    return unpool_by_hand(values, local, geometry, overlap, relu)
+
+
+def check_max_unpool2d_window(host: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for geometry, dtype, channels_last in cases():
+        images, channels = random_size(geometry)
+        units, window = random.randint(1, 4), (random.randint(1, 5), random.randint(1, 6))
+        size = tuple((n - 1) * s + e for n, s, e in zip(window, geometry.stride, geometry.extent, strict=True))
+        if channels * size[0] * size[1] > 4 * LARGEST_IMAGE:
+            continue
+        local = Geometry(size, geometry.kernel, geometry.stride, (0, 0), geometry.dilation)  # type: ignore[arg-type]
+        values = random_values((units, channels, *window), dtype)
+        switches = random_switches((images, channels, *geometry.pooled), geometry)
+        far = torch.tensor([-(2**63), 2**63 - 1, -(2**31), 2**31])
+        image = torch.randint(-1, images + 1, (units,))
+        origin = torch.randint(-6, max(geometry.pooled) + 2, (units, 2))
+        image = torch.where(torch.rand(units) < 0.05, far[torch.randint(0, 4, (units,))], image)
+        origin = torch.where(torch.rand(units, 2) < 0.05, far[torch.randint(0, 4, (units, 2))], origin)
+        relu, overlap = random.random() < 0.5, random.choice(("sum", "last"))
+        expected = windows_by_hand(values, switches, image, origin, local, overlap, relu)
+        misaligned = random.random() < 0.2
+        for path in paths_of(local):
+            result = Guarded.unwritten(tuple(expected.shape), dtype, channels_last, misaligned)
+            ran = run(
+                counts,
+                path,
+                host.max_unpool2d_window,
+                name_of(dtype),
+                Guarded(values, channels_last, misaligned).array,
+                Guarded(switches, channels_last, misaligned).array,
+                Guarded(image).array,
+                Guarded(origin).array,
+                result.array,
+                local.kernel,
+                local.stride,
+                local.dilation,
+                overlap,
+                relu,
+                channels_last,
+            )
+            if ran:
+                what = f"{local} {dtype} channels_last={channels_last} {path} image {image} origin {origin}"
+                assert_same_bits(result.tensor(), expected, f"{what} {overlap} relu={relu}")
+    return counts
+
+
+def named_by(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    """The row and column that each switch names, and whether the map has them."""
+    y = torch.arange(codes.shape[2])[:, None] * geometry.stride[0] - geometry.padding[0]
+    x = torch.arange(codes.shape[3]) * geometry.stride[1] - geometry.padding[1]
+    y = y + codes // geometry.kernel[1] * geometry.dilation[0]
+    x = x + codes % geometry.kernel[1] * geometry.dilation[1]
+    inside = (y >= 0) & (y < geometry.size[0]) & (x >= 0) & (x < geometry.size[1])
+    return y, x, inside & (codes >= 0) & (codes < geometry.kernel[0] * geometry.kernel[1])
+
+
+def converted(
+    host: Any, geometry: Geometry, channels_last: bool, misaligned: bool, given: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Indices of switches, or switches of indices, in `dtype`."""
+    source = Guarded(given, channels_last, misaligned)
+    result = Guarded.unwritten(tuple(given.shape), dtype, channels_last, misaligned)
+    to_indices = dtype == torch.int64
+    switches, indices = (source, result) if to_indices else (result, source)
+    window = (geometry.size, *geometry.window)
+    host.switches(switches.array, indices.array, to_indices, *window, channels_last, blocks())
+    return result.tensor()
+
+
+def check_switches(host: Any) -> dict[str, int]:
+    counts = {"switches": 0}
+    for geometry, _, channels_last in cases():
+        shape = (*random_size(geometry), *geometry.pooled)
+        switches = random_switches(shape, geometry)
+        convert = functools.partial(converted, host, geometry, channels_last, random.random() < 0.3)
+        indices = convert(switches, torch.int64)
+        y, x, inside = named_by(switches.long(), geometry)
+        expected = torch.where(inside, y * geometry.size[1] + x, 0)
+        assert_same_bits(indices, expected, f"indices {geometry} {channels_last=}")
+        back = convert(indices, switches.dtype)
+        assert torch.equal(back[inside], switches[inside]), f"switches {geometry} {channels_last=}"
+
+        wild = torch.randint(-(2**63), 2**63 - 1, shape)
+        near = torch.randint(-2, geometry.size[0] * geometry.size[1] + 2, shape)
+        given = torch.where(torch.rand(shape) < 0.2, wild, near)
+        none = 255 if switches.dtype == torch.uint8 else -1
+        expected = torch.full(shape, none)
+        for code in range(geometry.kernel[0] * geometry.kernel[1]):
+            y, x, inside = named_by(torch.full(shape, code), geometry)
+            expected = torch.where(inside & (y * geometry.size[1] + x == given), code, expected)
+        assert_same_bits(convert(given, switches.dtype), expected.to(switches.dtype), f"wild {geometry}")
+        counts["switches"] += 1
+    return counts
+
+
+def check_numbers(host: Any) -> dict[str, int]:
+    numerators = torch.cat(
+        [torch.randint(0, 2**63 - 1, (500,)) >> torch.randint(0, 63, (500,)), torch.tensor([0, 1, 2**63 - 1])]
+    ).numpy()
+    divisors = [1, 2, 3, 7, 2**31 - 1, 2**32 + 1, 2**62, 2**63 - 1] + [random.randrange(1, 2**62) for _ in range(50)]
+    for divisor in divisors:
+        quotients, remainders = np.empty_like(numerators), np.empty_like(numerators)
+        host.divide(numerators, divisor, quotients, remainders)
+        np.testing.assert_array_equal(quotients, numerators // divisor)
+        np.testing.assert_array_equal(remainders, numerators % divisor)
+
+    values = torch.randn(50_000) * 2.0 ** torch.randint(-30, 20, (50_000,))
+    edges = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 65504, 65519.99, 65520, 2**-24, 2**-25, 2**-14 * 0.9999]
+    values = torch.cat([values, torch.tensor(edges)])
+    for dtype in (torch.float16, torch.bfloat16):
+        bits, back = np.empty(len(values), np.uint16), np.empty(len(values), np.float32)
+        host.round_trip(name_of(dtype), values.numpy(), bits, back)
+        assert_same_bits(torch.from_numpy(bits).view(dtype), values.to(dtype), f"rounding to {dtype}")
+        assert_same_bits(torch.from_numpy(back), values.to(dtype).float(), f"float32 of {dtype}")
+    return {"divisors": len(divisors), "roundings": 2 * len(values)}
+
+
+def check_lanes(host: Any) -> dict[str, int]:
+    """Aligned data takes 16 bytes a step and nothing else does: seen in the number of threads with work."""
+    counts = {"lanes": 0}
+
+    def threads(dtype: torch.dtype, shape: tuple[int, ...], kernel: int, channels_last: bool, misaligned: bool) -> int:
+        geometry = Geometry(shape[2:], (kernel, kernel), (2, 2))  # type: ignore[arg-type]
+        output, indices = aten_pool(torch.randn(shape).to(dtype), geometry, None, False)
+        results = [
+            Guarded.unwritten(tuple(output.shape), kind, channels_last, misaligned) for kind in (dtype, torch.uint8)
+        ]
+        source = Guarded(torch.randn(shape).to(dtype), channels_last, misaligned)
+        arrays = [source.array, None, results[0].array, results[1].array]
+        counts["lanes"] += 1
+        return host.max_pool2d(name_of(dtype), *arrays, *geometry.window, False, channels_last, "automatic", 0)
+
+    for dtype, lanes in LANES.items():
+        assert threads(dtype, (2, 3, 8, 32), 2, False, False) == 2 * 3 * 2 * (32 // lanes)
+        assert threads(dtype, (2, 3, 8, 32), 2, False, True) == 2 * 3 * 1 * 16
+        assert threads(dtype, (2, 16, 8, 8), 2, True, False) == 2 * 4 * 4 * (16 // lanes)
+        assert threads(dtype, (2, 16, 9, 9), 3, True, False) == 2 * 2 * 4 * (16 // lanes)
+        assert threads(dtype, (2, 16, 9, 9), 3, True, True) == 2 * 4 * 4 * 16
+        assert threads(dtype, (2, 9, 9, 9), 3, True, False) == 2 * 4 * 4 * 9
+        assert threads(dtype, (2, 9, 9, 9), 3, False, False) == 2 * 9 * 1 * 4
+    return counts
+
+
+def overflow(host: Any) -> dict[str, int]:
+    """A result that is longer than its memory."""
+    short = np.zeros((1, 1, 2, 2), np.float32)
+    long = np.lib.stride_tricks.as_strided(short, (1, 1, 200, 200), (160_000, 160_000, 800, 4))
+    host.max_pool2d(
+        "float32", np.zeros((1, 1, 400, 400), np.float32), None, long, np.zeros((1, 1, 200, 200), np.uint8),
+        (2, 2), (2, 2), (0, 0), (1, 1), False, False, "general", 0,
+    )  # fmt: skip
+    return {}
+
+
+CHECKS = {
+    "max_pool2d": check_max_pool2d,
+    "max_unpool2d": check_max_unpool2d,
+    "max_unpool2d_window": check_max_unpool2d_window,
+    "switches": check_switches,
+    "numbers": check_numbers,
+    "lanes": check_lanes,
+    "overflow": overflow,
+}
+
+
+@pytest.fixture(scope="module")
+def host_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `_host`, built with both sanitizers."""
+    pybind11 = pytest.importorskip("pybind11", reason="the module that runs the kernels needs pybind11")
+    if compiler() is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("host")
+    module = folder / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}"
+    flags = ["-std=c++20", "-O0", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-Wno-unknown-pragmas", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    includes = [f"-I{ROOT / 'csrc'}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
+    subprocess.run([str(compiler()), *flags, *includes, ROOT / "csrc/host/module.cpp", "-o", module], check=True)
+    return folder
+
+
+def compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def library_of(name: str) -> str:
+    command = [str(compiler()), f"-print-file-name={name}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def start(folder: Path, check: str, seed: int) -> subprocess.CompletedProcess[str]:
+    # AddressSanitizer finds the functions it wraps when it starts, so the C++ library has to be there by then.
+    libraries = [library_of(name) for name in ("libasan.so", "libstdc++.so.6")]
+    environment = os.environ | {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, __file__, str(folder), check, str(seed)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("check", [name for name in CHECKS if name != "overflow"])
+def test_kernels_under_sanitizers(host_module: Path, check: str, seed: int) -> None:
+    result = start(host_module, check, seed)
+    print(result.stdout)
+    assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-6000:]}"
+    counts = dict(line.split() for line in result.stdout.splitlines())
+    if check in ("max_pool2d", "max_unpool2d"):
+        assert set(counts) == set(PATHS), "not every kernel ran"
+    if check == "max_unpool2d_window":
+        assert set(counts) == {"automatic", "columns", "general"}, "not every kernel ran"
+    assert all(int(count) > 0 for count in counts.values())
+
+
+def test_sanitizers_see_an_overflow(host_module: Path, seed: int) -> None:
+    result = start(host_module, "overflow", seed)
+    assert result.returncode != 0
+    assert "AddressSanitizer" in result.stderr and "buffer-overflow" in result.stderr, result.stderr[-2000:]
+
+
+def main(folder: str, check: str, seed: str) -> None:
+    random.seed(int(seed))
+    torch.manual_seed(int(seed))
+    torch.set_num_threads(1)
+    sys.path.insert(0, folder)
+    for name, count in CHECKS[check](importlib.import_module("_host")).items():
+        print(name, count)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

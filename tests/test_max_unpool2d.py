@@ -1,0 +1,261 @@
+"""max_unpool2d: bit for bit the gradient of the pooling ("sum") and F.max_unpool2d on one CPU thread ("last")."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+from pooling_cases import (
+    DTYPES,
+    GEOMETRIES,
+    LAYOUTS,
+    Geometry,
+    Pair,
+    assert_dense,
+    assert_same_bits,
+    geometries,
+    keeps_channels_last,
+    pooled_shape,
+    random_geometry,
+    random_switches,
+    random_values,
+    switches_of,
+    unpool_by_hand,
+)
+from torch import Tensor
+
+import deconv_kernels as dk
+
+OVERLAPS = ("sum", "last")
+
+
+def random_indices(shape: tuple[int, ...], geometry: Geometry) -> Tensor:
+    """Indices as ATen's pooling makes them for a map full of ties."""
+    map = torch.randint(-2, 3, (*shape[:-2], *geometry.size)).float()
+    pooled = torch.nn.functional.max_pool2d(map, *geometry.window, geometry.ceil_mode, return_indices=True)
+    return pooled[1]
+
+
+def aten_unpool(input: Tensor, indices: Tensor, geometry: Geometry, overlap: str, relu: bool) -> Tensor:
+    """ATen's gradient of the pooling or its unpooling, summed in float32 (float64) and rounded once."""
+    input = input.detach().cpu().contiguous()
+    wide = input if input.dtype == torch.float64 else input.float()
+    if overlap == "sum":
+        like = wide.new_zeros(*input.shape[:-2], *geometry.size)
+        window = [list(pair) for pair in geometry.window]
+        out = torch.ops.aten.max_pool2d_with_indices_backward(wide, like, *window, geometry.ceil_mode, indices)
+    else:
+        out = torch.ops.aten.max_unpool2d(wide, indices, list(geometry.size))
+    return (torch.relu(out) if relu else out).to(input.dtype)
+
+
+def check(
+    input: Tensor, switches: Tensor, geometry: Geometry, overlap: str, relu: bool, expected: Tensor, what: str
+) -> None:
+    what = f"{what} {overlap} relu {relu} {geometry}, input {tuple(input.shape)} strides {input.stride()}"
+    before = input.clone(), switches.clone()
+    out = dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=relu)
+    assert_same_bits(out, expected, what)
+    assert_same_bits(input, before[0], f"the input after {what}")
+    assert_same_bits(switches, before[1], f"the switches after {what}")
+    assert out.device == input.device
+    assert_dense(out, keeps_channels_last(input), what)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_aten(backend: str, device: torch.device, dtype: torch.dtype, layout: str, threads: None) -> None:
+    torch.set_num_threads(1)  # where windows overlap, ATen's unpooling is deterministic only so
+    for geometry in geometries(backend):
+        if geometry.windows_off_the_map.any():
+            continue  # ATen refuses the indices it made for them
+        shape = pooled_shape(geometry)
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+        indices = random_indices(shape, geometry)
+        if layout == "expanded":
+            indices = indices[..., :1, :, :].expand(shape)
+        switches = LAYOUTS[random.choice([layout, "contiguous"])](switches_of(indices, geometry).to(device))
+        overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
+        expected = aten_unpool(input, indices, geometry, overlap, relu)
+        check(input, switches, geometry, overlap, relu, expected, "ATen")
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_any_switches(backend: str, device: torch.device, dtype: torch.dtype, layout: str, overlap: str) -> None:
+    """Switches into the padding, past the border and outside their window contribute nothing."""
+    for geometry in geometries(backend):
+        shape = pooled_shape(geometry)
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+        switches = LAYOUTS[random.choice(list(LAYOUTS))](random_switches(shape, geometry).to(device))
+        relu = random.random() < 0.5
+        expected = unpool_by_hand(input, switches, geometry, overlap, relu)
+        check(input, switches, geometry, overlap, relu, expected, "by hand")
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_single_image(device: torch.device, dtype: torch.dtype, overlap: str) -> None:
+    for geometry, layout in itertools.product(random.sample(GEOMETRIES[:30], 2), LAYOUTS):
+        shape = pooled_shape(geometry, batched=False)
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+        switches = random_switches(shape, geometry).to(device)
+        expected = unpool_by_hand(input, switches, geometry, overlap, relu=False)
+        check(input, switches, geometry, overlap, False, expected, "3-d")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 32, 33, 63, 64, 65, 129])
+def test_channel_counts(device: torch.device, channels: int) -> None:
+    for dtype, layout in itertools.product(DTYPES, ("contiguous", "channels_last")):
+        for geometry in (Geometry((6, 7), (2, 2), (2, 2)), Geometry((7, 7), (3, 3), (2, 2)), random_geometry()):
+            shape = (2, channels, *geometry.pooled)
+            input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+            switches = LAYOUTS[layout](random_switches(shape, geometry).to(device))
+            overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
+            expected = unpool_by_hand(input, switches, geometry, overlap, relu)
+            check(input, switches, geometry, overlap, relu, expected, "channels")
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_map_widths(device: torch.device, kernel: int) -> None:
+    for width in [*range(kernel, 40), 55, 56, 63, 64, 65, 111, 112, 127, 128, 129, 224]:
+        geometry = Geometry((kernel + random.randint(0, 3), width), (kernel, kernel), (2, 2), ceil_mode=width % 3 == 0)
+        for dtype in random.sample(DTYPES, 2):
+            shape = (2, *geometry.pooled)
+            input = random_values(shape, dtype).to(device)
+            switches = random_switches(shape, geometry).to(device)
+            overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
+            expected = unpool_by_hand(input, switches, geometry, overlap, relu)
+            check(input, switches, geometry, overlap, relu, expected, "widths")
+
+
+@pytest.mark.parametrize("window", [2, (2, 3), 3], ids=str)
+def test_every_valid_output_size(device: torch.device, window: int | Pair) -> None:
+    """All maps that pool to one size, with or without ceil_mode, can be had back."""
+    kernel = window if isinstance(window, tuple) else (window, window)
+    for height, width in itertools.product(range(1, 12), range(7, 10)):
+        for ceil_mode, padding in itertools.product((False, True), (0, 1)):
+            geometry = Geometry((height, width), kernel, (2, 3), (padding, padding), ceil_mode=ceil_mode)
+            if height + 2 * padding + (1 if ceil_mode else 0) < kernel[0]:
+                continue  # no window fits
+            input = random_values((3, *geometry.pooled), torch.float32).to(device)
+            switches = random_switches((3, *geometry.pooled), geometry).to(device)
+            expected = unpool_by_hand(input, switches, geometry, "sum", relu=False)
+            check(input, switches, geometry, "sum", False, expected, "sizes")
+
+
+def test_output_size_of_full_windows_by_default(device: torch.device) -> None:
+    for _ in range(40):
+        geometry = random_geometry()
+        pooled = random.randint(1, 9), random.randint(1, 9)
+        full = tuple(
+            (pooled[a] - 1) * geometry.stride[a] + geometry.extent[a] - 2 * geometry.padding[a] for a in (0, 1)
+        )
+        if min(full) < 1:
+            continue
+        geometry = Geometry(full, *geometry.window)
+        assert geometry.pooled == pooled
+        input = random_values((2, *pooled), torch.float32).to(device)
+        switches = random_switches(tuple(input.shape), geometry).to(device)
+        expected = unpool_by_hand(input, switches, geometry, "last", relu=False)
+        out = dk.max_unpool2d(input, switches, *geometry.window, overlap="last")
+        assert_same_bits(out, expected, str(geometry))
+
+
+def test_output_size_as_a_whole_shape(device: torch.device) -> None:
+    input = torch.randn(2, 3, 4, 4, device=device)
+    switches = torch.randint(0, 4, input.shape, device=device).to(torch.uint8)
+    expected = dk.max_unpool2d(input, switches, 2, output_size=(9, 8))
+    for size in ([9, 8], torch.Size([2, 3, 9, 8]), (2, 3, 9, 8), [2, 3, 9, 8]):
+        assert torch.equal(dk.max_unpool2d(input, switches, 2, output_size=size), expected)
+    assert torch.equal(dk.max_unpool2d(input[0], switches[0], 2, output_size=(3, 9, 8)), expected[0])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_sums_are_formed_in_row_major_order(device: torch.device, layout: str) -> None:
+    """Nine overlapping windows name one position; in float32 the order of the additions shows in the sum."""
+    geometry = Geometry((5, 5), (3, 3), (1, 1))
+    switches = torch.tensor([[8, 7, 6], [5, 4, 3], [2, 1, 0]], dtype=torch.uint8).expand(1, 33, 3, 3)
+    for dtype in DTYPES:
+        values = torch.randn(1, 33, 3, 3, dtype=torch.float64) * 10.0 ** torch.randint(-2, 3, (1, 33, 3, 3))
+        values = values.to(dtype)
+        total = torch.zeros(1, 33, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        for row, column in itertools.product(range(3), range(3)):
+            total = total + values[..., row, column].to(total.dtype)
+        input, codes = LAYOUTS[layout](values.to(device)), LAYOUTS[layout](switches.to(device))
+        out = dk.max_unpool2d(input, codes, *geometry.window)
+        assert_same_bits(out[..., 2, 2], total.to(dtype), f"sums of {dtype}")
+        last = dk.max_unpool2d(input, codes, *geometry.window, overlap="last")
+        assert_same_bits(last[..., 2, 2], values[..., 2, 2], f"last of {dtype}")
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zeros_nan_and_infinities(device: torch.device, dtype: torch.dtype, layout: str) -> None:
+    """A sum begins at +0, "last" keeps the bits, relu keeps NaN."""
+    row = torch.tensor([-0.0, 0.0, math.nan, -math.inf, math.inf, -3.0], dtype=dtype)
+    input = LAYOUTS[layout](row.view(1, 1, 1, 6).repeat(1, 20, 1, 1).to(device))
+    switches = torch.zeros(1, 20, 1, 6, dtype=torch.uint8, device=device)
+    expected = {
+        ("sum", False): [0.0, 0.0, math.nan, -math.inf, math.inf, -3.0],
+        ("sum", True): [0.0, 0.0, math.nan, 0.0, math.inf, 0.0],
+        ("last", False): [-0.0, 0.0, math.nan, -math.inf, math.inf, -3.0],
+        ("last", True): [-0.0, 0.0, math.nan, 0.0, math.inf, 0.0],
+    }
+    for (overlap, relu), numbers in expected.items():
+        out = dk.max_unpool2d(input, switches, 1, overlap=overlap, relu=relu)
+        wanted = torch.tensor(numbers, dtype=dtype).view(1, 1, 1, 6).repeat(1, 20, 1, 1)
+        assert_same_bits(out, wanted, f"{overlap} relu {relu}")
+        wide = dk.max_unpool2d(input, switches, 2, overlap=overlap, relu=relu)
+        assert_same_bits(wide[..., ::2, ::2], wanted, f"2x2 {overlap} relu {relu}")
+        rest = wide.clone()
+        rest[..., ::2, ::2] = 0
+        assert_same_bits(rest, torch.zeros_like(rest), f"positions that no switch names, {overlap} relu {relu}")
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_empty_batch(device: torch.device, layout: str, overlap: str) -> None:
+    input = LAYOUTS[layout](torch.empty(0, 3, 4, 5, dtype=torch.float16, device=device))
+    switches = torch.empty(0, 3, 4, 5, dtype=torch.uint8, device=device)
+    out = dk.max_unpool2d(input, switches, 3, 2, 1, output_size=(7, 10), overlap=overlap, relu=True)
+    assert (out.shape, out.dtype, out.device) == ((0, 3, 7, 10), torch.float16, input.device)
+
+
+def test_pool_and_unpool_bring_the_maxima_back(device: torch.device) -> None:
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
+        input = LAYOUTS[layout](random_values((2, 7, 12, 10), dtype, "normal").to(device))
+        values, switches = dk.max_pool2d(input, 2)
+        out = dk.max_unpool2d(values, switches, 2)
+        assert torch.equal(out[out != 0], input[out != 0])
+        assert torch.equal(dk.max_pool2d(out.abs(), 2)[0], values.abs())
+        assert int((out != 0).sum()) == values.numel()
+
+
+def test_lazily_negated_input(device: torch.device) -> None:
+    """A tensor with a pending minus sign, as the imaginary part of a conjugate is one."""
+    input = torch._neg_view(torch.randn(2, 4, 6, 8, device=device))
+    assert input.is_neg()
+    switches = torch.randint(0, 4, input.shape, device=device).to(torch.uint8)
+    assert torch.equal(dk.max_unpool2d(input, switches, 2), dk.max_unpool2d(input.clone(), switches, 2))
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_same_bits_for_every_thread_count_and_call(
+    device: torch.device, layout: str, overlap: str, threads: None
+) -> None:
+    geometry = Geometry((57, 61), (3, 3), (2, 2), (1, 1))
+    shape = (3, 48, *geometry.pooled)
+    input = LAYOUTS[layout](torch.randn(shape).to(device))
+    switches = random_switches(shape, geometry).to(device)
+    results = []
+    for count in (1, 2, 3, 2):
+        torch.set_num_threads(count)
+        results.append(dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=True))
+    for result in results[1:]:
+        assert_same_bits(result, results[0], overlap)

@@ -1,0 +1,104 @@
+"""torch.library.opcheck for every op of every namespace, and fakes that describe exactly what the kernels return."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from pooling_cases import DTYPES, LAYOUTS, Geometry, random_geometry, random_switches, random_values
+from torch._subclasses import FakeTensorMode
+
+import deconv_kernels as dk
+from deconv_kernels import backends
+
+NAMESPACES = {
+    "cpu": "deconv_kernels",
+    "cuda": "deconv_kernels",
+    "triton": "deconv_kernels_triton",
+    "reference": "deconv_kernels_reference",
+}
+GEOMETRIES = {
+    "2x2": Geometry((8, 10), (2, 2), (2, 2)),
+    "overlapping": Geometry((9, 8), (3, 3), (2, 2), (1, 1), ceil_mode=True),
+    "dilated": Geometry((11, 12), (2, 3), (1, 2), (1, 1), (2, 1)),
+}
+
+
+def operator(backend: str, name: str) -> Any:
+    return getattr(getattr(torch.ops, NAMESPACES[backend]), name).default
+
+
+def arguments(name: str, geometry: Geometry, device: torch.device, layout: str, dtype: torch.dtype) -> list[Any]:
+    """Good arguments of an op on maps of two images of three channels."""
+
+    def laid_out(tensor: torch.Tensor) -> torch.Tensor:
+        return LAYOUTS[layout](tensor).to(device)
+
+    map = laid_out(random_values((2, 3, *geometry.size), dtype, "normal"))
+    pooled = laid_out(random_values((2, 3, *geometry.pooled), dtype, "normal"))
+    bias = torch.randn(3).to(device, dtype)
+    window = [list(pair) for pair in geometry.window]
+    _, switches = dk.max_pool2d(map.detach(), *geometry.window, geometry.ceil_mode)
+    size = list(geometry.size)
+    if name == "max_pool2d":
+        return [map, bias, *window, geometry.ceil_mode, True]
+    if name == "max_unpool2d":
+        return [pooled, switches, *window, size, "sum", True]
+    if name == "max_unpool2d_window":
+        windows = laid_out(random_values((3, 3, 2, 4), dtype, "normal"))
+        image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [1, -1], [9, 2]], device=device)
+        return [windows, switches, image, origin, window[0], window[1], window[3], "last", False]
+    if name == "switches_to_indices":
+        return [switches, size, *window]
+    return [dk.switches_to_indices(switches, size, *geometry.window), size, *window]
+
+
+@pytest.mark.parametrize("differentiates", [False, True], ids=["plain", "requires_grad"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", backends.OPS)
+def test_opcheck(backend: str, device: torch.device, name: str, layout: str, differentiates: bool) -> None:
+    geometry = random.choice(list(GEOMETRIES.values()))
+    given = arguments(name, geometry, device, layout, torch.float32)
+    if differentiates and not given[0].is_floating_point():
+        pytest.skip(f"{name} has no gradient: its input holds integers")
+    for tensor in given[: 2 if name == "max_pool2d" else 1]:
+        tensor.requires_grad_(differentiates)
+    torch.library.opcheck(operator(backend, name), tuple(given))
+
+
+@pytest.mark.parametrize("overlap", ["sum", "last"])
+@pytest.mark.parametrize("name", ["max_unpool2d", "max_unpool2d_window"])
+def test_opcheck_of_overlaps(backend: str, device: torch.device, name: str, overlap: str) -> None:
+    given = arguments(name, GEOMETRIES["overlapping"], device, "contiguous", torch.float64)
+    given[given.index("sum" if "sum" in given else "last")] = overlap
+    given[0].requires_grad_()
+    torch.library.opcheck(operator(backend, name), tuple(given))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", backends.OPS)
+def test_fake_results_are_like_the_real_ones(backend: str, device: torch.device, name: str, dtype: torch.dtype) -> None:
+    for layout in LAYOUTS:
+        geometry = random_geometry()
+        if geometry.windows_off_the_map.any():
+            geometry = GEOMETRIES["dilated"]
+        given = arguments(name, geometry, device, layout, dtype)
+        if name.startswith("max_unpool2d"):
+            given[1] = random_switches(tuple(given[1].shape), geometry).to(device)
+        for batched in (True, False):
+            if not batched:
+                if name == "max_unpool2d_window":
+                    continue
+                given[0] = given[0][0]
+                if name == "max_unpool2d":
+                    given[1] = given[1][0]
+            real = operator(backend, name)(*given)
+            with FakeTensorMode() as mode:
+                copies = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in given]
+                fake = operator(backend, name)(*copies)
+            pairs = zip(real, fake, strict=True) if isinstance(real, tuple) else [(real, fake)]
+            for a, b in pairs:
+                described = [(t.shape, t.dtype, t.device, t.stride()) for t in (a, b)]
+                assert described[0] == described[1], f"{layout} {geometry} batched {batched}"
