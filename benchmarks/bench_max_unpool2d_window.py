@@ -1,4 +1,4 @@
-"""max_unpool2d_window against ATen on whole maps: place the windows in frames, unpool the frames, cut the windows out."""
+"""max_unpool2d_window against ATen on whole maps: put windows in frames, unpool, cut windows out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""switches_to_indices and indices_to_switches, as a share of a copy of the same bytes: nothing in ATen does the same."""
+"""switches_to_indices and indices_to_switches, as a share of a copy of the same bytes; ATen has nothing like them."""
 
 from __future__ import annotations
 

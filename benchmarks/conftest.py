@@ -36,23 +36,19 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["backend"] = backends.chosen("cpu")
 
 
-def pools(image: int = 224) -> Iterator[tuple[str, tuple[int, int, int], int, int, bool]]:
-    """Name, (C, H, W), kernel, stride and ceil_mode of the issue's two shapes and of every pool of the three networks."""
+Pool = tuple[str, tuple[int, ...], int, int, bool]
+
+
+def pools(image: int = 224) -> Iterator[Pool]:
+    """Name, (C, H, W), kernel, stride and ceil_mode of two standard shapes and of every pool of the three networks."""
     yield "k2s2", (256, 56, 56), 2, 2, False
     yield "k3s2", (96, 55, 55), 3, 2, False
     for network, architecture in models.ARCHITECTURES.items():
-        model = architecture(features_only=True).to("meta").eval()
-        seen: list[tuple[str, tuple[int, int, int], int, int, bool]] = []
-        for name, module in model.named_children():
+        x = torch.empty(1, 3, image, image, device="meta")
+        for name, module in architecture(features_only=True).to("meta").named_children():
             if isinstance(module, nn.MaxPool2d):
-
-                def note(pool: nn.MaxPool2d, inputs: tuple[Tensor], _: Tensor, name: str = name) -> None:
-                    shape = tuple(inputs[0].shape[1:])
-                    seen.append((f"{network} {name}", shape, pool.kernel_size, pool.stride, pool.ceil_mode))  # type: ignore[arg-type]
-
-                module.register_forward_hook(note)
-        model(torch.empty(1, 3, image, image, device="meta"))
-        yield from seen
+                yield f"{network} {name}", tuple(x.shape[1:]), module.kernel_size, module.stride, module.ceil_mode
+            x = module(x)
 
 
 def pool_cases() -> list[Any]:

@@ -51,7 +51,7 @@ def window_arguments(
         _is_plain(kernel_size) and (stride is None or _is_plain(stride)) and _is_plain(padding) and _is_plain(dilation)
     ):
         return _check_window_arguments(kernel_size, stride, padding, dilation)
-    return _cached_window_arguments(kernel_size, stride, padding, dilation)  # type: ignore[arg-type]
+    return _cached_window_arguments(kernel_size, stride, padding, dilation)
 
 
 def _is_plain(value: object) -> bool:
@@ -138,6 +138,16 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channe
     return torch.empty((*batch, height, width, channels), dtype=dtype, device=device).movedim(-1, -3)
 
 
+def check_tensor(name: str, tensor: object) -> None:
+    """A tensor.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+
+
 def check_map(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
     """A (C, H, W) or (N, C, H, W) tensor with a non-empty map and one of `dtypes`.
 
@@ -145,8 +155,7 @@ def check_map(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
         TypeError: not a tensor, or of another dtype.
         ValueError: another rank, or an empty dimension other than the batch.
     """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    check_tensor(name, tensor)
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense (strided) Tensor, got layout {tensor.layout}")
     if tensor.dtype not in dtypes:
@@ -164,8 +173,7 @@ def check_like(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype], of: str
         TypeError: not a tensor, or of another dtype.
         ValueError: another shape or device.
     """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    check_tensor(name, tensor)
     if tensor.dtype not in dtypes:
         _wrong_dtype(name, tensor, dtypes)
     if tensor.shape != like.shape:

@@ -72,7 +72,7 @@ def main() -> None:
     show_default=True,
     help="What pooling windows that share a maximum do: sum, or last (the last window wins).",
 )
-@click.option("--repeats", is_flag=True, help="Let one place of a photograph, in several crops, count several times.")
+@click.option("--distinct", is_flag=True, help="Show a place that several overlapping crops hold only once a map.")
 @click.option(
     "--sample", default=4, show_default=True, help="Units per layer to compare with the baselines; 0 for none."
 )
@@ -92,7 +92,7 @@ def gallery(
     threads: int | None,
     rule: str,
     overlap: str,
-    repeats: bool,
+    distinct: bool,
     sample: int,
 ) -> None:
     """Draw what maps respond to in photographs: their strongest activations, projected back to pixels.
@@ -115,7 +115,7 @@ def gallery(
         device=device,
         rule=rule,
         overlap=overlap,
-        repeats=repeats,
+        distinct=distinct,
         sample=sample,
     )
     with _user_errors(ValueError):

@@ -16,6 +16,7 @@ from ._pooling import (
     check_device,
     check_like,
     check_map,
+    check_tensor,
     extent,
     pair,
     pooled_size,
@@ -103,6 +104,7 @@ def max_unpool2d(
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
     """
     window = window_arguments(kernel_size, stride, padding, dilation)
+    check_tensor("input", input)
     size = _unpooled_size(input, output_size, *window)
     return _call("max_unpool2d", _check_max_unpool2d, (input, switches), *window, size, overlap, bool(relu))
 
@@ -171,6 +173,7 @@ def switches_to_indices(
         ValueError: an argument of the wrong size, or (on the CPU) a switch that names no position of the map.
     """
     window = window_arguments(kernel_size, stride, padding, dilation)
+    check_tensor("switches", switches)
     size = _spatial("input_size", input_size, switches)
     return _call("switches_to_indices", _check_switches_to_indices, (switches,), size, *window)
 
@@ -198,6 +201,7 @@ def indices_to_switches(
         ValueError: an argument of the wrong size, or (on the CPU) an index outside its window.
     """
     window = window_arguments(kernel_size, stride, padding, dilation)
+    check_tensor("indices", indices)
     size = _spatial("input_size", input_size, indices)
     return _call("indices_to_switches", _check_indices_to_switches, (indices,), size, *window)
 
@@ -212,7 +216,12 @@ def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, .
     A CPU call that nothing else has to see goes straight into the kernel, which does the same checks in less time; only
     where it refuses do the checks here say why.
     """
-    direct = not torch.compiler.is_compiling() and backends.checks_itself() and not _observed(tensors)
+    direct = (
+        not torch.compiler.is_compiling()
+        and backends.checks_itself()
+        and isinstance(tensors[0], Tensor)
+        and not _observed(tensors)
+    )
     if direct:
         try:
             return backends.operator(name, tensors[0]).redispatch(_CPU, *tensors, *arguments)  # type: ignore[arg-type]
@@ -275,8 +284,7 @@ def _check_max_pool2d(
         )
     if bias is None:
         return
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"bias must be a Tensor, got {type(bias).__name__}")
+    check_tensor("bias", bias)
     if bias.shape != (input.shape[-3],):
         raise ValueError(f"bias must have shape ({input.shape[-3]},), one for each channel, got {tuple(bias.shape)}")
     if bias.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):

@@ -1,7 +1,7 @@
 """Calls the ops directly with arguments that the public functions would never let through.
 
-Run by test_errors.py in a process of its own: `python hostile_calls.py <backend> <seed>`. Every call is printed before it
-is made, so that the last line of the output names one that crashed.
+Run by test_errors.py in a process of its own: `python hostile_calls.py <backend> <seed>`. Every call is printed before
+it is made, so that the last line of the output names one that crashed.
 """
 
 from __future__ import annotations

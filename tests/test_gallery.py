@@ -225,7 +225,6 @@ class TestMining:
 
 class TestGallery:
     def test_units_and_projections_are_what_the_network_says(self, settings, tmp_path):
-        settings = Settings(**{**settings.__dict__, "repeats": True})
         job = Gallery(settings)
         summary = job.run(tmp_path / "out", progress=False)
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(summary.files)
@@ -286,7 +285,7 @@ class TestGallery:
         assert before == after
 
     def test_projections_of_the_figure_are_distinct_places(self, settings):
-        job = Gallery(Settings(**{**settings.__dict__, "crops": 30}))
+        job = Gallery(Settings(**{**settings.__dict__, "crops": 30, "distinct": True}))
         inputs = job.weights.preprocess(cut(job.photographs, job.crops))
         record = job.net.record(inputs, ["conv2"], progress=False)
         units = job._mine(record, "conv2")

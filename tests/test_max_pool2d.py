@@ -62,8 +62,9 @@ def test_single_image(device: torch.device, dtype: torch.dtype, layout: str) -> 
 
 
 @pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 32, 33, 63, 64, 65, 129])
-def test_channel_counts(device: torch.device, channels: int) -> None:
-    for dtype, layout in itertools.product(DTYPES, ("contiguous", "channels_last")):
+def test_channel_counts(backend: str, device: torch.device, channels: int) -> None:
+    combinations = list(itertools.product(DTYPES, ("contiguous", "channels_last")))
+    for dtype, layout in random.sample(combinations, 1 if backend == "reference" else len(combinations)):
         for geometry in (Geometry((6, 7), (2, 2), (2, 2)), Geometry((7, 7), (3, 3), (2, 2)), random_geometry()):
             input = LAYOUTS[layout](random_values((2, channels, *geometry.size), dtype).to(device))
             bias = random_values((channels,), dtype, "ties").to(device)
@@ -74,7 +75,7 @@ def test_channel_counts(device: torch.device, channels: int) -> None:
 def test_map_widths(device: torch.device, kernel: int) -> None:
     for width in [*range(kernel, 40), 55, 56, 63, 64, 65, 111, 112, 127, 128, 129, 224]:
         geometry = Geometry((kernel + random.randint(0, 3), width), (kernel, kernel), (2, 2), ceil_mode=width % 3 == 0)
-        for dtype in random.sample(DTYPES, 2):
+        for dtype in random.sample(DTYPES, 1):
             check_against_aten(random_values((2, *geometry.size), dtype).to(device), geometry, None, width % 2 == 0)
 
 
@@ -91,22 +92,22 @@ def test_windows_of_minus_infinity_choose_their_first_tap_in_the_map(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ties_nan_and_zeros(device: torch.device, dtype: torch.dtype, layout: str) -> None:
     nan, inf = math.nan, math.inf
-    rows = {
-        (1.0, 1.0, 1.0, 1.0): 0,
-        (0.0, 2.0, 2.0, 1.0): 1,
-        (nan, 5.0, 6.0, 7.0): 0,
-        (nan, 5.0, nan, inf): 2,
-        (9.0, nan, nan, nan): 3,
-        (inf, inf, 1.0, inf): 0,
-        (-inf, -inf, -inf, -inf): 0,
-        (-inf, -inf, -5.0, -inf): 2,
-        (-0.0, 0.0, 0.0, -0.0): 0,
-        (0.0, -0.0, -0.0, 0.0): 0,
-    }
-    windows = torch.tensor(list(rows), dtype=dtype).view(1, len(rows), 2, 2).repeat(2, 3, 1, 1)
+    rows = [
+        ((1.0, 1.0, 1.0, 1.0), 0),
+        ((0.0, 2.0, 2.0, 1.0), 1),
+        ((nan, 5.0, 6.0, 7.0), 0),
+        ((nan, 5.0, nan, inf), 2),
+        ((9.0, nan, nan, nan), 3),
+        ((inf, inf, 1.0, inf), 0),
+        ((-inf, -inf, -inf, -inf), 0),
+        ((-inf, -inf, -5.0, -inf), 2),
+        ((-0.0, 0.0, 0.0, -0.0), 0),
+        ((0.0, -0.0, -0.0, 0.0), 0),
+    ]
+    windows = torch.tensor([taps for taps, _ in rows], dtype=dtype).view(1, len(rows), 2, 2).repeat(2, 3, 1, 1)
     input = LAYOUTS[layout](windows.to(device))
     values, switches = dk.max_pool2d(input, 2)
-    expected = torch.tensor(list(rows.values()), dtype=torch.uint8).repeat(2, 3)
+    expected = torch.tensor([switch for _, switch in rows], dtype=torch.uint8).repeat(2, 3)
     assert torch.equal(switches[..., 0, 0].cpu(), expected)
     chosen = windows.flatten(-2).gather(-1, expected.long()[..., None])[..., None]
     assert_same_bits(values, chosen, "values")
@@ -215,10 +216,10 @@ def test_lazily_negated_input_and_bias(device: torch.device) -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_same_bits_for_every_thread_count_and_call(device: torch.device, layout: str, threads: None) -> None:
     for geometry in (Geometry((57, 61), (3, 3), (2, 2), (1, 1)), Geometry((56, 56), (2, 2), (2, 2))):
-        input = LAYOUTS[layout](random_values((3, 48, *geometry.size), torch.float32).to(device))
-        bias = torch.randn(48, device=device)
+        input = LAYOUTS[layout](random_values((3, 40, *geometry.size), torch.float32).to(device))
+        bias = torch.randn(40, device=device)
         results = []
-        for count in (1, 2, 3, 2):
+        for count in (1, 2, 2):
             torch.set_num_threads(count)
             results.append(dk.max_pool2d(input, *geometry.window, bias=bias, relu=True))
         for values, switches in results[1:]:

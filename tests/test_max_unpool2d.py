@@ -109,8 +109,9 @@ def test_single_image(device: torch.device, dtype: torch.dtype, overlap: str) ->
 
 
 @pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 32, 33, 63, 64, 65, 129])
-def test_channel_counts(device: torch.device, channels: int) -> None:
-    for dtype, layout in itertools.product(DTYPES, ("contiguous", "channels_last")):
+def test_channel_counts(backend: str, device: torch.device, channels: int) -> None:
+    combinations = list(itertools.product(DTYPES, ("contiguous", "channels_last")))
+    for dtype, layout in random.sample(combinations, 1 if backend == "reference" else len(combinations)):
         for geometry in (Geometry((6, 7), (2, 2), (2, 2)), Geometry((7, 7), (3, 3), (2, 2)), random_geometry()):
             shape = (2, channels, *geometry.pooled)
             input = LAYOUTS[layout](random_values(shape, dtype).to(device))
@@ -124,7 +125,7 @@ def test_channel_counts(device: torch.device, channels: int) -> None:
 def test_map_widths(device: torch.device, kernel: int) -> None:
     for width in [*range(kernel, 40), 55, 56, 63, 64, 65, 111, 112, 127, 128, 129, 224]:
         geometry = Geometry((kernel + random.randint(0, 3), width), (kernel, kernel), (2, 2), ceil_mode=width % 3 == 0)
-        for dtype in random.sample(DTYPES, 2):
+        for dtype in random.sample(DTYPES, 1):
             shape = (2, *geometry.pooled)
             input = random_values(shape, dtype).to(device)
             switches = random_switches(shape, geometry).to(device)
@@ -254,7 +255,7 @@ def test_same_bits_for_every_thread_count_and_call(
     input = LAYOUTS[layout](torch.randn(shape).to(device))
     switches = random_switches(shape, geometry).to(device)
     results = []
-    for count in (1, 2, 3, 2):
+    for count in (1, 2, 2):
         torch.set_num_threads(count)
         results.append(dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=True))
     for result in results[1:]:

@@ -147,7 +147,7 @@ def test_same_bits_for_every_thread_count_and_call(device: torch.device, layout:
     input = LAYOUTS[layout](torch.randn(9, 48, 11, 13).to(device))
     image, origin = torch.randint(0, 4, (9,)).to(device), torch.randint(-4, 20, (9, 2)).to(device)
     results = []
-    for count in (1, 2, 3, 2):
+    for count in (1, 2, 2):
         torch.set_num_threads(count)
         results.append(dk.max_unpool2d_window(input, switches, image, origin, *geometry.window)[0])
     for result in results[1:]:

@@ -56,7 +56,7 @@ class Settings:
         device: where to compute, "cpu" or "cuda".
         rule: "deconvnet", "guided" or "gradient".
         overlap: "sum" or "last".
-        repeats: let one place of a photograph, seen in several crops, appear more than once in a map's nine.
+        distinct: show a place of a photograph that several crops hold only once among a map's activations.
         sample: units per layer on which the baselines are compared and timed; 0 leaves them out.
     """
 
@@ -72,7 +72,7 @@ class Settings:
     device: str = "cpu"
     rule: str = "deconvnet"
     overlap: str = "sum"
-    repeats: bool = False
+    distinct: bool = False
     sample: int = 4
 
 
@@ -234,7 +234,7 @@ class Gallery:
     def _mine(self, record: Record, layer: str) -> Units:
         settings = self.settings
         maps = choose_maps(layer, record.shape(layer)[0], settings.maps, settings.seed)
-        if settings.repeats:
+        if not settings.distinct:
             return record.strongest(layer, settings.k, maps)
         candidates = record.strongest(layer, len(self.crops), maps)
         _, *grid = record.shape(layer)
@@ -329,7 +329,7 @@ class Gallery:
                 for first in range(0, len(channel), k)
             ]
             height, width = _size(projections)
-            where = "at most one per crop" if settings.repeats else "at most one per crop and place"
+            where = "at most one per crop and place" if settings.distinct else "at most one per crop"
             plot.draw_maps(
                 folder / f"{layer}.png",
                 f"{network} {layer}: what {len(tiles)} of its {record.shape(layer)[0]} maps respond to",
