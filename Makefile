@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 
+# One architecture compiles fast, and newer cards compile its PTX for themselves; a wheel holds code for each.
+DECONV_CUDA_ARCHS ?= 80
+
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
@@ -38,7 +41,7 @@ format: $(VENV)/.package $(VENV)/.lint ## Rewrite the sources in the project's s
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines and write benchmarks/results/<machine>.json
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/report.py --measure
 
 gpu-check: ## On a machine with a GPU: build, test and measure with its own python3 (no network, no .venv)
 	$(PYTHON) benchmarks/gpu_check.py
@@ -66,7 +69,7 @@ $(VENV)/.environment: requirements/torch.txt requirements/runtime.txt
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.environment $(SOURCES)
-	DECONV_WERROR=ON $(INSTALL) --no-deps --no-build-isolation --editable .
+	DECONV_WERROR=ON DECONV_CUDA_ARCHS=$(DECONV_CUDA_ARCHS) $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.lint: $(VENV)/.%: requirements/%.txt $(VENV)/.environment

@@ -2,6 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(deconv_kernels, m) {
+  // The instruction set that the CPU kernels run on: baseline, avx2 or avx512.
+  m.def("cpu_capability() -> str");
   // Max-pools relu(input + bias); returns values and window-local switches.
   m.def(
       "max_pool2d(Tensor input, Tensor? bias, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "

@@ -55,6 +55,19 @@ def available() -> dict[str, dict[str, str | None]]:
     return {op: dict(reasons) for op in OPS}
 
 
+def cpu_capability() -> str:
+    """The instruction set that the C++ kernels run on: "avx512", "avx2" or "baseline".
+
+    The environment variable DECONV_CPU_CAPABILITY names a lesser one than the best.
+
+    Raises:
+        RuntimeError: the C++ kernels are missing, or the variable names what this processor does not have.
+    """
+    if _library.cpu_error is not None:
+        raise RuntimeError(f"the C++ kernels are missing: {_library.cpu_error}")
+    return torch.ops.deconv_kernels.cpu_capability()
+
+
 def chosen(device: torch.device | str) -> str:
     """The backend that runs on tensors of `device`: the forced one, else the fastest that is there.
 

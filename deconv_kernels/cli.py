@@ -140,6 +140,8 @@ def info() -> None:
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     click.echo(f"deconv_kernels {__version__}")
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, {cuda}")
+    if backends.why_not("cpu") is None:
+        click.echo(f"CPU kernels for {backends.cpu_capability()}")
     for op, reasons in backends.available().items():
         click.echo(f"{op}: {', '.join(backend for backend, reason in reasons.items() if reason is None)}")
         for backend, reason in reasons.items():

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from deconv_kernels import backends
 
@@ -18,11 +17,12 @@ VARIABLE = "DECONV_CPU_CAPABILITY"
 FROM_NARROW_TO_WIDE = ("baseline", "avx2", "avx512")
 
 
-def widest() -> int:
-    """Index of the widest instruction set of this machine."""
-    if os.environ.get(VARIABLE) in FROM_NARROW_TO_WIDE:
-        return FROM_NARROW_TO_WIDE.index(os.environ[VARIABLE])
-    return {"AVX512": 2, "AVX2": 1}.get(torch.backends.cpu.get_cpu_capability(), 0)
+def run(*arguments: str, capability: str, seed: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, VARIABLE: capability, "DECONV_TEST_SEED": str(seed)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=TESTS.parent, timeout=600, check=False
+    )
 
 
 @pytest.mark.parametrize("capability", FROM_NARROW_TO_WIDE)
@@ -30,20 +30,24 @@ def test_op_tests_pass(capability: str, seed: int) -> None:
     reason = backends.why_not("cpu")
     if reason is not None:
         pytest.skip(f"backend cpu: {reason}")
-    place = FROM_NARROW_TO_WIDE.index(capability)
-    if place > widest():
+    active = backends.cpu_capability()
+    if FROM_NARROW_TO_WIDE.index(capability) > FROM_NARROW_TO_WIDE.index(active):
         pytest.skip(f"this machine has no {capability}")
-    if place == widest():
+    if capability == active:
         pytest.skip(f"{capability} is what the op tests themselves run with here")
+    probe = run("-c", "from deconv_kernels import backends; print(backends.cpu_capability())", capability=capability)
+    assert probe.stdout.strip() == capability, probe.stderr[-2000:]
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "--backend", "cpu", *(str(TESTS / name) for name in OP_TESTS)]
-    child = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, VARIABLE: capability, "DECONV_TEST_SEED": str(seed)},
-        cwd=TESTS.parent,
-        timeout=600,
-        check=False,
-    )
+    child = run("-m", "pytest", *arguments, capability=capability, seed=seed)
     assert child.returncode == 0, f"exit code {child.returncode}\n{child.stdout[-4000:]}\n{child.stderr[-2000:]}"
     assert " passed" in child.stdout
+
+
+def test_unknown_capability_is_refused_by_name() -> None:
+    reason = backends.why_not("cpu")
+    if reason is not None:
+        pytest.skip(f"backend cpu: {reason}")
+    program = "import torch, deconv_kernels; deconv_kernels.max_pool2d(torch.ones(1, 2, 2), 2)"
+    child = run("-c", program, capability="sse9")
+    assert child.returncode == 1
+    assert "DECONV_CPU_CAPABILITY is sse9" in child.stderr

@@ -34,8 +34,8 @@ from deconv_kernels import triton as kernels  # noqa: E402
 COMMON = importlib.import_module("deconv_kernels.triton._common")
 HOPPER = GPUTarget("cuda", 90, 32)
 OTHERS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 100, 32), GPUTarget("hip", "gfx942", 64)]
-# 64 registers keep 1024 threads, half of what a Hopper multiprocessor can hold, in flight.
-MOST_REGISTERS = 64
+# 80 registers leave room for 768 threads on a Hopper multiprocessor: with one 16-byte load each in flight, 12 KiB.
+MOST_REGISTERS = 80
 NAMES = {
     torch.float32: "fp32",
     torch.float64: "fp64",
@@ -116,8 +116,9 @@ def nvidia_machine(binary: bytes, folder: Path) -> Machine:
 
 
 def amd_machine(assembly: str) -> Machine:
-    for spilled in re.findall(r"\.[sv]gpr_spill_count: +(\d+)", assembly):
-        assert spilled == "0", "spills"
+    # Scalar registers may be kept in lanes of vector registers (sgpr_spill_count); memory must stay untouched.
+    for used in re.findall(r"\.(?:vgpr_spill_count|private_segment_fixed_size): +(\d+)", assembly):
+        assert used == "0", "spills"
     registers = re.search(r"\.vgpr_count: +(\d+)", assembly)
     assert registers is not None
     widths = {"ubyte": 8, "byte": 8, "ushort": 16, "short": 16, "dword": 32, "dwordx2": 64, "dwordx4": 128}
@@ -179,18 +180,18 @@ def convert(name: str, dtype: torch.dtype, case: tuple[Any, Any], layout: str) -
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 def test_contiguous_on_hopper(launches: list[Any], tmp_path: Path, dtype: torch.dtype) -> None:
-    """A thread reads or writes 16 bytes of each map row, so it holds the 8 bytes of pooled values that belong to them."""
+    """A thread reads or writes 16 bytes of each map row, so it holds the 8 bytes of pooled values that belong there."""
     pool(DENSE, dtype, "contiguous")
     found = machine(launches, tmp_path)
     assert found.loads == {128: 2}
     assert found.stores[64] == 1
     assert found.stores.total() == 2
 
-    pool(OVERLAPPING, dtype, "contiguous")
+    pool(OVERLAPPING, dtype, "contiguous")  # its taps lie two apart, so adjacent threads share sectors, not vectors
     found = machine(launches, tmp_path)
-    assert found.loads[128] == 3
-    assert found.stores[64] == 1
-    assert found.stores.total() == 2
+    assert found.loads == {8 * dtype.itemsize: 18}
+    assert found.stores == {8 * dtype.itemsize: 2, 8: 2}
+    assert found.barriers <= 3
     assert found.registers <= MOST_REGISTERS
 
     for case in (DENSE, OVERLAPPING):

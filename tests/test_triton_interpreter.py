@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="the package triton is not installed")
 CASES = Path(__file__).with_name("triton_interpreter_cases.py")
 
 
-@pytest.mark.parametrize("op", ["pool2d", "not pool2d"])
+@pytest.mark.parametrize("op", ["max_pool2d", "not max_pool2d"])
 def test_kernels_in_the_interpreter(op: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["TRITON_INTERPRET"] = "1"

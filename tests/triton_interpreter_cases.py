@@ -47,6 +47,7 @@ MODULES = [
     importlib.import_module(f"deconv_kernels.triton.{name}") for name in ("max_pool2d", "max_unpool2d", "switches")
 ]
 UNROLLED = [g for g in GEOMETRIES if g.kernel[0] * g.kernel[1] <= COMMON.LARGEST_UNROLLED_WINDOW]
+STEPS_OVER_THE_MAP = Geometry((1, 17), (2, 6), (2, 4), (1, 2), (2, 1))  # no window has a tap inside the map
 LARGE = [
     Geometry((32, 33), (16, 16), (16, 16)),
     Geometry((14, 13), (9, 9), (3, 4), (4, 4), ceil_mode=True),
@@ -126,7 +127,7 @@ def sampled(count: int) -> list[Geometry]:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16], ids=str)
 def test_max_pool2d(dtype: torch.dtype, layout: str) -> None:
-    for geometry in UNROLLED if dtype == torch.float32 else sampled(8):
+    for geometry in [*UNROLLED, STEPS_OVER_THE_MAP] if dtype == torch.float32 else sampled(8):
         shape = small_shape(geometry)
         input = LAYOUTS[layout](random_values(shape, dtype))
         has_bias = dtype != torch.bfloat16 and random.random() < 0.5

@@ -1,6 +1,8 @@
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
+#include "../checks.h"
 #include "kernels.h"
 
 namespace deconv_kernels {
@@ -20,6 +22,8 @@ const Kernels* choose() {
   if (has_avx512 && allowed(avx512::kKernels)) return &avx512::kKernels;
   if (has_avx2 && allowed(avx2::kKernels)) return &avx2::kKernels;
 #endif
+  DK_CHECK(allowed(baseline::kKernels), "DECONV_CPU_CAPABILITY is ", asked,
+           ", which is not baseline or an instruction set (avx2, avx512) that this processor and build have");
   return &baseline::kKernels;
 }
 
@@ -30,4 +34,14 @@ const Kernels& kernels() {
   return *chosen;
 }
 
+namespace {
+
+std::string cpu_capability() { return kernels().name; }
+
+}  // namespace
+
 }  // namespace deconv_kernels
+
+STABLE_TORCH_LIBRARY_IMPL(deconv_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&deconv_kernels::cpu_capability));
+}

@@ -1,5 +1,8 @@
-// Rows of a switch-guided unpooling, in gather form: each output element asks the windows that can see it, in row-major
-// order, whether their switch names it. Every element is written once.
+// Rows of a switch-guided unpooling. Every output element is formed in row-major order of the windows that name it and
+// is written to the result once, in one of two ways:
+// - gathering: each output asks the windows that can see it whether their switch names it (channels_last, and wide rows
+//   of 2x2 and 3x3 windows at stride 2);
+// - scattering: each window adds its value to a band of rows held in cache, which is then copied out (everything else).
 #pragma once
 
 #include "kernels.h"
@@ -37,8 +40,42 @@ struct Seen {
   Code<T> code;  // of its first tap in question
 };
 
-// Walks the output rows [begin, ..) and finds for each the rows of windows that see it, and the columns of those that
-// lie inside unit and map. `planes` is the number of planes a unit has, `pixel` the distance of neighbouring columns.
+// One plane of a unit (contiguous), or all its channels at once (channels_last), and the part of it inside the map.
+template <typename T, typename S>
+struct UnitPlane {
+  int64_t begin_y;
+  int64_t end_y;
+  int64_t begin_x;
+  int64_t end_x;
+  const T* values;    // of element (0, 0)
+  const S* switches;  // of element (0, 0), or where it would be outside the map
+
+  // `planes` is the number of planes a unit has, `pixel` the distance of neighbouring columns.
+  UnitPlane(const MaxUnpool2dParams& p, int64_t unit, int64_t plane, int64_t planes, int64_t pixel) {
+    const int64_t image = p.image == nullptr ? unit : p.image[unit];
+    const int64_t origin_y = p.origin == nullptr ? 0 : p.origin[2 * unit];
+    const int64_t origin_x = p.origin == nullptr ? 0 : p.origin[2 * unit + 1];
+    begin_x = inside(0, origin_x, p.width);
+    end_x = inside(p.map_width, origin_x, p.width);
+    begin_y = inside(0, origin_y, p.height);
+    end_y = inside(p.map_height, origin_y, p.height);
+    values = static_cast<const T*>(p.input) + (unit * planes + plane) * p.height * p.width * pixel;
+    switches = static_cast<const S*>(p.switches) + (image * planes + plane) * p.map_height * p.map_width * pixel;
+    if (begin_x >= end_x || begin_y >= end_y) {
+      end_y = begin_y;
+    } else {
+      switches += (origin_y * p.map_width + origin_x) * pixel;
+    }
+  }
+
+  // Unit position of map position `edge`, held within the unit; safe for any origin.
+  static int64_t inside(int64_t edge, int64_t origin, int64_t size) {
+    if (origin >= edge) return 0;
+    return origin <= edge - size ? size : edge - origin;
+  }
+};
+
+// Walks the output rows from `begin` on and finds for each the rows of windows that see it.
 template <typename T, typename S>
 class SeenRows {
  public:
@@ -51,8 +88,8 @@ class SeenRows {
         plane_(begin / params.output_height % planes),
         unit_(begin / params.output_height / planes),
         phase_((y_ + params.pooling.y.padding) % params.pooling.y.stride),
-        window_((y_ + params.pooling.y.padding) / params.pooling.y.stride) {
-    enter_plane();
+        window_((y_ + params.pooling.y.padding) / params.pooling.y.stride),
+        unit_plane_(params, unit_, plane_, planes, pixel) {
     find();
   }
   ~SeenRows() { delete[] rows_; }
@@ -73,7 +110,7 @@ class SeenRows {
         ++unit_;
       }
       // The last row of all has no next plane to enter.
-      if (unit_ < p_.units) enter_plane();
+      if (unit_ < p_.units) unit_plane_ = UnitPlane<T, S>(p_, unit_, plane_, planes_, pixel_);
     }
     find();
   }
@@ -81,43 +118,22 @@ class SeenRows {
   const Seen<T, S>* begin() const { return rows_; }
   const Seen<T, S>* end() const { return rows_ + count_; }
 
-  int64_t begin_x = 0;
-  int64_t end_x = 0;
+  // Columns of the rows that lie inside unit and map.
+  int64_t begin_x() const { return unit_plane_.begin_x; }
+  int64_t end_x() const { return unit_plane_.end_x; }
 
  private:
-  void enter_plane() {
-    const int64_t image = p_.image == nullptr ? unit_ : p_.image[unit_];
-    const int64_t origin_y = p_.origin == nullptr ? 0 : p_.origin[2 * unit_];
-    const int64_t origin_x = p_.origin == nullptr ? 0 : p_.origin[2 * unit_ + 1];
-    begin_x = inside(0, origin_x, p_.width);
-    end_x = inside(p_.map_width, origin_x, p_.width);
-    begin_y_ = inside(0, origin_y, p_.height);
-    end_y_ = inside(p_.map_height, origin_y, p_.height);
-    if (begin_x >= end_x) end_y_ = begin_y_;
-    if (begin_y_ >= end_y_) return;
-    const int64_t channels = p_.channels / planes_;
-    values_ = static_cast<const T*>(p_.input) + (unit_ * planes_ + plane_) * channels * p_.height * p_.width;
-    switches_ = static_cast<const S*>(p_.switches) +
-                (image * planes_ + plane_) * channels * p_.map_height * p_.map_width +
-                (origin_y * p_.map_width + origin_x) * pixel_;
-  }
-
   void find() {
     count_ = 0;
     if (phase_ >= p_.phases_y.count) return;
     const PhaseTap* end = p_.phases_y.taps + p_.phases_y.begin[phase_ + 1];
     for (const PhaseTap* tap = p_.phases_y.taps + p_.phases_y.begin[phase_]; tap != end; ++tap) {
       const int64_t row = window_ - tap->back;
-      if (row < begin_y_ || row >= end_y_) continue;
-      rows_[count_++] = {values_ + row * p_.width * pixel_, switches_ + row * p_.map_width * pixel_,
+      if (row < unit_plane_.begin_y || row >= unit_plane_.end_y) continue;
+      rows_[count_++] = {unit_plane_.values + row * p_.width * pixel_,
+                         unit_plane_.switches + row * p_.map_width * pixel_,
                          static_cast<Code<T>>(tap->tap * p_.pooling.x.kernel)};
     }
-  }
-
-  // Unit position of map position `edge`, held within the unit; safe for any origin.
-  static int64_t inside(int64_t edge, int64_t origin, int64_t size) {
-    if (origin >= edge) return 0;
-    return origin <= edge - size ? size : edge - origin;
   }
 
   const MaxUnpool2dParams& p_;
@@ -129,10 +145,7 @@ class SeenRows {
   int64_t unit_;
   int64_t phase_;
   int64_t window_;
-  int64_t begin_y_ = 0;
-  int64_t end_y_ = 0;
-  const T* values_ = nullptr;
-  const S* switches_ = nullptr;
+  UnitPlane<T, S> unit_plane_;
   int64_t count_ = 0;
 };
 
@@ -145,7 +158,7 @@ inline Compute<T> unpool_one(const MaxUnpool2dParams& p, const SeenRows<T, S>& r
     for (const auto& row : rows) {
       for (const PhaseTap* tap = p.phases_x.taps + p.phases_x.begin[phase]; tap != end; ++tap) {
         const int64_t column = window - tap->back;
-        if (column < rows.begin_x || column >= rows.end_x) continue;
+        if (column < rows.begin_x() || column >= rows.end_x()) continue;
         take_named<T, 1, kLast>(sum, Vector<Compute<T>, 1>{load_one(row.values + column)},
                                 Vector<Code<T>, 1>{row.switches[column]}, row.code + static_cast<Code<T>>(tap->tap));
       }
@@ -154,25 +167,8 @@ inline Compute<T> unpool_one(const MaxUnpool2dParams& p, const SeenRows<T, S>& r
   return p.relu ? rectified(sum)[0] : sum[0];
 }
 
-// The outputs of one phase that N window columns from `window` on begin.
-template <typename T, typename S, int N, bool kLast>
-inline Vector<Compute<T>, N> unpool_phase(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows, int64_t phase,
-                                          int64_t window) {
-  Vector<Compute<T>, N> sum{};
-  if (phase >= p.phases_x.count) return sum;
-  const PhaseTap* end = p.phases_x.taps + p.phases_x.begin[phase + 1];
-  for (const auto& row : rows) {
-    for (const PhaseTap* tap = p.phases_x.taps + p.phases_x.begin[phase]; tap != end; ++tap) {
-      const int64_t column = window - tap->back;
-      take_named<T, N, kLast>(sum, load<T, N>(row.values + column), load_codes<T, S, N>(row.switches + column),
-                              row.code + static_cast<Code<T>>(tap->tap));
-    }
-  }
-  return sum;
-}
-
-// Both phases of a stride of 2, interleaved; kKernel 2 and 3 (undilated) load each window once for all its taps. The
-// window before `window` is not looked at where `window` is the row's first.
+// The outputs that N windows of 2 or 3 taps at stride 2 begin, two for each. The window before the first of the row is
+// not looked at.
 template <typename T, typename S, int N, bool kLast, int kKernel>
 inline void unpool_pairs(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows, int64_t window, T* out) {
   using Values = Vector<Compute<T>, N>;
@@ -181,25 +177,20 @@ inline void unpool_pairs(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows,
   prefetch_ahead<2 * N, true>(out);
   Values even{};
   Values odd{};
-  if constexpr (kKernel == 0) {
-    even = unpool_phase<T, S, N, kLast>(p, rows, 0, window);
-    odd = unpool_phase<T, S, N, kLast>(p, rows, 1, window);
-  } else {
-    for (const auto& row : rows) {
-      const Values values = load<T, N>(row.values + window);
-      const Codes codes = load_codes<T, S, N>(row.switches + window);
-      if constexpr (kKernel == 3) {
-        if (window > rows.begin_x) {
-          take_named<T, N, kLast>(even, load<T, N>(row.values + window - 1),
-                                  load_codes<T, S, N>(row.switches + window - 1), row.code + 2);
-        } else {
-          take_named<T, N, kLast>(even, shifted_lanes(values, Values{}, kAll), shifted_lanes(codes, Codes{} - 1, kAll),
-                                  row.code + 2);
-        }
+  for (const auto& row : rows) {
+    const Values values = load<T, N>(row.values + window);
+    const Codes codes = load_codes<T, S, N>(row.switches + window);
+    if constexpr (kKernel == 3) {
+      if (window > rows.begin_x()) {
+        take_named<T, N, kLast>(even, load<T, N>(row.values + window - 1),
+                                load_codes<T, S, N>(row.switches + window - 1), row.code + 2);
+      } else {
+        take_named<T, N, kLast>(even, shifted_lanes(values, Values{}, kAll), shifted_lanes(codes, Codes{} - 1, kAll),
+                                row.code + 2);
       }
-      take_named<T, N, kLast>(even, values, codes, row.code);
-      take_named<T, N, kLast>(odd, values, codes, row.code + 1);
     }
+    take_named<T, N, kLast>(even, values, codes, row.code);
+    take_named<T, N, kLast>(odd, values, codes, row.code + 1);
   }
   if (p.relu) {
     even = rectified(even);
@@ -214,46 +205,147 @@ inline void unpool_pairs(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows,
   }
 }
 
-template <typename T, typename S, bool kLast, int kStride, int kKernel>
-void unpool_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
-  const int64_t stride = kStride == 0 ? p.pooling.x.stride : kStride;
+template <typename T, typename S, bool kLast, int kKernel>
+void gather_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+  constexpr int64_t kStride = 2;
   const int64_t padding = p.pooling.x.padding;
   SeenRows<T, S> rows(p, begin, p.channels, 1);
   for (int64_t index = begin; index < end; ++index, rows.next()) {
     T* out = static_cast<T*>(p.output) + index * p.output_width;
     const auto single = [&](int64_t from, int64_t to) {
       for (int64_t x = from; x < to; ++x) {
-        store_one(out + x, unpool_one<T, S, kLast>(p, rows, (x + padding) % stride, (x + padding) / stride));
+        store_one(out + x, unpool_one<T, S, kLast>(p, rows, (x + padding) % kStride, (x + padding) / kStride));
       }
     };
-    // Window columns [inner_begin, inner_end): all the outputs they begin belong to this row, and every window that
-    // sees those lies inside unit and map.
-    const int64_t after_padding = ceil_divide(padding, stride);
-    const int64_t after_border = rows.begin_x + (kKernel == 3 ? 0 : p.phases_x.farthest);
-    const int64_t inner_begin = after_padding > after_border ? after_padding : after_border;
-    const int64_t whole = (p.output_width + padding) / stride;
-    const int64_t inner_end = whole < rows.end_x ? whole : rows.end_x;
-    if (kStride == 0 || inner_begin >= inner_end) {
+    // Window columns [inner_begin, inner_end) lie inside unit and map, and all the outputs they begin are of this row.
+    const int64_t after_padding = ceil_divide(padding, kStride);
+    const int64_t inner_begin = after_padding > rows.begin_x() ? after_padding : rows.begin_x();
+    const int64_t whole = (p.output_width + padding) / kStride;
+    const int64_t inner_end = whole < rows.end_x() ? whole : rows.end_x();
+    if (inner_begin >= inner_end) {
       single(0, p.output_width);
       continue;
     }
-    single(0, inner_begin * stride - padding);
+    single(0, inner_begin * kStride - padding);
     for_each_vector<kLanes<T>>(inner_begin, inner_end, [&](auto lanes, int64_t window) {
-      constexpr int N = decltype(lanes)::value;
-      T* to = out + window * stride - padding;
-      if constexpr (kStride == 1) {
-        const auto sum = unpool_phase<T, S, N, kLast>(p, rows, 0, window);
-        store<T, N>(to, p.relu ? rectified(sum) : sum);
-      } else {
-        unpool_pairs<T, S, N, kLast, kKernel>(p, rows, window, to);
-      }
+      unpool_pairs<T, S, decltype(lanes)::value, kLast, kKernel>(p, rows, window, out + window * kStride - padding);
     });
-    single(inner_end * stride - padding, p.output_width);
+    single(inner_end * kStride - padding, p.output_width);
+  }
+}
+
+// Rows of one plane in cache, with room for everything that the windows reaching into them can name.
+template <typename T, typename S, bool kLast>
+class Band {
+ public:
+  explicit Band(const MaxUnpool2dParams& params)
+      : p_(params),
+        width_((params.width - 1) * params.pooling.x.stride + extent(params.pooling.x)),
+        height_(kElements / width_ + 1),
+        sums_(new Compute<T>[(height_ + 2 * extent(params.pooling.y)) * width_]),
+        offsets_(new int64_t[params.pooling.y.kernel * params.pooling.x.kernel]),
+        values_(new Compute<T>[params.width + kLanes<T>]) {
+    const Pooling& pooling = p_.pooling;
+    for (int64_t y = 0; y < pooling.y.kernel; ++y) {
+      for (int64_t x = 0; x < pooling.x.kernel; ++x) {
+        offsets_[y * pooling.x.kernel + x] = y * pooling.y.dilation * width_ + x * pooling.x.dilation;
+      }
+    }
+  }
+  ~Band() {
+    delete[] sums_;
+    delete[] offsets_;
+    delete[] values_;
+  }
+  Band(const Band&) = delete;
+  Band& operator=(const Band&) = delete;
+
+  // The most output rows it takes at a time.
+  int64_t height() const { return height_; }
+
+  // Writes the output rows [begin, end) of a plane whose first row is `out`.
+  void unpool(const UnitPlane<T, S>& plane, int64_t begin, int64_t end, T* out) {
+    const Axis& axis = p_.pooling.y;
+    const int64_t first = larger(first_window(begin, axis), plane.begin_y);
+    const int64_t last = smaller(end_window(end - 1, p_.height, axis), plane.end_y);
+    const int64_t top = window_start(first, axis);
+    const int64_t rows = first < last ? (last - 1 - first) * axis.stride + extent(axis) : 0;
+    for (int64_t at = 0; at < rows * width_; ++at) sums_[at] = 0;
+    for (int64_t window = first; window < last; ++window) {
+      scatter(plane, window, sums_ + (window - first) * axis.stride * width_);
+    }
+    for (int64_t y = begin; y < end; ++y) {
+      T* to = out + y * p_.output_width;
+      const bool reached = y >= top && y < top + rows;
+      copy_row(reached ? sums_ + (y - top) * width_ : nullptr, to);
+    }
+  }
+
+ private:
+  static constexpr int64_t kElements = 8192;
+
+  static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+  static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  void scatter(const UnitPlane<T, S>& plane, int64_t window_row, Compute<T>* sums) {
+    const S* switches = plane.switches + window_row * p_.map_width;
+    const T* row = plane.values + window_row * p_.width;
+    const Compute<T>* values = nullptr;
+    if constexpr (std::is_same_v<T, Compute<T>>) {
+      values = row;
+    } else {
+      for_each_vector<kLanes<T>>(plane.begin_x, plane.end_x, [&](auto lanes, int64_t x) {
+        constexpr int N = decltype(lanes)::value;
+        store_unaligned(values_ + x, load<T, N>(row + x));
+      });
+      values = values_;
+    }
+    const auto positions = static_cast<int64_t>(p_.pooling.y.kernel * p_.pooling.x.kernel);
+    const int64_t stride = p_.pooling.x.stride;
+    for (int64_t x = plane.begin_x; x < plane.end_x; ++x) {
+      const int64_t code = switches[x];
+      if (code < 0 || code >= positions) continue;
+      Compute<T>& sum = sums[x * stride + offsets_[code]];
+      sum = kLast ? values[x] : sum + values[x];
+    }
+  }
+
+  void copy_row(const Compute<T>* sums, T* to) const {
+    const int64_t padding = p_.pooling.x.padding;
+    const int64_t reached = sums == nullptr ? 0 : larger(0, smaller(p_.output_width, width_ - padding));
+    for_each_vector<kLanes<T>>(0, reached, [&](auto lanes, int64_t x) {
+      constexpr int N = decltype(lanes)::value;
+      const auto values = load_unaligned<Vector<Compute<T>, N>>(sums + padding + x);
+      store<T, N>(to + x, p_.relu ? rectified(values) : values);
+    });
+    for (int64_t x = reached; x < p_.output_width; ++x) store_one(to + x, Compute<T>{});
+  }
+
+  const MaxUnpool2dParams& p_;
+  int64_t width_;
+  int64_t height_;
+  Compute<T>* sums_;
+  int64_t* offsets_;  // of each switch from the first element of its window
+  Compute<T>* values_;
+};
+
+template <typename T, typename S, bool kLast>
+void scatter_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+  Band<T, S, kLast> band(p);
+  for (int64_t row = begin; row < end;) {
+    const int64_t index = row / p.output_height;
+    const int64_t y = row % p.output_height;
+    const UnitPlane<T, S> plane(p, index / p.channels, index % p.channels, p.channels, 1);
+    int64_t rows = p.output_height - y;
+    if (rows > end - row) rows = end - row;
+    if (rows > band.height()) rows = band.height();
+    band.unpool(plane, y, y + rows, static_cast<T*>(p.output) + index * p.output_height * p.output_width);
+    row += rows;
   }
 }
 
 template <typename T, typename S, bool kLast>
-void unpool_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+void gather_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   constexpr int kVectors = 4;
   constexpr int kWidest = kLanes<T>;
   const Axis& axis = p.pooling.x;
@@ -270,7 +362,7 @@ void unpool_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_
         for (const auto& row : rows) {
           for (const PhaseTap* tap = p.phases_x.taps + p.phases_x.begin[phase]; tap != taps_end; ++tap) {
             const int64_t column = window - tap->back;
-            if (column < rows.begin_x || column >= rows.end_x) continue;
+            if (column < rows.begin_x() || column >= rows.end_x()) continue;
             seen[count++] = {row.values + column * p.channels, row.switches + column * p.channels,
                              row.code + static_cast<Code<T>>(tap->tap)};
           }
@@ -306,12 +398,14 @@ void unpool_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_
 template <typename T, typename S, bool kLast>
 void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   const Axis& x = p.pooling.x;
-  if (channels_last) return unpool_rows_channels_last<T, S, kLast>(p, begin, end);
-  if (x.stride == 2 && x.dilation == 1 && x.kernel == 2) return unpool_rows<T, S, kLast, 2, 2>(p, begin, end);
-  if (x.stride == 2 && x.dilation == 1 && x.kernel == 3) return unpool_rows<T, S, kLast, 2, 3>(p, begin, end);
-  if (x.stride == 1) return unpool_rows<T, S, kLast, 1, 0>(p, begin, end);
-  if (x.stride == 2) return unpool_rows<T, S, kLast, 2, 0>(p, begin, end);
-  return unpool_rows<T, S, kLast, 0, 0>(p, begin, end);
+  if (channels_last) return gather_rows_channels_last<T, S, kLast>(p, begin, end);
+  // Windows that need two bytes are large, so these shapes have one-byte switches.
+  if constexpr (sizeof(S) == 1) {
+    const bool gathers = x.stride == 2 && x.dilation == 1 && p.width >= 1000;
+    if (gathers && x.kernel == 2) return gather_rows<T, S, kLast, 2>(p, begin, end);
+    if (gathers && x.kernel == 3) return gather_rows<T, S, kLast, 3>(p, begin, end);
+  }
+  return scatter_rows<T, S, kLast>(p, begin, end);
 }
 
 template <typename T>

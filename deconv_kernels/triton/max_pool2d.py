@@ -67,10 +67,13 @@ def max_pool2d(
         _common.launch(max_pool2d_large_kernel, programs, input.device, arguments, warps)
         return output, switches
 
-    neighbours = stride[1] == 2 and dilation[1] == 1 and padding[1] + 2 <= kernel_size[1]
-    paired = neighbours and width % 2 == 0 and not channels_last
+    # Taps of wider windows in contiguous maps are read one by one: they are adjacent from thread to thread, and vectors
+    # would have to be exchanged between threads.
+    adjacent = kernel_size[1] == stride[1] == 2 and dilation[1] == 1 and padding[1] == 0
+    paired = adjacent and width % 2 == 0 and not channels_last
     columns = channels if channels_last else pooled[1]
-    row_alignment = _common.alignment(channels if channels_last else width)
+    vectors = channels_last or paired
+    row_alignment = _common.alignment(channels if channels_last else width) if vectors else 1
     outputs = min(_common.vector_elements(input.dtype), row_alignment) // (2 if paired else 1)
     if row_alignment == 1:
         outputs = _common.UNALIGNED_ELEMENTS
@@ -84,7 +87,7 @@ def max_pool2d(
         "OVERHANGS": max(padding) > 0 or height_seen > height or width_seen > width,
         "PAIRED": paired,
         "INPUT_ALIGNMENT": row_alignment,
-        "OUTPUT_ALIGNMENT": _common.alignment(columns),
+        "OUTPUT_ALIGNMENT": _common.alignment(columns) if vectors else 1,
         "ROWS": tile[0],
         "COLUMNS": tile[1],
     }
@@ -133,8 +136,8 @@ def max_pool2d_kernel(
 ):
     """Unrolls the taps of small windows; a tile is [ROWS, COLUMNS] pooled elements.
 
-    OVERHANGS: some window reaches outside the map. PAIRED: contiguous, stride 2, and taps at offsets 0 and 1 from twice
-    the pooled column, so that these two come from one vector load.
+    OVERHANGS: some window reaches outside the map. PAIRED: contiguous maps, and the taps of a window row are two
+    adjacent positions that no other window has, so that one vector load brings them for several windows.
     """
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
@@ -177,12 +180,12 @@ def max_pool2d_kernel(
             valid = inside
             if OVERHANGS:
                 valid = inside & y_inside & (x >= 0) & (x < width)
-            if PAIRED and tap_x * DILATION_X == PADDING_X:
-                raw = even
-            elif PAIRED and tap_x * DILATION_X == PADDING_X + 1:
-                raw = odd
-            else:
+            if not PAIRED:
                 raw = tl.load(line + x * pixel, mask=valid, other=0.0)
+            elif tap_x == 0:
+                raw = even
+            else:
+                raw = odd
             value = biased(raw, shift, HAS_BIAS)
             # Rectifying the first tap is enough: no negative value of a later one exceeds it.
             first_value = rectified(value) if RELU else value
@@ -195,7 +198,7 @@ def max_pool2d_kernel(
             else:
                 larger = (value > maximum) | (value != value)
                 if tap_y * DILATION_Y < PADDING_Y + DILATION_Y and tap_x * DILATION_X < PADDING_X + DILATION_X:
-                    first = (first_y == tap_y) & (first_x == tap_x)
+                    first = valid & (first_y == tap_y) & (first_x == tap_x)
                     maximum = tl.where(first, first_value, tl.where(larger, value, maximum))
                     switch = tl.where(first | larger, tap_y * KERNEL_X + tap_x, switch)
                 else:
