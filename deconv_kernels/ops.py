@@ -367,6 +367,8 @@ def check_overlap(overlap: str) -> str:
 
 def _spatial(name: str, size: Sequence[int], pooled: Tensor) -> Pair:
     """The (H, W) of a size given as such or as a whole shape."""
+    if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int:
+        return size
     if not isinstance(size, Sequence):
         raise TypeError(f"{name} must be (H, W) or a whole shape, got {size!r}")
     if len(size) == pooled.dim() and len(size) != 2:

@@ -242,10 +242,15 @@ class Band {
       : p_(params),
         width_((params.width - 1) * params.pooling.x.stride + extent(params.pooling.x)),
         height_(kElements / width_ + 1),
-        sums_(new Compute<T>[(height_ + 2 * extent(params.pooling.y)) * width_]),
-        offsets_(new int64_t[params.pooling.y.kernel * params.pooling.x.kernel]),
-        values_(new Compute<T>[params.width + kLanes<T>]) {
+        size_(smaller(height_ + 2 * extent(params.pooling.y),
+                      (params.height - 1) * params.pooling.y.stride + extent(params.pooling.y)) *
+              width_),
+        sums_(new Compute<T>[2 * size_]),
+        offsets_(new int64_t[kCodes]),
+        values_(new Compute<T>[params.width]) {
     const Pooling& pooling = p_.pooling;
+    // A switch that names no tap leads to the second half of the sums, which nobody reads.
+    for (int64_t code = 0; code < kCodes; ++code) offsets_[code] = size_;
     for (int64_t y = 0; y < pooling.y.kernel; ++y) {
       for (int64_t x = 0; x < pooling.x.kernel; ++x) {
         offsets_[y * pooling.x.kernel + x] = y * pooling.y.dilation * width_ + x * pooling.x.dilation;
@@ -266,23 +271,34 @@ class Band {
   // Writes the output rows [begin, end) of a plane whose first row is `out`.
   void unpool(const UnitPlane<T, S>& plane, int64_t begin, int64_t end, T* out) {
     const Axis& axis = p_.pooling.y;
-    const int64_t first = larger(first_window(begin, axis), plane.begin_y);
-    const int64_t last = smaller(end_window(end - 1, p_.height, axis), plane.end_y);
+    int64_t first = plane.begin_y;
+    int64_t last = plane.end_y;
+    if (end - begin < p_.output_height) {
+      first = larger(first, first_window(begin, axis));
+      last = smaller(last, end_window(end - 1, p_.height, axis));
+    }
     const int64_t top = window_start(first, axis);
     const int64_t rows = first < last ? (last - 1 - first) * axis.stride + extent(axis) : 0;
     for (int64_t at = 0; at < rows * width_; ++at) sums_[at] = 0;
     for (int64_t window = first; window < last; ++window) {
       scatter(plane, window, sums_ + (window - first) * axis.stride * width_);
     }
+    const int64_t padding = p_.pooling.x.padding;
+    if (top == begin && rows == end - begin && padding == 0 && width_ == p_.output_width) {
+      return copy(sums_, rows * width_, out + begin * width_);
+    }
+    const int64_t reached = larger(0, smaller(p_.output_width, width_ - padding));
     for (int64_t y = begin; y < end; ++y) {
       T* to = out + y * p_.output_width;
-      const bool reached = y >= top && y < top + rows;
-      copy_row(reached ? sums_ + (y - top) * width_ : nullptr, to);
+      const int64_t columns = y >= top && y < top + rows ? reached : 0;
+      copy(sums_ + (y - top) * width_ + padding, columns, to);
+      for (int64_t x = columns; x < p_.output_width; ++x) store_one(to + x, Compute<T>{});
     }
   }
 
  private:
   static constexpr int64_t kElements = 8192;
+  static constexpr int64_t kCodes = int64_t{1} << (8 * sizeof(S));
 
   static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
   static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -300,30 +316,25 @@ class Band {
       });
       values = values_;
     }
-    const auto positions = static_cast<int64_t>(p_.pooling.y.kernel * p_.pooling.x.kernel);
     const int64_t stride = p_.pooling.x.stride;
     for (int64_t x = plane.begin_x; x < plane.end_x; ++x) {
-      const int64_t code = switches[x];
-      if (code < 0 || code >= positions) continue;
-      Compute<T>& sum = sums[x * stride + offsets_[code]];
+      Compute<T>& sum = sums[x * stride + offsets_[static_cast<std::make_unsigned_t<S>>(switches[x])]];
       sum = kLast ? values[x] : sum + values[x];
     }
   }
 
-  void copy_row(const Compute<T>* sums, T* to) const {
-    const int64_t padding = p_.pooling.x.padding;
-    const int64_t reached = sums == nullptr ? 0 : larger(0, smaller(p_.output_width, width_ - padding));
-    for_each_vector<kLanes<T>>(0, reached, [&](auto lanes, int64_t x) {
+  void copy(const Compute<T>* sums, int64_t count, T* to) const {
+    for_each_vector<kLanes<T>>(0, count, [&](auto lanes, int64_t at) {
       constexpr int N = decltype(lanes)::value;
-      const auto values = load_unaligned<Vector<Compute<T>, N>>(sums + padding + x);
-      store<T, N>(to + x, p_.relu ? rectified(values) : values);
+      const auto values = load_unaligned<Vector<Compute<T>, N>>(sums + at);
+      store<T, N>(to + at, p_.relu ? rectified(values) : values);
     });
-    for (int64_t x = reached; x < p_.output_width; ++x) store_one(to + x, Compute<T>{});
   }
 
   const MaxUnpool2dParams& p_;
   int64_t width_;
   int64_t height_;
+  int64_t size_;
   Compute<T>* sums_;
   int64_t* offsets_;  // of each switch from the first element of its window
   Compute<T>* values_;
@@ -332,15 +343,25 @@ class Band {
 template <typename T, typename S, bool kLast>
 void scatter_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   Band<T, S, kLast> band(p);
+  int64_t index = begin / p.output_height;
+  int64_t y = begin % p.output_height;
+  int64_t unit = index / p.channels;
+  int64_t channel = index % p.channels;
   for (int64_t row = begin; row < end;) {
-    const int64_t index = row / p.output_height;
-    const int64_t y = row % p.output_height;
-    const UnitPlane<T, S> plane(p, index / p.channels, index % p.channels, p.channels, 1);
+    const UnitPlane<T, S> plane(p, unit, channel, p.channels, 1);
     int64_t rows = p.output_height - y;
     if (rows > end - row) rows = end - row;
     if (rows > band.height()) rows = band.height();
     band.unpool(plane, y, y + rows, static_cast<T*>(p.output) + index * p.output_height * p.output_width);
     row += rows;
+    y += rows;
+    if (y < p.output_height) continue;
+    y = 0;
+    ++index;
+    if (++channel == p.channels) {
+      channel = 0;
+      ++unit;
+    }
   }
 }
 
@@ -401,9 +422,9 @@ void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t b
   if (channels_last) return gather_rows_channels_last<T, S, kLast>(p, begin, end);
   // Windows that need two bytes are large, so these shapes have one-byte switches.
   if constexpr (sizeof(S) == 1) {
-    const bool gathers = x.stride == 2 && x.dilation == 1 && p.width >= 1000;
-    if (gathers && x.kernel == 2) return gather_rows<T, S, kLast, 2>(p, begin, end);
-    if (gathers && x.kernel == 3) return gather_rows<T, S, kLast, 3>(p, begin, end);
+    const bool pairs = x.stride == 2 && x.dilation == 1;
+    if (pairs && x.kernel == 2 && p.width >= kLanes<T>) return gather_rows<T, S, kLast, 2>(p, begin, end);
+    if (pairs && x.kernel == 3 && p.width >= 2 * kLanes<T>) return gather_rows<T, S, kLast, 3>(p, begin, end);
   }
   return scatter_rows<T, S, kLast>(p, begin, end);
 }
