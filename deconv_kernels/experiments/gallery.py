@@ -172,7 +172,8 @@ class Gallery:
         tf32 = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         self.tolerance = 2e-2 if tf32 else 1e-4
         self.weights = load_weights(settings.model, settings.weights)
-        self.model = self.weights.model().to(self.device)
+        # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
+        self.model = self.weights.model().to(self.device, memory_format=torch.channels_last)
         self.net = Deconvnet(self.model, rule=settings.rule)
         if unknown := [layer for layer in settings.layers if layer not in self.net.layers]:
             raise ValueError(
@@ -203,7 +204,7 @@ class Gallery:
         settings = self.settings
         with _written_at_once(Path(folder)) as draft:
             images = cut(self.photographs, self.crops, CROP_SIZE)
-            inputs = self.weights.preprocess(images)
+            inputs = self.weights.preprocess(images).contiguous(memory_format=torch.channels_last)
             start = self._now()
             record = self.net.record(inputs, settings.layers, batch_size=settings.batch_size, progress=progress)
             record_seconds = self._now() - start
