@@ -173,7 +173,8 @@ class Gallery:
         self.tolerance = 2e-2 if tf32 else 1e-4
         self.weights = load_weights(settings.model, settings.weights)
         # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
-        self.model = self.weights.model().to(self.device, memory_format=torch.channels_last)
+        self.model = self.weights.model().to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = Deconvnet(self.model, rule=settings.rule)
         if unknown := [layer for layer in settings.layers if layer not in self.net.layers]:
             raise ValueError(
