@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 Pair = tuple[int, int]
 
@@ -47,17 +48,18 @@ def window_arguments(
         ValueError: kernel, stride or dilation below 1, padding outside 0 .. kernel // 2, or a window of more positions
             than a switch can name.
     """
-    if torch.compiler.is_compiling() or not (
-        _is_plain(kernel_size) and (stride is None or _is_plain(stride)) and _is_plain(padding) and _is_plain(dilation)
-    ):
-        return _check_window_arguments(kernel_size, stride, padding, dilation)
-    return _cached_window_arguments(kernel_size, stride, padding, dilation)
+    # Exact ints and pairs of them are keys of the cache that equal no other argument's.
+    if type(kernel_size) is type(padding) is type(dilation) is int and (stride is None or type(stride) is int):
+        plain = True
+    else:
+        plain = all(map(_is_plain, (kernel_size, stride or (), padding, dilation)))
+    if plain and not is_compiling():
+        return _cached_window_arguments(kernel_size, stride, padding, dilation)
+    return _check_window_arguments(kernel_size, stride, padding, dilation)
 
 
 def _is_plain(value: object) -> bool:
-    """An int or a pair of ints and of no subclass: a key that equals no other argument's."""
-    kind = type(value)
-    return kind is int or (kind is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int)  # type: ignore[index, arg-type]
+    return type(value) is int or (type(value) is tuple and all(type(entry) is int for entry in value))
 
 
 def _check_window_arguments(

@@ -159,7 +159,7 @@ def _gradients(namespace: Any) -> dict[str, tuple[Callable[..., Any], Callable[.
         if rectified is not None:
             grad = torch.where(rectified <= 0, 0, grad)
         kernel, stride, dilation = ctx.window
-        codes = _window_switches(switches, image, origin, ctx.size)
+        codes = reference.window_switches(switches, image, origin, ctx.size)
         position, inside = _positions(codes, tuple(grad.shape[-2:]), kernel, stride, (0, 0), dilation)
         if ctx.overlap == "last":
             order = _window_order(codes.shape, grad.device)
@@ -196,22 +196,6 @@ def _window_order(shape: Sequence[int], device: torch.device) -> Tensor:
     """Row-major number of each window plus one, exact in float64."""
     order = torch.arange(1, shape[-2] * shape[-1] + 1, dtype=torch.float64, device=device)
     return order.view(shape[-2], shape[-1]).expand(shape).contiguous()
-
-
-def _window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair) -> Tensor:
-    """The switches under windows of `size` (U, C, h, w), -1 where a window overhangs its map."""
-    height, width = switches.shape[-2:]
-    y = origin[:, :1] + torch.arange(size[0], device=origin.device)
-    x = origin[:, 1:] + torch.arange(size[1], device=origin.device)
-    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
-    channel = torch.arange(switches.shape[1], device=switches.device)
-    codes = switches[
-        image[:, None, None, None],
-        channel[:, None, None],
-        y.clamp(0, height - 1)[:, None, :, None],
-        x.clamp(0, width - 1)[:, None, None, :],
-    ]
-    return torch.where(inside, codes.long(), -1)
 
 
 def _vmaps(namespace: Any) -> dict[str, Callable[..., Any]]:

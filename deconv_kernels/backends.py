@@ -24,7 +24,9 @@ _NAMESPACES = {
 
 _forced: str | None = None
 _operators: dict[str, torch._ops.OpOverload] = {}
-_checks_itself = False
+
+# The ops while the C++ kernels are what runs on CPU tensors: those refuse bad arguments without help.
+direct_operators: dict[str, torch._ops.OpOverload] = {}
 
 
 def why_not(backend: str) -> str | None:
@@ -127,17 +129,14 @@ def operator(name: str, input: Tensor) -> torch._ops.OpOverload:
     return _operators[name]
 
 
-def checks_itself() -> bool:
-    """Whether what runs on CPU tensors is the C++ kernel, which refuses bad arguments without help."""
-    return _checks_itself
-
-
 def _force(backend: str | None) -> None:
-    global _forced, _checks_itself
+    global _forced
     _forced = backend
-    _checks_itself = backend in (None, "cpu") and _library.cpu_error is None
     namespace = getattr(torch.ops, _NAMESPACES[backend])
     _operators.update({name: getattr(namespace, name).default for name in OPS})
+    direct_operators.clear()
+    if backend in (None, "cpu") and _library.cpu_error is None:
+        direct_operators.update(_operators)
 
 
 def _check_device(backend: str, device: torch.device) -> None:

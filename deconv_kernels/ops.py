@@ -6,8 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
 from torch.autograd import forward_ad, profiler
+from torch.compiler import is_compiling
 
 from . import backends
 from ._pooling import (
@@ -104,8 +111,10 @@ def max_unpool2d(
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
     """
     window = window_arguments(kernel_size, stride, padding, dilation)
-    check_tensor("input", input)
-    size = _unpooled_size(input, output_size, *window)
+    if output_size is None:
+        size = _unpooled_size(input, *window)
+    else:
+        size = _spatial("output_size", output_size, "input", input)
     return _call("max_unpool2d", _check_max_unpool2d, (input, switches), *window, size, overlap, bool(relu))
 
 
@@ -173,8 +182,7 @@ def switches_to_indices(
         ValueError: an argument of the wrong size, or (on the CPU) a switch that names no position of the map.
     """
     window = window_arguments(kernel_size, stride, padding, dilation)
-    check_tensor("switches", switches)
-    size = _spatial("input_size", input_size, switches)
+    size = _spatial("input_size", input_size, "switches", switches)
     return _call("switches_to_indices", _check_switches_to_indices, (switches,), size, *window)
 
 
@@ -201,8 +209,7 @@ def indices_to_switches(
         ValueError: an argument of the wrong size, or (on the CPU) an index outside its window.
     """
     window = window_arguments(kernel_size, stride, padding, dilation)
-    check_tensor("indices", indices)
-    size = _spatial("input_size", input_size, indices)
+    size = _spatial("input_size", input_size, "indices", indices)
     return _call("indices_to_switches", _check_indices_to_switches, (indices,), size, *window)
 
 
@@ -216,20 +223,16 @@ def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, .
     A CPU call that nothing else has to see goes straight into the kernel, which does the same checks in less time; only
     where it refuses do the checks here say why.
     """
-    direct = (
-        not torch.compiler.is_compiling()
-        and backends.checks_itself()
-        and isinstance(tensors[0], Tensor)
-        and not _observed(tensors)
-    )
-    if direct:
-        try:
-            return backends.operator(name, tensors[0]).redispatch(_CPU, *tensors, *arguments)  # type: ignore[arg-type]
-        except RuntimeError:
-            direct = False
+    if not is_compiling() and not _observed(tensors):
+        direct = backends.direct_operators.get(name)
+        if direct is not None:
+            try:
+                return direct.redispatch(_CPU, *tensors, *arguments)
+            except RuntimeError:
+                direct = None  # refused; the checks below say why
     check(*tensors, *arguments)
     operator = backends.operator(name, tensors[0])  # type: ignore[arg-type]
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return operator(*tensors, *arguments)
     try:
         return operator(*tensors, *arguments)
@@ -244,15 +247,15 @@ def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, .
 def _observed(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether autograd, a transform, a mode, a subclass, a lazy sign or the profiler has to see a call on `tensors`."""
     if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._are_functorch_transforms_active()
+        _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or profiler._is_profiler_enabled
-        or torch._C._get_tracing_state() is not None
+        or _get_tracing_state() is not None
     ):
         return True
-    differentiates = torch.is_grad_enabled()
+    differentiates = is_grad_enabled()
     for tensor in tensors:
         if tensor is not None and (
             type(tensor) not in _PLAIN
@@ -365,10 +368,11 @@ def check_overlap(overlap: str) -> str:
     return overlap
 
 
-def _spatial(name: str, size: Sequence[int], pooled: Tensor) -> Pair:
+def _spatial(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -> Pair:
     """The (H, W) of a size given as such or as a whole shape."""
     if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int:
         return size
+    check_tensor(pooled_name, pooled)
     if not isinstance(size, Sequence):
         raise TypeError(f"{name} must be (H, W) or a whole shape, got {size!r}")
     if len(size) == pooled.dim() and len(size) != 2:
@@ -380,11 +384,7 @@ def _spatial(name: str, size: Sequence[int], pooled: Tensor) -> Pair:
     return pair(tuple(size), name)
 
 
-def _unpooled_size(
-    input: Tensor, output_size: Sequence[int] | None, kernel: Pair, step: Pair, pad: Pair, spread: Pair
-) -> Pair:
-    if output_size is not None:
-        return _spatial("output_size", output_size, input)
+def _unpooled_size(input: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> Pair:
     check_map("input", input, FLOATING)
     height, width = (
         (input.shape[axis - 2] - 1) * step[axis] + extent(kernel[axis], spread[axis]) - 2 * pad[axis] for axis in (0, 1)

@@ -81,22 +81,28 @@ def max_unpool2d_window(
     )
     if input.numel() == 0:
         return empty((*input.shape[:-2], *size), input.dtype, input.device, is_channels_last(input))
-    images, _, pooled_height, pooled_width = switches.shape
+    images = len(switches)
     if bool(((image < 0) | (image >= images)).any()):
         raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
-    y = origin[:, :1] + torch.arange(height, device=input.device)
-    x = origin[:, 1:] + torch.arange(width, device=input.device)
-    inside = ((y >= 0) & (y < pooled_height))[:, None, :, None] & ((x >= 0) & (x < pooled_width))[:, None, None, :]
-    channel = torch.arange(input.shape[1], device=input.device)
-    window_switches = switches[
+    codes = window_switches(switches, image, origin, (height, width))
+    out = _unpool(input, codes, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
+    return dense(out, is_channels_last(input))
+
+
+def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair) -> Tensor:
+    """The switches under windows of `size` (U, C, h, w), -1 where a window overhangs its map."""
+    height, width = switches.shape[-2:]
+    y = origin[:, :1] + torch.arange(size[0], device=origin.device)
+    x = origin[:, 1:] + torch.arange(size[1], device=origin.device)
+    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+    channel = torch.arange(switches.shape[1], device=switches.device)
+    codes = switches[
         image[:, None, None, None],
         channel[:, None, None],
-        y.clamp(0, pooled_height - 1)[:, None, :, None],
-        x.clamp(0, pooled_width - 1)[:, None, None, :],
+        y.clamp(0, height - 1)[:, None, :, None],
+        x.clamp(0, width - 1)[:, None, None, :],
     ]
-    window_switches = torch.where(inside, window_switches.long(), -1)
-    out = _unpool(input, window_switches, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
-    return dense(out, is_channels_last(input))
+    return torch.where(inside, codes.long(), -1)
 
 
 def _unpool(

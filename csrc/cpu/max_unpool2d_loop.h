@@ -317,8 +317,10 @@ class Band {
       values = values_;
     }
     const int64_t stride = p_.pooling.x.stride;
-    for (int64_t x = plane.begin_x; x < plane.end_x; ++x) {
-      Compute<T>& sum = sums[x * stride + offsets_[static_cast<std::make_unsigned_t<S>>(switches[x])]];
+    const int64_t* const offsets = offsets_;
+    Compute<T>* window = sums + plane.begin_x * stride;
+    for (int64_t x = plane.begin_x; x < plane.end_x; ++x, window += stride) {
+      Compute<T>& sum = window[offsets[static_cast<std::make_unsigned_t<S>>(switches[x])]];
       sum = kLast ? values[x] : sum + values[x];
     }
   }

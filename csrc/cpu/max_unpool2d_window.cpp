@@ -1,4 +1,4 @@
-#include "launch.h"
+#include "max_unpool2d.h"
 
 namespace deconv_kernels {
 
@@ -8,8 +8,8 @@ Tensor max_unpool2d_window(const Tensor& input, const Tensor& switches, const Te
                            const IntList& kernel_size, const IntList& stride, const IntList& dilation,
                            const std::string& overlap, bool relu) {
   const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
-  const Element element = element_of(input);
-  MapShape shape = map_shape("input", input);
+  check_floating("input", input);
+  const MapShape shape = map_shape("input", input);
   MapShape maps = map_shape("switches", switches);
   DK_CHECK(shape.batched && maps.batched && maps.channels == shape.channels,
            "input must have shape (U, C, h, w) and switches (N, C, PH, PW)");
@@ -28,8 +28,6 @@ Tensor max_unpool2d_window(const Tensor& input, const Tensor& switches, const Te
   const MapShape unpooled = shape.resized((shape.height - 1) * pooling.y.stride + extent(pooling.y),
                                           (shape.width - 1) * pooling.x.stride + extent(pooling.x));
 
-  const Tensor values = dense(input, shape);
-  const Tensor codes = dense(switches, maps);
   const Tensor images = torch::stable::contiguous(image);
   const Tensor origins = torch::stable::contiguous(origin);
   const int64_t* image_of = images.const_data_ptr<int64_t>();
@@ -37,33 +35,8 @@ Tensor max_unpool2d_window(const Tensor& input, const Tensor& switches, const Te
     DK_CHECK(image_of[unit] >= 0 && image_of[unit] < maps.images, "image must be between 0 and ", maps.images - 1,
              ", got ", image_of[unit]);
   }
-  Tensor output = empty_map(unpooled, input.scalar_type(), input);
-  const PhaseTable phases_y(pooling.y);
-  const PhaseTable phases_x(pooling.x);
-  const MaxUnpool2dParams params{values.const_data_ptr(),
-                                 codes.const_data_ptr(),
-                                 output.mutable_data_ptr(),
-                                 image_of,
-                                 origins.const_data_ptr<int64_t>(),
-                                 shape.images,
-                                 shape.channels,
-                                 shape.height,
-                                 shape.width,
-                                 maps.height,
-                                 maps.width,
-                                 unpooled.height,
-                                 unpooled.width,
-                                 pooling,
-                                 phases_y.view(),
-                                 phases_x.view(),
-                                 overlap_is_last(overlap),
-                                 relu,
-                                 switch_dtype(pooling) == ScalarType::Short};
-  const int64_t rows = unpooled.images * unpooled.height * (shape.channels_last ? 1 : unpooled.channels);
-  parallel_rows(rows, unpooled.width * (shape.channels_last ? unpooled.channels : 1), [&](int64_t begin, int64_t end) {
-    kernels().max_unpool2d(element, shape.channels_last, params, begin, end);
-  });
-  return output;
+  return launch_max_unpool2d(input, shape, switches, maps, image_of, origins.const_data_ptr<int64_t>(), unpooled,
+                             pooling, overlap_is_last(overlap), relu);
 }
 
 }  // namespace
