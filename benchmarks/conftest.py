@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
-    machine_info["capability"] = torch.backends.cpu.get_cpu_capability()
+    machine_info["capability"] = backends.cpu_capability()
     machine_info["backend"] = backends.chosen("cpu")
 
 

@@ -3,7 +3,8 @@
     python benchmarks/report.py                rewrites the marked blocks of README.md from benchmarks/results/*.json
     python benchmarks/report.py --measure      runs every benchmark on this machine before that
 
-The tables stand between `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->` and show losses like gains.
+The tables stand between `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->` and show losses like gains; those of
+every pool of the three networks stand in results/<machine>.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,10 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} µs" if seconds < 1e-4 else f"{seconds * 1e3:.2f} ms"
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2g}x"
+
+
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [
         "| " + " | ".join(header) + " |",
@@ -81,25 +87,37 @@ def rendered(rows: list[Row]) -> list[str]:
             cells = [row["shape"] if row["shape"] == size else f"{row['shape']} ({size})", row["layout"]]
             cells += [milliseconds(seconds["ours"])]
             cells += [milliseconds(seconds[name]) if name in ratios else "" for name in names]
-            cells += [f"{ratios[name]:.2g}x" if name in ratios else "" for name in names]
+            cells += [times(ratios[name]) if name in ratios else "" for name in names]
             body.append(cells + ([f"{row['share_of_copy']:.0%}"] if shares else []))
         per_unit = ", per unit" if "seconds_per_unit" in chosen[0] else ""
         lines += [f"**{op}{per_unit}**", "", *table(header + (["of copy bandwidth"] if shares else []), body), ""]
     return lines
 
 
-def block() -> str:
-    """The tables of every machine that has results, as Markdown."""
-    lines: list[str] = []
+def heading(result: Row) -> list[str]:
+    return [
+        f"{result['machine']}; torch {result['torch']}; {result['date']}. Medians, interleaved; a ratio above 1 means "
+        "ours is faster.",
+        "",
+    ]
+
+
+def results() -> Iterator[tuple[Path, Row]]:
+    """The results of `make bench`; those of `make gpu-check` have a form of their own."""
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())
-        if "rows" not in result:
-            continue  # of `make gpu-check`, which has a form of its own
-        lines += [
-            f"{result['machine']}; torch {result['torch']}; {result['date']}. Medians, interleaved; a ratio above 1"
-        ]
-        lines[-1] += " means ours is faster."
-        lines += ["", *rendered(result["rows"])]
+        if "rows" in result:
+            yield path, result
+
+
+def block() -> str:
+    """The tables for the README: the pools of the three networks stand in a file beside the results."""
+    lines: list[str] = []
+    for path, result in results():
+        rows = [row for row in result["rows"] if not re.match(r"(vgg16|alexnet|zfnet) pool\d", row["shape"])]
+        full = f"benchmarks/results/{path.stem}.md"
+        lines += [*heading(result), *rendered(rows)]
+        lines += [f"Every pool of VGG16, AlexNet and ZFNet: [{full}]({full}).", ""]
     return "\n".join(lines) if lines else "Not measured yet: `make bench`.\n"
 
 
@@ -126,6 +144,8 @@ def main() -> None:
         print(f"wrote {measure(more)}")
     elif more:
         parser.error(f"unknown arguments {' '.join(more)}; only --measure passes arguments on to pytest")
+    for path, result in results():
+        path.with_suffix(".md").write_text("\n".join([*heading(result), *rendered(result["rows"])]), encoding="utf-8")
     rewrite(options.readme)
     print(f"rewrote the tables of {options.readme}")
 
