@@ -196,13 +196,7 @@ inline void unpool_pairs(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows,
     even = rectified(even);
     odd = rectified(odd);
   }
-  if constexpr (N == 1) {
-    store_one(out, even[0]);
-    store_one(out + 1, odd[0]);
-  } else {
-    store<T, N>(out, interleave_low(even, odd, kAll));
-    store<T, N>(out + N, interleave_high(even, odd, kAll));
-  }
+  store_interleaved<T, N>(out, even, odd);
 }
 
 template <typename T, typename S, bool kLast, int kKernel>
@@ -232,6 +226,71 @@ void gather_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
     });
     single(inner_end * kStride - padding, p.output_width);
   }
+}
+
+// 2x2 windows at stride 2 without padding: a row of windows fills two output rows, and each window is loaded once.
+template <typename T, typename S, bool kLast>
+void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+  // What a range that begins or ends between two rows of one pair computes beside its own row.
+  T* const spare = new T[p.output_width];
+  int64_t unit = begin / p.output_height / p.channels;
+  int64_t channel = begin / p.output_height % p.channels;
+  int64_t y = begin % p.output_height;
+  UnitPlane<T, S> plane(p, unit, channel, p.channels, 1);
+  for (int64_t row = begin; row < end;) {
+    T* const out = static_cast<T*>(p.output) + row * p.output_width;
+    const bool has_upper = y % 2 == 0;
+    const bool has_lower = !has_upper || (y + 1 < p.output_height && row + 1 < end);
+    T* const upper = has_upper ? out : spare;
+    T* const lower = has_lower ? (has_upper ? out + p.output_width : out) : spare;
+
+    const int64_t window_row = y / 2;
+    const bool seen = window_row >= plane.begin_y && window_row < plane.end_y;
+    const T* const values = plane.values + window_row * p.width;
+    const S* const switches = plane.switches + window_row * p.map_width;
+    const auto single = [&](int64_t from, int64_t to) {
+      for (int64_t x = from; x < to; ++x) {
+        const int64_t window = x / 2;
+        const bool inside = seen && window >= plane.begin_x && window < plane.end_x;
+        const Compute<T> taken = inside ? load_one(values + window) : Compute<T>{};
+        const Compute<T> sum = kLast ? taken : Compute<T>{} + taken;
+        const Compute<T> value = p.relu && sum < 0 ? Compute<T>{} : sum;
+        const int64_t code = inside ? switches[window] : -1;
+        store_one(upper + x, code == x % 2 ? value : Compute<T>{});
+        store_one(lower + x, code == 2 + x % 2 ? value : Compute<T>{});
+      }
+    };
+    const int64_t whole = p.output_width / 2;
+    const int64_t inner_begin = seen && plane.begin_x < whole ? plane.begin_x : whole;
+    const int64_t inner_end = seen && plane.end_x < whole ? plane.end_x : whole;
+    single(0, 2 * inner_begin);
+    for_each_vector<kLanes<T>>(inner_begin, inner_end, [&](auto lanes, int64_t window) {
+      constexpr int N = decltype(lanes)::value;
+      using Values = Vector<Compute<T>, N>;
+      prefetch_ahead<2 * N, true>(upper + 2 * window);
+      Values value = load<T, N>(values + window);
+      // A sum that begins at +0 makes +0 of -0.
+      if constexpr (!kLast) value += Values{};
+      if (p.relu) value = rectified(value);
+      const auto codes = load_codes<T, S, N>(switches + window);
+      const auto named = [&](Code<T> code) { return codes == code ? value : Values{}; };
+      store_interleaved<T, N>(upper + 2 * window, named(0), named(1));
+      store_interleaved<T, N>(lower + 2 * window, named(2), named(3));
+    });
+    single(2 * inner_end, p.output_width);
+
+    const int64_t rows = has_upper && has_lower ? 2 : 1;
+    row += rows;
+    y += rows;
+    if (y < p.output_height || row >= end) continue;
+    y = 0;
+    if (++channel == p.channels) {
+      channel = 0;
+      ++unit;
+    }
+    plane = UnitPlane<T, S>(p, unit, channel, p.channels, 1);
+  }
+  delete[] spare;
 }
 
 // Rows of one plane in cache, with room for everything that the windows reaching into them can name.
@@ -425,6 +484,10 @@ void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t b
   // Windows that need two bytes are large, so these shapes have one-byte switches.
   if constexpr (sizeof(S) == 1) {
     const bool pairs = x.stride == 2 && x.dilation == 1;
+    const Axis& y = p.pooling.y;
+    const bool quads =
+        pairs && x.kernel == 2 && x.padding == 0 && y.kernel == 2 && y.stride == 2 && y.padding == 0 && y.dilation == 1;
+    if (quads && p.width >= kLanes<T> / 2) return gather_pairs_of_rows<T, S, kLast>(p, begin, end);
     if (pairs && x.kernel == 2 && p.width >= kLanes<T>) return gather_rows<T, S, kLast, 2>(p, begin, end);
     if (pairs && x.kernel == 3 && p.width >= 2 * kLanes<T>) return gather_rows<T, S, kLast, 3>(p, begin, end);
   }

@@ -274,6 +274,19 @@ inline V interleave_high(V even, V odd, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(even, odd, (kCount / 2 + I / 2 + (I % 2) * kCount)...);
 }
 
+// Stores even[0], odd[0], even[1], odd[1], ...
+template <typename T, int N>
+inline void store_interleaved(T* to, Vector<Compute<T>, N> even, Vector<Compute<T>, N> odd) {
+  if constexpr (N == 1) {
+    store_one(to, even[0]);
+    store_one(to + 1, odd[0]);
+  } else {
+    constexpr auto kAll = std::make_integer_sequence<int, N>{};
+    store<T, N>(to, interleave_low(even, odd, kAll));
+    store<T, N>(to + N, interleave_high(even, odd, kAll));
+  }
+}
+
 // N elements that lie kStride apart (`stride` apart where kStride is 0). Nothing beyond the last of them is read.
 template <typename T, int N, int kStride>
 inline Vector<Compute<T>, N> load_strided(const T* from, int64_t stride) {
