@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .steps import Step
 
 Shape = tuple[int, int, int]
 
@@ -95,7 +92,14 @@ class Window:
         return self.channels * self.y.size * self.x.size
 
 
-def receptive_fields(steps: Sequence[Step], shapes: Sequence[Shape]) -> list[Window]:
+class Reaching(Protocol):
+    """A step of a tape, as far as receptive fields go."""
+
+    def reach(self, window: Window, shape: Shape) -> Window:
+        """The window on the input, of shape (C, H, W), of a window on the output."""
+
+
+def receptive_fields(steps: Sequence[Reaching], shapes: Sequence[Shape]) -> list[Window]:
     """The windows of a unit of the last step's output on every map below it.
 
     Args:
