@@ -52,7 +52,7 @@ def window_arguments(
     if type(kernel_size) is type(padding) is type(dilation) is int and (stride is None or type(stride) is int):
         plain = True
     else:
-        plain = all(map(_is_plain, (kernel_size, stride or (), padding, dilation)))
+        plain = all(map(_is_plain, (kernel_size, () if stride is None else stride, padding, dilation)))
     if plain and not is_compiling():
         return _cached_window_arguments(kernel_size, stride, padding, dilation)
     return _check_window_arguments(kernel_size, stride, padding, dilation)
