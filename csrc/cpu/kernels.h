@@ -39,8 +39,7 @@ struct Phases {
   const int64_t* begin;
   const PhaseTap* taps;
   int64_t count;
-  int64_t farthest;  // the largest `back`
-  int64_t most;      // the most taps that one phase owns
+  int64_t most;  // the most taps that one phase owns
 };
 
 // Unpools windows of pooled maps; a whole map is one window at the origin of its own image.

@@ -50,7 +50,6 @@ class PhaseTable {
         const int64_t offset = phase + back * axis.stride;
         if (offset % axis.dilation != 0) continue;
         taps_.push_back({back, offset / axis.dilation});
-        if (back > farthest_) farthest_ = back;
       }
       begin_.push_back(static_cast<int64_t>(taps_.size()));
       const int64_t owned = begin_.back() - begin_[begin_.size() - 2];
@@ -58,14 +57,11 @@ class PhaseTable {
     }
   }
 
-  Phases view() const {
-    return {begin_.data(), taps_.data(), static_cast<int64_t>(begin_.size()) - 1, farthest_, most_};
-  }
+  Phases view() const { return {begin_.data(), taps_.data(), static_cast<int64_t>(begin_.size()) - 1, most_}; }
 
  private:
   std::vector<int64_t> begin_;
   std::vector<PhaseTap> taps_;
-  int64_t farthest_ = 0;
   int64_t most_ = 1;
 };
 

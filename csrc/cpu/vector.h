@@ -238,13 +238,6 @@ inline void store_one(T* to, Compute<T> value) {
   }
 }
 
-template <typename T>
-inline Compute<T> round_one(Compute<T> value) {
-  T rounded;
-  store_one(&rounded, value);
-  return load_one(&rounded);
-}
-
 template <typename V, int... I>
 inline V even_lanes(V low, V high, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(low, high, (2 * I)...);
