@@ -132,6 +132,13 @@ def dense(tensor: Tensor, channels_last: bool) -> Tensor:
     return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
+def dense_copy(tensor: Tensor, channels_last: bool) -> Tensor:
+    """A copy of `tensor` with exactly the strides of `empty`, also along dimensions of one element."""
+    if not channels_last:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.movedim(-3, -1).clone(memory_format=torch.contiguous_format).movedim(-1, -3)
+
+
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool) -> Tensor:
     """An uninitialised dense tensor of `shape` (..., C, H, W) in one of the two layouts."""
     if not channels_last:

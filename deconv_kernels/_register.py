@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _library, reference
-from ._pooling import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
+from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
 
 Context = Any  # what torch.library passes between setup_context and backward
 
@@ -189,7 +189,7 @@ def _positions(
 
 def _gather(map: Tensor, position: Tensor) -> Tensor:
     gathered = map.flatten(-2).gather(-1, position.flatten(-2)).unflatten(-1, position.shape[-2:])
-    return dense(gathered, is_channels_last(map))
+    return dense_copy(gathered, True) if is_channels_last(map) else gathered
 
 
 def _window_order(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._pooling import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
+from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
 
 
 def max_pool2d(
@@ -43,7 +43,7 @@ def max_pool2d(
             values = torch.where(wins, seen, values)
             switches = switches.masked_fill(wins, tap_y * kernel_size[1] + tap_x)
             untouched = untouched & ~inside
-    return dense(values, channels_last), dense(switches, channels_last)
+    return dense_copy(values, channels_last), dense_copy(switches, channels_last)
 
 
 def max_unpool2d(
@@ -59,7 +59,7 @@ def max_unpool2d(
 ) -> Tensor:
     """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
     out = _unpool(input, switches, kernel_size, stride, padding, dilation, output_size, overlap, relu)
-    return dense(out, is_channels_last(input))
+    return dense_copy(out, is_channels_last(input))
 
 
 def max_unpool2d_window(
@@ -86,7 +86,7 @@ def max_unpool2d_window(
         raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
     codes = window_switches(switches, image, origin, (height, width))
     out = _unpool(input, codes, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
-    return dense(out, is_channels_last(input))
+    return dense_copy(out, is_channels_last(input))
 
 
 def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair) -> Tensor:
@@ -164,7 +164,7 @@ def switches_to_indices(
             f"switches holds a value that names no position of a {kernel_size} window inside the "
             f"{tuple(input_size)} map"
         )
-    return dense(y * input_size[1] + x, is_channels_last(switches))
+    return dense_copy(y * input_size[1] + x, is_channels_last(switches))
 
 
 def indices_to_switches(
@@ -183,7 +183,7 @@ def indices_to_switches(
         raise ValueError(
             f"indices holds a position of the {tuple(input_size)} map that its {kernel_size} window does not cover"
         )
-    return dense((tap_y * kernel_size[1] + tap_x).to(switch_dtype(kernel_size)), is_channels_last(indices))
+    return dense_copy((tap_y * kernel_size[1] + tap_x).to(switch_dtype(kernel_size)), is_channels_last(indices))
 
 
 def _window_starts(pooled: Tensor, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
