@@ -185,6 +185,32 @@ inline MapShape checked_unpooled(const char* name, const IntList& size, const Ma
   return shape;
 }
 
+// (U, C, h, w) windows with the image and the place of each.
+inline void check_windows(const Tensor& input, const Tensor& image, const Tensor& origin) {
+  const int64_t units = input.size(0);
+  DK_CHECK(image.dim() == 1 && image.size(0) == units, "image must have shape (", units, ",)");
+  DK_CHECK(origin.dim() == 2 && origin.size(0) == units && origin.size(1) == 2, "origin must have shape (", units,
+           ", 2)");
+  check_dtype("image", image, ScalarType::Long);
+  check_dtype("origin", origin, ScalarType::Long);
+  check_same_device("image", image, "input", input);
+  check_same_device("origin", origin, "input", input);
+  check_memory("image", image);
+  check_memory("origin", origin);
+}
+
+// The switches of the maps under windows, in the layout of the windows.
+inline MapShape checked_maps(const Tensor& switches, const MapShape& windows, const Pooling& pooling,
+                             const Tensor& input) {
+  MapShape maps = map_shape("switches", switches);
+  DK_CHECK(maps.batched && maps.channels == windows.channels,
+           "input must have shape (U, C, h, w) and switches (N, C, PH, PW)");
+  check_dtype("switches", switches, switch_dtype(pooling));
+  check_same_device("switches", switches, "input", input);
+  maps.channels_last = windows.channels_last;
+  return maps;
+}
+
 inline bool overlap_is_last(const std::string& overlap) {
   DK_CHECK(overlap == "sum" || overlap == "last", "overlap must be \"sum\" or \"last\", got \"", overlap, "\"");
   return overlap == "last";

@@ -16,6 +16,14 @@ STABLE_TORCH_LIBRARY(deconv_kernels, m) {
   m.def(
       "max_unpool2d_window(Tensor input, Tensor switches, Tensor image, Tensor origin, int[2] kernel_size, "
       "int[2] stride, int[2] dilation, str overlap, bool relu) -> Tensor");
+  // Sends windows back through [unpooling by switches,] [a rectifier and] a convolution, at once.
+  m.def(
+      "backproject2d(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
+      "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_dilation, str overlap, bool relu, int[2] stride, "
+      "int[2] dilation, int groups, SymInt[2] begin, SymInt[2] size, SymInt[2] base, SymInt[2] map_size) -> "
+      "Tensor");
+  // A convolution's weight in the order in which backproject2d reads it.
+  m.def("pack_weight(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor");
   // Switches as flat positions in the (H, W) plane.
   m.def(
       "switches_to_indices(Tensor switches, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "

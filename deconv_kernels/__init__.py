@@ -8,7 +8,15 @@ from . import _register, backends, nn
 from .deconvnet import Deconvnet, Projections
 from .graph import UnknownLayer
 from .layers import UnsupportedModule
-from .ops import indices_to_switches, max_pool2d, max_unpool2d, max_unpool2d_window, switches_to_indices
+from .ops import (
+    backproject2d,
+    indices_to_switches,
+    max_pool2d,
+    max_unpool2d,
+    max_unpool2d_window,
+    pack_weight,
+    switches_to_indices,
+)
 from .record import Record, Units
 
 _register.register_all()
@@ -23,10 +31,12 @@ __all__ = [
     "UnknownLayer",
     "UnsupportedModule",
     "backends",
+    "backproject2d",
     "indices_to_switches",
     "max_pool2d",
     "max_unpool2d",
     "max_unpool2d_window",
     "nn",
+    "pack_weight",
     "switches_to_indices",
 ]

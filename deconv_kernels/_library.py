@@ -23,6 +23,12 @@ SCHEMAS = {
         "(Tensor input, Tensor switches, Tensor image, Tensor origin, int[2] kernel_size, int[2] stride, "
         "int[2] dilation, str overlap, bool relu) -> Tensor"
     ),
+    "backproject2d": (
+        "(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
+        "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_dilation, str overlap, bool relu, int[2] stride, "
+        "int[2] dilation, int groups, SymInt[2] begin, SymInt[2] size, SymInt[2] base, SymInt[2] map_size) -> Tensor"
+    ),
+    "pack_weight": "(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor",
     "switches_to_indices": f"(Tensor switches, SymInt[2] input_size, {_WINDOW}) -> Tensor",
     "indices_to_switches": f"(Tensor indices, SymInt[2] input_size, {_WINDOW}) -> Tensor",
 }

@@ -90,6 +90,20 @@ def _check_window_arguments(
 _cached_window_arguments = functools.lru_cache(maxsize=1024)(_check_window_arguments)
 
 
+def convolution_arguments(stride: int | Sequence[int], dilation: int | Sequence[int]) -> tuple[Pair, Pair]:
+    """Stride and dilation of a convolution as checked pairs.
+
+    Raises:
+        TypeError: an argument that is not an int or a pair of ints.
+        ValueError: an argument below 1.
+    """
+    step, spread = pair(stride, "stride"), pair(dilation, "dilation")
+    for name, values in (("stride", step), ("dilation", spread)):
+        if min(values) < 1 or max(values) > LARGEST_STEP:
+            raise ValueError(f"{name} must be between 1 and {LARGEST_STEP}, got {values}")
+    return step, spread
+
+
 def extent(kernel: int, dilation: int) -> int:
     """Input positions from the first to the last tap of a window, both counted."""
     return dilation * (kernel - 1) + 1

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from . import _library, reference
 from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
@@ -32,6 +34,8 @@ def register_all() -> None:
         namespace = getattr(torch.ops, library.ns)
         for name, fake in _FAKES.items():
             torch.library.register_fake(f"{library.ns}::{name}", fake)
+        packs = functools.partial(_fake_pack_weight, library.ns)
+        torch.library.register_fake(f"{library.ns}::pack_weight", packs)
         for name, (backward, setup) in _gradients(namespace).items():
             torch.library.register_autograd(f"{library.ns}::{name}", backward, setup_context=setup)
         for name, rule in _vmaps(namespace).items():
@@ -39,6 +43,8 @@ def register_all() -> None:
         for device in ("CPU", "CUDA"):
             pool = functools.partial(_autocast_max_pool2d, namespace.max_pool2d.default, device.lower())
             library.impl("max_pool2d", pool, f"Autocast{device}")
+            send = functools.partial(_autocast_backproject2d, namespace.backproject2d.default, device.lower())
+            library.impl("backproject2d", send, f"Autocast{device}")
 
 
 def _triton_kernel(name: str) -> Callable[..., Any]:
@@ -94,6 +100,51 @@ def _fake_max_unpool2d_window(
     return empty((*input.shape[:-2], *size), input.dtype, input.device, is_channels_last(input))
 
 
+def _fake_backproject2d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    pool_kernel_size: Pair,
+    pool_stride: Pair,
+    pool_dilation: Pair,
+    overlap: str,
+    relu: bool,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    begin: Pair,
+    size: Pair,
+    base: Pair,
+    map_size: Pair,
+) -> Tensor:
+    shape = (input.shape[0], weight.shape[1] * groups, *size)
+    return empty(shape, input.dtype, input.device, is_channels_last(input))
+
+
+def _fake_pack_weight(namespace: str, weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """Each backend packs in its own way: what the C++ kernels make is described in csrc/cpu/kernels.h."""
+    on_cpu = weight.device.type == "cpu"
+    reference_packs = namespace == _library.REFERENCE_NAMESPACE or (
+        on_cpu and namespace == _library.NAMESPACE and _library.cpu_error is not None
+    )
+    if reference_packs:
+        return torch.empty_like(weight)
+    channels, outputs, *kernel = weight.shape
+    if not on_cpu or namespace == _library.TRITON_NAMESPACE:
+        return weight.new_empty((*kernel, channels, outputs))
+    double = weight.dtype == torch.float64
+    line = 8 if double else 16
+    taps = kernel[0] * kernel[1]
+    tiled = tuple(kernel) == (3, 3) and tuple(stride) == tuple(dilation) == (1, 1) and 4 * outputs >= 3 * line
+    wide = line if tiled else min(outputs, 128 if taps == 1 else 64)
+    lines = taps if tiled else -(-taps * wide // line)
+    dtype = torch.float64 if double else torch.float32
+    return weight.new_empty(-(-outputs // wide) * channels * lines * line, dtype=dtype)
+
+
 def _fake_switches_to_indices(switches: Tensor, input_size: Pair, *window: Pair) -> Tensor:
     return empty(switches.shape, torch.int64, switches.device, is_channels_last(switches))
 
@@ -106,6 +157,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "max_pool2d": _fake_max_pool2d,
     "max_unpool2d": _fake_max_unpool2d,
     "max_unpool2d_window": _fake_max_unpool2d_window,
+    "backproject2d": _fake_backproject2d,
     "switches_to_indices": _fake_switches_to_indices,
     "indices_to_switches": _fake_indices_to_switches,
 }
@@ -158,20 +210,64 @@ def _gradients(namespace: Any) -> dict[str, tuple[Callable[..., Any], Callable[.
         switches, image, origin, rectified = ctx.saved_tensors
         if rectified is not None:
             grad = torch.where(rectified <= 0, 0, grad)
-        kernel, stride, dilation = ctx.window
-        codes = reference.window_switches(switches, image, origin, ctx.size)
-        position, inside = _positions(codes, tuple(grad.shape[-2:]), kernel, stride, (0, 0), dilation)
-        if ctx.overlap == "last":
-            order = _window_order(codes.shape, grad.device)
-            winner = namespace.max_unpool2d_window(order, switches, image, origin, *ctx.window, "last", False)
-            inside = inside & (_gather(winner, position) == order)
-        grad_input = torch.where(inside, _gather(grad, position), 0)
+        grad_input = unpooled_back(grad, switches, image, origin, ctx.size, ctx.window, ctx.overlap)
         return grad_input, None, None, None, None, None, None, None, None
+
+    def unpooled_back(
+        grad: Tensor, switches: Tensor, image: Tensor, origin: Tensor, size: Pair, window: Any, overlap: str
+    ) -> Tensor:
+        """The gradient of windows of `size` from that of what they were unpooled to."""
+        kernel, stride, dilation = window
+        codes = reference.window_switches(switches, image, origin, size)
+        position, inside = _positions(codes, tuple(grad.shape[-2:]), kernel, stride, (0, 0), dilation)
+        if overlap == "last":
+            order = _window_order(codes.shape, grad.device)
+            winner = namespace.max_unpool2d_window(order, switches, image, origin, *window, "last", False)
+            inside = inside & (_gather(winner, position) == order)
+        return torch.where(inside, _gather(grad, position), 0)
+
+    def send_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, weight, image, origin, switches, _, *rest = inputs
+        ctx.save_for_backward(input, weight, image, origin, switches)
+        ctx.window, (ctx.overlap, ctx.relu) = rest[:3], rest[3:5]
+        ctx.stride, ctx.dilation, ctx.groups, ctx.begin, ctx.size, ctx.base, ctx.map_size = rest[5:]
+
+    def send_backward(ctx: Context, grad: Tensor) -> tuple[Any, ...]:
+        input, weight, image, origin, switches = ctx.saved_tensors
+        signal = input
+        if switches is not None:
+            windows = (input, switches, image, origin, *ctx.window)
+            signal = namespace.max_unpool2d_window(*windows, ctx.overlap, ctx.relu)
+        elif ctx.relu:
+            signal = torch.relu(input)
+        step = [s * (1 if switches is None else p) for s, p in zip(ctx.stride, ctx.window[1], strict=True)]
+        inside = _on_map(origin, step, ctx.base, ctx.size, ctx.map_size)
+        if inside is not None:
+            grad = torch.where(inside, grad, 0)
+        full = [
+            (signal.shape[axis + 2] - 1) * ctx.stride[axis] + extent(weight.shape[axis + 2], ctx.dilation[axis])
+            for axis in (0, 1)
+        ]
+        after = [full[axis] - ctx.begin[axis] - ctx.size[axis] for axis in (0, 1)]
+        grad = F.pad(grad, (ctx.begin[1], after[1], ctx.begin[0], after[0]))
+        grad_input = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_input = F.conv2d(grad, weight, None, ctx.stride, 0, ctx.dilation, ctx.groups)
+            if ctx.relu:
+                grad_input = torch.where(signal <= 0, 0, grad_input)
+            if switches is not None:
+                size = tuple(input.shape[-2:])
+                grad_input = unpooled_back(grad_input, switches, image, origin, size, ctx.window, ctx.overlap)
+        if ctx.needs_input_grad[1]:
+            conv = (ctx.stride, (0, 0), ctx.dilation, ctx.groups)
+            grad_weight = conv2d_weight(grad, weight.shape, signal, *conv)
+        return grad_input, grad_weight, *[None] * 16
 
     return {
         "max_pool2d": (pool_backward, pool_setup),
         "max_unpool2d": (unpool_backward, unpool_setup),
         "max_unpool2d_window": (window_backward, window_setup),
+        "backproject2d": (send_backward, send_setup),
     }
 
 
@@ -185,6 +281,18 @@ def _positions(
     x = columns + codes % kernel[1] * dilation[1]
     inside = (codes >= 0) & (codes < kernel[0] * kernel[1]) & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
     return torch.where(inside, y * size[1] + x, 0), inside
+
+
+def _on_map(origin: Tensor, step: Sequence[int], base: Pair, size: Pair, map_size: Pair) -> Tensor | None:
+    """Which elements of windows of `size` lie on the map, (U, 1, h, w); None where it has no end."""
+    if tuple(map_size) == (-1, -1):
+        return None
+    rows, columns = (
+        origin[:, axis : axis + 1] * step[axis] + base[axis] + torch.arange(size[axis], device=origin.device)
+        for axis in (0, 1)
+    )
+    on_rows, on_columns = (rows >= 0) & (rows < map_size[0]), (columns >= 0) & (columns < map_size[1])
+    return on_rows[:, None, :, None] & on_columns[:, None, None, :]
 
 
 def _gather(map: Tensor, position: Tensor) -> Tensor:
@@ -226,13 +334,41 @@ def _vmaps(namespace: Any) -> dict[str, Callable[..., Any]]:
             _mapped_first(t, d, info.batch_size) for t, d in ((input, dims[0]), (image, dims[2]), (origin, dims[3]))
         )
         if dims[1] is not None:
-            switches = switches.movedim(dims[1], 0)
-            exists = (image >= 0) & (image < switches.shape[1])
-            first = torch.arange(info.batch_size, device=image.device)[:, None] * switches.shape[1]
-            image = torch.where(exists, image + first, -1)
-            switches = switches.flatten(0, 1)
+            switches, image = _side_by_side(switches.movedim(dims[1], 0), image)
         windows = namespace.max_unpool2d_window(_fold(maps), switches, image.flatten(0, 1), origin.flatten(0, 1), *rest)
         return _unfold(windows, maps), 0
+
+    def send(
+        info: Any,
+        dims: tuple[Any, ...],
+        input: Tensor,
+        weight: Tensor,
+        image: Tensor,
+        origin: Tensor,
+        switches: Tensor | None,
+        packed: Tensor | None,
+        *rest: Any,
+    ) -> tuple[Any, int]:
+        tensors = (input, weight, image, origin, switches, packed)
+        if dims[1] is not None:
+            # Every weight is a convolution of its own.
+            each = [
+                [t if d is None or t is None else t.select(d, index) for t, d in zip(tensors, dims, strict=False)]
+                for index in range(info.batch_size)
+            ]
+            return torch.stack([namespace.backproject2d(*arguments, *rest) for arguments in each]), 0
+        maps, image, origin = (
+            _mapped_first(t, d, info.batch_size) for t, d in ((input, dims[0]), (image, dims[2]), (origin, dims[3]))
+        )
+        if switches is not None and dims[4] is not None:
+            switches, image = _side_by_side(switches.movedim(dims[4], 0), image)
+        windows = namespace.backproject2d(
+            maps.flatten(0, 1), weight, image.flatten(0, 1), origin.flatten(0, 1), switches, packed, *rest
+        )
+        return windows.unflatten(0, maps.shape[:2]), 0
+
+    def pack(info: Any, dims: tuple[Any, ...], weight: Tensor, *rest: Any) -> tuple[Any, int]:
+        return torch.stack([namespace.pack_weight(one, *rest) for one in weight.movedim(dims[0], 0)]), 0
 
     def convert(name: str) -> Callable[..., Any]:
         def rule(info: Any, dims: tuple[Any, ...], codes: Tensor, *rest: Any) -> tuple[Any, int]:
@@ -245,9 +381,18 @@ def _vmaps(namespace: Any) -> dict[str, Callable[..., Any]]:
         "max_pool2d": pool,
         "max_unpool2d": unpool,
         "max_unpool2d_window": unpool_window,
+        "backproject2d": send,
+        "pack_weight": pack,
         "switches_to_indices": convert("switches_to_indices"),
         "indices_to_switches": convert("indices_to_switches"),
     }
+
+
+def _side_by_side(switches: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, C, PH, PW) switches as those of B * N images, and (B, U) numbers of images among these."""
+    exists = (image >= 0) & (image < switches.shape[1])
+    first = torch.arange(len(switches), device=image.device)[:, None] * switches.shape[1]
+    return switches.flatten(0, 1), torch.where(exists, image + first, -1)
 
 
 def _mapped_first(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
@@ -269,3 +414,23 @@ def _autocast_max_pool2d(
     """Pooling keeps the input's dtype; a bias kept in another dtype follows it."""
     with torch.autocast(device, enabled=False):
         return operator(input, None if bias is None else bias.to(input.dtype), *rest)
+
+
+def _autocast_backproject2d(
+    operator: torch._ops.OpOverload,
+    device: str,
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    *rest: Any,
+) -> Tensor:
+    """Runs in autocast's dtype, as every convolution; a weight packed in another dtype is packed again."""
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        if input.dtype == torch.float64:
+            return operator(input, weight.to(input.dtype), image, origin, switches, None, *rest)
+        kept = packed if weight.dtype == dtype else None
+        return operator(input.to(dtype), weight.to(dtype), image, origin, switches, kept, *rest)

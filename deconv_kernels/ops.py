@@ -24,6 +24,7 @@ from ._pooling import (
     check_like,
     check_map,
     check_tensor,
+    convolution_arguments,
     extent,
     pair,
     pooled_size,
@@ -157,6 +158,119 @@ def max_unpool2d_window(
     )
     origins = torch.stack([origin[:, axis] * step[axis] - pad[axis] for axis in (0, 1)], dim=1)
     return windows, origins
+
+
+def backproject2d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    switches: Tensor | None = None,
+    pool_kernel_size: IntOrPair | None = None,
+    pool_stride: IntOrPair | None = None,
+    pool_padding: IntOrPair = 0,
+    pool_dilation: IntOrPair = 1,
+    overlap: str = "sum",
+    relu: bool = False,
+    output_size: Sequence[int] | None = None,
+    crop: tuple[Sequence[int], Sequence[int]] | None = None,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sends windows of signal back through a convolution: unpooled by switches, rectified, and transposed-convolved.
+
+    Args:
+        input: (U, K, h, w) windows of the signal on the convolution's output, or with `switches` on its pooled output;
+            float32, float64, float16 or bfloat16, any strides.
+        weight: (K, C / groups, kh, kw) of the input's dtype, the weight of the forward convolution.
+        image: (U,) int64, which image a window comes from.
+        origin: (U, 2) int64, where its first element sits in the map (y, x); it may be negative.
+        stride, padding, dilation, groups: those of the forward convolution.
+        switches: (N, K, PH, PW) of N images, as `max_pool2d` returned them, if the convolution was pooled.
+        pool_kernel_size, pool_stride, pool_padding, pool_dilation: those of the pooling; as in `max_pool2d`.
+        overlap: "sum" or "last", as in `max_unpool2d`.
+        relu: rectify the signal before it is convolved, after it is unpooled.
+        output_size: (H, W) of the map that the convolution read. What falls outside it is set to zero. By default the
+            map has no end.
+        crop: ((y, x), (rows, columns)), the part of the result to compute, by default all of it. It may go on beyond
+            the result, with zeros.
+        packed: what `pack_weight` made of `weight`; saves packing it again at every call.
+
+    Returns:
+        The windows (U, C, h', w') on the convolution's input, by default with h' = (h - 1) * stride + dilation *
+        (kh - 1) + 1 rows where h counts rows after unpooling, in the memory format of `input`; and their origins (U, 2)
+        in that map. Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled signal. A
+        signal of zero contributes nothing, whatever the weight.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling, rectification, filtering).
+    """
+    step, spread = convolution_arguments(stride, dilation)
+    pad = pair(padding, "padding")
+    if switches is None:
+        pool, pool_step, pool_pad, pool_spread = (1, 1), (1, 1), (0, 0), (1, 1)
+    elif pool_kernel_size is None:
+        raise TypeError("pool_kernel_size must be given with switches")
+    else:
+        pool, pool_step, pool_pad, pool_spread = window_arguments(
+            pool_kernel_size, pool_stride, pool_padding, pool_dilation
+        )
+    check_map("input", input, FLOATING)
+    _check_weight(weight, groups)
+    full = []
+    for axis in (0, 1):
+        signal = (input.shape[axis - 2] - 1) * pool_step[axis] + extent(pool[axis], pool_spread[axis])
+        full.append((signal - 1) * step[axis] + extent(weight.shape[axis + 2], spread[axis]))
+    begin, size = ((0, 0), (full[0], full[1])) if crop is None else _crop(crop)
+    end = (-1, -1) if output_size is None else pair(tuple(output_size), "output_size")
+    base = (
+        begin[0] - pool_pad[0] * step[0] - pad[0],
+        begin[1] - pool_pad[1] * step[1] - pad[1],
+    )
+    windows = _call(
+        "backproject2d",
+        _check_backproject2d,
+        (input, weight, image, origin, switches, packed),
+        pool,
+        pool_step,
+        pool_spread,
+        overlap,
+        bool(relu),
+        step,
+        spread,
+        groups,
+        begin,
+        size,
+        base,
+        end,
+    )
+    origins = torch.stack([origin[:, axis] * (step[axis] * pool_step[axis]) + base[axis] for axis in (0, 1)], dim=1)
+    return windows, origins
+
+
+def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, groups: int = 1) -> Tensor:
+    """A convolution's weight in the order in which `backproject2d` reads it on this backend.
+
+    Args:
+        weight: (K, C / groups, kh, kw), the weight of the forward convolution.
+        stride, dilation, groups: those of the convolution.
+
+    Returns:
+        A tensor for the argument `packed` of `backproject2d`, of use with the same backend only.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape or size.
+    """
+    step, spread = convolution_arguments(stride, dilation)
+    return _call("pack_weight", _check_pack_weight, (weight,), step, spread, groups)
 
 
 def switches_to_indices(
@@ -331,20 +445,85 @@ def _check_max_unpool2d_window(
     overlap: str,
     relu: bool,
 ) -> None:
+    _check_windows(input, image, origin)
+    _check_switches_of_windows(switches, input, kernel)
+    check_overlap(overlap)
+
+
+def _check_weight(weight: Tensor, groups: int) -> None:
+    check_tensor("weight", weight)
+    if weight.dtype not in FLOATING:
+        raise TypeError(f"weight must be float32, float64, float16 or bfloat16, got {weight.dtype}")
+    if weight.dim() != 4 or 0 in weight.shape:
+        raise ValueError(f"weight must have shape (K, C / groups, kh, kw), not empty, got {tuple(weight.shape)}")
+    if not isinstance(groups, int) or isinstance(groups, bool):
+        raise TypeError(f"groups must be an int, got {groups!r}")
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"groups must divide weight's {weight.shape[0]} rows, got {groups}")
+
+
+def _check_pack_weight(weight: Tensor, step: Pair, spread: Pair, groups: int) -> None:
+    _check_weight(weight, groups)
+
+
+def _check_backproject2d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    pool: Pair,
+    pool_step: Pair,
+    pool_spread: Pair,
+    overlap: str,
+    relu: bool,
+    step: Pair,
+    spread: Pair,
+    groups: int,
+    begin: Pair,
+    size: Pair,
+    base: Pair,
+    end: Pair,
+) -> None:
+    _check_windows(input, image, origin)
+    _check_weight(weight, groups)
+    if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise TypeError(f"weight must have the dtype of input, {input.dtype}, got {weight.dtype}")
+    if weight.shape[0] != input.shape[1]:
+        raise ValueError(
+            f"weight must have {input.shape[1]} rows, one for each channel of input, got {tuple(weight.shape)}"
+        )
+    check_device("weight", weight, "input", input)
+    if switches is not None:
+        _check_switches_of_windows(switches, input, pool)
+    if packed is not None:
+        check_tensor("packed", packed)
+        check_device("packed", packed, "input", input)
+    check_overlap(overlap)
+    if min(begin) < 0 or min(size) < 1:
+        raise ValueError(f"crop must begin at 0 or later and have at least one row and column, got {begin}, {size}")
+    if end != (-1, -1) and min(end) < 1:
+        raise ValueError(f"output_size must be at least (1, 1), got {end}")
+
+
+def _check_windows(input: Tensor, image: Tensor, origin: Tensor) -> None:
     check_map("input", input, FLOATING)
     if input.dim() != 4:
         raise ValueError(f"input must have shape (U, C, h, w), got {tuple(input.shape)}")
-    check_map("switches", switches, (switch_dtype(kernel),))
-    if switches.dim() != 4 or switches.shape[1] != input.shape[1]:
-        raise ValueError(f"switches must have shape (N, {input.shape[1]}, PH, PW), got {tuple(switches.shape)}")
-    check_device("switches", switches, "input", input)
     for name, tensor, shape in (("image", image, (input.shape[0],)), ("origin", origin, (input.shape[0], 2))):
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
             raise TypeError(f"{name} must be an int64 Tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, one for each window of input, got {tuple(tensor.shape)}")
         check_device(name, tensor, "input", input)
-    check_overlap(overlap)
+
+
+def _check_switches_of_windows(switches: Tensor, input: Tensor, kernel: Pair) -> None:
+    check_map("switches", switches, (switch_dtype(kernel),))
+    if switches.dim() != 4 or switches.shape[1] != input.shape[1]:
+        raise ValueError(f"switches must have shape (N, {input.shape[1]}, PH, PW), got {tuple(switches.shape)}")
+    check_device("switches", switches, "input", input)
 
 
 def _check_switches_to_indices(switches: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
@@ -382,6 +561,12 @@ def _spatial(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -
     if len(size) != 2:
         raise ValueError(f"{name} must be (H, W) or a shape of {pooled.dim()} entries, got {tuple(size)}")
     return pair(tuple(size), name)
+
+
+def _crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[Pair, Pair]:
+    if not isinstance(crop, tuple | list) or len(crop) != 2:
+        raise TypeError(f"crop must be ((y, x), (rows, columns)), got {crop!r}")
+    return pair(crop[0], "crop"), pair(crop[1], "crop")
 
 
 def _unpooled_size(input: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> Pair:

@@ -6,6 +6,7 @@ The functions take the positional arguments of the op schemas, already checked b
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
@@ -147,6 +148,77 @@ def _unpool(
     if relu:
         out = torch.relu(out)
     return out.to(input.dtype)
+
+
+def backproject2d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    pool_kernel_size: Pair,
+    pool_stride: Pair,
+    pool_dilation: Pair,
+    overlap: str,
+    relu: bool,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    begin: Pair,
+    size: Pair,
+    base: Pair,
+    map_size: Pair,
+) -> Tensor:
+    """Unpooling, rectification and transposed convolution of windows; see `deconv_kernels.backproject2d`.
+
+    With `full` the transposed convolution of the whole signal, without padding, the result is `full` from row and
+    column `begin` on, continued with zeros to `size`. Its first element lies at `origin * step + base` of a map of
+    `map_size`, where a step is the pooling's stride times the convolution's; what lies outside the map is zero. A
+    `map_size` of (-1, -1) stands for a map without end.
+    """
+    signal = input
+    if switches is not None:
+        window = (pool_kernel_size, pool_stride, pool_dilation)
+        signal = max_unpool2d_window(input, switches, image, origin, *window, overlap, relu)
+    elif relu:
+        signal = torch.relu(input)
+    accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+    full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), stride, dilation, groups)
+    out = full[:, :, begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
+    out = F.pad(out, (0, size[1] - out.shape[3], 0, size[0] - out.shape[2]))
+    if map_size != (-1, -1):
+        for axis in (0, 1):
+            step = stride[axis] if switches is None else stride[axis] * pool_stride[axis]
+            position = origin[:, axis : axis + 1] * step + base[axis] + torch.arange(size[axis], device=origin.device)
+            outside = (position < 0) | (position >= map_size[axis])
+            out = out.masked_fill(outside[:, None, :, None] if axis == 0 else outside[:, None, None], 0)
+    return dense_copy(out.to(input.dtype), is_channels_last(input))
+
+
+def _transposed_convolution(signal: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """Every tap of the kernel sends the signal, times its weights, to its place."""
+    units, _, height, width = signal.shape
+    kernel = weight.shape[2:]
+    rows = (height - 1) * stride[0] + extent(kernel[0], dilation[0])
+    columns = (width - 1) * stride[1] + extent(kernel[1], dilation[1])
+    out = signal.new_zeros((units, groups, weight.shape[1], rows, columns))
+    signal = signal.unflatten(1, (groups, -1))
+    weight = weight.unflatten(0, (groups, -1))
+    for tap_y in range(kernel[0]):
+        first_y = tap_y * dilation[0]
+        rows_of_tap = slice(first_y, first_y + (height - 1) * stride[0] + 1, stride[0])
+        for tap_x in range(kernel[1]):
+            first_x = tap_x * dilation[1]
+            columns_of_tap = slice(first_x, first_x + (width - 1) * stride[1] + 1, stride[1])
+            sent = torch.einsum("ugkyx,gkc->ugcyx", signal, weight[..., tap_y, tap_x])
+            out[..., rows_of_tap, columns_of_tap] += sent
+    return out.flatten(1, 2)
+
+
+def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """The weight itself: the reference reads it as it is."""
+    return weight.clone()
 
 
 def switches_to_indices(

@@ -1,6 +1,7 @@
 // The loops of one instruction set; the build compiles this file once for each, with DECONV_CPU_CAPABILITY naming it.
 #include "kernels.h"
 
+#include "backproject2d_loop.h"
 #include "max_pool2d_loop.h"
 #include "max_unpool2d_loop.h"
 
@@ -34,10 +35,37 @@ void max_unpool2d(Element element, bool channels_last, const MaxUnpool2dParams& 
   }
 }
 
+void list_signal(Element element, const Backproject2dParams& params, int64_t begin, int64_t end) {
+  switch (element) {
+    case Element::kFloat:
+      return list_signal_blocks<float>(params, begin, end);
+    case Element::kDouble:
+      return list_signal_blocks<double>(params, begin, end);
+    case Element::kHalf:
+      return list_signal_blocks<Half>(params, begin, end);
+    case Element::kBFloat16:
+      return list_signal_blocks<BFloat16>(params, begin, end);
+  }
+}
+
+void send_signal(Element element, const Backproject2dParams& params, const SendPlan& plan, void* memory, int64_t begin,
+                 int64_t end) {
+  switch (element) {
+    case Element::kFloat:
+      return send_signal_tasks<float>(params, plan, memory, begin, end);
+    case Element::kDouble:
+      return send_signal_tasks<double>(params, plan, memory, begin, end);
+    case Element::kHalf:
+      return send_signal_tasks<Half>(params, plan, memory, begin, end);
+    case Element::kBFloat16:
+      return send_signal_tasks<BFloat16>(params, plan, memory, begin, end);
+  }
+}
+
 }  // namespace
 
 #define DK_STRING(text) #text
 #define DK_NAME(text) DK_STRING(text)
-const Kernels kKernels{DK_NAME(DECONV_CPU_CAPABILITY), max_pool2d, max_unpool2d};
+const Kernels kKernels{DK_NAME(DECONV_CPU_CAPABILITY), max_pool2d, max_unpool2d, list_signal, send_signal};
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -65,11 +65,88 @@ struct MaxUnpool2dParams {
   bool wide_switches;
 };
 
-// Each function works on the rows [begin, end) of its result: rows of (plane, y), or with channels_last of (image, y).
+// A signal by what of it is not zero. Its positions lie in cells of one or of 2 x 2 positions. For every block of
+// kListedChannels channels, and every position of every cell in row-major order, the channels that are not zero follow
+// each other.
+constexpr int64_t kListedChannels = 64;
+struct SignalLists {
+  void* values;        // of the type in which elements are summed
+  uint8_t* channels;   // within the block
+  uint8_t* counts;     // (units, blocks, rows, columns, positions of a cell)
+  int64_t* row_begin;  // (units, blocks, rows): first entry of each row of cells
+  int64_t rows;
+  int64_t columns;
+  int64_t side;      // a cell holds side x side positions
+  int64_t blocks;    // of all groups together
+  int64_t capacity;  // entries that a block of a unit has room for
+};
+
+// A weight in the order in which it is read: (groups, blocks of output channels, slices, channels, lines of a slice),
+// lines of kLineBytes. `tiled`, for 3x3 taps with stride 1: a block is one line of output channels, in a single slice of
+// nine lines, one for each tap. Otherwise the taps and output channels of a block follow each other, channels innermost,
+// in slices of kSliceLines lines.
+constexpr int64_t kLineBytes = 64;
+constexpr int64_t kSliceLines = 8;
+struct PackedWeight {
+  const void* data;
+  bool tiled;
+  int64_t channels;  // of a group
+  int64_t wide;      // output channels of a block
+  int64_t blocks;    // of a group
+  int64_t lines;     // of a block and channel
+};
+
+struct Pair {
+  int64_t y;
+  int64_t x;
+};
+
+// Transposed convolution of windows; the signal is what unpooling and rectification leave of `input`. The result is the
+// full transposed convolution from `begin` on, continued with zeros.
+struct Backproject2dParams {
+  const void* input;      // (units, height, width, channels)
+  const void* switches;   // (images, map.y, map.x, channels) of a 2x2 pooling with stride 2, or null
+  const int64_t* image;   // (units)
+  const int64_t* origin;  // (units, 2)
+  void* output;           // (units, output_channels, size.y, size.x), or channels innermost
+  int64_t units;
+  int64_t channels;
+  int64_t output_channels;
+  int64_t groups;
+  int64_t height;
+  int64_t width;
+  Pair map;
+  Pair kernel;
+  Pair stride;
+  Pair dilation;
+  Pair full;  // size of the full transposed convolution
+  Pair begin;
+  Pair size;
+  Pair step;  // the result of a unit begins at origin * step + base
+  Pair base;
+  Pair end;  // of the map that the result lies on, -1 where it has no end
+  bool relu;
+  bool channels_last;  // of the output
+  PackedWeight weight;
+  SignalLists lists;
+};
+
+// A sending task is one block of output channels, for `units` units or `rows` rows of the result of one.
+struct SendPlan {
+  int64_t units;
+  int64_t rows;
+};
+
+// The pooling functions work on the rows [begin, end) of their result: rows of (plane, y), or with channels_last of
+// (image, y).
 struct Kernels {
   const char* name;
   void (*max_pool2d)(Element, bool channels_last, const MaxPool2dParams&, int64_t begin, int64_t end);
   void (*max_unpool2d)(Element, bool channels_last, const MaxUnpool2dParams&, int64_t begin, int64_t end);
+  // Lists the blocks [begin, end) of a signal, counted over all units.
+  void (*list_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
+  // Runs the tasks [begin, end) of a plan; `memory` holds the sums of one task.
+  void (*send_signal)(Element, const Backproject2dParams&, const SendPlan&, void* memory, int64_t begin, int64_t end);
 };
 
 namespace baseline {

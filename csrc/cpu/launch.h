@@ -24,6 +24,13 @@ inline Element element_of(const Tensor& tensor) {
   }
 }
 
+inline void check_images(const int64_t* image, int64_t units, int64_t images) {
+  for (int64_t unit = 0; unit < units; ++unit) {
+    DK_CHECK(image[unit] >= 0 && image[unit] < images, "image must be between 0 and ", images - 1, ", got ",
+             image[unit]);
+  }
+}
+
 // Runs body(begin, end) over the rows of a result, in parallel where there is enough to do.
 template <typename Body>
 void parallel_rows(int64_t rows, int64_t elements_per_row, const Body& body) {

@@ -238,6 +238,28 @@ inline void store_one(T* to, Compute<T> value) {
   }
 }
 
+// a * b + c, rounded once where the processor can.
+template <typename T, int N>
+inline Vector<T, N> multiply_add(Vector<T, N> a, Vector<T, N> b, Vector<T, N> c) {
+#if defined(__AVX512F__)
+  if constexpr (N * sizeof(T) == 64 && std::is_same_v<T, float>) {
+    return (Vector<T, N>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  } else if constexpr (N * sizeof(T) == 64 && std::is_same_v<T, double>) {
+    return (Vector<T, N>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+  } else
+#endif
+#if defined(__FMA__)
+      if constexpr (N * sizeof(T) == 32 && std::is_same_v<T, float>) {
+    return (Vector<T, N>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  } else if constexpr (N * sizeof(T) == 32 && std::is_same_v<T, double>) {
+    return (Vector<T, N>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+  } else
+#endif
+  {
+    return a * b + c;
+  }
+}
+
 template <typename V, int... I>
 inline V even_lanes(V low, V high, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(low, high, (2 * I)...);

@@ -1,0 +1,411 @@
+// Transposed convolution of windows that are mostly zero, as unpooling and rectification leave them, in two passes:
+// - listing: for every position and block of channels, the channels that are not zero, and their values;
+// - sending: every listed value, times its weights, to the outputs it reaches. Weights of one block of channels and
+//   outputs stay in the first cache for all positions; outputs gather in registers, then in a band of rows in cache.
+// Whatever is computed together, an output is summed in one order: blocks of channels, then cells, then positions.
+#pragma once
+
+#include "backproject2d_tasks.h"
+#include "kernels.h"
+#include "vector.h"
+
+namespace deconv_kernels::DECONV_CPU_CAPABILITY {
+
+// Elements of a line of packed weights.
+template <typename C>
+constexpr int kLine = static_cast<int>(kLineBytes / sizeof(C));
+
+// A position of the signal: its channels, and with kPooled their switches.
+template <typename T>
+struct Listed {
+  const T* values;
+  const uint8_t* switches;
+};
+
+// Appends the channels [0, count) whose value is not zero (with kRelu: not below or equal to zero) and, with kPooled,
+// whose switch is `tap`; returns the new end. Up to kListedChannels entries beyond the end may be overwritten.
+template <typename T, bool kRelu, bool kPooled>
+inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int64_t count, uint8_t tap) {
+  using C = Compute<T>;
+  C* values = static_cast<C*>(lists.values);
+  int64_t channel = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) {
+    for (; channel + 16 <= count; channel += 16) {
+      const __m512 vector = (__m512)load<T, 16>(from.values + channel);
+      const __m512 zero = _mm512_setzero_ps();
+      __mmask16 taken = kRelu ? _mm512_cmp_ps_mask(vector, zero, _CMP_NLE_UQ)
+                              : _mm512_cmp_ps_mask(vector, zero, _CMP_NEQ_UQ);
+      if constexpr (kPooled) {
+        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.switches + channel));
+        taken &= _mm_cmpeq_epi8_mask(codes, _mm_set1_epi8(static_cast<char>(tap)));
+      }
+      const __m512i first = _mm512_set1_epi32(static_cast<int>(channel));
+      const __m512i numbers =
+          _mm512_add_epi32(first, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+      _mm512_storeu_ps(values + at, _mm512_maskz_compress_ps(taken, vector));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(lists.channels + at),
+                       _mm512_maskz_cvtepi32_epi8(0xffff, _mm512_maskz_compress_epi32(taken, numbers)));
+      at += __builtin_popcount(taken);
+    }
+  }
+#endif
+  for (; channel < count; ++channel) {
+    const C value = load_one(from.values + channel);
+    values[at] = value;
+    lists.channels[at] = static_cast<uint8_t>(channel);
+    bool taken = kRelu ? !(value <= C{}) : value != C{};
+    if constexpr (kPooled) taken = taken && from.switches[channel] == tap;
+    at += taken;
+  }
+  return at;
+}
+
+// Lists the blocks [begin, end), counted over all units.
+template <typename T, bool kRelu, bool kPooled>
+void list_blocks(const Backproject2dParams& p, int64_t begin, int64_t end) {
+  const SignalLists& lists = p.lists;
+  const int64_t channels = p.channels / p.groups;
+  const int64_t blocks_of_group = lists.blocks / p.groups;
+  const T* input = static_cast<const T*>(p.input);
+  const uint8_t* switches = static_cast<const uint8_t*>(p.switches);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t unit = block / lists.blocks;
+    const int64_t within = block % lists.blocks % blocks_of_group * kListedChannels;
+    const int64_t first = block % lists.blocks / blocks_of_group * channels + within;
+    const int64_t count = channels - within < kListedChannels ? channels - within : kListedChannels;
+    const int64_t image = kPooled ? p.image[unit] : 0;
+    const int64_t origin_y = kPooled ? p.origin[2 * unit] : 0;
+    const int64_t origin_x = kPooled ? p.origin[2 * unit + 1] : 0;
+    uint8_t* counts = lists.counts + block * lists.rows * lists.columns * lists.side * lists.side;
+    int64_t at = block * lists.capacity;
+    for (int64_t row = 0; row < lists.rows; ++row) {
+      lists.row_begin[block * lists.rows + row] = at;
+      for (int64_t column = 0; column < lists.columns; ++column) {
+        for (int64_t position = 0; position < lists.side * lists.side; ++position) {
+          const int64_t y = kPooled ? row : row * lists.side + position / lists.side;
+          const int64_t x = kPooled ? column : column * lists.side + position % lists.side;
+          const int64_t before = at;
+          if (y < p.height && x < p.width) {
+            Listed<T> from{input + ((unit * p.height + y) * p.width + x) * p.channels + first, nullptr};
+            bool inside = true;
+            if constexpr (kPooled) {
+              // Compared this way round, no origin overflows.
+              inside = origin_y >= -y && origin_y < p.map.y - y && origin_x >= -x && origin_x < p.map.x - x;
+              if (inside) {
+                const int64_t pixel = (image * p.map.y + origin_y + y) * p.map.x + origin_x + x;
+                from.switches = switches + pixel * p.channels + first;
+              }
+            }
+            if (inside) at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(position));
+          }
+          *counts++ = static_cast<uint8_t>(at - before);
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void list_signal_blocks(const Backproject2dParams& p, int64_t begin, int64_t end) {
+  if (p.switches != nullptr) {
+    return p.relu ? list_blocks<T, true, true>(p, begin, end) : list_blocks<T, false, true>(p, begin, end);
+  }
+  return p.relu ? list_blocks<T, true, false>(p, begin, end) : list_blocks<T, false, false>(p, begin, end);
+}
+
+// The rows or columns of a unit's result that can be other than zero: those within the full transposed convolution and
+// on the map.
+struct Reached {
+  int64_t begin;
+  int64_t end;
+};
+
+inline Reached reached(int64_t origin, int64_t step, int64_t base, int64_t map_end, int64_t full, int64_t begin,
+                       int64_t size) {
+  Reached part{0, smaller(full - begin, size)};
+  if (map_end >= 0) {
+    // A window this far from the map meets none of it, and its place does not overflow.
+    constexpr int64_t kFar = int64_t{1} << 31;
+    if (origin > kFar || origin < -kFar) return {0, 0};
+    const int64_t start = origin * step + base;
+    part.begin = larger(0, -start);
+    part.end = smaller(part.end, map_end - start);
+  }
+  return part;
+}
+
+// Sums of some rows of one unit's full transposed convolution, for one block of output channels.
+template <typename C>
+struct HeldRows {
+  C* sums;  // (rows, columns, wide)
+  int64_t first_row;
+  int64_t columns;
+  int64_t wide;
+};
+
+// Writes rows [begin, end) of a unit's result, output channels [channel, channel + count).
+template <typename T>
+void write_rows(const Backproject2dParams& p, const HeldRows<Compute<T>>& held, int64_t unit, int64_t begin, int64_t end,
+                int64_t channel, int64_t count) {
+  using C = Compute<T>;
+  constexpr int N = kLanes<T>;
+  const int64_t* origin = p.origin + 2 * unit;
+  const Reached rows = reached(origin[0], p.step.y, p.base.y, p.end.y, p.full.y, p.begin.y, p.size.y);
+  const Reached columns = reached(origin[1], p.step.x, p.base.x, p.end.x, p.full.x, p.begin.x, p.size.x);
+  T* output = static_cast<T*>(p.output);
+  for (int64_t row = begin; row < end; ++row) {
+    const bool has_row = row >= rows.begin && row < rows.end;
+    const C* sums = held.sums + ((row + p.begin.y - held.first_row) * held.columns + p.begin.x) * held.wide;
+    if (p.channels_last) {
+      T* to = output + (unit * p.size.y + row) * p.size.x * p.output_channels + channel;
+      for (int64_t column = 0; column < p.size.x; ++column, to += p.output_channels) {
+        const C* from = sums + column * held.wide;
+        if (!has_row || column < columns.begin || column >= columns.end) {
+          std::memset(to, 0, static_cast<size_t>(count) * sizeof(T));
+          continue;
+        }
+        int64_t c = 0;
+        for (; c + N <= count; c += N) store<T, N>(to + c, load<C, N>(from + c));
+        for (; c < count; ++c) store_one(to + c, from[c]);
+      }
+    } else {
+      for (int64_t c = 0; c < count; ++c) {
+        T* to = output + ((unit * p.output_channels + channel + c) * p.size.y + row) * p.size.x;
+        std::memset(to, 0, static_cast<size_t>(p.size.x) * sizeof(T));
+        if (!has_row) continue;
+        for (int64_t x = columns.begin; x < columns.end; ++x) store_one(to + x, sums[x * held.wide + c]);
+      }
+    }
+  }
+}
+
+// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches.
+template <int kY, int kX, typename C, int N>
+inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint8_t* channels, int64_t count,
+                         const C* weights) {
+  constexpr int kTaps = 9;
+  for (int64_t entry = 0; entry < count; ++entry) {
+    const C* line = weights + static_cast<int64_t>(channels[entry]) * (kTaps * kLine<C>);
+    const Vector<C, N> value = Vector<C, N>{} + values[entry];
+#pragma GCC unroll 3
+    for (int y = 0; y < 3; ++y) {
+#pragma GCC unroll 3
+      for (int x = 0; x < 3; ++x) {
+        const Vector<C, N> weight = load_unaligned<Vector<C, N>>(line + (y * 3 + x) * kLine<C>);
+        sums[kY + y][kX + x] = multiply_add<C, N>(value, weight, sums[kY + y][kX + x]);
+      }
+    }
+  }
+}
+
+// Sends one cell of four positions into its outputs; returns its number of entries.
+template <typename C>
+inline int64_t send_tile(const C* values, const uint8_t* channels, const uint8_t* counts, const C* weights, C* sums,
+                         int64_t row) {
+  constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
+  uint32_t any;
+  std::memcpy(&any, counts, sizeof(any));
+  if (any == 0) return 0;
+  const int64_t end[4] = {counts[0], counts[0] + counts[1], counts[0] + counts[1] + counts[2],
+                          counts[0] + counts[1] + counts[2] + counts[3]};
+  for (int part = 0; part < kLine<C>; part += N) {
+    Vector<C, N> held[4][4];
+#pragma GCC unroll 4
+    for (int y = 0; y < 4; ++y) {
+#pragma GCC unroll 4
+      for (int x = 0; x < 4; ++x) held[y][x] = load_unaligned<Vector<C, N>>(sums + y * row + x * kLine<C> + part);
+    }
+    const C* from = weights + part;
+    send_in_tile<0, 0, C, N>(held, values, channels, end[0], from);
+    send_in_tile<0, 1, C, N>(held, values + end[0], channels + end[0], counts[1], from);
+    send_in_tile<1, 0, C, N>(held, values + end[1], channels + end[1], counts[2], from);
+    send_in_tile<1, 1, C, N>(held, values + end[2], channels + end[2], counts[3], from);
+#pragma GCC unroll 4
+    for (int y = 0; y < 4; ++y) {
+#pragma GCC unroll 4
+      for (int x = 0; x < 4; ++x) store_unaligned(sums + y * row + x * kLine<C> + part, held[y][x]);
+    }
+  }
+  return end[3];
+}
+
+// 3x3 taps with stride 1: a cell of four positions at once.
+template <typename T>
+void send_tiles(const Backproject2dParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
+  using C = Compute<T>;
+  const SignalLists& lists = p.lists;
+  const int64_t row_of_sums = held_columns(p) * kLine<C>;
+  const int64_t blocks = lists.blocks / p.groups;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const char* packed = static_cast<const char*>(p.weight.data) +
+                         (task.group * p.weight.blocks + task.block) * block_bytes(p.weight) +
+                         block * kListedChannels * p.weight.lines * kLineBytes;
+    const C* weights = reinterpret_cast<const C*>(packed);
+    for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
+      C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
+      const int64_t list = unit * lists.blocks + task.group * blocks + block;
+      for (int64_t row = rows.begin; row < rows.end; ++row) {
+        int64_t at = lists.row_begin[list * lists.rows + row];
+        const uint8_t* counts = lists.counts + (list * lists.rows + row) * lists.columns * 4;
+        C* tile = sums + (2 * row - rows.first_row) * row_of_sums;
+        for (int64_t column = 0; column < lists.columns; ++column, tile += 2 * kLine<C>) {
+          at += send_tile<C>(static_cast<const C*>(lists.values) + at, lists.channels + at, counts + 4 * column,
+                             weights, tile, row_of_sums);
+        }
+      }
+    }
+  }
+}
+
+// Elements of a slice that lie together both there and in the sums.
+struct Run {
+  int64_t from;
+  int64_t to;
+  int64_t count;
+};
+
+// Sums kVectors vectors of the weights of one position's entries into `result`. Short slices are summed in several
+// strands, so that one sum need not wait for the last.
+template <typename C, int kVectors>
+inline void sum_slice(const C* values, const uint8_t* channels, int64_t count, const C* weights, int64_t row,
+                      C* result) {
+  constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
+  constexpr int kStrands = kVectors > 4 ? 1 : kVectors > 2 ? 2 : 4;
+  Vector<C, N> sums[kStrands][kVectors] = {};
+  int64_t entry = 0;
+  for (; entry + kStrands <= count; entry += kStrands) {
+#pragma GCC unroll 4
+    for (int strand = 0; strand < kStrands; ++strand) {
+      const C* from = weights + channels[entry + strand] * row;
+      const Vector<C, N> value = Vector<C, N>{} + values[entry + strand];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        sums[strand][v] =
+            multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[strand][v]);
+      }
+    }
+  }
+  for (; entry < count; ++entry) {
+    const C* from = weights + channels[entry] * row;
+    const Vector<C, N> value = Vector<C, N>{} + values[entry];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      sums[0][v] = multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[0][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
+    for (int strand = 1; strand < kStrands; ++strand) sums[0][v] += sums[strand][v];
+    store_unaligned(result + v * N, sums[0][v]);
+  }
+}
+
+// The same for any number of vectors.
+template <typename C>
+inline void sum_slice(int64_t vectors, const C* values, const uint8_t* channels, int64_t count, const C* weights,
+                      int64_t row, C* result) {
+  constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
+  for (; vectors >= 8; vectors -= 8, weights += 8 * N, result += 8 * N) {
+    sum_slice<C, 8>(values, channels, count, weights, row, result);
+  }
+  switch (vectors) {
+    case 7:
+      return sum_slice<C, 7>(values, channels, count, weights, row, result);
+    case 6:
+      return sum_slice<C, 6>(values, channels, count, weights, row, result);
+    case 5:
+      return sum_slice<C, 5>(values, channels, count, weights, row, result);
+    case 4:
+      return sum_slice<C, 4>(values, channels, count, weights, row, result);
+    case 3:
+      return sum_slice<C, 3>(values, channels, count, weights, row, result);
+    case 2:
+      return sum_slice<C, 2>(values, channels, count, weights, row, result);
+    case 1:
+      return sum_slice<C, 1>(values, channels, count, weights, row, result);
+    default:
+      return;
+  }
+}
+
+template <int N, typename C>
+inline void add_run(C* to, const C* from, int64_t count) {
+  for (; count >= N; count -= N, to += N, from += N) {
+    using V = Vector<C, N>;
+    store_unaligned(to, load_unaligned<V>(to) + load_unaligned<V>(from));
+  }
+  if constexpr (N > 1) add_run<N / 2>(to, from, count);
+}
+
+// Any taps, stride and dilation: one position at a time, a slice of its taps and output channels after the other.
+template <typename T>
+void send_positions(const Backproject2dParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
+  using C = Compute<T>;
+  constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
+  constexpr int64_t kLargestSlice = kSliceLines * kLine<C>;
+  const SignalLists& lists = p.lists;
+  const int64_t wide = p.weight.wide;
+  const int64_t row_of_sums = held_columns(p) * wide;
+  const int64_t blocks = lists.blocks / p.groups;
+  const int64_t elements = p.kernel.y * p.kernel.x * wide;
+  const C* packed = reinterpret_cast<const C*>(static_cast<const char*>(p.weight.data) +
+                                               (task.group * p.weight.blocks + task.block) * block_bytes(p.weight));
+  for (int64_t line = 0; line < p.weight.lines; line += kSliceLines) {
+    const int64_t row = smaller(kSliceLines, p.weight.lines - line) * kLine<C>;
+    const C* slice = packed + line * p.weight.channels * kLine<C>;
+    Run runs[kLargestSlice];
+    int64_t count_of_runs = 0;
+    for (int64_t element = 0; element < row && line * kLine<C> + element < elements; ++element) {
+      const int64_t tap = (line * kLine<C> + element) / wide, channel = (line * kLine<C> + element) % wide;
+      const int64_t to = tap / p.kernel.x * p.dilation.y * row_of_sums + tap % p.kernel.x * p.dilation.x * wide + channel;
+      if (count_of_runs > 0 && to == runs[count_of_runs - 1].to + runs[count_of_runs - 1].count) {
+        ++runs[count_of_runs - 1].count;
+      } else {
+        runs[count_of_runs++] = {element, to, 1};
+      }
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      const C* weights = slice + block * kListedChannels * row;
+      for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
+        C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
+        const int64_t list = unit * lists.blocks + task.group * blocks + block;
+        for (int64_t y = rows.begin; y < rows.end; ++y) {
+          int64_t at = lists.row_begin[list * lists.rows + y];
+          const uint8_t* counts = lists.counts + (list * lists.rows + y) * lists.columns;
+          C* outputs = sums + (y * p.stride.y - rows.first_row) * row_of_sums;
+          for (int64_t x = 0; x < lists.columns; ++x, outputs += p.stride.x * wide) {
+            if (counts[x] == 0) continue;
+            alignas(64) C sent[kLargestSlice];
+            sum_slice<C>(row / N, static_cast<const C*>(lists.values) + at, lists.channels + at, counts[x], weights,
+                         row, sent);
+            for (int64_t run = 0; run < count_of_runs; ++run) {
+              add_run<N>(outputs + runs[run].to, sent + runs[run].from, runs[run].count);
+            }
+            at += counts[x];
+          }
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void send_signal_tasks(const Backproject2dParams& p, const SendPlan& plan, void* memory, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  for (int64_t number = begin; number < end; ++number) {
+    const SendTask task(p, plan, number);
+    const CellRows rows(p, task.begin, task.end);
+    const int64_t sums_of_unit = rows.held * held_columns(p) * p.weight.wide;
+    C* sums = static_cast<C*>(memory);
+    std::memset(sums, 0, static_cast<size_t>((task.unit_end - task.unit) * sums_of_unit) * sizeof(C));
+    p.weight.tiled ? send_tiles<T>(p, task, rows, sums) : send_positions<T>(p, task, rows, sums);
+    for (int64_t unit = task.unit; unit < task.unit_end; ++unit, sums += sums_of_unit) {
+      const HeldRows<C> held{sums, rows.first_row, held_columns(p), p.weight.wide};
+      write_rows<T>(p, held, unit, task.begin, task.end, task.channel, task.count);
+    }
+  }
+}
+
+}  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -1,0 +1,87 @@
+// How the work of a transposed convolution is divided; shared by the loops and their launcher.
+#pragma once
+
+#include "kernels.h"
+
+// Like the loops, compiled in a namespace for each instruction set.
+#if !defined(DECONV_CPU_CAPABILITY)
+#define DECONV_CPU_CAPABILITY baseline
+#endif
+
+namespace deconv_kernels::DECONV_CPU_CAPABILITY {
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline int64_t block_bytes(const PackedWeight& weight) { return weight.channels * weight.lines * kLineBytes; }
+
+inline int64_t parts_of(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+inline int64_t tasks_of(const Backproject2dParams& p, const SendPlan& plan) {
+  return p.groups * p.weight.blocks * parts_of(p.units, plan.units) * parts_of(p.size.y, plan.rows);
+}
+
+// What one task sends: a block of output channels of a group, for units [unit, unit_end) and rows [begin, end) of their
+// results.
+struct SendTask {
+  int64_t group;
+  int64_t block;
+  int64_t unit;
+  int64_t unit_end;
+  int64_t begin;
+  int64_t end;
+  int64_t channel;  // first of its output channels
+  int64_t count;    // of them
+
+  SendTask(const Backproject2dParams& p, const SendPlan& plan, int64_t number) {
+    const int64_t sets = parts_of(p.units, plan.units);
+    const int64_t bands = parts_of(p.size.y, plan.rows);
+    begin = number % bands * plan.rows;
+    end = smaller(begin + plan.rows, p.size.y);
+    number /= bands;
+    unit = number % sets * plan.units;
+    unit_end = smaller(unit + plan.units, p.units);
+    number /= sets;
+    group = number / p.weight.blocks;
+    block = number % p.weight.blocks;
+    const int64_t output_channels = p.output_channels / p.groups;
+    channel = group * output_channels + block * p.weight.wide;
+    count = smaller(p.weight.wide, output_channels - block * p.weight.wide);
+  }
+};
+
+// The rows of cells that reach rows [begin, end) of a result, and the rows of the full transposed convolution that have
+// to be held for them.
+struct CellRows {
+  int64_t begin;
+  int64_t end;
+  int64_t first_row;
+  int64_t held;
+
+  CellRows(const Backproject2dParams& p, int64_t result_begin, int64_t result_end) {
+    const int64_t from = result_begin + p.begin.y, to = result_end + p.begin.y;
+    const int64_t step = p.lists.side * p.stride.y;
+    const int64_t reach = (p.lists.side - 1) * p.stride.y + p.dilation.y * (p.kernel.y - 1) + 1;
+    begin = from < reach ? 0 : (from - reach) / step + 1;
+    end = larger(begin, smaller(p.lists.rows, parts_of(to, step)));
+    first_row = smaller(from, begin * step);
+    held = larger(to, end > begin ? (end - 1) * step + reach : 0) - first_row;
+  }
+};
+
+// Columns held for one unit.
+inline int64_t held_columns(const Backproject2dParams& p) {
+  return larger(p.begin.x + p.size.x, ((p.lists.columns * p.lists.side) - 1) * p.stride.x +
+                                          p.dilation.x * (p.kernel.x - 1) + 1);
+}
+
+// Elements of the largest task's sums.
+inline int64_t largest_sums(const Backproject2dParams& p, const SendPlan& plan) {
+  int64_t held = 0;
+  for (int64_t row = 0; row < p.size.y; row += plan.rows) {
+    held = larger(held, CellRows(p, row, smaller(row + plan.rows, p.size.y)).held);
+  }
+  return smaller(plan.units, p.units) * held * held_columns(p) * p.weight.wide;
+}
+
+}  // namespace deconv_kernels::DECONV_CPU_CAPABILITY
