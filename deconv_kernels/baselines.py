@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from .convolution import Convolution
 from .deconvnet import Deconvnet
 from .record import Units
 from .steps import (
     AveragePool,
     BatchNormalization,
-    Convolution,
     Flatten,
     Identity,
     Linear,

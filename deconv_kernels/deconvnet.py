@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,10 @@ from tqdm import tqdm
 
 from .graph import Tape, trace
 from .ops import check_overlap
+from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
 from .record import Peaks, Record, Units
-from .steps import RULES, MaxPool, Rectifier
-from .windows import Axis, Positions, Window, Windows, place, receptive_fields
+from .steps import KERNELS, RULES, MaxPool, Options, Rectifier
+from .windows import Axis, Positions, Window, Windows, place
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
@@ -83,6 +83,7 @@ class Deconvnet:
         _check_choice("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
         self.tape: Tape = trace(model, rule, normalization)
+        self._plans: dict[tuple[object, ...], Plan] = {}
 
     @property
     def layers(self) -> list[str]:
@@ -187,10 +188,14 @@ class Deconvnet:
         seed: str = "activation",
         overlap: str = "sum",
         *,
+        kernel: str = "auto",
         max_bytes: int | None = None,
         progress: bool | None = None,
     ) -> Projections:
         """Projects units back to pixels, each inside its receptive field.
+
+        What comes out for a unit does not depend on the other units, on their order, on `max_bytes` or on the number of
+        threads: it is the same to the last bit.
 
         Args:
             record: of this network.
@@ -198,15 +203,17 @@ class Deconvnet:
             seed: what the projection of one is multiplied by: the unit's "activation", or "one".
             overlap: "sum" adds the signals of overlapping pooling windows that share a maximum, "last" keeps that
                 of the last window in row-major order.
-            max_bytes: working memory for the largest two maps of the walk; units are taken in chunks that fit. By
-                default 64 MiB on the CPU, where the allocator then reuses its memory, and 1 GiB elsewhere.
+            kernel: what runs convolutions backwards: "sparse" (`backproject2d`), "dense" (unpooling, rectification and
+                torch's transposed convolution), or "auto", which is sparse but for large signals with few zeros.
+            max_bytes: working memory for the windows of one step; each step takes as many units at once as fit.
+                By default 32 MiB on the CPU and 1 GiB elsewhere.
             progress: show a progress bar; by default on a terminal when it takes more than a second.
 
         Returns:
             The projections, in the order of the units.
 
         Raises:
-            ValueError: a record of another network, a unit outside the record, an unknown seed or overlap, or
+            ValueError: a record of another network, a unit outside the record, an unknown seed, overlap or kernel, or
                 activations that the record has not kept.
             UnknownLayer: a layer the model does not have.
 
@@ -215,33 +222,81 @@ class Deconvnet:
         if record.tape is not self.tape:
             raise ValueError("the record was made by another Deconvnet; record the images with this one")
         _check_choice("seed", seed, SEEDS)
+        _check_choice("kernel", kernel, KERNELS)
         check_overlap(overlap)
         record.check(units)
-        top = self.tape.index(units.layer)
-        fields = receptive_fields(self.tape.steps[: top + 1], record.shapes[: top + 2])
+        plan = self.plan(record, units.layer, max_bytes=max_bytes)
         scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
-        bottom = fields[0]
-        if max_bytes is None:
-            max_bytes = 2**26 if record.device.type == "cpu" else 2**30
-        largest = max(below.elements + above.elements for below, above in pairwise(fields)) * record.dtype.itemsize
-        shape = (len(units), bottom.channels, *bottom.size)
-        windows = torch.empty(shape, dtype=record.dtype, device=record.device)
-        for start, stop in _chunks(len(units), max(1, max_bytes // largest), "projecting", "unit", progress):
-            values = self._walk(record, units[start:stop], fields, overlap)
-            if scale is None:
-                windows[start:stop] = values
-            else:
-                torch.mul(values, scale[start:stop].to(record.device)[:, None, None, None], out=windows[start:stop])
-        return Projections(units, windows, _boxes(bottom, units), record.image_shape[1:])
+        shape = (len(units), plan.bottom.channels, *plan.bottom.size)
+        walk = _Walk(
+            plan,
+            record.kept,
+            Options(overlap, kernel),
+            None if scale is None else scale.to(record.device)[:, None, None, None],
+            torch.empty(shape, dtype=record.dtype, device=record.device),
+        )
+        if len(units):
+            top = self.tape.index(units.layer)
+            positions = Positions.of(units.image, units.y, units.x, record.device)
+            seeds = Windows.seeds(units.channel.to(record.device), positions, record.shapes[top + 1], record.dtype)
+            with _progress(len(units), "projecting", "unit", progress) as bar:
+                walk.down(seeds, top, 0, bar)
+        return Projections(units, walk.result, _boxes(plan.bottom, units), record.image_shape[1:])
 
-    def _walk(self, record: Record, units: Units, fields: list[Window], overlap: str) -> Tensor:
-        """The windows on the images of ones at `units`."""
-        top = len(fields) - 2
-        positions = Positions.of(units.image, units.y, units.x, record.device)
-        windows = Windows.seeds(units.channel.to(record.device), positions, record.shapes[top + 1], record.dtype)
-        for index in range(top, -1, -1):
-            windows = self.tape.steps[index].backward(windows, record.kept[index], fields[index], overlap)
-        return windows.dense()
+    def plan(self, record: Record, layer: str, *, max_bytes: int | None = None) -> Plan:
+        """What `project` does with units of a layer: its steps, their windows and costs, and how they are batched.
+
+        Args:
+            record: of this network.
+            layer: whose units are projected.
+            max_bytes: as for `project`.
+
+        Raises:
+            UnknownLayer: a layer the model does not have.
+        """
+        if max_bytes is None:
+            max_bytes = HOST_BYTES if record.device.type == "cpu" else DEVICE_BYTES
+        key = (layer, tuple(record.shapes), record.dtype, max_bytes)
+        if key not in self._plans:
+            self._plans[key] = make_plan(self.tape, layer, record.shapes, record.dtype, max_bytes)
+        return self._plans[key]
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """The way from units down to the images.
+
+    Attributes:
+        plan: of their layer.
+        kept: what the record holds for every step.
+        options: of the projection.
+        scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
+        result: (U, C, h, w), filled from the bottom.
+    """
+
+    plan: Plan
+    kept: list[Tensor | None]
+    options: Options
+    scale: Tensor | None
+    result: Tensor
+
+    def down(self, windows: Windows, index: int, first: int, bar: tqdm) -> None:
+        """Takes windows on the output of step `index`, those of the units from `first` on, down to the images."""
+        while index >= 0:
+            planned = self.plan.steps[index]
+            if len(windows) > planned.units_at_once:
+                for begin in range(0, len(windows), planned.units_at_once):
+                    end = min(len(windows), begin + planned.units_at_once)
+                    self.down(windows.of_units(begin, end), index, first + begin, bar)
+                return
+            windows = planned.step.backward(windows, self.kept[index], planned.below, self.options)
+            index -= 1
+        values, units = windows.dense(), slice(first, first + len(windows))
+        if self.scale is None:
+            self.result[units] = values
+        else:
+            torch.mul(values, self.scale[units], out=self.result[units])
+        bar.update(len(values))
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -262,9 +317,13 @@ def _boxes(window: Window, units: Units) -> Tensor:
     return torch.stack([y0, x0, y1, x1], dim=1)
 
 
-def _chunks(total: int, size: int, what: str, unit: str, progress: bool | None) -> Iterator[tuple[int, int]]:
+def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm:
     disable = None if progress is None else not progress
-    with tqdm(total=total, desc=what, unit=unit, disable=disable, delay=0 if progress else 1) as bar:
+    return tqdm(total=total, desc=what, unit=unit, disable=disable, delay=0 if progress else 1)
+
+
+def _chunks(total: int, size: int, what: str, unit: str, progress: bool | None) -> Iterator[tuple[int, int]]:
+    with _progress(total, what, unit, progress) as bar:
         for start in range(0, total, size):
             stop = min(total, start + size)
             yield start, stop

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import nn as own
 from .layers import Call, UnsupportedModule, describe, is_in_place, is_size
-from .steps import MaxPool, Rectifier, Step
+from .steps import Step
 
 Node = torch.fx.Node
 
@@ -133,8 +133,6 @@ class _Chain:
     def _append(self, node: Node) -> None:
         call = Call(node, self.model, self._name(node), self.rule, self.exact)
         for step in call.steps():
-            if isinstance(step, MaxPool) and self.steps and isinstance(self.steps[-1], Rectifier):
-                step.rectifies = self.steps[-1].rule != "gradient"
             self.steps.append(step)
         for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
             if "@" in key:  # a second call of the same container

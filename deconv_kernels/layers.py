@@ -16,11 +16,11 @@ from torch.nn.utils import parametrize
 
 from . import nn as own
 from ._pooling import pair
+from .convolution import Convolution
 from .steps import (
     AdaptiveAveragePool,
     AveragePool,
     BatchNormalization,
-    Convolution,
     Flatten,
     Identity,
     Linear,

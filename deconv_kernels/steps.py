@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,20 @@ from .windows import Shape, Window, Windows
 
 Pair = tuple[int, int]
 RULES = ("deconvnet", "guided", "gradient")
+KERNELS = ("auto", "sparse", "dense")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose for the way back.
+
+    Attributes:
+        overlap: "sum" or "last", for overlapping pooling windows.
+        kernel: "sparse", "dense" or "auto", for convolutions.
+    """
+
+    overlap: str = "sum"
+    kernel: str = "auto"
 
 
 class Step:
@@ -42,99 +57,20 @@ class Step:
         """The window on the input, of shape (C, H, W), of a window on the output."""
         return window
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         """Sends windows on the output back to the input.
 
         Args:
             windows: the signal on the output; may be overwritten.
             kept: what `forward` returned beside the output, of all images.
             below: `reach` of the windows.
-            overlap: "sum" or "last", for overlapping pooling windows.
+            options: of this projection.
         """
         return windows
 
 
 class Identity(Step):
     """Dropout and the like: nothing, in eval mode."""
-
-
-class Convolution(Step):
-    """A 2-d convolution; backwards a transposed convolution with the same weight, without the bias."""
-
-    def __init__(
-        self,
-        name: str,
-        parameters: Callable[[], tuple[Tensor, Tensor | None]],
-        kernel: Pair,
-        stride: Pair,
-        padding: Pair | str,
-        dilation: Pair,
-        groups: int,
-    ) -> None:
-        super().__init__(name)
-        self.parameters = parameters
-        self.kernel, self.stride, self.padding, self.dilation, self.groups = kernel, stride, padding, dilation, groups
-        if padding == "same":
-            self.before: Pair = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
-        elif padding == "valid":
-            self.before = (0, 0)
-        else:
-            assert not isinstance(padding, str)
-            self.before = padding
-
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.parameters()
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups), None
-
-    def _slid(self, window: Window, shape: Shape, padding: Pair) -> Window:
-        axes = [
-            axis.slid(shape[i + 1], self.kernel[i], self.stride[i], padding[i], self.dilation[i])
-            for i, axis in enumerate(window.axes)
-        ]
-        return Window(shape[0], axes[0], axes[1])
-
-    def reach(self, window: Window, shape: Shape) -> Window:
-        slid = self._slid(window, shape, self.before)
-        return Window(shape[0], slid.y.clipped(), slid.x.clipped())
-
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
-        weight, _ = self.parameters()
-        reached = self._slid(windows.window, (below.channels, below.y.length, below.x.length), self.before)
-        if windows.channel is not None:
-            values = self._seeded(windows.values, windows.channel, weight)
-        else:
-            values, reached = self._transposed(windows, weight, reached, below)
-        return windows.move(values, reached, below).clear_overhang()
-
-    def _seeded(self, seed: Tensor, channel: Tensor, weight: Tensor) -> Tensor:
-        """A single value sends back its filter."""
-        filters = weight[channel] * seed
-        units, channels = filters.shape[:2]
-        if self.dilation != (1, 1):
-            size = [self.dilation[i] * (self.kernel[i] - 1) + 1 for i in (0, 1)]
-            spread = filters.new_zeros((units, channels, *size))
-            spread[..., :: self.dilation[0], :: self.dilation[1]] = filters
-            filters = spread
-        if self.groups == 1:
-            return filters
-        values = filters.new_zeros((units, self.groups, *filters.shape[1:]))
-        values[torch.arange(units, device=channel.device), channel // (len(weight) // self.groups)] = filters
-        return values.flatten(1, 2)
-
-    def _transposed(self, windows: Windows, weight: Tensor, reached: Window, below: Window) -> tuple[Tensor, Window]:
-        """In an axis where the window is the whole map, what falls on the padding is not computed."""
-        padding, extra = [0, 0], [0, 0]
-        axes = list(reached.axes)
-        for i, (axis, target) in enumerate(zip(windows.window.axes, below.axes, strict=True)):
-            if axis.is_full:
-                padding[i] = self.before[i]
-                size = axes[i].size - 2 * padding[i]
-                extra[i] = min(max(0, target.length - size), max(self.stride[i], self.dilation[i]) - 1)
-                axes[i] = type(axis)(target.length, size + extra[i], 0, 0)
-        values = F.conv_transpose2d(
-            windows.values, weight, None, self.stride, padding, extra, self.groups, self.dilation
-        )
-        return values, Window(reached.channels, axes[0], axes[1])
 
 
 class Rectifier(Step):
@@ -164,33 +100,28 @@ class Rectifier(Step):
             return (F.hardtanh_ if owned else F.hardtanh)(x, 0.0, self.ceiling), gate
         return (torch.relu_ if owned else torch.relu)(x), gate
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
-        if self.rule != "gradient" and not windows.nonnegative:
-            windows.values.relu_()
-            windows.nonnegative = True
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
+        if self.rule != "gradient":
+            windows = windows.rectified()
         if kept is not None:
+            windows = windows.settled()
             windows.values.mul_(windows.crop(kept))
         return windows
 
 
 class MaxPool(Step):
-    """Max-pooling; backwards unpooling by the recorded switches.
-
-    Attributes:
-        rectifies: whether the step below is a rectifier that begins with relu backwards, which the unpooling then
-            does on the way.
-    """
+    """Max-pooling; backwards unpooling by the recorded switches, left to the step below to do with its own work."""
 
     def __init__(self, name: str, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> None:
         super().__init__(name)
         self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
         self.ceil_mode = ceil_mode
-        self.rectifies = False
 
     def forward(self, x: Tensor, owned: bool, relu: bool = False) -> tuple[Tensor, Tensor | None]:
         return max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, relu=relu)
 
-    def _slid(self, window: Window, shape: Shape) -> Window:
+    def slid(self, window: Window, shape: Shape) -> Window:
+        """The window on the input, of shape (C, H, W), wherever it reaches; padding included."""
         axes = [
             axis.slid(shape[i + 1], self.kernel[i], self.stride[i], self.padding[i], self.dilation[i])
             for i, axis in enumerate(window.axes)
@@ -198,7 +129,7 @@ class MaxPool(Step):
         return Window(shape[0], axes[0], axes[1])
 
     def reach(self, window: Window, shape: Shape) -> Window:
-        slid = self._slid(window, shape)
+        slid = self.slid(window, shape)
         return Window(shape[0], slid.y.clipped(), slid.x.clipped())
 
     def _neighbours(self, window: Window) -> Pair:
@@ -209,32 +140,53 @@ class MaxPool(Step):
         )
         return rows, columns
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         assert kept is not None
-        values, (y, x) = windows.dense(), windows.origins
-        rows, columns = self._neighbours(windows.window) if overlap == "last" else (0, 0)
+        values, source = windows.dense(), windows.window
+        rows, columns = self._neighbours(source) if options.overlap == "last" else (0, 0)
         if rows or columns:
-            values, x = F.pad(values, (columns, columns, 0, rows)), x - columns
+            values = F.pad(values, (columns, columns, 0, rows))
+            y, x = source.axes
+            y = replace(y, size=y.size + rows)
+            x = replace(x, size=x.size + 2 * columns, offset=x.offset - columns)
+            source = Window(source.channels, y, x)
+        pooled = PooledSignal(self, source, kept, options.overlap)
+        return Windows(values, below, windows.positions, nonnegative=windows.nonnegative, unpooling=pooled)
+
+
+@dataclass(frozen=True)
+class PooledSignal:
+    """An unpooling that has not been done yet.
+
+    Attributes:
+        pool: the pooling.
+        window: the geometry of the values before it.
+        switches: of all images.
+        overlap: "sum" or "last".
+    """
+
+    pool: MaxPool
+    window: Window
+    switches: Tensor
+    overlap: str
+
+    def unpooled(self, windows: Windows) -> Tensor:
+        """The values of `windows` unpooled, and rectified if they are to be."""
+        pool, below = self.pool, windows.window
         values, _ = max_unpool2d_window(
-            values,
-            kept,
+            windows.values,
+            self.switches,
             windows.positions.image,
-            torch.stack((y, x), dim=1),
-            self.kernel,
-            self.stride,
-            self.padding,
-            self.dilation,
-            overlap=overlap,
-            relu=self.rectifies,
+            windows.positions.origins(self.window),
+            pool.kernel,
+            pool.stride,
+            pool.padding,
+            pool.dilation,
+            overlap=self.overlap,
+            relu=windows.rectify,
         )
-        reached = self._slid(windows.window, (below.channels, below.y.length, below.x.length))
-        if rows or columns:
-            height, width = reached.size
-            begin = columns * self.stride[1]
-            values = values[:, :, :height, begin : begin + width].contiguous()
-        moved = windows.move(values, reached, below)
-        moved.nonnegative = windows.nonnegative or self.rectifies
-        return moved
+        reached = pool.slid(self.window, (below.channels, below.y.length, below.x.length))
+        return windows.move(values, reached, below).values
 
 
 class AveragePool(Step):
@@ -257,7 +209,7 @@ class AveragePool(Step):
     def reach(self, window: Window, shape: Shape) -> Window:
         return Window.full(shape)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         whole = Window.full((windows.window.channels, windows.window.y.length, windows.window.x.length))
         values = windows.move(windows.dense(), windows.window, whole).values
         shape = (len(values), below.channels, *below.size)
@@ -279,8 +231,8 @@ class AdaptiveAveragePool(AveragePool):
     def reach(self, window: Window, shape: Shape) -> Window:
         return window if (window.y.length, window.x.length) == shape[1:] else Window.full(shape)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
-        return windows if windows.window == below else super().backward(windows, kept, below, overlap)
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
+        return windows if windows.window == below else super().backward(windows, kept, below, options)
 
 
 class BatchNormalization(Step):
@@ -294,11 +246,12 @@ class BatchNormalization(Step):
         m = self.module
         return F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps), None
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         assert self.module.running_var is not None
         scale = torch.rsqrt(self.module.running_var + self.module.eps)
         if self.module.weight is not None:
             scale = scale * self.module.weight
+        windows = windows.settled()
         windows.values.mul_(
             scale[:, None, None] if windows.channel is None else scale[windows.channel][:, None, None, None]
         )
@@ -321,7 +274,7 @@ class Normalization(Step):
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         return self.function(x), x if self.exact else None
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         if kept is None:
             return windows
         result = Windows(windows.dense(), below, windows.positions)
@@ -354,7 +307,7 @@ class Flatten(Step):
     def reach(self, window: Window, shape: Shape) -> Window:
         return Window.full(shape)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         values = windows.dense().reshape(-1, below.channels, *below.size)
         return Windows(values, below, windows.positions, nonnegative=windows.nonnegative)
 
@@ -374,10 +327,8 @@ class Linear(Step):
     def reach(self, window: Window, shape: Shape) -> Window:
         return Window.full(shape)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, overlap: str) -> Windows:
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         weight, _ = self.parameters()
-        if windows.channel is None:
-            values = windows.values.flatten(1) @ weight
-        else:
-            values = weight[windows.channel] * windows.values[:, 0, 0]
+        values = windows.settled().values
+        values = values.flatten(1) @ weight if windows.channel is None else weight[windows.channel] * values[:, 0, 0]
         return Windows(values[:, :, None, None], below, windows.positions)

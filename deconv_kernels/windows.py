@@ -7,7 +7,7 @@ that is affine in the unit's position; once it would be as large as the map it b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -121,7 +121,7 @@ class Positions:
 
     Attributes:
         image, y, x: (U,) int64, on the device of the walk.
-        first, last: smallest and largest (y, x), known on the host.
+        first, last: bounds of (y, x), known on the host.
     """
 
     image: Tensor
@@ -136,6 +136,21 @@ class Positions:
         first, last = ((int(y.min()), int(x.min())), (int(y.max()), int(x.max())))
         return cls(image.to(device), y.to(device), x.to(device), first, last)
 
+    def origins(self, window: Window) -> Tensor:
+        """First row and column of every unit's window, (U, 2) int64."""
+        return torch.stack((window.y.origin(self.y), window.x.origin(self.x)), dim=1)
+
+    def of_units(self, begin: int, end: int) -> Positions:
+        """Those of the units [begin, end); `first` and `last` stay those of all."""
+        return replace(self, image=self.image[begin:end], y=self.y[begin:end], x=self.x[begin:end])
+
+
+class Unpooling(Protocol):
+    """An unpooling that has not been done yet."""
+
+    def unpooled(self, windows: Windows) -> Tensor:
+        """The values of `windows` unpooled, and rectified if they are to be."""
+
 
 @dataclass
 class Windows:
@@ -146,7 +161,9 @@ class Windows:
         window: the geometry they share.
         positions: the units they belong to.
         channel: (U,) int64, the only channel that is not zero, as long as each unit has only one value.
-        nonnegative: whether `values` are known to have no negative element.
+        nonnegative: whether the signal is known to have no negative element.
+        rectify: whether `values` still have to be rectified.
+        unpooling: what still has to be done to `values`, before that, to make them the signal on `window`.
     """
 
     values: Tensor
@@ -154,6 +171,11 @@ class Windows:
     positions: Positions
     channel: Tensor | None = None
     nonnegative: bool = False
+    rectify: bool = False
+    unpooling: Unpooling | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     @classmethod
     def seeds(cls, channel: Tensor, positions: Positions, shape: Shape, dtype: torch.dtype) -> Windows:
@@ -161,17 +183,48 @@ class Windows:
         values = torch.ones((len(channel), 1, 1, 1), dtype=dtype, device=channel.device)
         return cls(values, Window.unit(shape), positions, channel, nonnegative=True)
 
+    def of_units(self, begin: int, end: int) -> Windows:
+        """Those of the units [begin, end)."""
+        channel = None if self.channel is None else self.channel[begin:end]
+        return replace(
+            self, values=self.values[begin:end], positions=self.positions.of_units(begin, end), channel=channel
+        )
+
+    def selected(self, units: Tensor) -> Windows:
+        """Those of the units that a mask or an index names."""
+        positions = replace(
+            self.positions, image=self.positions.image[units], y=self.positions.y[units], x=self.positions.x[units]
+        )
+        channel = None if self.channel is None else self.channel[units]
+        return replace(self, values=self.values[units], positions=positions, channel=channel)
+
     @property
     def origins(self) -> tuple[Tensor, Tensor]:
         """First row and first column of every window, (U,) int64 each."""
         return self.window.y.origin(self.positions.y), self.window.x.origin(self.positions.x)
 
+    def rectified(self) -> Windows:
+        """The same windows, to be rectified."""
+        if not self.nonnegative:
+            self.rectify = self.nonnegative = True
+        return self
+
+    def settled(self) -> Windows:
+        """The same windows with nothing left to be done to their values; `channel` stays as it is."""
+        if self.unpooling is not None:
+            self.values = self.unpooling.unpooled(self)
+        elif self.rectify:
+            self.values.relu_()
+        self.unpooling, self.rectify = None, False
+        return self
+
     def dense(self) -> Tensor:
-        """The values with all their channels, (U, C, h, w)."""
+        """The signal with all its channels, (U, C, h, w)."""
+        values = self.settled().values
         if self.channel is None:
-            return self.values
-        values = self.values.new_zeros((len(self.values), self.window.channels, 1, 1))
-        return values.scatter_(1, self.channel[:, None, None, None], self.values)
+            return values
+        spread = values.new_zeros((len(values), self.window.channels, 1, 1))
+        return spread.scatter_(1, self.channel[:, None, None, None], values)
 
     def move(self, values: Tensor, reached: Window, below: Window) -> Windows:
         """The windows one map down.
@@ -179,7 +232,7 @@ class Windows:
         Args:
             values: (U, C, h', w') as a step computed them.
             reached: where they lie.
-            below: where they shall lie: the same, or the whole map in an axis.
+            below: where they shall lie: the same but for a crop, or the whole map in an axis.
         """
         for dimension, source, target, position in (
             (2, reached.y, below.y, self.positions.y),
@@ -187,8 +240,8 @@ class Windows:
         ):
             if source == target:
                 continue
-            if source.stride == 0:
-                values = _shift(values, source.offset, target.length, dimension)
+            if source.stride == target.stride:
+                values = _shift(values, source.offset - target.offset, target.size, dimension)
             else:
                 values = place(values, source.origin(position), target.length, dimension)
         return Windows(values, below, self.positions)

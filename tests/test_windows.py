@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deconv_kernels.steps import AveragePool, Convolution, Flatten, Linear, MaxPool, Rectifier, Step
+from deconv_kernels.convolution import Convolution
+from deconv_kernels.steps import AveragePool, Flatten, Linear, MaxPool, Rectifier, Step
 from deconv_kernels.windows import Axis, Positions, Window, Windows, place, receptive_fields
 
 

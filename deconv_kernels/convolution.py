@@ -1,0 +1,225 @@
+"""A convolution run backwards: alone, or in one op with the rectifier and the max pool above it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import backends
+from .ops import backproject2d, pack_weight
+from .steps import Options, Pair, PooledSignal, Step
+from .windows import Axis, Shape, Window, Windows
+
+_log = logging.getLogger(__name__)
+
+# A signal of which more than this is not zero is convolved faster by a dense convolution, where there is much to do.
+# Rectified signals, and unpooled ones still more, stay well below; measured on two cores with AVX-512.
+DENSE_FROM = 0.7
+DENSE_WORK = 20_000_000  # multiply-adds of one unit
+
+
+class Convolution(Step):
+    """A 2-d convolution; backwards a transposed convolution with the same weight, without the bias."""
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Callable[[], tuple[Tensor, Tensor | None]],
+        kernel: Pair,
+        stride: Pair,
+        padding: Pair | str,
+        dilation: Pair,
+        groups: int,
+    ) -> None:
+        super().__init__(name)
+        self.parameters = parameters
+        self.kernel, self.stride, self.padding, self.dilation, self.groups = kernel, stride, padding, dilation, groups
+        if padding == "same":
+            self.before: Pair = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
+        elif padding == "valid":
+            self.before = (0, 0)
+        else:
+            assert not isinstance(padding, str)
+            self.before = padding
+        self._prepared: Prepared | None = None
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.parameters()
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups), None
+
+    def slid(self, window: Window, shape: Shape) -> Window:
+        """The window on the input, of shape (C, H, W), wherever it reaches; padding included."""
+        axes = [
+            axis.slid(shape[i + 1], self.kernel[i], self.stride[i], self.before[i], self.dilation[i])
+            for i, axis in enumerate(window.axes)
+        ]
+        return Window(shape[0], axes[0], axes[1])
+
+    def reach(self, window: Window, shape: Shape) -> Window:
+        slid = self.slid(window, shape)
+        return Window(shape[0], slid.y.clipped(), slid.x.clipped())
+
+    def multiply_adds(self, above: Window) -> int:
+        """Of one unit, whose window on the output is `above`, zeros included."""
+        weight, _ = self.parameters()
+        return above.y.size * above.x.size * weight.numel()
+
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
+        prepared = self._prepare()
+        if windows.channel is not None:
+            values = self._seeded(windows.settled().values, windows.channel, prepared.filters)
+            reached = self.slid(windows.window, (below.channels, below.y.length, below.x.length))
+            return windows.move(values, reached, below).clear_overhang()
+        dense = self._dense_units(windows, options.kernel)
+        if dense is None:
+            return self._sparse(windows, below, prepared)
+        if bool(dense.all()):
+            return self._dense(windows, below, prepared)
+        values = prepared.weight.new_empty((len(windows), below.channels, *below.size))
+        for units, send in ((dense, self._dense), (~dense, self._sparse)):
+            values[units] = send(windows.selected(units), below, prepared).values
+        return Windows(values, below, windows.positions)
+
+    def _prepare(self) -> Prepared:
+        """The weight as the ops read it; made once, and again when the weight or the backend has changed."""
+        weight, _ = self.parameters()
+        backend = backends.chosen(weight.device)
+        if self._prepared is None or not self._prepared.holds(weight, backend):
+            packed = pack_weight(weight, self.stride, self.dilation, self.groups)
+            filters = weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            self._prepared = Prepared.of(weight, backend, packed, filters)
+        return self._prepared
+
+    def _dense_units(self, windows: Windows, kernel: str) -> Tensor | None:
+        """Which units a dense convolution serves better, (U,); None where that is none.
+
+        Each unit's own density decides, so that its result does not depend on the company it is in.
+        """
+        if kernel == "dense":
+            return torch.ones(len(windows), dtype=torch.bool)
+        settled = windows.unpooling is None and not windows.rectify
+        large = self.multiply_adds(windows.window) >= DENSE_WORK
+        if kernel == "sparse" or not settled or not large or windows.values.device.type != "cpu":
+            _log.debug("%s: sparse", self.name)
+            return None
+        density = windows.values.flatten(1).count_nonzero(1) / windows.values[0].numel()
+        _log.debug("%s: density %.2f to %.2f, dense from %.2f", self.name, density.min(), density.max(), DENSE_FROM)
+        dense = density > DENSE_FROM
+        return dense if bool(dense.any()) else None
+
+    def _seeded(self, seed: Tensor, channel: Tensor, filters: Tensor) -> Tensor:
+        """A single value sends back its filter."""
+        values = filters.permute(0, 2, 3, 1)[channel].mul_(seed).permute(0, 3, 1, 2)
+        units, channels = values.shape[:2]
+        if self.dilation != (1, 1):
+            size = [self.dilation[i] * (self.kernel[i] - 1) + 1 for i in (0, 1)]
+            spread = values.new_zeros((units, channels, *size))
+            spread[..., :: self.dilation[0], :: self.dilation[1]] = values
+            values = spread
+        if self.groups == 1:
+            return values
+        grouped = values.new_zeros((units, self.groups, *values.shape[1:]))
+        grouped[torch.arange(units, device=channel.device), channel // (len(filters) // self.groups)] = values
+        return grouped.flatten(1, 2)
+
+    def _sparse(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
+        """Unpooling, rectification and transposed convolution in one op that skips what is zero."""
+        shape = (below.channels, below.y.length, below.x.length)
+        pooled = windows.unpooling
+        assert pooled is None or isinstance(pooled, PooledSignal)
+        source = windows.window if pooled is None else pooled.window
+        reached = self.slid(source if pooled is None else pooled.pool.slid(source, shape), shape)
+        begin, size, axes = [], [], []
+        for axis, target in zip(reached.axes, below.axes, strict=True):
+            # Where windows move with their units but the whole map is wanted, they are placed in it afterwards.
+            moves = axis.stride != target.stride
+            begin.append(0 if moves else target.offset - axis.offset)
+            axes.append(axis if moves else target)
+            size.append(axes[-1].size)
+        pooling: dict[str, Any] = {}
+        if pooled is not None:
+            pooling = {
+                "switches": pooled.switches,
+                "pool_kernel_size": pooled.pool.kernel,
+                "pool_stride": pooled.pool.stride,
+                "pool_padding": pooled.pool.padding,
+                "pool_dilation": pooled.pool.dilation,
+                "overlap": pooled.overlap,
+            }
+        values, _ = backproject2d(
+            windows.values,
+            prepared.weight,
+            windows.positions.image,
+            windows.positions.origins(source),
+            self.stride,
+            self.before,
+            self.dilation,
+            self.groups,
+            relu=windows.rectify,
+            output_size=shape[1:],
+            crop=((begin[0], begin[1]), (size[0], size[1])),
+            packed=prepared.packed,
+            **pooling,
+        )
+        return windows.move(values, Window(below.channels, axes[0], axes[1]), below)
+
+    def _dense(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
+        """Torch's convolution. In an axis where the window is the whole map, what falls on padding is not computed."""
+        windows = windows.settled()
+        reached = self.slid(windows.window, (below.channels, below.y.length, below.x.length))
+        padding, extra = [0, 0], [0, 0]
+        axes: list[Axis] = list(reached.axes)
+        for i, (axis, target) in enumerate(zip(windows.window.axes, below.axes, strict=True)):
+            if axis.is_full:
+                padding[i] = self.before[i]
+                size = axes[i].size - 2 * padding[i]
+                extra[i] = min(max(0, target.length - size), max(self.stride[i], self.dilation[i]) - 1)
+                axes[i] = Axis(target.length, size + extra[i], 0, 0)
+        values = F.conv_transpose2d(
+            windows.values, prepared.filters, None, self.stride, padding, extra, self.groups, self.dilation
+        )
+        return windows.move(values, Window(reached.channels, axes[0], axes[1]), below).clear_overhang()
+
+
+class Prepared(NamedTuple):
+    """A weight in the orders in which it is read on the way back.
+
+    Attributes:
+        weight: as the network holds it.
+        packed: for `backproject2d`.
+        filters: (K, C / groups, kh, kw), channels innermost in memory.
+        state: what changes when the weight or the backend does.
+        places, sample: one value of every filter, to notice on the host what autograd does not count (writes through
+            `.data`).
+    """
+
+    weight: Tensor
+    packed: Tensor
+    filters: Tensor
+    state: tuple[object, ...]
+    places: Tensor
+    sample: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, backend: str, packed: Tensor, filters: Tensor) -> Prepared:
+        each = weight[0].numel()
+        rows = torch.arange(len(weight), device=weight.device)
+        places = rows * each + rows * 7919 % each
+        sample = weight.reshape(-1)[places].clone()
+        return cls(weight, packed, filters, _state(weight, backend), places, sample)
+
+    def holds(self, weight: Tensor, backend: str) -> bool:
+        """Whether this is still what `weight` is."""
+        if weight is not self.weight or _state(weight, backend) != self.state:
+            return False
+        return weight.device.type != "cpu" or torch.equal(weight.reshape(-1)[self.places], self.sample)
+
+
+def _state(weight: Tensor, backend: str) -> tuple[object, ...]:
+    version = None if weight.is_inference() else weight._version
+    return backend, weight.device, weight.dtype, weight.data_ptr(), version
