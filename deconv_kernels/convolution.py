@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backends
-from .ops import backproject2d, pack_weight
+from .ops import Backprojection, pack_weight, send_back
 from .steps import Options, Pair, PooledSignal, Step
 from .windows import Axis, Shape, Window, Windows
 
@@ -47,6 +47,7 @@ class Convolution(Step):
             assert not isinstance(padding, str)
             self.before = padding
         self._prepared: Prepared | None = None
+        self._routes: dict[Any, Route] = {}
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.parameters()
@@ -82,7 +83,7 @@ class Convolution(Step):
             return self._dense(windows, below, prepared)
         values = prepared.weight.new_empty((len(windows), below.channels, *below.size))
         for units, send in ((dense, self._dense), (~dense, self._sparse)):
-            values[units] = send(windows.selected(units), below, prepared).values
+            values[units] = send(windows.of_units(units), below, prepared).values
         return Windows(values, below, windows.positions)
 
     def _prepare(self) -> Prepared:
@@ -129,44 +130,42 @@ class Convolution(Step):
 
     def _sparse(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
         """Unpooling, rectification and transposed convolution in one op that skips what is zero."""
-        shape = (below.channels, below.y.length, below.x.length)
         pooled = windows.unpooling
         assert pooled is None or isinstance(pooled, PooledSignal)
-        source = windows.window if pooled is None else pooled.window
-        reached = self.slid(source if pooled is None else pooled.pool.slid(source, shape), shape)
-        begin, size, axes = [], [], []
-        for axis, target in zip(reached.axes, below.axes, strict=True):
-            # Where windows move with their units but the whole map is wanted, they are placed in it afterwards.
-            moves = axis.stride != target.stride
-            begin.append(0 if moves else target.offset - axis.offset)
-            axes.append(axis if moves else target)
-            size.append(axes[-1].size)
-        pooling: dict[str, Any] = {}
-        if pooled is not None:
-            pooling = {
-                "switches": pooled.switches,
-                "pool_kernel_size": pooled.pool.kernel,
-                "pool_stride": pooled.pool.stride,
-                "pool_padding": pooled.pool.padding,
-                "pool_dilation": pooled.pool.dilation,
-                "overlap": pooled.overlap,
-            }
-        values, _ = backproject2d(
+        key = (windows.window, below, windows.rectify, pooled and (pooled.pool, pooled.window, pooled.overlap))
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes[key] = self._route(windows.window, below, windows.rectify, pooled)
+        values = send_back(
             windows.values,
             prepared.weight,
             windows.positions.image,
-            windows.positions.origins(source),
-            self.stride,
-            self.before,
-            self.dilation,
-            self.groups,
-            relu=windows.rectify,
-            output_size=shape[1:],
-            crop=((begin[0], begin[1]), (size[0], size[1])),
-            packed=prepared.packed,
-            **pooling,
+            windows.positions.origins(route.source),
+            None if pooled is None else pooled.switches,
+            prepared.packed,
+            route.geometry,
         )
-        return windows.move(values, Window(below.channels, axes[0], axes[1]), below)
+        return windows.move(values, route.reached, below)
+
+    def _route(self, window: Window, below: Window, relu: bool, pooled: PooledSignal | None) -> Route:
+        shape = (below.channels, below.y.length, below.x.length)
+        source = window if pooled is None else pooled.window
+        full = self.slid(source if pooled is None else pooled.pool.slid(source, shape), shape)
+        begin, axes = [], []
+        for axis, target in zip(full.axes, below.axes, strict=True):
+            # Where windows move with their units but the whole map is wanted, they are placed in it afterwards.
+            axes.append(axis if axis.stride != target.stride else target)
+            begin.append(axes[-1].offset - axis.offset)
+        pool: Any = ((1, 1), (1, 1), (1, 1), "sum")
+        step = self.stride
+        if pooled is not None:
+            pool = (pooled.pool.kernel, pooled.pool.stride, pooled.pool.dilation, pooled.overlap)
+            step = (step[0] * pooled.pool.stride[0], step[1] * pooled.pool.stride[1])
+        base = [axis.offset - origin.offset * s for axis, origin, s in zip(axes, source.axes, step, strict=True)]
+        reached = Window(below.channels, axes[0], axes[1])
+        place = (tuple(begin), reached.size, tuple(base), shape[1:])
+        arguments: Any = (*pool, relu, self.stride, self.dilation, self.groups, *place)
+        return Route(source, Backprojection(*arguments), reached)
 
     def _dense(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
         """Torch's convolution. In an axis where the window is the whole map, what falls on padding is not computed."""
@@ -184,6 +183,20 @@ class Convolution(Step):
             windows.values, prepared.filters, None, self.stride, padding, extra, self.groups, self.dilation
         )
         return windows.move(values, Window(reached.channels, axes[0], axes[1]), below).clear_overhang()
+
+
+class Route(NamedTuple):
+    """From windows of one geometry to those below them.
+
+    Attributes:
+        source: where the values lie that are sent.
+        geometry: for the op.
+        reached: where its result lies.
+    """
+
+    source: Window
+    geometry: Backprojection
+    reached: Window
 
 
 class Prepared(NamedTuple):

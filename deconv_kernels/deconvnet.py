@@ -5,6 +5,7 @@ Source: Zeiler & Fergus 2013, "Visualizing and Understanding Convolutional Netwo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
 from .record import Peaks, Record, Units
 from .steps import KERNELS, RULES, MaxPool, Options, Rectifier
-from .windows import Axis, Positions, Window, Windows, place
+from .windows import Positions, Windows, place
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
@@ -235,13 +236,14 @@ class Deconvnet:
             None if scale is None else scale.to(record.device)[:, None, None, None],
             torch.empty(shape, dtype=record.dtype, device=record.device),
         )
+        positions = Positions.of(units.image, torch.stack((units.y, units.x), dim=1), record.device)
         if len(units):
             top = self.tape.index(units.layer)
-            positions = Positions.of(units.image, units.y, units.x, record.device)
             seeds = Windows.seeds(units.channel.to(record.device), positions, record.shapes[top + 1], record.dtype)
             with _progress(len(units), "projecting", "unit", progress) as bar:
                 walk.down(seeds, top, 0, bar)
-        return Projections(units, walk.result, _boxes(plan.bottom, units), record.image_shape[1:])
+        boxes = positions.boxes(plan.bottom).cpu()
+        return Projections(units, walk.result, boxes, record.image_shape[1:])
 
     def plan(self, record: Record, layer: str, *, max_bytes: int | None = None) -> Plan:
         """What `project` does with units of a layer: its steps, their windows and costs, and how they are batched.
@@ -280,14 +282,14 @@ class _Walk:
     scale: Tensor | None
     result: Tensor
 
-    def down(self, windows: Windows, index: int, first: int, bar: tqdm) -> None:
+    def down(self, windows: Windows, index: int, first: int, bar: tqdm | _Silent) -> None:
         """Takes windows on the output of step `index`, those of the units from `first` on, down to the images."""
         while index >= 0:
             planned = self.plan.steps[index]
-            if len(windows) > planned.units_at_once:
+            if windows.values.shape[0] > planned.units_at_once:
                 for begin in range(0, len(windows), planned.units_at_once):
                     end = min(len(windows), begin + planned.units_at_once)
-                    self.down(windows.of_units(begin, end), index, first + begin, bar)
+                    self.down(windows.of_units(slice(begin, end)), index, first + begin, bar)
                 return
             windows = planned.step.backward(windows, self.kept[index], planned.below, self.options)
             index -= 1
@@ -308,18 +310,22 @@ def _shape(x: Tensor) -> tuple[int, int, int]:
     return (x.shape[1], x.shape[2], x.shape[3]) if x.dim() == 4 else (x.shape[1], 1, 1)
 
 
-def _boxes(window: Window, units: Units) -> Tensor:
-    def ends(axis: Axis, position: Tensor) -> tuple[Tensor, Tensor]:
-        origin = axis.origin(position)
-        return origin, origin + axis.size
-
-    (y0, y1), (x0, x1) = ends(window.y, units.y), ends(window.x, units.x)
-    return torch.stack([y0, x0, y1, x1], dim=1)
+def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm | _Silent:
+    shown = sys.stderr.isatty() if progress is None else progress
+    return tqdm(total=total, desc=what, unit=unit, delay=0 if progress else 1) if shown else _Silent()
 
 
-def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm:
-    disable = None if progress is None else not progress
-    return tqdm(total=total, desc=what, unit=unit, disable=disable, delay=0 if progress else 1)
+class _Silent:
+    """A progress bar that nobody sees, made in no time."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def update(self, count: int) -> None:
+        """Counts nothing."""
 
 
 def _chunks(total: int, size: int, what: str, unit: str, progress: bool | None) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, is_grad_enabled
@@ -229,30 +229,48 @@ def backproject2d(
         signal = (input.shape[axis - 2] - 1) * pool_step[axis] + extent(pool[axis], pool_spread[axis])
         full.append((signal - 1) * step[axis] + extent(weight.shape[axis + 2], spread[axis]))
     begin, size = ((0, 0), (full[0], full[1])) if crop is None else _crop(crop)
-    end = (-1, -1) if output_size is None else pair(tuple(output_size), "output_size")
     base = (
         begin[0] - pool_pad[0] * step[0] - pad[0],
         begin[1] - pool_pad[1] * step[1] - pad[1],
     )
-    windows = _call(
-        "backproject2d",
-        _check_backproject2d,
-        (input, weight, image, origin, switches, packed),
-        pool,
-        pool_step,
-        pool_spread,
-        overlap,
-        bool(relu),
-        step,
-        spread,
-        groups,
-        begin,
-        size,
-        base,
-        end,
+    end = (-1, -1) if output_size is None else pair(tuple(output_size), "output_size")
+    geometry = Backprojection(
+        pool, pool_step, pool_spread, overlap, bool(relu), step, spread, groups, begin, size, base, end
     )
+    windows = send_back(input, weight, image, origin, switches, packed, geometry)
     origins = torch.stack([origin[:, axis] * (step[axis] * pool_step[axis]) + base[axis] for axis in (0, 1)], dim=1)
     return windows, origins
+
+
+class Backprojection(NamedTuple):
+    """The arguments of the op `backproject2d` after its tensors; `reference.backproject2d` says what they mean."""
+
+    pool_kernel_size: Pair
+    pool_stride: Pair
+    pool_dilation: Pair
+    overlap: str
+    relu: bool
+    stride: Pair
+    dilation: Pair
+    groups: int
+    begin: Pair
+    size: Pair
+    base: Pair
+    map_size: Pair
+
+
+def send_back(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    geometry: Backprojection,
+) -> Tensor:
+    """`backproject2d` for those who have worked out its geometry; returns the windows only."""
+    tensors = (input, weight, image, origin, switches, packed)
+    return _call("backproject2d", _check_backproject2d, tensors, *geometry)
 
 
 def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, groups: int = 1) -> Tensor:

@@ -70,6 +70,10 @@ class Units:
         activation = None if self.activation is None else self.activation[index]
         return Units(self.layer, self.image[index], self.channel[index], self.y[index], self.x[index], activation)
 
+    def table(self) -> Tensor:
+        """image, channel, y and x as the rows of one tensor, (4, U) int64."""
+        return torch.stack((self.image, self.channel, self.y, self.x))
+
     @classmethod
     def concatenate(cls, parts: Iterable[Units]) -> Units:
         """The units of all parts, in order; their activations too if all have them.
@@ -234,12 +238,15 @@ class Record:
 
     def check(self, units: Units) -> None:
         """Raises ValueError if a unit is not in the record."""
+        if not len(units):
+            return
         channels, height, width = self.shape(units.layer)
-        for name, size in (("image", len(self)), ("channel", channels), ("y", height), ("x", width)):
-            index: Tensor = getattr(units, name)
-            if len(index) and int(index.max()) >= size:
+        highest = units.table().amax(1).tolist()
+        sizes = (len(self), channels, height, width)
+        for name, value, size in zip(("image", "channel", "y", "x"), highest, sizes, strict=True):
+            if value >= size:
                 raise ValueError(
-                    f"{name} of a unit of {units.layer!r} must be below {size}, got {int(index.max())} "
+                    f"{name} of a unit of {units.layer!r} must be below {size}, got {value} "
                     f"(the record has {len(self)} images, the layer {channels} maps of {height}x{width})"
                 )
 

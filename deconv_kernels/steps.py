@@ -118,7 +118,11 @@ class MaxPool(Step):
         self.ceil_mode = ceil_mode
 
     def forward(self, x: Tensor, owned: bool, relu: bool = False) -> tuple[Tensor, Tensor | None]:
-        return max_pool2d(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, relu=relu)
+        values, switches = max_pool2d(
+            x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, relu=relu
+        )
+        # The way back reads all channels of a position together.
+        return values, switches.contiguous(memory_format=torch.channels_last)
 
     def slid(self, window: Window, shape: Shape) -> Window:
         """The window on the input, of shape (C, H, W), wherever it reaches; padding included."""

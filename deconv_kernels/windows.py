@@ -6,10 +6,12 @@ that is affine in the unit's position; once it would be as large as the map it b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -120,29 +122,46 @@ class Positions:
     """Where the units of one walk are.
 
     Attributes:
-        image, y, x: (U,) int64, on the device of the walk.
-        first, last: bounds of (y, x), known on the host.
+        image: (U,) int64, on the device of the walk.
+        yx: (U, 2) int64, on the device of the walk.
+        first, last: bounds of y and x, known on the host.
     """
 
     image: Tensor
-    y: Tensor
-    x: Tensor
+    yx: Tensor
     first: tuple[int, int]
     last: tuple[int, int]
 
     @classmethod
-    def of(cls, image: Tensor, y: Tensor, x: Tensor, device: torch.device) -> Positions:
+    def of(cls, image: Tensor, yx: Tensor, device: torch.device) -> Positions:
         """Positions of host tensors, moved to `device`."""
-        first, last = ((int(y.min()), int(x.min())), (int(y.max()), int(x.max())))
-        return cls(image.to(device), y.to(device), x.to(device), first, last)
+        host = yx.numpy() if len(yx) else np.zeros((1, 2), int)
+        return cls(image.to(device), yx.to(device), tuple(host.min(0).tolist()), tuple(host.max(0).tolist()))
 
     def origins(self, window: Window) -> Tensor:
         """First row and column of every unit's window, (U, 2) int64."""
-        return torch.stack((window.y.origin(self.y), window.x.origin(self.x)), dim=1)
+        stride, offset = _affine(window, self.yx.device)
+        return self.yx * stride + offset
 
-    def of_units(self, begin: int, end: int) -> Positions:
-        """Those of the units [begin, end); `first` and `last` stay those of all."""
-        return replace(self, image=self.image[begin:end], y=self.y[begin:end], x=self.x[begin:end])
+    def boxes(self, window: Window) -> Tensor:
+        """First row and column of every unit's window, and those after its last, (U, 4) int64."""
+        origins = self.origins(window)
+        return torch.cat((origins, origins + _size(window, self.yx.device)), dim=1)
+
+    def of_units(self, units: slice | Tensor) -> Positions:
+        """Those of some of the units; `first` and `last` stay those of all."""
+        return Positions(self.image[units], self.yx[units], self.first, self.last)
+
+
+@functools.lru_cache(maxsize=1024)
+def _affine(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
+    stride, offset = (window.y.stride, window.x.stride), (window.y.offset, window.x.offset)
+    return torch.tensor(stride, device=device), torch.tensor(offset, device=device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _size(window: Window, device: torch.device) -> Tensor:
+    return torch.tensor(window.size, device=device)
 
 
 class Unpooling(Protocol):
@@ -183,25 +202,14 @@ class Windows:
         values = torch.ones((len(channel), 1, 1, 1), dtype=dtype, device=channel.device)
         return cls(values, Window.unit(shape), positions, channel, nonnegative=True)
 
-    def of_units(self, begin: int, end: int) -> Windows:
-        """Those of the units [begin, end)."""
-        channel = None if self.channel is None else self.channel[begin:end]
+    def of_units(self, units: slice | Tensor) -> Windows:
+        """Those of some of the units."""
         return replace(
-            self, values=self.values[begin:end], positions=self.positions.of_units(begin, end), channel=channel
+            self,
+            values=self.values[units],
+            positions=self.positions.of_units(units),
+            channel=None if self.channel is None else self.channel[units],
         )
-
-    def selected(self, units: Tensor) -> Windows:
-        """Those of the units that a mask or an index names."""
-        positions = replace(
-            self.positions, image=self.positions.image[units], y=self.positions.y[units], x=self.positions.x[units]
-        )
-        channel = None if self.channel is None else self.channel[units]
-        return replace(self, values=self.values[units], positions=positions, channel=channel)
-
-    @property
-    def origins(self) -> tuple[Tensor, Tensor]:
-        """First row and first column of every window, (U,) int64 each."""
-        return self.window.y.origin(self.positions.y), self.window.x.origin(self.positions.x)
 
     def rectified(self) -> Windows:
         """The same windows, to be rectified."""
@@ -234,27 +242,23 @@ class Windows:
             reached: where they lie.
             below: where they shall lie: the same but for a crop, or the whole map in an axis.
         """
-        for dimension, source, target, position in (
-            (2, reached.y, below.y, self.positions.y),
-            (3, reached.x, below.x, self.positions.x),
-        ):
-            if source == target:
-                continue
-            if source.stride == target.stride:
-                values = _shift(values, source.offset - target.offset, target.size, dimension)
-            else:
-                values = place(values, source.origin(position), target.length, dimension)
+        if reached != below:
+            for axis, (source, target) in enumerate(zip(reached.axes, below.axes, strict=True)):
+                if source.stride == target.stride:
+                    values = _shift(values, source.offset - target.offset, target.size, axis + 2)
+                else:
+                    origin = source.origin(self.positions.yx[:, axis])
+                    values = place(values, origin, target.length, axis + 2)
         return Windows(values, below, self.positions)
 
     def clear_overhang(self) -> Windows:
         """Zeroes, in place, what lies outside the map."""
-        for axis, origin, first, last, dimension in zip(
-            self.window.axes, self.origins, self.positions.first, self.positions.last, (2, 3), strict=True
-        ):
-            if axis.overhangs(first, last):
+        for number, axis in enumerate(self.window.axes):
+            if axis.overhangs(self.positions.first[number], self.positions.last[number]):
+                origin = axis.origin(self.positions.yx[:, number])
                 index = origin[:, None] + torch.arange(axis.size, device=origin.device)
                 outside = (index < 0) | (index >= axis.length)
-                self.values.masked_fill_(outside[:, None, :, None] if dimension == 2 else outside[:, None, None], 0)
+                self.values.masked_fill_(outside[:, None, :, None] if number == 0 else outside[:, None, None], 0)
         return self
 
     def crop(self, maps: Tensor) -> Tensor:
@@ -264,7 +268,7 @@ class Windows:
             return maps.index_select(0, image)
         rows, columns = (
             (origin[:, None] + torch.arange(axis.size, device=origin.device)).clamp_(0, axis.length - 1)
-            for axis, origin in zip(self.window.axes, self.origins, strict=True)
+            for axis, origin in zip(self.window.axes, self.positions.origins(self.window).unbind(1), strict=True)
         )
         channels = (
             torch.arange(maps.shape[1], device=maps.device)[None] if self.channel is None else self.channel[:, None]
