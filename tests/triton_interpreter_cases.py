@@ -6,11 +6,13 @@ not notice writes outside a tensor either: every output lies between canaries he
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import os
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from pooling_cases import (
     switches_of,
     unpool_by_hand,
 )
+from tolerances import assert_close
 from torch import Tensor
 
 from deconv_kernels import reference
@@ -43,8 +46,10 @@ from deconv_kernels import triton as kernels
 CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output
 COMMON = importlib.import_module("deconv_kernels.triton._common")
+BACKPROJECT = importlib.import_module("deconv_kernels.triton.backproject2d")
 MODULES = [
-    importlib.import_module(f"deconv_kernels.triton.{name}") for name in ("max_pool2d", "max_unpool2d", "switches")
+    importlib.import_module(f"deconv_kernels.triton.{name}")
+    for name in ("backproject2d", "max_pool2d", "max_unpool2d", "switches")
 ]
 UNROLLED = [g for g in GEOMETRIES if g.kernel[0] * g.kernel[1] <= COMMON.LARGEST_UNROLLED_WINDOW]
 STEPS_OVER_THE_MAP = Geometry((1, 17), (2, 6), (2, 4), (1, 2), (2, 1))  # no window has a tap inside the map
@@ -209,12 +214,14 @@ def test_max_unpool2d_equals_aten(layout: str) -> None:
         assert_same_bits(kernels.max_unpool2d(*arguments, "last", False), expected, f"last, {geometry}")
 
 
-def window_arguments(geometry: Geometry, dtype: torch.dtype, layout: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def window_arguments(
+    geometry: Geometry, dtype: torch.dtype, layout: str, channels: int | None = None, kind: str | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Windows of up to 5 x 5 that lie inside, across the border of and far outside the maps of two images."""
-    images, units, channels = 2, 6, random.choice([1, 3, 4])
+    images, units, channels = 2, 6, channels or random.choice([1, 3, 4])
     shape = (images, channels, *geometry.pooled)
     switches = random_switches(shape, geometry)
-    values = random_values((units, channels, random.randint(1, 5), random.randint(1, 5)), dtype)
+    values = random_values((units, channels, random.randint(1, 5), random.randint(1, 5)), dtype, kind)
     origin = torch.stack([torch.randint(-4, size + 2, (units,)) for size in geometry.pooled], dim=1)
     origin[0] = torch.tensor([1 << 40, -(1 << 40)])
     return LAYOUTS[layout](values), LAYOUTS[layout](switches), torch.randint(0, images, (units,)), origin
@@ -242,6 +249,183 @@ def test_windows_of_images_that_do_not_exist_are_zero(layout: str) -> None:
         assert not result[1:3].any()
         expected = reference.max_unpool2d_window(values[3:], switches, image[3:], origin[3:], *rest)
         assert_same_bits(result[3:], expected, "the other windows")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A forward convolution from `features` to `channels` channels."""
+
+    kernel: tuple[int, int]
+    channels: int
+    features: int
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return self.channels, self.features // self.groups, *self.kernel
+
+
+def random_convolution() -> Convolution:
+    groups = random.choice([1, 1, 2])
+    kernel, stride, dilation = ((random.randint(1, most), random.randint(1, most)) for most in (3, 2, 3))
+    return Convolution(kernel, groups * random.randint(1, 6), groups * random.randint(1, 6), stride, dilation, groups)
+
+
+def backproject_arguments(
+    convolution: Convolution, pool: Geometry | None, dtype: torch.dtype, layout: str, cropped: bool
+) -> dict[str, Any]:
+    """Windows to send back through a pooling and a convolution: the whole result, or some of it within some map."""
+    geometry = pool or Geometry((7, 6), (1, 1), (1, 1))
+    values, switches, image, origin = window_arguments(geometry, dtype, layout, convolution.channels, "normal")
+    first, units = random.choice([0, 1, 1]), 3  # the first of all lies far away
+    image, origin = image[first : first + units], origin[first : first + units]
+    origin[1:] = torch.stack([torch.randint(-1, size, (units - 1,)) for size in geometry.pooled], dim=1)
+    rows, columns = (max(1, 6 // (s * c)) for s, c in zip(geometry.stride, convolution.stride, strict=True))
+    values = values[:units, :, :rows, :columns]
+    spread = [
+        (n - 1) * s + d * (k - 1) + 1
+        for n, k, s, d in zip(values.shape[2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True)
+    ]
+    full = [
+        (n - 1) * s + d * (k - 1) + 1
+        for n, k, s, d in zip(spread, convolution.kernel, convolution.stride, convolution.dilation, strict=True)
+    ]
+    begin = [random.randint(0, n // 2) if cropped else 0 for n in full]
+    size = [random.randint(1, min(n - b + 2, 9)) if cropped else n for n, b in zip(full, begin, strict=True)]
+    base = [random.randint(-3, 2) if cropped else 0 for _ in full]
+    step = [s * (t if pool else 1) for s, t in zip(convolution.stride, geometry.stride, strict=True)]
+    starts = [o * s + b for o, s, b in zip(origin[-1].tolist(), step, base, strict=True)]
+    map_size = [max(1, start + random.randint(1, n)) for start, n in zip(starts, size, strict=True)]
+    return {
+        "input": LAYOUTS[layout](values),
+        "weight": random_values(convolution.weight_shape, dtype, "normal"),
+        "image": image,
+        "origin": origin,
+        "switches": None if pool is None else switches,
+        "packed": None,
+        "pool_kernel_size": geometry.kernel,
+        "pool_stride": geometry.stride,
+        "pool_dilation": geometry.dilation,
+        "overlap": random.choice(["sum", "last"]),
+        "relu": random.random() < 0.7,
+        "stride": convolution.stride,
+        "dilation": convolution.dilation,
+        "groups": convolution.groups,
+        "begin": tuple(begin),
+        "size": tuple(size),
+        "base": tuple(base),
+        "map_size": tuple(map_size) if cropped else (-1, -1),
+    }
+
+
+def exact(arguments: dict[str, Any]) -> Tensor:
+    tensors = {"input": arguments["input"].double(), "weight": arguments["weight"].double()}
+    return reference.backproject2d(**(arguments | tensors))
+
+
+def check_backproject(convolution: Convolution, pool: Geometry | None, dtype: torch.dtype) -> None:
+    for cropped in (True,) if pool is POOLS[-1] else (False, True):  # the interpreter is slow
+        layout = random.choice(["contiguous", "channels_last"])  # the kernel itself knows only one
+        arguments = backproject_arguments(convolution, pool, dtype, layout, cropped)
+        shown = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
+        what = f"{convolution}, windows {tuple(arguments['input'].shape)}, {shown}"
+        result = kernels.backproject2d(**arguments)
+        assert result.dtype == dtype
+        assert_close(result, exact(arguments), what)
+        assert_dense(result, keeps_channels_last(arguments["input"]), what)
+
+
+CONVOLUTIONS = [
+    Convolution((1, 2), 70, 66),  # more channels than one block, more features than one tile
+    Convolution((1, 1), 3, 18),
+    Convolution((3, 3), 7, 3),
+    Convolution((11, 11), 6, 3, (4, 4)),
+    Convolution((7, 7), 5, 3, (2, 2)),
+    Convolution((3, 2), 5, 4, (2, 3), (4, 2)),  # phases 1 of the rows meet no tap
+    Convolution((1, 2), 4, 5, (3, 4), (1, 3)),  # nor do two of three here
+    Convolution((3, 3), 6, 9, groups=3),
+    Convolution((3, 3), 5, 5, (2, 1), groups=5),
+    Convolution((5, 5), 8, 4, (1, 1), (2, 3), groups=2),
+]
+POOLS = [
+    Geometry((14, 12), (2, 2), (2, 2)),
+    Geometry((15, 13), (3, 3), (2, 2)),
+    Geometry((9, 8), (3, 3), (1, 1)),  # nine windows see a position, so it is unpooled before
+    Geometry((30, 17), (2, 3), (4, 2), (0, 0), (2, 1)),
+    Geometry((17, 14), (3, 2), (2, 2), (0, 0), (2, 1)),
+    Geometry((34, 48), (17, 16), (17, 16)),  # with switches of 16 bits
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+def test_backproject2d_without_switches(dtype: torch.dtype) -> None:
+    chosen = CONVOLUTIONS if dtype == torch.float32 else random.sample(CONVOLUTIONS, 2)
+    for convolution in [*chosen, random_convolution()]:
+        check_backproject(convolution, None, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+def test_backproject2d_with_switches(dtype: torch.dtype) -> None:
+    for pool in POOLS if dtype == torch.float32 else random.sample(POOLS[:5], 2):
+        check_backproject(random_convolution(), pool, dtype)
+    check_backproject(random.choice(CONVOLUTIONS), POOLS[0], dtype)
+
+
+@pytest.mark.parametrize("overlap", ["sum", "last"])
+def test_backproject2d_of_values_that_are_not_numbers(overlap: str) -> None:
+    """They go where switches send them and nowhere else, whatever padding of blocks they are multiplied with."""
+    for pool in (None, POOLS[0], POOLS[1]):
+        arguments = backproject_arguments(Convolution((3, 3), 5, 4), pool, torch.float32, "channels_last", True)
+        arguments |= {"overlap": overlap, "relu": random.random() < 0.5}
+        arguments["input"][torch.rand(arguments["input"].shape) < 0.1] = torch.nan
+        result, expected = kernels.backproject2d(**arguments), exact(arguments)
+        assert torch.equal(result.isnan(), expected.isnan())
+        assert_close(result.nan_to_num(0), expected.nan_to_num(0))
+
+
+def test_backproject2d_of_images_that_do_not_exist_is_zero() -> None:
+    for pool in POOLS[:2]:
+        arguments = backproject_arguments(Convolution((3, 3), 5, 4), pool, torch.float32, "contiguous", True)
+        whole = exact(arguments)
+        arguments["image"][0], arguments["image"][1] = -1, len(arguments["switches"])
+        result = kernels.backproject2d(**arguments)
+        assert not result[:2].any()
+        assert_close(result[2:], whole[2:])
+        arguments["image"][:] = 0
+        arguments["origin"][0] = torch.tensor([-(2**63), 2**63 - 1])
+        arguments["origin"][1] = torch.tensor([-(2**63) + 2, -(2**63) + 1])
+        assert not kernels.backproject2d(**arguments)[:2].any()
+
+
+def test_backproject2d_with_a_packed_weight() -> None:
+    arguments = backproject_arguments(Convolution((3, 2), 6, 8, groups=2), POOLS[0], torch.float32, "contiguous", True)
+    packed = kernels.pack_weight(arguments["weight"], (1, 1), (1, 1), 2)
+    assert_same_bits(packed, arguments["weight"].permute(2, 3, 0, 1), "packed")
+    assert packed.is_contiguous()
+    expected = kernels.backproject2d(**arguments)
+    arguments |= {"packed": packed, "weight": torch.full_like(arguments["weight"], torch.nan)}
+    assert_same_bits(kernels.backproject2d(**arguments), expected, "with the packed weight")
+    lists = {name: list(value) for name, value in arguments.items() if isinstance(value, tuple)}
+    assert_same_bits(
+        kernels.backproject2d(**(arguments | lists)), expected, "with lists, as torch's dispatcher has them"
+    )
+
+
+def test_backproject2d_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(COMMON, "index_type", lambda *tensors: tl.int64)
+    for pool in (None, *POOLS[:2]):
+        check_backproject(random_convolution(), pool, torch.float32)
+
+
+def test_backproject2d_with_every_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_try = BACKPROJECT.tiles_to_try
+    for features, dtype, precision in ((70, torch.float16, ""), (3, torch.float16, ""), (70, torch.float32, "ieee")):
+        convolution = Convolution((2, 2), 6, features)
+        for tile in to_try(features, dtype, precision, hopper=True):
+            monkeypatch.setattr(BACKPROJECT, "tiles_to_try", lambda *_, tile=tile: [tile])
+            check_backproject(convolution, random.choice([None, POOLS[0]]), dtype)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
@@ -297,3 +481,7 @@ def test_empty_batch() -> None:
     assert values.shape == switches.shape == (0, 3, 4, 4)
     out = kernels.max_unpool2d(values, switches, (2, 2), (2, 2), (0, 0), (1, 1), (8, 8), "sum", True)
     assert out.shape == (0, 3, 8, 8)
+    arguments = backproject_arguments(Convolution((3, 3), 3, 4), POOLS[0], torch.float32, "contiguous", False)
+    for name in ("input", "image", "origin"):
+        arguments[name] = arguments[name][:0]
+    assert kernels.backproject2d(**arguments).shape == (0, 4, *arguments["size"])

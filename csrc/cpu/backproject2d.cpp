@@ -11,8 +11,8 @@ namespace deconv_kernels {
 
 namespace {
 
-using baseline::largest_sums;
 using baseline::larger;
+using baseline::largest_sums;
 using baseline::parts_of;
 using baseline::smaller;
 using baseline::tasks_of;
@@ -99,9 +99,8 @@ void pack(const Convolution& c, const PackedWeight& packed, const Tensor& weight
   const T* from = static_cast<const T*>(weight.const_data_ptr());
   C* values = static_cast<C*>(to.mutable_data_ptr());
   const int64_t elements = packed.channels * packed.lines * kLineBytes;
-  parallel_rows(c.groups * packed.blocks, elements, [&](int64_t begin, int64_t end) {
-    pack_blocks<T, C>(c, packed, from, values, begin, end);
-  });
+  parallel_rows(c.groups * packed.blocks, elements,
+                [&](int64_t begin, int64_t end) { pack_blocks<T, C>(c, packed, from, values, begin, end); });
 }
 
 Tensor packed_tensor(const Convolution& c, const PackedWeight& packed, const Tensor& weight) {
@@ -110,8 +109,8 @@ Tensor packed_tensor(const Convolution& c, const PackedWeight& packed, const Ten
   const ScalarType sums = sums_in_double(dtype) ? ScalarType::Double : ScalarType::Float;
   const int64_t size = packed_elements(c, packed, dtype), stride = 1;
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &size, &stride, dtype_code(sums), aoti_torch_device_type_cpu(), 0,
-                                                  &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &size, &stride, dtype_code(sums), aoti_torch_device_type_cpu(), 0, &handle));
   const Tensor to(handle);
   switch (dtype) {
     case ScalarType::Double:
@@ -173,10 +172,11 @@ void run_tasks(int64_t tasks, bool parallel, const Body& body) {
   });
 }
 
-constexpr int64_t kListBytes = int64_t{16} << 20;   // of the lists of one round
-constexpr int64_t kSumBytes = int64_t{512} << 10;   // of the sums of one task, a part of the second cache
-constexpr int64_t kSerialWork = int64_t{1} << 20;   // multiply-adds below which one thread is faster
-constexpr int64_t kSmallestBand = 16;               // rows
+constexpr int64_t kListBytes = int64_t{16} << 20;  // of the lists of one round
+constexpr int64_t kSumBytes = int64_t{512} << 10;  // of the sums of one task, a part of the second cache
+constexpr int64_t kListedPerTask = 65536;          // elements
+constexpr int64_t kSerialWork = int64_t{1} << 20;  // multiply-adds below which one thread is faster
+constexpr int64_t kSmallestBand = 16;              // rows
 
 SendPlan make_plan(const Backproject2dParams& p, int64_t element_bytes, bool parallel) {
   SendPlan plan{1, p.size.y};
@@ -197,11 +197,13 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
   lists.rows = pooled ? p.height : parts_of(p.height, lists.side);
   lists.columns = pooled ? p.width : parts_of(p.width, lists.side);
   lists.blocks = p.groups * parts_of(channels, kListedChannels);
-  lists.capacity = p.height * p.width * smaller(channels, kListedChannels) + kListedChannels;
-  const int64_t counted = lists.rows * lists.columns * lists.side * lists.side;
-  const int64_t list_bytes = lists.blocks * (lists.capacity * (element_bytes + 1) + counted + lists.rows * 8);
+  const int64_t cells = lists.columns * lists.side * lists.side;
+  lists.capacity = (pooled ? p.width : cells) * smaller(channels, kListedChannels) + kListedChannels;
+  const int64_t rows_of_unit = lists.blocks * lists.rows;
+  const int64_t unit_bytes = rows_of_unit * (lists.capacity * (element_bytes + 1) + cells + 8);
   const int64_t all_units = p.units;
-  const int64_t round = larger(1, smaller(all_units, kListBytes / list_bytes));
+  // Rounds of one size, so that none of them keeps threads waiting for a rest.
+  const int64_t round = parts_of(all_units, parts_of(all_units, larger(1, kListBytes / unit_bytes)));
   const int64_t work = p.height * p.width * channels * p.output_channels * p.kernel.y * p.kernel.x;
   const char* const input = static_cast<const char*>(p.input);
   char* const output = static_cast<char*>(p.output);
@@ -211,12 +213,12 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
   const int64_t* const origin = p.origin;
 
   static thread_local Workspace listed;
-  char* memory = static_cast<char*>(listed.get(static_cast<size_t>(round * (list_bytes + 3 * kLineBytes))));
-  const int64_t blocks = round * lists.blocks;
+  char* memory = static_cast<char*>(listed.get(static_cast<size_t>(round * unit_bytes)));
+  const int64_t all_rows = round * rows_of_unit;
   lists.values = memory;
-  lists.row_begin = reinterpret_cast<int64_t*>(memory + blocks * lists.capacity * element_bytes);
-  lists.channels = reinterpret_cast<uint8_t*>(lists.row_begin + blocks * lists.rows);
-  lists.counts = lists.channels + blocks * lists.capacity;
+  lists.entries = reinterpret_cast<int64_t*>(memory + all_rows * lists.capacity * element_bytes);
+  lists.channels = reinterpret_cast<uint8_t*>(lists.entries + all_rows);
+  lists.counts = lists.channels + all_rows * lists.capacity;
   for (int64_t unit = 0; unit < all_units; unit += round) {
     p.units = smaller(round, all_units - unit);
     p.input = input + unit * input_bytes;
@@ -224,8 +226,11 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
     p.image = image + unit;
     p.origin = origin + 2 * unit;
     const bool parallel = p.units * work > kSerialWork;
-    run_tasks(p.units * lists.blocks, parallel,
-              [&](int64_t block) { kernels().list_signal(element, p, block, block + 1); });
+    const int64_t rows = p.units * rows_of_unit;
+    const int64_t rows_of_task = larger(1, kListedPerTask / lists.capacity);
+    run_tasks(parts_of(rows, rows_of_task), parallel, [&](int64_t task) {
+      kernels().list_signal(element, p, task * rows_of_task, smaller(rows, (task + 1) * rows_of_task));
+    });
     const SendPlan plan = make_plan(p, element_bytes, parallel);
     const size_t sums = static_cast<size_t>(largest_sums(p, plan) * element_bytes);
     run_tasks(tasks_of(p, plan), parallel, [&](int64_t task) {
@@ -321,9 +326,10 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   Tensor output = empty_map({shape.images, p.output_channels, p.size.y, p.size.x, true, channels_last}, dtype, input);
   p.output = output.mutable_data_ptr();
   if (shape.images > 0) {
-    project(p, element_of(input), sum_bytes(dtype), dtype == ScalarType::Double  ? 8
-                                                    : dtype == ScalarType::Float ? 4
-                                                                                 : 2);
+    project(p, element_of(input), sum_bytes(dtype),
+            dtype == ScalarType::Double  ? 8
+            : dtype == ScalarType::Float ? 4
+                                         : 2);
   }
   return output;
 }

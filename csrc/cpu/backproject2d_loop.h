@@ -34,8 +34,8 @@ inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int6
     for (; channel + 16 <= count; channel += 16) {
       const __m512 vector = (__m512)load<T, 16>(from.values + channel);
       const __m512 zero = _mm512_setzero_ps();
-      __mmask16 taken = kRelu ? _mm512_cmp_ps_mask(vector, zero, _CMP_NLE_UQ)
-                              : _mm512_cmp_ps_mask(vector, zero, _CMP_NEQ_UQ);
+      __mmask16 taken =
+          kRelu ? _mm512_cmp_ps_mask(vector, zero, _CMP_NLE_UQ) : _mm512_cmp_ps_mask(vector, zero, _CMP_NEQ_UQ);
       if constexpr (kPooled) {
         const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.switches + channel));
         taken &= _mm_cmpeq_epi8_mask(codes, _mm_set1_epi8(static_cast<char>(tap)));
@@ -61,57 +61,58 @@ inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int6
   return at;
 }
 
-// Lists the blocks [begin, end), counted over all units.
+// Lists the rows [begin, end) of cells, counted over all blocks of all units.
 template <typename T, bool kRelu, bool kPooled>
-void list_blocks(const Backproject2dParams& p, int64_t begin, int64_t end) {
+void list_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
   const SignalLists& lists = p.lists;
   const int64_t channels = p.channels / p.groups;
   const int64_t blocks_of_group = lists.blocks / p.groups;
+  const int64_t positions = lists.side * lists.side;
   const T* input = static_cast<const T*>(p.input);
   const uint8_t* switches = static_cast<const uint8_t*>(p.switches);
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t unit = block / lists.blocks;
-    const int64_t within = block % lists.blocks % blocks_of_group * kListedChannels;
-    const int64_t first = block % lists.blocks / blocks_of_group * channels + within;
+  for (int64_t number = begin; number < end; ++number) {
+    const int64_t row = number % lists.rows;
+    const int64_t block = number / lists.rows % lists.blocks;
+    const int64_t unit = number / lists.rows / lists.blocks;
+    const int64_t within = block % blocks_of_group * kListedChannels;
+    const int64_t first = block / blocks_of_group * channels + within;
     const int64_t count = channels - within < kListedChannels ? channels - within : kListedChannels;
     const int64_t image = kPooled ? p.image[unit] : 0;
     const int64_t origin_y = kPooled ? p.origin[2 * unit] : 0;
     const int64_t origin_x = kPooled ? p.origin[2 * unit + 1] : 0;
-    uint8_t* counts = lists.counts + block * lists.rows * lists.columns * lists.side * lists.side;
-    int64_t at = block * lists.capacity;
-    for (int64_t row = 0; row < lists.rows; ++row) {
-      lists.row_begin[block * lists.rows + row] = at;
-      for (int64_t column = 0; column < lists.columns; ++column) {
-        for (int64_t position = 0; position < lists.side * lists.side; ++position) {
-          const int64_t y = kPooled ? row : row * lists.side + position / lists.side;
-          const int64_t x = kPooled ? column : column * lists.side + position % lists.side;
-          const int64_t before = at;
-          if (y < p.height && x < p.width) {
-            Listed<T> from{input + ((unit * p.height + y) * p.width + x) * p.channels + first, nullptr};
-            bool inside = true;
-            if constexpr (kPooled) {
-              // Compared this way round, no origin overflows.
-              inside = origin_y >= -y && origin_y < p.map.y - y && origin_x >= -x && origin_x < p.map.x - x;
-              if (inside) {
-                const int64_t pixel = (image * p.map.y + origin_y + y) * p.map.x + origin_x + x;
-                from.switches = switches + pixel * p.channels + first;
-              }
+    uint8_t* counts = lists.counts + number * lists.columns * positions;
+    int64_t at = number * lists.capacity;
+    for (int64_t column = 0; column < lists.columns; ++column) {
+      for (int64_t position = 0; position < positions; ++position) {
+        const int64_t y = kPooled ? row : row * lists.side + position / lists.side;
+        const int64_t x = kPooled ? column : column * lists.side + position % lists.side;
+        const int64_t before = at;
+        if (y < p.height && x < p.width) {
+          Listed<T> from{input + ((unit * p.height + y) * p.width + x) * p.channels + first, nullptr};
+          bool inside = true;
+          if constexpr (kPooled) {
+            // Compared this way round, no origin overflows.
+            inside = origin_y >= -y && origin_y < p.map.y - y && origin_x >= -x && origin_x < p.map.x - x;
+            if (inside) {
+              const int64_t pixel = (image * p.map.y + origin_y + y) * p.map.x + origin_x + x;
+              from.switches = switches + pixel * p.channels + first;
             }
-            if (inside) at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(position));
           }
-          *counts++ = static_cast<uint8_t>(at - before);
+          if (inside) at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(position));
         }
+        *counts++ = static_cast<uint8_t>(at - before);
       }
     }
+    lists.entries[number] = at - number * lists.capacity;
   }
 }
 
 template <typename T>
-void list_signal_blocks(const Backproject2dParams& p, int64_t begin, int64_t end) {
+void list_signal_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
   if (p.switches != nullptr) {
-    return p.relu ? list_blocks<T, true, true>(p, begin, end) : list_blocks<T, false, true>(p, begin, end);
+    return p.relu ? list_rows<T, true, true>(p, begin, end) : list_rows<T, false, true>(p, begin, end);
   }
-  return p.relu ? list_blocks<T, true, false>(p, begin, end) : list_blocks<T, false, false>(p, begin, end);
+  return p.relu ? list_rows<T, true, false>(p, begin, end) : list_rows<T, false, false>(p, begin, end);
 }
 
 // The rows or columns of a unit's result that can be other than zero: those within the full transposed convolution and
@@ -132,6 +133,7 @@ inline Reached reached(int64_t origin, int64_t step, int64_t base, int64_t map_e
     part.begin = larger(0, -start);
     part.end = smaller(part.end, map_end - start);
   }
+  if (part.begin >= part.end) return {0, 0};
   return part;
 }
 
@@ -146,8 +148,8 @@ struct HeldRows {
 
 // Writes rows [begin, end) of a unit's result, output channels [channel, channel + count).
 template <typename T>
-void write_rows(const Backproject2dParams& p, const HeldRows<Compute<T>>& held, int64_t unit, int64_t begin, int64_t end,
-                int64_t channel, int64_t count) {
+void write_rows(const Backproject2dParams& p, const HeldRows<Compute<T>>& held, int64_t unit, int64_t begin,
+                int64_t end, int64_t channel, int64_t count) {
   using C = Compute<T>;
   constexpr int N = kLanes<T>;
   const int64_t* origin = p.origin + 2 * unit;
@@ -157,7 +159,14 @@ void write_rows(const Backproject2dParams& p, const HeldRows<Compute<T>>& held, 
   for (int64_t row = begin; row < end; ++row) {
     const bool has_row = row >= rows.begin && row < rows.end;
     const C* sums = held.sums + ((row + p.begin.y - held.first_row) * held.columns + p.begin.x) * held.wide;
-    if (p.channels_last) {
+    if (p.channels_last && count == p.output_channels && held.wide == count) {
+      T* to = output + (unit * p.size.y + row) * p.size.x * count;
+      const int64_t first = has_row ? columns.begin * count : 0, last = has_row ? columns.end * count : 0;
+      std::memset(to, 0, static_cast<size_t>(first) * sizeof(T));
+      for_each_vector<N>(first, last,
+                         [&](auto width, int64_t at) { store<T, width>(to + at, load<C, width>(sums + at)); });
+      std::memset(to + last, 0, static_cast<size_t>(p.size.x * count - last) * sizeof(T));
+    } else if (p.channels_last) {
       T* to = output + (unit * p.size.y + row) * p.size.x * p.output_channels + channel;
       for (int64_t column = 0; column < p.size.x; ++column, to += p.output_channels) {
         const C* from = sums + column * held.wide;
@@ -186,8 +195,8 @@ inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint
                          const C* weights) {
   constexpr int kTaps = 9;
   for (int64_t entry = 0; entry < count; ++entry) {
-    const C* line = weights + static_cast<int64_t>(channels[entry]) * (kTaps * kLine<C>);
-    const Vector<C, N> value = Vector<C, N>{} + values[entry];
+    const C* line = as_one_register(weights + static_cast<int64_t>(channels[entry]) * (kTaps * kLine<C>));
+    const Vector<C, N> value = broadcast<C, N>(values + entry);
 #pragma GCC unroll 3
     for (int y = 0; y < 3; ++y) {
 #pragma GCC unroll 3
@@ -199,35 +208,55 @@ inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint
   }
 }
 
-// Sends one cell of four positions into its outputs; returns its number of entries.
+// Sends a row of cells of four positions into four rows of outputs, `row` elements apart. Outputs that two neighbouring
+// cells reach stay in registers between them.
 template <typename C>
-inline int64_t send_tile(const C* values, const uint8_t* channels, const uint8_t* counts, const C* weights, C* sums,
-                         int64_t row) {
+inline void send_row(const C* values, const uint8_t* channels, const uint8_t* counts, int64_t columns, const C* weights,
+                     C* sums, int64_t row) {
   constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
-  uint32_t any;
-  std::memcpy(&any, counts, sizeof(any));
-  if (any == 0) return 0;
-  const int64_t end[4] = {counts[0], counts[0] + counts[1], counts[0] + counts[1] + counts[2],
-                          counts[0] + counts[1] + counts[2] + counts[3]};
+  using V = Vector<C, N>;
   for (int part = 0; part < kLine<C>; part += N) {
-    Vector<C, N> held[4][4];
-#pragma GCC unroll 4
-    for (int y = 0; y < 4; ++y) {
-#pragma GCC unroll 4
-      for (int x = 0; x < 4; ++x) held[y][x] = load_unaligned<Vector<C, N>>(sums + y * row + x * kLine<C> + part);
-    }
+    const C* value = values;
+    const uint8_t* channel = channels;
     const C* from = weights + part;
-    send_in_tile<0, 0, C, N>(held, values, channels, end[0], from);
-    send_in_tile<0, 1, C, N>(held, values + end[0], channels + end[0], counts[1], from);
-    send_in_tile<1, 0, C, N>(held, values + end[1], channels + end[1], counts[2], from);
-    send_in_tile<1, 1, C, N>(held, values + end[2], channels + end[2], counts[3], from);
+    C* to = sums + part;
+    V held[4][4];
 #pragma GCC unroll 4
     for (int y = 0; y < 4; ++y) {
+      held[y][0] = load_unaligned<V>(to + y * row);
+      held[y][1] = load_unaligned<V>(to + y * row + kLine<C>);
+    }
+    for (int64_t column = 0; column < columns; ++column, to += 2 * kLine<C>) {
+      const uint8_t* count = counts + 4 * column;
 #pragma GCC unroll 4
-      for (int x = 0; x < 4; ++x) store_unaligned(sums + y * row + x * kLine<C> + part, held[y][x]);
+      for (int y = 0; y < 4; ++y) {
+        held[y][2] = load_unaligned<V>(to + y * row + 2 * kLine<C>);
+        held[y][3] = load_unaligned<V>(to + y * row + 3 * kLine<C>);
+        __builtin_prefetch(to + y * row + 6 * kLine<C>, 1);
+        __builtin_prefetch(to + y * row + 7 * kLine<C>, 1);
+      }
+      send_in_tile<0, 0, C, N>(held, value, channel, count[0], from);
+      value += count[0], channel += count[0];
+      send_in_tile<0, 1, C, N>(held, value, channel, count[1], from);
+      value += count[1], channel += count[1];
+      send_in_tile<1, 0, C, N>(held, value, channel, count[2], from);
+      value += count[2], channel += count[2];
+      send_in_tile<1, 1, C, N>(held, value, channel, count[3], from);
+      value += count[3], channel += count[3];
+#pragma GCC unroll 4
+      for (int y = 0; y < 4; ++y) {
+        store_unaligned(to + y * row, held[y][0]);
+        store_unaligned(to + y * row + kLine<C>, held[y][1]);
+        held[y][0] = held[y][2];
+        held[y][1] = held[y][3];
+      }
+    }
+#pragma GCC unroll 4
+    for (int y = 0; y < 4; ++y) {
+      store_unaligned(to + y * row, held[y][0]);
+      store_unaligned(to + y * row + kLine<C>, held[y][1]);
     }
   }
-  return end[3];
 }
 
 // 3x3 taps with stride 1: a cell of four positions at once.
@@ -246,13 +275,12 @@ void send_tiles(const Backproject2dParams& p, const SendTask& task, const CellRo
       C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
       const int64_t list = unit * lists.blocks + task.group * blocks + block;
       for (int64_t row = rows.begin; row < rows.end; ++row) {
-        int64_t at = lists.row_begin[list * lists.rows + row];
-        const uint8_t* counts = lists.counts + (list * lists.rows + row) * lists.columns * 4;
-        C* tile = sums + (2 * row - rows.first_row) * row_of_sums;
-        for (int64_t column = 0; column < lists.columns; ++column, tile += 2 * kLine<C>) {
-          at += send_tile<C>(static_cast<const C*>(lists.values) + at, lists.channels + at, counts + 4 * column,
-                             weights, tile, row_of_sums);
-        }
+        const int64_t listed = list * lists.rows + row;
+        if (lists.entries[listed] == 0) continue;
+        const int64_t at = listed * lists.capacity;
+        send_row<C>(static_cast<const C*>(lists.values) + at, lists.channels + at,
+                    lists.counts + listed * lists.columns * 4, lists.columns, weights,
+                    sums + (2 * row - rows.first_row) * row_of_sums, row_of_sums);
       }
     }
   }
@@ -277,18 +305,17 @@ inline void sum_slice(const C* values, const uint8_t* channels, int64_t count, c
   for (; entry + kStrands <= count; entry += kStrands) {
 #pragma GCC unroll 4
     for (int strand = 0; strand < kStrands; ++strand) {
-      const C* from = weights + channels[entry + strand] * row;
-      const Vector<C, N> value = Vector<C, N>{} + values[entry + strand];
+      const C* from = as_one_register(weights + channels[entry + strand] * row);
+      const Vector<C, N> value = broadcast<C, N>(values + entry + strand);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        sums[strand][v] =
-            multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[strand][v]);
+        sums[strand][v] = multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[strand][v]);
       }
     }
   }
   for (; entry < count; ++entry) {
-    const C* from = weights + channels[entry] * row;
-    const Vector<C, N> value = Vector<C, N>{} + values[entry];
+    const C* from = as_one_register(weights + channels[entry] * row);
+    const Vector<C, N> value = broadcast<C, N>(values + entry);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       sums[0][v] = multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[0][v]);
@@ -359,7 +386,8 @@ void send_positions(const Backproject2dParams& p, const SendTask& task, const Ce
     int64_t count_of_runs = 0;
     for (int64_t element = 0; element < row && line * kLine<C> + element < elements; ++element) {
       const int64_t tap = (line * kLine<C> + element) / wide, channel = (line * kLine<C> + element) % wide;
-      const int64_t to = tap / p.kernel.x * p.dilation.y * row_of_sums + tap % p.kernel.x * p.dilation.x * wide + channel;
+      const int64_t to =
+          tap / p.kernel.x * p.dilation.y * row_of_sums + tap % p.kernel.x * p.dilation.x * wide + channel;
       if (count_of_runs > 0 && to == runs[count_of_runs - 1].to + runs[count_of_runs - 1].count) {
         ++runs[count_of_runs - 1].count;
       } else {
@@ -372,8 +400,10 @@ void send_positions(const Backproject2dParams& p, const SendTask& task, const Ce
         C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
         const int64_t list = unit * lists.blocks + task.group * blocks + block;
         for (int64_t y = rows.begin; y < rows.end; ++y) {
-          int64_t at = lists.row_begin[list * lists.rows + y];
-          const uint8_t* counts = lists.counts + (list * lists.rows + y) * lists.columns;
+          const int64_t listed = list * lists.rows + y;
+          if (lists.entries[listed] == 0) continue;
+          int64_t at = listed * lists.capacity;
+          const uint8_t* counts = lists.counts + listed * lists.columns;
           C* outputs = sums + (y * p.stride.y - rows.first_row) * row_of_sums;
           for (int64_t x = 0; x < lists.columns; ++x, outputs += p.stride.x * wide) {
             if (counts[x] == 0) continue;

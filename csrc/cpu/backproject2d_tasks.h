@@ -71,8 +71,8 @@ struct CellRows {
 
 // Columns held for one unit.
 inline int64_t held_columns(const Backproject2dParams& p) {
-  return larger(p.begin.x + p.size.x, ((p.lists.columns * p.lists.side) - 1) * p.stride.x +
-                                          p.dilation.x * (p.kernel.x - 1) + 1);
+  return larger(p.begin.x + p.size.x,
+                ((p.lists.columns * p.lists.side) - 1) * p.stride.x + p.dilation.x * (p.kernel.x - 1) + 1);
 }
 
 // Elements of the largest task's sums.

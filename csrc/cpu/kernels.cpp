@@ -38,13 +38,13 @@ void max_unpool2d(Element element, bool channels_last, const MaxUnpool2dParams& 
 void list_signal(Element element, const Backproject2dParams& params, int64_t begin, int64_t end) {
   switch (element) {
     case Element::kFloat:
-      return list_signal_blocks<float>(params, begin, end);
+      return list_signal_rows<float>(params, begin, end);
     case Element::kDouble:
-      return list_signal_blocks<double>(params, begin, end);
+      return list_signal_rows<double>(params, begin, end);
     case Element::kHalf:
-      return list_signal_blocks<Half>(params, begin, end);
+      return list_signal_rows<Half>(params, begin, end);
     case Element::kBFloat16:
-      return list_signal_blocks<BFloat16>(params, begin, end);
+      return list_signal_rows<BFloat16>(params, begin, end);
   }
 }
 

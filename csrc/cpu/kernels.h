@@ -70,21 +70,21 @@ struct MaxUnpool2dParams {
 // each other.
 constexpr int64_t kListedChannels = 64;
 struct SignalLists {
-  void* values;        // of the type in which elements are summed
-  uint8_t* channels;   // within the block
-  uint8_t* counts;     // (units, blocks, rows, columns, positions of a cell)
-  int64_t* row_begin;  // (units, blocks, rows): first entry of each row of cells
+  void* values;       // of the type in which elements are summed
+  uint8_t* channels;  // within the block
+  uint8_t* counts;    // (units, blocks, rows, columns, positions of a cell)
+  int64_t* entries;   // (units, blocks, rows): of each row of cells
   int64_t rows;
   int64_t columns;
   int64_t side;      // a cell holds side x side positions
   int64_t blocks;    // of all groups together
-  int64_t capacity;  // entries that a block of a unit has room for
+  int64_t capacity;  // entries that a row has room for
 };
 
 // A weight in the order in which it is read: (groups, blocks of output channels, slices, channels, lines of a slice),
-// lines of kLineBytes. `tiled`, for 3x3 taps with stride 1: a block is one line of output channels, in a single slice of
-// nine lines, one for each tap. Otherwise the taps and output channels of a block follow each other, channels innermost,
-// in slices of kSliceLines lines.
+// lines of kLineBytes. `tiled`, for 3x3 taps with stride 1: a block is one line of output channels, in a single slice
+// of nine lines, one for each tap. Otherwise the taps and output channels of a block follow each other, channels
+// innermost, in slices of kSliceLines lines.
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSliceLines = 8;
 struct PackedWeight {
@@ -143,7 +143,7 @@ struct Kernels {
   const char* name;
   void (*max_pool2d)(Element, bool channels_last, const MaxPool2dParams&, int64_t begin, int64_t end);
   void (*max_unpool2d)(Element, bool channels_last, const MaxUnpool2dParams&, int64_t begin, int64_t end);
-  // Lists the blocks [begin, end) of a signal, counted over all units.
+  // Lists the rows [begin, end) of a signal's cells, counted over all blocks of all units.
   void (*list_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
   // Runs the tasks [begin, end) of a plan; `memory` holds the sums of one task.
   void (*send_signal)(Element, const Backproject2dParams&, const SendPlan&, void* memory, int64_t begin, int64_t end);

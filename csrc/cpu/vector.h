@@ -238,6 +238,36 @@ inline void store_one(T* to, Compute<T> value) {
   }
 }
 
+// One element in every lane, from memory: unlike a register, that takes nothing from the arithmetic units.
+template <typename T, int N>
+inline Vector<T, N> broadcast(const T* from) {
+#if defined(__AVX512F__)
+  if constexpr (N * sizeof(T) == 64 && std::is_same_v<T, float>) {
+    return (Vector<T, N>)_mm512_set1_ps(*from);
+  } else if constexpr (N * sizeof(T) == 64 && std::is_same_v<T, double>) {
+    return (Vector<T, N>)_mm512_set1_pd(*from);
+  } else
+#endif
+#if defined(__AVX2__)
+      if constexpr (N * sizeof(T) == 32 && std::is_same_v<T, float>) {
+    return (Vector<T, N>)_mm256_broadcast_ss(from);
+  } else if constexpr (N * sizeof(T) == 32 && std::is_same_v<T, double>) {
+    return (Vector<T, N>)_mm256_broadcast_sd(from);
+  } else
+#endif
+  {
+    return Vector<T, N>{} + *from;
+  }
+}
+
+// A pointer that the compiler does not split into base and index again: arithmetic on memory with two address registers
+// takes two steps.
+template <typename T>
+inline const T* as_one_register(const T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
 // a * b + c, rounded once where the processor can.
 template <typename T, int N>
 inline Vector<T, N> multiply_add(Vector<T, N> a, Vector<T, N> b, Vector<T, N> c) {

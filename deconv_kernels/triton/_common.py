@@ -7,8 +7,9 @@ in the contiguous layout, channels of one pixel in channels_last. Rows count eve
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -49,12 +50,69 @@ def index_type(*tensors: torch.Tensor) -> tl.dtype:
     return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
 
 
-def launch(kernel: Any, programs: int, device: torch.device, arguments: dict[str, Any], num_warps: int = WARPS) -> None:
+def launch(
+    kernel: Any,
+    programs: int,
+    device: torch.device,
+    arguments: dict[str, Any],
+    num_warps: int = WARPS,
+    **options: int,
+) -> None:
     """Runs `programs` programs of `kernel` on `device`, with floating-point contraction off."""
     if programs == 0:
         return
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(programs,)](**arguments, num_warps=num_warps, enable_fp_fusion=False)
+        kernel[(programs,)](**arguments, num_warps=num_warps, enable_fp_fusion=False, **options)
+
+
+def is_hopper_or_later(device: torch.device) -> bool:
+    """Whether `device` is an NVIDIA card of compute capability 9.0 or above."""
+    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+class Tile(NamedTuple):
+    """How much of a matrix product a program computes, by how many warps, with how many blocks being loaded at once."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    num_warps: int
+    num_stages: int
+
+
+_fastest: dict[tuple[Any, ...], Tile] = {}
+
+
+def launch_fastest(
+    kernel: Any,
+    programs: Callable[[Tile], int],
+    device: torch.device,
+    arguments: dict[str, Any],
+    tiles: Sequence[Tile],
+    alike: tuple[Any, ...],
+) -> None:
+    """Runs `kernel` with the tile that was fastest when a call with the same `alike` was first made on this device.
+
+    Only that first call waits for the device. Where it cannot, in the interpreter and while a CUDA graph is captured,
+    the first of `tiles` is used.
+    """
+
+    def run(tile: Tile) -> None:
+        sizes = {"BLOCK_M": tile.BLOCK_M, "BLOCK_N": tile.BLOCK_N}
+        launch(kernel, programs(tile), device, arguments | sizes, tile.num_warps, num_stages=tile.num_stages)
+
+    def milliseconds(tile: Tile) -> float:
+        try:
+            return triton.testing.do_bench(lambda: run(tile), warmup=5, rep=20, return_mode="median")
+        except triton.OutOfResources:
+            return math.inf
+
+    key = (kernel, device, *alike)
+    if key not in _fastest:
+        if device.type != "cuda" or torch.cuda.is_current_stream_capturing() or programs(tiles[0]) == 0:
+            return run(tiles[0])
+        with torch.cuda.device(device):
+            _fastest[key] = min(tiles, key=milliseconds)
+    run(_fastest[key])
 
 
 @triton.jit

@@ -1,0 +1,407 @@
+"""Unpooling, rectification and transposed convolution of windows as one matrix product.
+
+A row of the product is an output position of some unit, a column an output channel, and the sum runs over the taps of
+the convolution and its input channels. The left factor, the unpooled and rectified signal, is formed in registers from
+pooled values and switches and never lies in memory.
+
+With a stride, output positions fall into phases, which differ in the taps that reach them: a program computes positions
+of one phase with the taps of that phase.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deconv_kernels._pooling import Pair, dense, dense_copy, empty, extent, is_channels_last
+from deconv_kernels.triton import _common
+from deconv_kernels.triton._common import Tile, comparable
+from deconv_kernels.triton.max_unpool2d_window import max_unpool2d_window
+
+# Where more windows than this may name a position, unpooling once costs less than asking them all for every tap.
+MOST_WINDOWS = 4
+# Matrix units multiply blocks of no fewer rows, columns and channels.
+SMALLEST_BLOCK = 16
+# Past the end of every result that fits in memory, and far from what an int32 can hold.
+FARTHEST_BEGIN = 2**30
+
+
+def backproject2d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    pool_kernel_size: Pair,
+    pool_stride: Pair,
+    pool_dilation: Pair,
+    overlap: str,
+    relu: bool,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    begin: Pair,
+    size: Pair,
+    base: Pair,
+    map_size: Pair,
+) -> Tensor:
+    """Unpooling, rectification and transposed convolution of windows; see `deconv_kernels.backproject2d`.
+
+    A window whose `image` is not one of the images of `switches` sends nothing. Factors of float32 are rounded to TF32
+    where torch's setting for convolutions allows it. The first call of its kind on a device measures which tiles are
+    fastest there, unless a CUDA graph is being captured; the result does not depend on them.
+    """
+    channels_last = is_channels_last(input)
+    step = stride if switches is None else (stride[0] * pool_stride[0], stride[1] * pool_stride[1])
+    windows = (
+        (extent(pool_kernel_size[0], pool_dilation[0]) - 1) // pool_stride[0] + 1,
+        (extent(pool_kernel_size[1], pool_dilation[1]) - 1) // pool_stride[1] + 1,
+    )
+    if switches is not None and windows[0] * windows[1] > MOST_WINDOWS:
+        input = max_unpool2d_window(
+            input, switches, image, origin, pool_kernel_size, pool_stride, pool_dilation, overlap, relu
+        )
+        switches, relu = None, False
+    if switches is None:  # as after a pooling with windows of one element
+        pool_kernel_size = pool_stride = pool_dilation = windows = (1, 1)
+    else:
+        switches = dense(switches, True)
+    input = dense(input, True)
+    packed = pack_weight(weight, stride, dilation, groups) if packed is None else packed.contiguous()
+    units, channels, height, width = input.shape
+    features = weight.size(1)
+    output = empty((units, groups * features, *size), input.dtype, input.device, True)
+    phases = min(stride[0], size[0]), min(stride[1], size[1])
+    cells = triton.cdiv(size[0], stride[0]), triton.cdiv(size[1], stride[1])
+    rows = units * cells[0] * cells[1]
+    precision = float32_precision()
+    tensors = [tensor for tensor in (input, packed, switches, output) if tensor is not None]
+    arguments = {
+        "input": input,
+        "weight": packed,
+        "image": image.contiguous(),
+        "origin": origin.contiguous(),
+        "switches": switches,
+        "output": output,
+        "rows": rows,
+        "channels": channels // groups,
+        "features": features,
+        "groups": groups,
+        "pooled_height": height,
+        "pooled_width": width,
+        "images": 0 if switches is None else switches.size(0),
+        "switches_height": 0 if switches is None else switches.size(2),
+        "switches_width": 0 if switches is None else switches.size(3),
+        "height": size[0],
+        "width": size[1],
+        "phases_y": phases[0],
+        "phases_x": phases[1],
+        "cells_height": cells[0],
+        "cells_width": cells[1],
+        "begin_y": min(begin[0], FARTHEST_BEGIN),
+        "begin_x": min(begin[1], FARTHEST_BEGIN),
+        "base_y": base[0],
+        "base_x": base[1],
+        "map_height": map_size[0],
+        "map_width": map_size[1],
+        "POOL_KERNEL_Y": pool_kernel_size[0],
+        "POOL_KERNEL_X": pool_kernel_size[1],
+        "POOL_STRIDE_Y": pool_stride[0],
+        "POOL_STRIDE_X": pool_stride[1],
+        "POOL_DILATION_Y": pool_dilation[0],
+        "POOL_DILATION_X": pool_dilation[1],
+        "WINDOWS_Y": windows[0],
+        "WINDOWS_X": windows[1],
+        "LAST": overlap == "last",
+        "RELU": relu,
+        "KERNEL_Y": weight.size(2),
+        "KERNEL_X": weight.size(3),
+        "STRIDE_Y": stride[0],
+        "STRIDE_X": stride[1],
+        "DILATION_Y": dilation[0],
+        "DILATION_X": dilation[1],
+        "COMMON_Y": math.gcd(stride[0], dilation[0]),
+        "COMMON_X": math.gcd(stride[1], dilation[1]),
+        "INVERSE_Y": inverse(stride[0], dilation[0]),
+        "INVERSE_X": inverse(stride[1], dilation[1]),
+        "STEP_Y": step[0],
+        "STEP_X": step[1],
+        "BOUNDED": tuple(map_size) != (-1, -1),
+        "PRECISION": precision,
+        "INDEX": _common.index_type(*tensors),
+        "BLOCK_K": block_of_channels(channels // groups, input.dtype, precision, windows),
+    }
+
+    def programs(tile: Tile) -> int:
+        tiles = triton.cdiv(rows, tile.BLOCK_M) * triton.cdiv(features, tile.BLOCK_N)
+        return tiles * phases[0] * phases[1] * groups
+
+    # Calls that agree in these use the same tiles; `rows` counts in steps of a factor of four.
+    alike = (input.dtype, precision, windows, switches is None, weight.shape, *stride, groups, rows.bit_length() // 2)
+    tiles = tiles_to_try(features, input.dtype, precision, _common.is_hopper_or_later(input.device))
+    _common.launch_fastest(backproject2d_kernel, programs, input.device, arguments, tiles, alike)
+    return output if channels_last else dense_copy(output, False)
+
+
+def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """The weight as the kernel reads it: (kh, kw, K, C / groups), dense."""
+    return weight.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format)
+
+
+def float32_precision() -> str:
+    """How factors of float32 are rounded, from what torch allows for convolutions (by either of its two settings)."""
+    allowed = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    return "tf32" if allowed and not torch.version.hip else "ieee"
+
+
+def inverse(stride: int, dilation: int) -> int:
+    """With both divided by their common divisor: what `dilation` is multiplied by to give 1, modulo `stride`."""
+    common = math.gcd(stride, dilation)
+    return pow(dilation // common, -1, stride // common)
+
+
+def block_of_channels(channels: int, dtype: torch.dtype, precision: str, windows: Pair) -> int:
+    """Channels that one product sums over: up to 128 bytes of a pixel, half of it where several windows are read."""
+    most = (128 if windows == (1, 1) else 64) // dtype.itemsize
+    if not on_matrix_units(dtype, precision):
+        most = SMALLEST_BLOCK
+    return max(SMALLEST_BLOCK, min(triton.next_power_of_2(channels), most))
+
+
+def on_matrix_units(dtype: torch.dtype, precision: str) -> bool:
+    """Whether factors of `dtype` are multiplied by the fast units, which know 16-bit types and TF32."""
+    return dtype.itemsize == 2 or (dtype == torch.float32 and precision == "tf32")
+
+
+def tiles_to_try(features: int, dtype: torch.dtype, precision: str, hopper: bool) -> list[Tile]:
+    """Tiles of output positions and channels, a modest one that fits every card first.
+
+    All give the same bits, so a unit's result does not depend on the batch it is in. An element is one sum over blocks
+    of channels and over taps, whose size and order the tile does not change. And no tile is so small that a compiler
+    would take other instructions for it: Hopper's multiply 64 rows at a time, AMD's 32 rows by 32 columns.
+    """
+    if on_matrix_units(dtype, precision):
+        shapes = [(64, 64, 4, 3), (128, 64, 4, 3), (128, 128, 8, 3)]
+        if hopper:  # elsewhere these do not fit in registers
+            shapes += [(64, 128, 4, 3), (128, 256, 8, 3)]
+    else:
+        shapes = [(64, 32, 4, 2), (128, 64, 8, 2)]
+    widest = max(SMALLEST_BLOCK, triton.next_power_of_2(features))
+    return list(dict.fromkeys(Tile(rows, min(columns, widest), *rest) for rows, columns, *rest in shapes))
+
+
+@triton.jit
+def taps_of_phase(
+    phase,
+    begin,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    DILATION: tl.constexpr,
+    COMMON: tl.constexpr,
+    INVERSE: tl.constexpr,
+):
+    """Whether taps reach a phase, the first that does, how many do, and the signal that the first brings to cell 0.
+
+    Tap `t` reaches the positions that are `t * DILATION` modulo STRIDE. So if any tap reaches a phase, then every
+    `STRIDE // COMMON`-th does. Where none does, tap 0 stands for it.
+    """
+    position = begin + phase
+    remainder = position % STRIDE
+    first = remainder // COMMON * INVERSE % (STRIDE // COMMON)
+    reached = (remainder % COMMON == 0) & (first < KERNEL)
+    first = tl.where(reached, first, 0)
+    count = tl.where(reached, tl.cdiv(KERNEL - first, STRIDE // COMMON), 1)
+    return reached, first, count, (position - first * DILATION) // STRIDE
+
+
+@triton.jit
+def tap_of_window(window, position, first, count, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr):
+    """The tap through which a pooling window sees a position, and whether it does; all are unsigned."""
+    EXTENT: tl.constexpr = DILATION * (KERNEL - 1) + 1
+    offset = position - window * STRIDE
+    sees = window - first < count
+    if EXTENT % STRIDE != 0:
+        sees = sees & (offset < EXTENT)
+    if DILATION > 1:
+        sees = sees & (offset % DILATION == 0)
+    return offset // DILATION, sees
+
+
+@triton.jit
+def windows_on_map(origin, inside, pooled_size, switches_size):
+    """Of `pooled_size` windows, the first that lies on the map of switches, and how many do."""
+    first = tl.minimum(tl.maximum(-origin, 0), pooled_size)
+    end = tl.minimum(tl.maximum(switches_size - origin, 0), pooled_size)
+    return first.to(tl.uint32), tl.where(inside, tl.maximum(end - first, 0), 0).to(tl.uint32)
+
+
+@triton.jit
+def positive(value):
+    """`value`, +0 where it is negative or zero; NaN stays."""
+    return tl.maximum(value, tl.zeros_like(value), propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def backproject2d_kernel(
+    input,
+    weight,
+    image,
+    origin,
+    switches,
+    output,
+    rows,
+    channels,
+    features,
+    groups,
+    pooled_height,
+    pooled_width,
+    images,
+    switches_height,
+    switches_width,
+    height,
+    width,
+    phases_y,
+    phases_x,
+    cells_height,
+    cells_width,
+    begin_y,
+    begin_x,
+    base_y,
+    base_x,
+    map_height,
+    map_width,
+    POOL_KERNEL_Y: tl.constexpr,
+    POOL_KERNEL_X: tl.constexpr,
+    POOL_STRIDE_Y: tl.constexpr,
+    POOL_STRIDE_X: tl.constexpr,
+    POOL_DILATION_Y: tl.constexpr,
+    POOL_DILATION_X: tl.constexpr,
+    WINDOWS_Y: tl.constexpr,
+    WINDOWS_X: tl.constexpr,
+    LAST: tl.constexpr,
+    RELU: tl.constexpr,
+    KERNEL_Y: tl.constexpr,
+    KERNEL_X: tl.constexpr,
+    STRIDE_Y: tl.constexpr,
+    STRIDE_X: tl.constexpr,
+    DILATION_Y: tl.constexpr,
+    DILATION_X: tl.constexpr,
+    COMMON_Y: tl.constexpr,
+    COMMON_X: tl.constexpr,
+    INVERSE_Y: tl.constexpr,
+    INVERSE_X: tl.constexpr,
+    STEP_Y: tl.constexpr,
+    STEP_X: tl.constexpr,
+    BOUNDED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """A tile is [BLOCK_M, BLOCK_N]: output positions of one phase by `features`, output channels of one group."""
+    feature_tiles = tl.cdiv(features, BLOCK_N)
+    program = tl.program_id(0)
+    rest = program // feature_tiles
+    feature = (program - rest * feature_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+    phase = rest % (phases_y * phases_x)
+    rest = rest // (phases_y * phases_x)
+    group = rest % groups
+    row = (rest // groups).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
+
+    line = row // cells_width
+    unit = line // cells_height
+    cell_y = (line - unit * cells_height).to(tl.int32)
+    cell_x = (row - line * cells_width).to(tl.int32)
+    y = cell_y * STRIDE_Y + phase // phases_x
+    x = cell_x * STRIDE_X + phase % phases_x
+    written = (row < rows) & (y < height) & (x < width)
+
+    reached_y, first_tap_y, taps_y, signal_y = taps_of_phase(
+        phase // phases_x, begin_y, KERNEL_Y, STRIDE_Y, DILATION_Y, COMMON_Y, INVERSE_Y
+    )
+    reached_x, first_tap_x, taps_x, signal_x = taps_of_phase(
+        phase % phases_x, begin_x, KERNEL_X, STRIDE_X, DILATION_X, COMMON_X, INVERSE_X
+    )
+
+    origin_y = tl.load(origin + 2 * unit, mask=written, other=0)
+    origin_x = tl.load(origin + 2 * unit + 1, mask=written, other=0)
+    inside = written & reached_y & reached_x
+    if BOUNDED:
+        map_y = origin_y * STEP_Y + base_y + y
+        map_x = origin_x * STEP_X + base_x + x
+        inside = inside & (map_y >= 0) & (map_y < map_height) & (map_x >= 0) & (map_x < map_width)
+
+    all_channels = channels * groups
+    plane = unit * pooled_height * pooled_width * all_channels + group * channels
+    if switches is None:
+        first_y, count_y = windows_on_map(tl.zeros_like(cell_y), inside, pooled_height, pooled_height)
+        first_x, count_x = windows_on_map(tl.zeros_like(cell_x), inside, pooled_width, pooled_width)
+    else:
+        source = tl.load(image + unit, mask=written, other=-1)
+        exists = inside & (source >= 0) & (source < images)
+        first_y, count_y = windows_on_map(origin_y, exists, pooled_height, switches_height)
+        first_x, count_x = windows_on_map(origin_x, exists, pooled_width, switches_width)
+        source = (source * switches_height + origin_y) * switches_width + origin_x
+        switches_plane = (source * all_channels + group * channels).to(INDEX)
+
+    dtype: tl.constexpr = input.dtype.element_ty
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if dtype == tl.float64 else tl.float32)
+    # At least one step: where a loop might be skipped, ptxas lets no two products of Hopper's overlap.
+    for step in range(tl.maximum(tl.cdiv(channels, BLOCK_K) * taps_y * taps_x, 1)):
+        # Taps change faster than channels, so that what a step reads lies next to what the last one did.
+        line_of_taps = step // taps_x
+        tap_x = step - line_of_taps * taps_x
+        tap_y = line_of_taps % taps_y
+        channel = line_of_taps // taps_y * BLOCK_K + tl.arange(0, BLOCK_K)
+        in_channels = channel < channels
+
+        # Unsigned, so that what lies before the map lies far behind its end.
+        position_y = (cell_y + (signal_y - tap_y * (DILATION_Y // COMMON_Y))).to(tl.uint32)
+        position_x = (cell_x + (signal_x - tap_x * (DILATION_X // COMMON_X))).to(tl.uint32)
+        signal = tl.zeros((BLOCK_M, BLOCK_K), dtype)
+        if WINDOWS_Y * WINDOWS_X > 1:
+            signal = comparable(signal)
+        for back_y in tl.static_range(WINDOWS_Y - 1, -1, -1):
+            window_y = position_y // POOL_STRIDE_Y - back_y
+            pool_tap_y, sees_y = tap_of_window(
+                window_y, position_y, first_y, count_y, POOL_KERNEL_Y, POOL_STRIDE_Y, POOL_DILATION_Y
+            )
+            for back_x in tl.static_range(WINDOWS_X - 1, -1, -1):
+                window_x = position_x // POOL_STRIDE_X - back_x
+                pool_tap_x, sees_x = tap_of_window(
+                    window_x, position_x, first_x, count_x, POOL_KERNEL_X, POOL_STRIDE_X, POOL_DILATION_X
+                )
+                sees = (sees_y & sees_x)[:, None] & in_channels[None, :]
+                offset = plane + (window_y.to(INDEX) * pooled_width + window_x) * all_channels
+                value = tl.load(input + offset[:, None] + channel[None, :], mask=sees, other=0.0)
+                if switches is not None:
+                    offset = switches_plane + (window_y.to(INDEX) * switches_width + window_x) * all_channels
+                    switch = tl.load(switches + offset[:, None] + channel[None, :], mask=sees, other=0)
+                    chosen = switch.to(tl.int32) == (pool_tap_y * POOL_KERNEL_X + pool_tap_x).to(tl.int32)[:, None]
+                if switches is None:
+                    signal = value
+                elif WINDOWS_Y * WINDOWS_X == 1:
+                    signal = tl.where(chosen, value, signal)
+                elif LAST:
+                    signal = tl.where(chosen & sees, comparable(value), signal)
+                else:
+                    signal += tl.where(chosen, comparable(value), 0.0)
+        if RELU:
+            signal = positive(signal)
+
+        tap = (first_tap_y + tap_y * (STRIDE_Y // COMMON_Y)) * KERNEL_X + first_tap_x + tap_x * (STRIDE_X // COMMON_X)
+        offset = (tap * all_channels + group * channels + channel).to(INDEX) * features
+        mask = in_channels[:, None] & (feature < features)[None, :]
+        factor = tl.load(weight + offset[:, None] + feature[None, :], mask=mask, other=0.0)
+        total = tl.dot(signal.to(dtype), factor, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+    total = tl.where(inside[:, None], total, 0.0)
+    offset = ((unit * height + y) * width + x) * (groups * features) + group * features
+    mask = written[:, None] & (feature < features)[None, :]
+    tl.store(output + offset[:, None] + feature[None, :], total.to(dtype), mask=mask)
