@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -32,13 +33,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from tolerances import RELATIVE, assert_close
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TOTAL_LIMIT = 530.0  # seconds
 LIMITS = {
     "build": 120.0,
-    "exercise": 60.0,
+    "exercise": 110.0,
     "benchmarks": 80.0,
+    "backprojections": 130.0,
     "memcheck": 60.0,
     "racecheck": 60.0,
     "tests": 240.0,
@@ -47,6 +52,9 @@ BACKENDS = ("cuda", "triton")
 GRACE = 10.0  # seconds of a limit that are kept for a process to end by itself
 ROUNDS = 30
 WARM_UP = 3
+BACKPROJECTION_ROUNDS = 12
+MULTIPLICATIONS = 4e10  # of one measured backprojection, zeros included
+MOST_UNITS = 10_000
 SMALLEST = 256 * 2**20  # bytes of the larger tensor of a measurement, several times any L2 cache
 FLUSH = 512 * 2**20  # bytes
 SANITIZER_FOUND = 99
@@ -261,16 +269,21 @@ def measure(case: Case) -> Outcome:
     }
 
 
-def run_benchmarks(output: Path, limit: float) -> bool:
-    """Measures every case, rewriting `output` after each; cases that do not fit into `limit` seconds say so."""
+def run_benchmarks(kind: str, output: Path, limit: float) -> bool:
+    """Measures every case of a kind, rewriting `output` after each; what does not fit into `limit` seconds says so."""
     began = time.monotonic()
     outcomes: list[Outcome] = []
-    for case in cases():
+    measured: list[tuple[Any, Callable[[Any], Outcome]]] = (
+        [(case, measure) for case in cases()]
+        if kind == "benchmarks"
+        else [(case, measure_backprojection) for case in backprojections()]
+    )
+    for case, measure_case in measured:
         if time.monotonic() - began > limit:
             outcomes.append({"case": case.name, "error": "not run: no time left"})
         else:
             try:
-                outcomes.append(measure(case))
+                outcomes.append(measure_case(case))
             except Exception as error:  # a wrong or failing kernel is reported, and the others are still measured
                 outcomes.append({"case": case.name, "error": f"{type(error).__name__}: {error}"[:1000]})
         torch.cuda.empty_cache()
@@ -284,8 +297,181 @@ def describe(outcome: Outcome) -> str:
     if "error" in outcome:
         return f"{outcome['case']}: {outcome['error']}"
     times = ", ".join(f"{name} {seconds * 1e6:.0f} us" for name, seconds in outcome["seconds"].items())
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in outcome["share_of_copy"].items())
-    return f"{outcome['case']}: {times}; of the copy bandwidth: {shares}"
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in outcome.get("share_of_copy", {}).items())
+    ratios = ", ".join(
+        f"{name} {ratio:.2f}x {baseline}"
+        for baseline, found in outcome["speedup_over"].items()
+        for name, ratio in found.items()
+    )
+    return (
+        f"{outcome['case']}: {times}"
+        + (f"; {ratios}" if ratios else "")
+        + (f"; of the copy: {shares}" if shares else "")
+    )
+
+
+# Backprojection
+
+
+@dataclasses.dataclass(frozen=True)
+class Backprojection:
+    """A 3x3 convolution of VGG16, backwards, on windows of one size; after the unpooling of a 2x2 pool, or without."""
+
+    layer: str
+    channels: int
+    features: int
+    window: int
+    pooled: bool
+    precision: str  # "float32", "tf32" or "bfloat16"
+
+    @property
+    def name(self) -> str:
+        signal = f"{2 * self.window}x{2 * self.window} from " if self.pooled else ""
+        return f"{self.layer} {self.channels}->{self.features} {signal}{self.window}x{self.window} {self.precision}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    @property
+    def units(self) -> int:
+        """As many as give the matrix units work for a while."""
+        positions = (2 * self.window if self.pooled else self.window) ** 2
+        return min(MOST_UNITS, max(16, int(MULTIPLICATIONS / (9 * positions * self.channels * self.features))))
+
+    @property
+    def tolerance(self) -> torch.dtype:
+        """The dtype whose tolerance applies: TF32 has as many digits as float16."""
+        return torch.float16 if self.precision == "tf32" else self.dtype
+
+
+def backprojections() -> list[Backprojection]:
+    """Every layer of VGG16 below a pool, at windows of conv5_3 and of units just above the pool; and some others.
+
+    The layers that decide come first, in case time runs out.
+    """
+    after_a_pool = [
+        ("conv4_3", 512, 512, 7),
+        ("conv3_3", 256, 256, 20),
+        ("conv2_2", 128, 128, 46),
+        ("conv1_2", 64, 64, 96),
+        ("conv4_3", 512, 512, 3),
+        ("conv3_3", 256, 256, 3),
+        ("conv2_2", 128, 128, 3),
+        ("conv1_2", 64, 64, 3),
+    ]
+    rectified = [
+        ("conv5_3", 512, 512, 3),
+        ("conv4_1", 512, 256, 18),
+        ("conv3_2", 256, 256, 5),
+        ("conv2_1", 128, 64, 94),
+        ("conv1_1", 64, 3, 194),
+    ]
+    return [
+        Backprojection(*shape, pooled, precision)
+        for shapes, pooled in ((after_a_pool, True), (rectified, False))
+        for precision in ("float32", "tf32", "bfloat16")
+        for shape in shapes
+    ]
+
+
+def backproject(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    pool: tuple[int, int] = (2, 2),
+    stride: int = 1,
+    groups: int = 1,
+    overlap: str = "sum",
+    map_size: tuple[int, int] = (-1, -1),
+) -> Tensor:
+    """The op behind the checks, on the backend in force: rectified windows, the whole result."""
+    import deconv_kernels as dk
+
+    kernel, step = pool if switches is not None else (1, 1)
+    signal = [(length - 1) * step + kernel for length in input.shape[2:]]
+    size = [(length - 1) * stride + taps for length, taps in zip(signal, weight.shape[2:], strict=True)]
+    pooling = ([kernel, kernel], [step, step], [1, 1])
+    convolution = ([stride, stride], [1, 1], groups)
+    op = dk.backends.operator("backproject2d", input)
+    tensors = (input, weight, image, origin, switches, packed)
+    return op(*tensors, *pooling, overlap, True, *convolution, [0, 0], size, [0, 0], list(map_size))
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Torch's setting for convolutions, which cuDNN and our Triton kernel obey."""
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def measure_backprojection(case: Backprojection) -> Outcome:
+    """Checks both backends on a case and then times them, and unpooling, rectifier and cuDNN as separate calls.
+
+    Returns:
+        Seconds of each, and how many times faster ours are than the faster layout of the separate calls.
+
+    Raises:
+        AssertionError: a backend gives a wrong result; nothing is timed then.
+    """
+    import deconv_kernels as dk
+
+    torch.manual_seed(SEED)
+    torch.backends.cudnn.benchmark = True
+    allow_tf32(case.precision == "tf32")
+    shape = (case.units, case.channels, case.window, case.window)
+    input = torch.randn(shape, device="cuda", dtype=case.dtype).to(memory_format=torch.channels_last)
+    weight = torch.randn(case.channels, case.features, 3, 3, device="cuda", dtype=case.dtype)
+    image = torch.randint(0, 4, (case.units,), device="cuda")
+    origin = torch.randint(0, 8, (case.units, 2), device="cuda")
+    switches = None
+    if case.pooled:
+        switches = torch.randint(0, 4, (4, case.channels, *[case.window + 8] * 2), device="cuda", dtype=torch.uint8)
+        switches = switches.to(memory_format=torch.channels_last)
+
+    def separate(memory_format: torch.memory_format) -> Callable[[], Tensor]:
+        values, factor = input.contiguous(memory_format=memory_format), weight.contiguous(memory_format=memory_format)
+        codes = None if switches is None else switches.contiguous(memory_format=memory_format)
+
+        def run() -> Tensor:
+            signal = values
+            if codes is not None:
+                op = torch.ops.deconv_kernels.max_unpool2d_window
+                signal = op(values, codes, image, origin, [2, 2], [2, 2], [1, 1], "sum", False)
+            return F.conv_transpose2d(F.relu(signal), factor)
+
+        return run
+
+    def ours(backend: str) -> Callable[[], Tensor]:
+        with forced(backend):
+            packed = dk.backends.operator("pack_weight", weight)(weight, [1, 1], [1, 1], 1)
+        return lambda: backproject(input, weight, image, origin, switches, packed)
+
+    ends = torch.tensor([0, case.units - 1], device="cuda")
+    with dk.backends.use("reference"):
+        few = (input[ends].double(), weight.double(), image[ends], origin[ends])
+        exact = backproject(*few, switches, None)
+    available = {backend: ours(backend) for backend in BACKENDS if dk.backends.why_not(backend) is None}
+    for backend, run in available.items():
+        with forced(backend):
+            result = run()[ends]
+        assert result.dtype == case.dtype
+        error = (result.double() - exact).abs().max() / exact.abs().max()
+        assert error <= RELATIVE[case.tolerance], f"{backend}: relative error {error.item():g}"
+    baselines = {
+        "separate, contiguous": separate(torch.contiguous_format),
+        "separate, channels_last": separate(torch.channels_last),
+    }
+    seconds = interleaved_medians({**available, **baselines}, BACKPROJECTION_ROUNDS)
+    best = min(seconds[name] for name in baselines)
+    return {
+        "case": case.name,
+        "units": case.units,
+        "seconds": seconds,
+        "speedup_over": {"the faster separate": {backend: best / seconds[backend] for backend in available}},
+        "not_run": {b: dk.backends.why_not(b) for b in BACKENDS if b not in available},
+    }
 
 
 # What the sanitizers watch
@@ -315,6 +501,9 @@ def exercise() -> None:
                     for backend in BACKENDS:
                         assert_same(tuple(r.cpu() for r in results_of(x.cuda(), window, backend)), expected)
     lost_windows()
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels_last in (False, True):
+            exercise_backprojection(dtype, channels_last)
     torch.cuda.synchronize()
 
 
@@ -334,6 +523,49 @@ def results_of(x: Tensor, window: tuple[int, int, int, int], backend: str) -> tu
         return y, switches, out, indices, back, windows
 
 
+def exercise_backprojection(dtype: torch.dtype, channels_last: bool) -> None:
+    """Runs backproject2d of every GPU backend on small windows and compares it with the reference in float64."""
+    import deconv_kernels as dk
+
+    allow_tf32(False)
+    calls: list[tuple[int, int, Outcome]] = [
+        (3, 64, {"pool": (2, 2), "map_size": (12, 9)}),
+        (5, 8, {"pool": (3, 2), "overlap": "last"}),
+        (7, 8, {"pool": None, "stride": 2, "groups": 2}),
+    ]
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    for taps, features, options in calls:
+        groups, pool = options.get("groups", 1), options.pop("pool")
+        input = torch.randn(3, 16, 2, 3, dtype=dtype).to(memory_format=memory_format)
+        weight = torch.randn(16, features, taps, taps, dtype=dtype)
+        image, origin = torch.tensor([1, 0, 1]), torch.tensor([[0, 0], [-1, 1], [2, -2]])
+        switches = None
+        if pool is not None:
+            switches = torch.randint(0, pool[0] ** 2, (2, 16, 5, 5), dtype=torch.uint8)
+            switches, options["pool"] = switches.to(memory_format=memory_format), pool
+        with dk.backends.use("reference"):
+            exact = backproject(input.double(), weight.double(), image, origin, switches, None, **options)
+        codes = None if switches is None else switches.cuda()
+        tensors = (input.cuda(), weight.cuda(), image.cuda(), origin.cuda(), codes, None)
+        for backend in BACKENDS:
+            with forced(backend):
+                what = f"{backend} {taps}x{taps} {options} groups {groups} {dtype} channels_last={channels_last}"
+                run = functools.partial(backproject, *tensors, **options)
+                assert_close(run(), exact, what)
+                if "PYTORCH_NO_CUDA_MEMORY_CACHING" not in os.environ:  # a capture cannot allocate without the cache
+                    assert_close(replayed(run), exact, f"graph, {what}")
+
+
+def replayed(run: Callable[[], Tensor]) -> Tensor:
+    """What `run` computes when it is replayed from a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+    result.fill_(torch.nan)
+    graph.replay()
+    return result
+
+
 def lost_windows() -> None:
     """Images and origins that do not exist must give zeros and read nothing; asked of the ops behind the checks."""
     values = torch.ones(4, 8, 2, 3, device="cuda")
@@ -343,6 +575,12 @@ def lost_windows() -> None:
     for namespace in (torch.ops.deconv_kernels, torch.ops.deconv_kernels_triton):
         result = namespace.max_unpool2d_window(values, switches, image, origin, [2, 2], [2, 2], [1, 1], "sum", False)
         assert not result.any(), "a window of no image is not zero"
+    weight = torch.ones(8, 8, 3, 3, device="cuda")
+    for backend in BACKENDS:
+        with forced(backend):
+            assert not backproject(values, weight, image, origin, switches, None).any(), (
+                "a window of no image is not zero"
+            )
 
 
 # Stages
@@ -467,14 +705,18 @@ def exercise_alone(limit: float) -> Outcome:
     return outcome_of(*start([sys.executable, __file__, "--exercise"], limit), limit)
 
 
-def benchmark(limit: float) -> Outcome:
-    """Runs the measurements and keeps those that were done, whatever becomes of the rest."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "benchmarks.json"
-        command = [sys.executable, __file__, "--benchmark", str(output), "--limit", str(limit - 2 * GRACE)]
-        outcome = outcome_of(*start(command, limit), limit)
-        outcome["results"] = json.loads(output.read_text()) if output.exists() else []
-    return outcome
+def benchmark(kind: str) -> Callable[[float], Outcome]:
+    """Runs the measurements of a kind and keeps those that were done, whatever becomes of the rest."""
+
+    def run(limit: float) -> Outcome:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "benchmarks.json"
+            command = [sys.executable, __file__, "--measure", kind, "--output", str(output)]
+            outcome = outcome_of(*start([*command, "--limit", str(limit - 2 * GRACE)], limit), limit)
+            outcome["results"] = json.loads(output.read_text()) if output.exists() else []
+        return outcome
+
+    return run
 
 
 def find_nvcc() -> str | None:
@@ -521,7 +763,8 @@ def check() -> int:
     passed = [run.stage("build", build)]
     later = {
         "exercise": exercise_alone,
-        "benchmarks": benchmark,
+        "benchmarks": benchmark("benchmarks"),
+        "backprojections": benchmark("backprojections"),
         "memcheck": sanitize("memcheck"),
         "racecheck": sanitize("racecheck"),
         "tests": test,
@@ -538,14 +781,18 @@ def check() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build, test and measure on a GPU.")
     parser.add_argument("--exercise", action="store_true", help="only run what the sanitizers watch")
-    parser.add_argument("--benchmark", type=Path, metavar="FILE", help="only measure, and write the results to FILE")
-    parser.add_argument("--limit", type=float, default=LIMITS["benchmarks"], help="seconds for --benchmark")
+    parser.add_argument("--measure", choices=("benchmarks", "backprojections"), help="only measure, into --output")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the results of --measure go")
+    parser.add_argument("--limit", type=float, help="seconds for --measure")
     arguments = parser.parse_args()
     if arguments.exercise:
         exercise()
         return 0
-    if arguments.benchmark is not None:
-        return 0 if run_benchmarks(arguments.benchmark, arguments.limit) else 1
+    if arguments.measure is not None:
+        if arguments.output is None:
+            parser.error("--measure needs --output")
+        limit = LIMITS[arguments.measure] if arguments.limit is None else arguments.limit
+        return 0 if run_benchmarks(arguments.measure, arguments.output, limit) else 1
     return check()
 
 

@@ -203,8 +203,8 @@ def backproject2d(
     Returns:
         The windows (U, C, h', w') on the convolution's input, by default with h' = (h - 1) * stride + dilation *
         (kh - 1) + 1 rows where h counts rows after unpooling, in the memory format of `input`; and their origins (U, 2)
-        in that map. Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled signal. A
-        signal of zero contributes nothing, whatever the weight.
+        in that map. Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled signal.
+        Weights must be finite: a signal of zero may be skipped or multiplied.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.

@@ -187,7 +187,7 @@ def backproject2d(
     full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), stride, dilation, groups)
     out = full[:, :, begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
     out = F.pad(out, (0, size[1] - out.shape[3], 0, size[0] - out.shape[2]))
-    if map_size != (-1, -1):
+    if tuple(map_size) != (-1, -1):
         for axis in (0, 1):
             step = stride[axis] if switches is None else stride[axis] * pool_stride[axis]
             position = origin[:, axis : axis + 1] * step + base[axis] + torch.arange(size[axis], device=origin.device)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops import max_pool2d, max_unpool2d_window
+from .ops import Backprojection, max_pool2d, max_unpool2d_window, send_back
 from .windows import Shape, Window, Windows
 
 Pair = tuple[int, int]
@@ -333,6 +333,25 @@ class Linear(Step):
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         weight, _ = self.parameters()
-        values = windows.settled().values
-        values = values.flatten(1) @ weight if windows.channel is None else weight[windows.channel] * values[:, 0, 0]
-        return Windows(values[:, :, None, None], below, windows.positions)
+        if windows.channel is not None:
+            values = (weight[windows.channel] * windows.settled().values[:, 0, 0])[:, :, None, None]
+            return Windows(values, below, windows.positions)
+        positions = windows.positions
+        if windows.unpooling is not None:
+            windows = windows.settled()
+        # A matrix product would not promise the same bits whatever the number of rows.
+        values = send_back(
+            windows.values,
+            weight[:, :, None, None],
+            positions.image,
+            positions.origins(windows.window),
+            None,
+            None,
+            _ONE_POSITION._replace(relu=windows.rectify),
+        )
+        return Windows(values, below, positions)
+
+
+_ONE_POSITION = Backprojection(
+    (1, 1), (1, 1), (1, 1), "sum", False, (1, 1), (1, 1), 1, (0, 0), (1, 1), (0, 0), (-1, -1)
+)

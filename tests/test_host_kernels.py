@@ -1,11 +1,14 @@
 """The CUDA kernels, executed on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer.
 
 pytest builds `csrc/host/module.cpp` with the sanitizers and starts this file as a program, once per op, in a Python
-that has AddressSanitizer preloaded. The program compares every kernel with ATen or with NumPy, bit for bit.
+that has AddressSanitizer preloaded. The program compares every kernel with ATen or with NumPy, bit for bit, and the
+sums of products of backproject2d with ATen's in float64.
 """
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,11 +40,13 @@ from pooling_cases import (
     switches_of,
     unpool_by_hand,
 )
+from tolerances import assert_rounded_once
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARD = 4096  # bytes before and after every array
 GUARD_BYTE = 0xA5
 LARGEST_IMAGE = 1_200  # elements
+MOST_PRODUCTS = 200_000  # of one backprojection
 CHANNELS = (1, 3, 8, 16)
 LANES = {torch.float32: 4, torch.float64: 2, torch.float16: 8, torch.bfloat16: 8}
 pytestmark = pytest.mark.xdist_group("host_kernels")
@@ -57,14 +63,23 @@ GEOMETRIES_HERE = [g for g in GEOMETRIES if g.size[0] * g.size[1] <= LARGEST_IMA
 
 
 class Guarded:
-    """A NumPy array in the order of memory, between guards, aligned to 16 bytes or one element off."""
+    """A NumPy array in the order of memory, aligned to 16 bytes or one element off.
 
-    def __init__(self, values: Tensor, channels_last: bool = False, misaligned: bool = False) -> None:
+    It lies behind a guard, and at the end of its memory, past which AddressSanitizer sees a kernel read. What a kernel
+    writes has a guard behind it as well.
+    """
+
+    def __init__(
+        self, values: Tensor, channels_last: bool = False, misaligned: bool = False, guard_behind: int = 0
+    ) -> None:
         self.dtype, self.channels_last = values.dtype, channels_last
         values = values.movedim(1, -1) if channels_last else values
         size = values.numel() * values.element_size()
-        self.buffer = np.full(size + 2 * GUARD + 64, GUARD_BYTE, dtype=np.uint8)
-        self.start = GUARD + -(self.buffer.ctypes.data + GUARD) % 16 + (values.element_size() if misaligned else 0)
+        # malloc aligns to 16 bytes, and so the start of the array follows from what lies before it.
+        before = GUARD + (values.element_size() if misaligned else 0)
+        self.buffer = np.full(before + size + guard_behind, GUARD_BYTE, dtype=np.uint8)
+        assert self.buffer.ctypes.data % 16 == 0
+        self.start = before
         self.end = self.start + size
         numbers = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values.contiguous()
         self.array = self.buffer[self.start : self.end].view(numbers.numpy().dtype).reshape(numbers.shape)
@@ -73,7 +88,7 @@ class Guarded:
     @classmethod
     def unwritten(cls, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, misaligned: bool) -> Guarded:
         """An array filled with the byte of the guards."""
-        guarded = cls(torch.zeros(shape, dtype=dtype), channels_last, misaligned)
+        guarded = cls(torch.zeros(shape, dtype=dtype), channels_last, misaligned, GUARD)
         guarded.buffer[:] = GUARD_BYTE
         return guarded
 
@@ -206,6 +221,16 @@ def windows_by_hand(
     return unpool_by_hand(values, local, geometry, overlap, relu)
 
 
+def random_windows(units: int, images: int, pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Images and origins of windows; some overhang the map, are far from it, or belong to no image."""
+    far = torch.tensor([-(2**63), 2**63 - 1, -(2**31), 2**31])
+    image = torch.randint(-1, images + 1, (units,))
+    origin = torch.randint(*random.choice(((-6, max(pooled) + 2), (-1, min(pooled)))), (units, 2))
+    image = torch.where(torch.rand(units) < 0.05, far[torch.randint(0, 4, (units,))], image)
+    origin = torch.where(torch.rand(units, 2) < 0.05, far[torch.randint(0, 4, (units, 2))], origin)
+    return image, origin
+
+
 def check_max_unpool2d_window(host: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for geometry, dtype, channels_last in cases():
@@ -217,11 +242,7 @@ def check_max_unpool2d_window(host: Any) -> dict[str, int]:
         local = Geometry(size, geometry.kernel, geometry.stride, (0, 0), geometry.dilation)  # type: ignore[arg-type]
         values = random_values((units, channels, *window), dtype)
         switches = random_switches((images, channels, *geometry.pooled), geometry)
-        far = torch.tensor([-(2**63), 2**63 - 1, -(2**31), 2**31])
-        image = torch.randint(-1, images + 1, (units,))
-        origin = torch.randint(-6, max(geometry.pooled) + 2, (units, 2))
-        image = torch.where(torch.rand(units) < 0.05, far[torch.randint(0, 4, (units,))], image)
-        origin = torch.where(torch.rand(units, 2) < 0.05, far[torch.randint(0, 4, (units, 2))], origin)
+        image, origin = random_windows(units, images, geometry.pooled)
         relu, overlap = random.random() < 0.5, random.choice(("sum", "last"))
         expected = windows_by_hand(values, switches, image, origin, local, overlap, relu)
         misaligned = random.random() < 0.2
@@ -248,6 +269,232 @@ def check_max_unpool2d_window(host: Any) -> dict[str, int]:
                 what = f"{local} {dtype} channels_last={channels_last} {path} image {image} origin {origin}"
                 assert_same_bits(result.tensor(), expected, f"{what} {overlap} relu={relu}")
     return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One transposed convolution of windows of `window` signal values."""
+
+    window: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    inputs: int = 8  # channels of a group
+    outputs: int = 8  # channels of a group
+
+    @property
+    def takes_patches(self) -> bool:
+        return self.kernel == (3, 3) and self.stride == self.dilation == (1, 1) and self.outputs % 64 == 0
+
+    def signal(self, pooling: Geometry | None) -> tuple[int, int]:
+        """The size of the unpooled window."""
+        if pooling is None:
+            return self.window
+        height, width = ((n - 1) * s + e for n, s, e in zip(self.window, pooling.stride, pooling.extent, strict=True))
+        return height, width
+
+    def full(self, pooling: Geometry | None) -> tuple[int, int]:
+        """The size of the whole result."""
+        height, width = (
+            (n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip(self.signal(pooling), self.stride, self.dilation, self.kernel, strict=True)
+        )
+        return height, width
+
+    def products(self, pooling: Geometry | None) -> int:
+        """Multiplications of one window."""
+        height, width = self.signal(pooling)
+        return self.groups * self.inputs * self.outputs * height * width * self.kernel[0] * self.kernel[1]
+
+
+CONVOLUTIONS = [
+    Convolution((1, 1), (3, 3)),
+    Convolution((1, 1), (3, 3), inputs=34, outputs=64),
+    Convolution((2, 2), (3, 3), inputs=20, outputs=64),
+    Convolution((3, 5), (3, 3), inputs=3, outputs=128),
+    Convolution((3, 2), (3, 3), groups=2, inputs=2, outputs=64),
+    Convolution((5, 9), (3, 3), inputs=1, outputs=64),
+    Convolution((3, 3), (3, 3), inputs=16, outputs=72),
+    Convolution((7, 7), (3, 3), inputs=20, outputs=16),
+    Convolution((9, 8), (3, 3), inputs=4, outputs=3),
+    Convolution((3, 2), (11, 11), (4, 4), inputs=8, outputs=3),
+    Convolution((4, 3), (7, 7), (2, 2), inputs=16, outputs=3),
+    Convolution((2, 3), (5, 5), groups=2, inputs=17, outputs=8),
+    Convolution((3, 3), (3, 3), groups=8, inputs=1, outputs=1),
+    Convolution((2, 2), (15, 17), inputs=4, outputs=2),
+    Convolution((2, 3), (3, 3), (1, 1), (9, 4), inputs=4, outputs=8),
+    Convolution((3, 2), (2, 3), (3, 4), (2, 6), inputs=5, outputs=9),
+    Convolution((2, 2), (3, 1), (4, 6), (2, 9), inputs=2, outputs=16),
+]
+POOLINGS = [
+    None,
+    Geometry((12, 12), (2, 2), (2, 2)),
+    Geometry((13, 11), (3, 3), (2, 2)),
+    Geometry((12, 17), (3, 2), (1, 1), dilation=(2, 2)),
+    Geometry((17, 15), (2, 3), (2, 1), dilation=(4, 3)),
+    Geometry((20, 20), (17, 16), (3, 2)),
+    Geometry((11, 12), (1, 2), (2, 3)),
+]
+
+
+def random_convolution() -> Convolution:
+    def pair(largest: int) -> tuple[int, int]:
+        return random.randint(1, largest), random.randint(1, largest)
+
+    channels = random.choice((1, 3, 4, 8, 9, 16, 24, 40)), random.choice((1, 2, 3, 8, 16, 24, 130))
+    return Convolution(pair(6), pair(6), pair(4), pair(4), random.choice((1, 1, 2, 3)), *channels)
+
+
+@dataclasses.dataclass
+class Backprojection:
+    """One call of backproject2d, with the names of its arguments."""
+
+    convolution: Convolution
+    pooling: Geometry | None
+    channels_last: bool
+    input: Tensor
+    weight: Tensor
+    image: Tensor
+    origin: Tensor
+    switches: Tensor | None
+    overlap: str
+    relu: bool
+    begin: tuple[int, int]
+    size: tuple[int, int]
+    base: tuple[int, int]
+    map_size: tuple[int, int]
+
+    @classmethod
+    def random(cls, convolution: Convolution, pooling: Geometry | None, channels_last: bool) -> Backprojection:
+        dtype, channels = random.choice(DTYPES), convolution.groups * convolution.inputs
+        units = random.randint(1, min(7, 1 + 2 * MOST_PRODUCTS // convolution.products(pooling)))
+        full = convolution.full(pooling)
+        begin = random.choice(((0, 0), (random.randint(0, full[0]), random.randint(0, full[1]))))
+        height, width = (max(1, f - b + random.randint(-3, 2)) for f, b in zip(full, begin, strict=True))
+        image, origin = random_windows(units, 2, (6, 6) if pooling is None else pooling.pooled)
+        return cls(
+            convolution,
+            pooling,
+            channels_last,
+            input=random_values((units, channels, *convolution.window), dtype),
+            weight=random_values((channels, convolution.outputs, *convolution.kernel), dtype, "normal"),
+            image=image,
+            origin=origin,
+            switches=None if pooling is None else random_switches((2, channels, *pooling.pooled), pooling),
+            overlap=random.choice(("sum", "last")),
+            relu=random.random() < 0.5,
+            begin=begin,
+            size=(height, width),
+            base=(random.randint(-4, 4), random.randint(-4, 4)),
+            map_size=random.choice(((-1, -1), (random.randint(1, 30), random.randint(1, 30)))),
+        )
+
+    def exact(self, magnitude: bool = False) -> Tensor:
+        """The result in float64, or the sums of the magnitudes of its terms."""
+        signal, step = F.relu(self.input) if self.relu else self.input, self.convolution.stride
+        if self.pooling is not None and self.switches is not None:
+            local = dataclasses.replace(self.pooling, size=self.convolution.signal(self.pooling), padding=(0, 0))
+            windows = (self.input, self.switches, self.image, self.origin)
+            signal = windows_by_hand(*windows, local, self.overlap, self.relu)
+            step = step[0] * local.stride[0], step[1] * local.stride[1]
+        geometry = (self.convolution.stride, 0, 0, self.convolution.groups, self.convolution.dilation)
+        signal, weight = signal.double(), self.weight.double()
+        if magnitude:
+            signal, weight = signal.abs(), weight.abs()
+        full = F.conv_transpose2d(signal, weight, None, *geometry)
+        assert full.shape[2:] == self.convolution.full(self.pooling)
+        (top, left), (height, width) = self.begin, self.size
+        result = F.pad(full, (0, width, 0, height))[:, :, top : top + height, left : left + width]
+        if self.map_size != (-1, -1):
+            for axis, place in ((0, (slice(None), None, slice(None), None)), (1, (slice(None), None, None))):
+                position = self.origin[:, axis, None] * step[axis] + self.base[axis] + torch.arange(self.size[axis])
+                result = result.masked_fill(((position < 0) | (position >= self.map_size[axis]))[place], 0)
+        return result
+
+    def run(self, host: Any, units: slice, path: str) -> tuple[Tensor, int] | None:
+        """What a kernel makes of some of the units, and how many threads a GPU starts; None if it cannot."""
+        misaligned = random.random() < 0.2
+        guarded = functools.partial(Guarded, channels_last=self.channels_last, misaligned=misaligned)
+        image, outputs = self.image[units], self.convolution.groups * self.convolution.outputs
+        shape = (len(image), outputs, *self.size)
+        result = Guarded.unwritten(shape, self.input.dtype, self.channels_last, misaligned)
+        window = ((1, 1),) * 3
+        if self.pooling is not None:
+            window = (self.pooling.kernel, self.pooling.stride, self.pooling.dilation)
+        arguments = (
+            name_of(self.input.dtype),
+            guarded(self.input[units]).array,
+            Guarded(self.weight.permute(2, 3, 0, 1), misaligned=random.random() < 0.2).array,
+            Guarded(image).array,
+            Guarded(self.origin[units]).array,
+            None if self.switches is None else guarded(self.switches).array,
+            result.array,
+            *window,
+            self.overlap,
+            self.relu,
+            self.convolution.stride,
+            self.convolution.dilation,
+            self.convolution.groups,
+            self.begin,
+            self.base,
+            self.map_size,
+            self.channels_last,
+        )
+        try:
+            threads = host.backproject2d(*arguments, path, blocks())
+        except ValueError as error:
+            assert "this path cannot" in str(error) and path == "patches", error
+            return None
+        return result.tensor(), threads
+
+
+def check_backproject2d(host: Any) -> dict[str, int]:
+    """Most convolutions with most poolings; each time one of the units by itself has to give the same, bit for bit."""
+    counts: collections.Counter[str] = collections.Counter()
+    convolutions = CONVOLUTIONS + [random_convolution() for _ in range(8)]
+    layouts = (False, True)
+    calls = list(itertools.product(convolutions, layouts, POOLINGS))
+    calls += itertools.product([c for c in convolutions if c.takes_patches], layouts, 4 * [POOLINGS[1]])
+    for convolution, channels_last, pooling in calls:
+        patches = convolution.takes_patches and pooling is not None and pooling.kernel == pooling.stride == (2, 2)
+        if convolution.products(pooling) > MOST_PRODUCTS or (not patches and random.random() < 0.5):
+            continue
+        case = Backprojection.random(convolution, pooling, channels_last)
+        exact, magnitude = case.exact(), case.exact(magnitude=True)
+        finite = exact.isfinite()
+        for path in ("tiles", "patches") if patches else ("automatic",):
+            outcome = case.run(host, slice(None), path)
+            if outcome is None:
+                continue
+            actual, threads = outcome
+            what = f"{path}, {case}"
+            expected = exact.masked_fill(finite, 0).to(actual.dtype)
+            torch.testing.assert_close(
+                actual.masked_fill(finite, 0), expected, rtol=0, atol=0, equal_nan=True, msg=what
+            )
+            sums, sums_exact, size = (t.masked_fill(~finite, 0) for t in (actual, exact, magnitude))
+            assert_rounded_once(sums, sums_exact, size, what)
+            counts[path] += 1
+            unit = random.randrange(len(actual))
+            outcome = case.run(host, slice(unit, unit + 1), path)
+            if outcome is not None:
+                assert_same_bits(outcome[0], actual[unit : unit + 1], f"unit {unit} by itself, {what}")
+                counts["shared"] += path != "patches" and threads < len(actual) * outcome[1]
+    check_signal(host)
+    return dict(counts)
+
+
+def check_signal(host: Any) -> None:
+    """A convolution that changes nothing shows the signal, which has to be right bit for bit."""
+    for pooling in POOLINGS:
+        case = Backprojection.random(Convolution((4, 3), (1, 1), inputs=9, outputs=9), pooling, random.random() < 0.5)
+        case.input = random_values(tuple(case.input.shape), case.input.dtype, "normal")
+        case.weight = torch.eye(9, dtype=case.input.dtype)[:, :, None, None]
+        outcome = case.run(host, slice(None), "automatic")
+        assert outcome is not None
+        signal = case.exact().to(case.input.dtype)
+        torch.testing.assert_close(outcome[0], signal, rtol=0, atol=0, msg=f"the signal of {case}")
 
 
 def named_by(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
@@ -359,6 +606,7 @@ def overflow(host: Any) -> dict[str, int]:
 
 
 CHECKS = {
+    "backproject2d": check_backproject2d,
     "max_pool2d": check_max_pool2d,
     "max_unpool2d": check_max_unpool2d,
     "max_unpool2d_window": check_max_unpool2d_window,
@@ -407,6 +655,8 @@ def test_kernels_under_sanitizers(host_module: Path, check: str, seed: int) -> N
     print(result.stdout)
     assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-6000:]}"
     counts = dict(line.split() for line in result.stdout.splitlines())
+    if check == "backproject2d":
+        assert set(counts) == {"automatic", "tiles", "patches", "shared"}, "not every kernel ran"
     if check in ("max_pool2d", "max_unpool2d"):
         assert set(counts) == set(PATHS), "not every kernel ran"
     if check == "max_unpool2d_window":

@@ -16,12 +16,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = (80, 90, 100)
-SOURCES = ("max_pool2d", "max_unpool2d", "max_unpool2d_window", "switches")
+SOURCES = ("backproject2d", "max_pool2d", "max_unpool2d", "max_unpool2d_window", "switches")
 MOST_REGISTERS = 168  # with which three blocks of 128 threads fit a multiprocessor
 WIDEST = {"f": 4, "d": 2, "6__half": 8, "13__nv_bfloat16": 8}  # lanes of 16 bytes, by mangled name
 
-# 16-byte (loads, stores) of a kernel, by its name and its template arguments after the number of lanes.
+# 16-byte (loads, stores) of global memory, by a kernel's name and its template arguments after the number of lanes.
 WIDE_ACCESSES = {
+    ("backproject2d_patches", ()): (0, 0),
+    ("backproject2d_tiles", ()): (6, 4),
     ("max_pool2d_pairs", (2,)): (4, 0),
     ("max_pool2d_columns", (2, 2, 1)): (4, 1),
     ("max_pool2d_columns", (3, 2, 2)): (15, 2),
@@ -33,6 +35,12 @@ WIDE_ACCESSES = {
     ("switches_to_indices", ()): (0, 2),
     ("indices_to_switches", ()): (2, 0),
 }
+
+# 16-byte loads from shared memory, at least.
+WIDE_SHARED_LOADS = {"backproject2d_patches": 5, "backproject2d_tiles": 4}
+
+# How many variants of a kernel take 16 bytes a step: one for each dtype.
+VARIANTS = {"backproject2d_patches": 3, "switches_to_indices": 2, "indices_to_switches": 2}
 
 pytestmark = pytest.mark.xdist_group("nvcc")
 
@@ -88,7 +96,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 
 def lanes_and_arguments(kernel: str) -> tuple[str, bool, tuple[int, ...]]:
     """A kernel's plain name, whether it takes 16 bytes a step, and its template arguments after the lanes."""
-    match = re.search(r"\d+(max_pool2d|max_unpool2d|switches_to|indices_to)_([a-z]+)I(.*)", kernel)
+    match = re.search(r"\d+(backproject2d|max_pool2d|max_unpool2d|switches_to|indices_to)_([a-z]+)I(.*)", kernel)
     assert match is not None, kernel
     name = f"{match[1]}_{match[2]}"
     numbers = tuple(int(n) for n in re.findall(r"Li(\d+)E", match[3]))
@@ -126,6 +134,8 @@ def test_accesses_are_wide(compiled: Compile, source: str, architecture: int) ->
             loads, stores = (len(re.findall(rf"\b{kind}\.E[\w.]*\.128\b", body)) for kind in ("LDG", "STG"))
             least = WIDE_ACCESSES[name, arguments]
             assert loads >= least[0] and stores >= least[1], f"{kernel}: {loads} wide loads, {stores} wide stores"
+            shared = len(re.findall(r"\bLDS[\w.]*\.128\b", body))
+            assert shared >= WIDE_SHARED_LOADS.get(name, 0), f"{kernel}: {shared} wide loads from shared memory"
             checked[name] += 1
     expected = {name for name, _ in WIDE_ACCESSES if name.startswith(source.removesuffix("_window") + "_")}
     if source == "max_unpool2d_window":
@@ -133,5 +143,4 @@ def test_accesses_are_wide(compiled: Compile, source: str, architecture: int) ->
     if source == "switches":
         expected = {"switches_to_indices", "indices_to_switches"}
     assert set(checked) == expected
-    dtypes = 2 if source == "switches" else 4
-    assert all(count >= dtypes for count in checked.values()), checked
+    assert all(count >= VARIANTS.get(name, 4) for name, count in checked.items()), checked

@@ -266,7 +266,13 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
                  packed->scalar_type() == (sums_in_double(dtype) ? ScalarType::Double : ScalarType::Float),
              "packed must be what pack_weight makes of weight");
   }
-  const Tensor packed_weight = packed.has_value() ? *packed : packed_tensor(convolution, layout, weight);
+  // A single tap need not be packed where its rows fill the blocks: so a linear layer is read as it is.
+  const bool sums_as_is = dtype == ScalarType::Float || dtype == ScalarType::Double;
+  layout.plain = !packed.has_value() && sums_as_is && weight.is_contiguous() && weight.size(2) * weight.size(3) == 1 &&
+                 layout.wide % (kLineBytes / sum_bytes(dtype)) == 0 && convolution.output_channels % layout.wide == 0;
+  const Tensor packed_weight = packed.has_value() ? *packed
+                               : layout.plain     ? weight
+                                                  : packed_tensor(convolution, layout, weight);
   layout.data = packed_weight.const_data_ptr();
 
   const Tensor images = torch::stable::contiguous(image);

@@ -377,11 +377,16 @@ void send_positions(const Backproject2dParams& p, const SendTask& task, const Ce
   const int64_t row_of_sums = held_columns(p) * wide;
   const int64_t blocks = lists.blocks / p.groups;
   const int64_t elements = p.kernel.y * p.kernel.x * wide;
+  const bool plain = p.weight.plain;
+  const int64_t block_number = task.group * p.weight.blocks + task.block;
   const C* packed = reinterpret_cast<const C*>(static_cast<const char*>(p.weight.data) +
-                                               (task.group * p.weight.blocks + task.block) * block_bytes(p.weight));
+                                               (plain ? task.group : block_number) * (plain ? p.weight.blocks : 1) *
+                                                   block_bytes(p.weight));
   for (int64_t line = 0; line < p.weight.lines; line += kSliceLines) {
     const int64_t row = smaller(kSliceLines, p.weight.lines - line) * kLine<C>;
-    const C* slice = packed + line * p.weight.channels * kLine<C>;
+    // From the weights of one channel to those of the next.
+    const int64_t pitch = plain ? p.weight.blocks * wide : row;
+    const C* slice = packed + (plain ? task.block * wide + line * kLine<C> : line * p.weight.channels * kLine<C>);
     Run runs[kLargestSlice];
     int64_t count_of_runs = 0;
     for (int64_t element = 0; element < row && line * kLine<C> + element < elements; ++element) {
@@ -395,7 +400,7 @@ void send_positions(const Backproject2dParams& p, const SendTask& task, const Ce
       }
     }
     for (int64_t block = 0; block < blocks; ++block) {
-      const C* weights = slice + block * kListedChannels * row;
+      const C* weights = slice + block * kListedChannels * pitch;
       for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
         C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
         const int64_t list = unit * lists.blocks + task.group * blocks + block;
@@ -409,7 +414,7 @@ void send_positions(const Backproject2dParams& p, const SendTask& task, const Ce
             if (counts[x] == 0) continue;
             alignas(64) C sent[kLargestSlice];
             sum_slice<C>(row / N, static_cast<const C*>(lists.values) + at, lists.channels + at, counts[x], weights,
-                         row, sent);
+                         pitch, sent);
             for (int64_t run = 0; run < count_of_runs; ++run) {
               add_run<N>(outputs + runs[run].to, sent + runs[run].from, runs[run].count);
             }

@@ -94,6 +94,7 @@ struct PackedWeight {
   int64_t wide;      // output channels of a block
   int64_t blocks;    // of a group
   int64_t lines;     // of a block and channel
+  bool plain;        // not packed at all: one tap, (channels, outputs) in a group, outputs a multiple of `wide`
 };
 
 struct Pair {

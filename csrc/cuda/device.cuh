@@ -245,6 +245,6 @@ struct Layout {
 };
 
 // Which kernel of an op runs. kAutomatic takes the fastest that fits; a named one is for tests.
-enum class Path { kAutomatic, kPairs, kColumns, kGeneral };
+enum class Path { kAutomatic, kPairs, kColumns, kGeneral, kPatches, kTiles };
 
 }  // namespace deconv_kernels::cuda

@@ -33,28 +33,33 @@ T* mutable_data_of(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// Calls run.template operator()<T>() for a floating dtype.
+template <typename Run>
+void with_type(ScalarType dtype, const Run& run) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return run.template operator()<float>();
+    case ScalarType::Double:
+      return run.template operator()<double>();
+    case ScalarType::Half:
+      return run.template operator()<__half>();
+    case ScalarType::BFloat16:
+      return run.template operator()<__nv_bfloat16>();
+    default:
+      DK_CHECK(false, "input must be float32, float64, float16 or bfloat16");
+  }
+}
+
 // Calls run.template operator()<T, Switch>() for a floating dtype and a dtype of switches.
 template <typename Run>
 void with_types(ScalarType dtype, ScalarType switch_dtype, const Run& run) {
-  const auto with_switch = [&]<typename T>() {
+  with_type(dtype, [&]<typename T>() {
     if (switch_dtype == ScalarType::Byte) {
       run.template operator()<T, uint8_t>();
     } else {
       run.template operator()<T, int16_t>();
     }
-  };
-  switch (dtype) {
-    case ScalarType::Float:
-      return with_switch.template operator()<float>();
-    case ScalarType::Double:
-      return with_switch.template operator()<double>();
-    case ScalarType::Half:
-      return with_switch.template operator()<__half>();
-    case ScalarType::BFloat16:
-      return with_switch.template operator()<__nv_bfloat16>();
-    default:
-      DK_CHECK(false, "input must be float32, float64, float16 or bfloat16");
-  }
+  });
 }
 
 inline Layout layout_of(const MapShape& shape) { return Layout(shape.images, shape.channels, shape.channels_last); }

@@ -1,16 +1,21 @@
-// Enough of CUDA C++ for a host compiler to run kernels that use no shared memory: threads run one after another.
+// Enough of CUDA C++ for a host compiler to run kernels: the threads of a block run one after another, each from one
+// barrier to the next.
 #pragma once
+
+#include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __shared__ static
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -115,12 +120,92 @@ inline __half __float2half_rn(float value) {
   return {static_cast<uint16_t>(sign | encoded)};
 }
 
-// Runs a kernel over a grid of `blocks` blocks of `threads` threads.
+// The threads of one block, each with a stack of its own.
+class HostBlock {
+ public:
+  explicit HostBlock(unsigned int threads) : threads_(threads) {
+    for (Thread& thread : threads_) thread.stack.resize(kStackBytes);
+  }
+
+  // Runs body(data) in every thread. A barrier that some threads do not reach, where a GPU would hang, ends the
+  // process. Every other stretch between barriers runs backwards, so that no order of the threads is relied on.
+  void run(void (*body)(const void*), const void* data) {
+    current_ = this;
+    body_ = body;
+    data_ = data;
+    for (Thread& thread : threads_) start(thread);
+    const size_t count = threads_.size();
+    bool backwards = false;
+    for (size_t waiting = count; waiting != 0; backwards = !backwards) {
+      waiting = 0;
+      for (size_t i = 0; i < count; ++i) waiting += resume(backwards ? count - 1 - i : i) ? 1 : 0;
+      if (waiting != 0 && waiting != count) {
+        std::fprintf(stderr, "%zu of %zu threads reached a barrier\n", waiting, count);
+        std::abort();
+      }
+    }
+    current_ = nullptr;
+  }
+
+  static void wait() {
+    const unsigned int index = threadIdx.x;
+    Thread& thread = current_->threads_[index];
+    swapcontext(&thread.context, &current_->scheduler_);
+  }
+
+ private:
+  static constexpr size_t kStackBytes = 1 << 18;
+
+  struct Thread {
+    ucontext_t context;
+    std::vector<unsigned char> stack;
+    bool done;
+  };
+
+  void start(Thread& thread) {
+    getcontext(&thread.context);
+    thread.context.uc_stack.ss_sp = thread.stack.data();
+    thread.context.uc_stack.ss_size = thread.stack.size();
+    thread.context.uc_link = &scheduler_;
+    thread.done = false;
+    makecontext(&thread.context, &HostBlock::enter, 0);
+  }
+
+  static void enter() {
+    current_->body_(current_->data_);
+    current_->threads_[threadIdx.x].done = true;
+  }
+
+  // Whether the thread waits at a barrier afterwards.
+  bool resume(size_t index) {
+    threadIdx.x = static_cast<unsigned int>(index);
+    swapcontext(&scheduler_, &threads_[index].context);
+    return !threads_[index].done;
+  }
+
+  static inline HostBlock* current_ = nullptr;
+  std::vector<Thread> threads_;
+  ucontext_t scheduler_;
+  void (*body_)(const void*) = nullptr;
+  const void* data_ = nullptr;
+};
+
+inline void __syncthreads() { HostBlock::wait(); }
+
+// Runs a kernel over a grid of `blocks` blocks of `threads` threads. Without barriers a thread needs no stack of its
+// own, which is much faster.
 template <typename Parameters>
-void run_on_host(void (*kernel)(Parameters), const Parameters& parameters, unsigned int blocks, unsigned int threads) {
+void run_on_host(void (*kernel)(Parameters), const Parameters& parameters, unsigned int blocks, unsigned int threads,
+                 bool barriers) {
   gridDim.x = blocks;
   blockDim.x = threads;
+  const auto call = [&] { kernel(parameters); };
+  HostBlock block(barriers ? threads : 0);
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
-    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) kernel(parameters);
+    if (barriers) {
+      block.run([](const void* data) { (*static_cast<const decltype(call)*>(data))(); }, &call);
+    } else {
+      for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) call();
+    }
   }
 }

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "cuda/backproject2d.cuh"
 #include "cuda/max_pool2d.cuh"
 #include "cuda/max_unpool2d.cuh"
 #include "cuda/max_unpool2d_window.cuh"
@@ -51,19 +52,21 @@ Path path_of(const std::string& name) {
   if (name == "pairs") return Path::kPairs;
   if (name == "columns") return Path::kColumns;
   if (name == "general") return Path::kGeneral;
+  if (name == "patches") return Path::kPatches;
+  if (name == "tiles") return Path::kTiles;
   throw py::value_error("no path is named " + name);
 }
 
 class Launcher {
  public:
-  explicit Launcher(int64_t blocks) : blocks_(blocks) {}
+  explicit Launcher(int64_t blocks, bool barriers = false) : blocks_(blocks), barriers_(barriers) {}
 
   template <typename Parameters>
   void operator()(void (*kernel)(Parameters), const Parameters& parameters, int64_t items) {
     items_ = items;
     if (items == 0) return;
     const unsigned int blocks = blocks_ > 0 ? static_cast<unsigned int>(blocks_) : blocks_for(items);
-    run_on_host(kernel, parameters, blocks, kThreadsPerBlock);
+    run_on_host(kernel, parameters, blocks, kThreadsPerBlock, barriers_);
   }
   int64_t items(bool launched) const {
     if (!launched) throw py::value_error("this path cannot do what is asked");
@@ -72,19 +75,24 @@ class Launcher {
 
  private:
   int64_t blocks_;
+  bool barriers_;
   int64_t items_ = 0;
 };
 
 template <typename Run>
-int64_t with_types(const std::string& dtype, const py::array& switches, const Run& run) {
-  const auto with_switch = [&]<typename T>() {
-    return switches.itemsize() == 1 ? run.template operator()<T, uint8_t>() : run.template operator()<T, int16_t>();
-  };
-  if (dtype == "float32") return with_switch.template operator()<float>();
-  if (dtype == "float64") return with_switch.template operator()<double>();
-  if (dtype == "float16") return with_switch.template operator()<__half>();
-  if (dtype == "bfloat16") return with_switch.template operator()<__nv_bfloat16>();
+int64_t with_type(const std::string& dtype, const Run& run) {
+  if (dtype == "float32") return run.template operator()<float>();
+  if (dtype == "float64") return run.template operator()<double>();
+  if (dtype == "float16") return run.template operator()<__half>();
+  if (dtype == "bfloat16") return run.template operator()<__nv_bfloat16>();
   throw py::value_error("no kernel for dtype " + dtype);
+}
+
+template <typename Run>
+int64_t with_types(const std::string& dtype, const py::array& switches, const Run& run) {
+  return with_type(dtype, [&]<typename T>() {
+    return switches.itemsize() == 1 ? run.template operator()<T, uint8_t>() : run.template operator()<T, int16_t>();
+  });
 }
 
 int64_t run_max_pool2d(const std::string& dtype, const py::array& input, const std::optional<py::array>& bias,
@@ -163,6 +171,61 @@ int64_t run_max_unpool2d_window(const std::string& dtype, const py::array& input
   });
 }
 
+Strides strides_of(const Map& map, bool channels_last) {
+  return Strides(map.channels, map.height, map.width, channels_last);
+}
+
+// Returns the number of threads in the grid of a GPU launch. `packed` is (kernel_y, kernel_x, K, C / groups).
+int64_t run_backproject2d(const std::string& dtype, const py::array& input, const py::array& packed,
+                          const py::array& image, const py::array& origin, const std::optional<py::array>& switches,
+                          const py::array& output, const Pair& kernel_size, const Pair& pool_stride,
+                          const Pair& pool_dilation, const std::string& overlap, bool relu, const Pair& stride,
+                          const Pair& dilation, int64_t groups, const Pair& begin, const Pair& base,
+                          const Pair& map_size, bool channels_last, const std::string& path, int64_t blocks) {
+  const Pooling pooling = switches.has_value() ? make_pooling(kernel_size, pool_stride, {0, 0}, pool_dilation)
+                                               : Pooling{{1, 1, 0, 1}, {1, 1, 0, 1}};
+  const Pooling convolution = make_pooling({packed.shape(0), packed.shape(1)}, stride, {0, 0}, dilation);
+  const Map windows = map_of(input, channels_last);
+  const Map maps = switches.has_value() ? map_of(*switches, channels_last) : Map{};
+  const Map result = map_of(output, channels_last);
+  return with_type(dtype, [&]<typename T>() {
+    Backproject2d<T> op{};
+    op.input = data_of<T>(input);
+    op.switches = switches.has_value() ? switches->data() : nullptr;
+    op.two_byte_switches = switches.has_value() && switches->itemsize() == 2;
+    op.image = data_of<int64_t>(image);
+    op.origin = data_of<int64_t>(origin);
+    op.packed = data_of<T>(packed);
+    op.output = data_of<T>(output);
+    op.input_strides = strides_of(windows, channels_last);
+    op.switch_strides = strides_of(maps, channels_last);
+    op.output_strides = strides_of(result, channels_last);
+    op.units = windows.images;
+    op.images = maps.images;
+    op.inputs = windows.channels;
+    op.group_inputs = windows.channels / groups;
+    op.group_outputs = packed.shape(3);
+    op.groups = Divider(groups);
+    op.y.pooled = windows.height;
+    op.x.pooled = windows.width;
+    op.y.switches = maps.height;
+    op.x.switches = maps.width;
+    op.y.size = result.height;
+    op.x.size = result.width;
+    for (const int axis : {0, 1}) {
+      BackprojectAxis& along = axis == 0 ? op.y : op.x;
+      along.begin = begin[axis];
+      along.base = base[axis];
+      along.map_size = map_size[axis];
+    }
+    op.last = overlap == "last";
+    op.relu = relu;
+    op.bounded = map_size != Pair{-1, -1};
+    Launcher launcher(blocks, true);
+    return launcher.items(launch_backproject2d(op, pooling, convolution, path_of(path), launcher));
+  });
+}
+
 template <typename Switch>
 int64_t convert(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
                 const Pooling& pooling, bool channels_last, int64_t blocks) {
@@ -221,6 +284,7 @@ void divide(const py::array& numerators, int64_t divisor, const py::array& quoti
 
 PYBIND11_MODULE(_host, m) {
   namespace dk = deconv_kernels::cuda;
+  m.def("backproject2d", &dk::run_backproject2d);
   m.def("max_pool2d", &dk::run_max_pool2d);
   m.def("max_unpool2d", &dk::run_max_unpool2d);
   m.def("max_unpool2d_window", &dk::run_max_unpool2d_window);
