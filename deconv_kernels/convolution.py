@@ -168,7 +168,10 @@ class Convolution(Step):
         return Route(source, Backprojection(*arguments), reached)
 
     def _dense(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
-        """Torch's convolution. In an axis where the window is the whole map, what falls on padding is not computed."""
+        """Torch's convolution. In an axis where the window is the whole map, what falls on padding is not computed.
+
+        On the CPU it takes one unit at a time, because its bits depend on how many there are.
+        """
         windows = windows.settled()
         reached = self.slid(windows.window, (below.channels, below.y.length, below.x.length))
         padding, extra = [0, 0], [0, 0]
@@ -179,8 +182,14 @@ class Convolution(Step):
                 size = axes[i].size - 2 * padding[i]
                 extra[i] = min(max(0, target.length - size), max(self.stride[i], self.dilation[i]) - 1)
                 axes[i] = Axis(target.length, size + extra[i], 0, 0)
-        values = F.conv_transpose2d(
-            windows.values, prepared.filters, None, self.stride, padding, extra, self.groups, self.dilation
+        at_once = 1 if windows.values.device.type == "cpu" else len(windows)
+        values = torch.cat(
+            [
+                F.conv_transpose2d(
+                    part, prepared.filters, None, self.stride, padding, extra, self.groups, self.dilation
+                )
+                for part in windows.values.split(at_once)
+            ]
         )
         return windows.move(values, Window(reached.channels, axes[0], axes[1]), below).clear_overhang()
 

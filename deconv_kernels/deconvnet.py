@@ -196,7 +196,8 @@ class Deconvnet:
         """Projects units back to pixels, each inside its receptive field.
 
         What comes out for a unit does not depend on the other units, on their order, on `max_bytes` or on the number of
-        threads: it is the same to the last bit.
+        threads: it is the same to the last bit. (Of the number of threads, torch's own convolution promises nothing:
+        `kernel="dense"`.)
 
         Args:
             record: of this network.

@@ -9,7 +9,7 @@ import torch
 
 from .convolution import Convolution
 from .graph import Tape
-from .steps import MaxPool, Step
+from .steps import Linear, MaxPool, Rectifier, Step
 from .windows import Shape, Window, receptive_fields
 
 # Working memory for the windows above and below a step: on the CPU as much as stays near the cores, elsewhere as much
@@ -113,6 +113,8 @@ def make_plan(tape: Tape, layer: str, shapes: Sequence[Shape], dtype: torch.dtyp
         if isinstance(step, MaxPool):
             # Done by the step below, which reads pooled values and switches.
             size = above.elements * (dtype.itemsize + 1)
+        elif below == above:
+            size = above.elements * dtype.itemsize
         planned.append(
             PlannedStep(
                 step,
@@ -121,18 +123,20 @@ def make_plan(tape: Tape, layer: str, shapes: Sequence[Shape], dtype: torch.dtyp
                 step.multiply_adds(above) if isinstance(step, Convolution) and not seeded else 0,
                 size,
                 max(1, max_bytes // size),
-                _kernel(step, seeded, steps[index + 1] if index < top else None),
+                _kernel(step, seeded),
             )
         )
     return Plan(layer, tuple(planned))
 
 
-def _kernel(step: Step, seeded: bool, above: Step | None) -> str:
-    if isinstance(step, MaxPool):
-        return "with the step below"
+def _kernel(step: Step, seeded: bool) -> str:
     if isinstance(step, Convolution):
         return "slice of the weights" if seeded else "backproject2d"
-    return "whole map" if not seeded else ""
+    if isinstance(step, Linear):
+        return "row of the weights" if seeded else "backproject2d"
+    if isinstance(step, MaxPool) or (isinstance(step, Rectifier) and step.fuses):
+        return "with the step below"
+    return "torch"
 
 
 def _quantity(value: float, unit: str, base: int) -> str:
