@@ -126,7 +126,25 @@ def operator(name: str, input: Tensor) -> torch._ops.OpOverload:
     """
     if _forced is not None:
         _check_device(_forced, input.device)
+    elif name == "backproject2d" and input.is_cuda and _on_matrix_units(input):
+        return torch.ops.deconv_kernels_triton.backproject2d.default
     return _operators[name]
+
+
+def _on_matrix_units(input: Tensor) -> bool:
+    """Whether windows are large enough, and of a type, for Triton's kernel on the matrix units.
+
+    The CUDA C++ kernel has the rest: small windows, and types that the matrix units do not take, where it skips zeros.
+    The bound follows from how the two divide their work; it has not been tuned on a card.
+    """
+    if input.shape[2] * input.shape[3] < _SMALLEST_ON_MATRIX_UNITS or why_not("triton") is not None:
+        return False
+    if input.dtype == torch.float32:
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    return input.dtype != torch.float64
+
+
+_SMALLEST_ON_MATRIX_UNITS = 49  # positions of a window
 
 
 def _force(backend: str | None) -> None:

@@ -48,16 +48,16 @@ using Code = std::conditional_t<std::is_same_v<T, double>, int64_t, int32_t>;
 template <typename T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Compute<T>));
 
+// Vector types are declared with the alignment of their elements and may alias, so this is no stricter than memcpy,
+// which the compiler takes apart into halves where vectors have 32 bytes.
 template <typename V, typename T>
 inline V load_unaligned(const T* from) {
-  V vector;
-  std::memcpy(&vector, from, sizeof(V));
-  return vector;
+  return *reinterpret_cast<const V*>(from);
 }
 
 template <typename V, typename T>
 inline void store_unaligned(T* to, V vector) {
-  std::memcpy(to, &vector, sizeof(V));
+  *reinterpret_cast<V*>(to) = vector;
 }
 
 // Integers of another width. The compiler converts by a factor of two in one step and by larger factors lane by lane,
