@@ -40,8 +40,11 @@ def window_arguments(
     stride: int | Sequence[int] | None,
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
+    prefix: str = "",
 ) -> tuple[Pair, Pair, Pair, Pair]:
     """The four window arguments as checked pairs; a stride of None is the kernel size.
+
+    Error messages put `prefix` before their names.
 
     Raises:
         TypeError: an argument that is not an int or a pair of ints.
@@ -54,8 +57,8 @@ def window_arguments(
     else:
         plain = all(map(_is_plain, (kernel_size, () if stride is None else stride, padding, dilation)))
     if plain and not is_compiling():
-        return _cached_window_arguments(kernel_size, stride, padding, dilation)
-    return _check_window_arguments(kernel_size, stride, padding, dilation)
+        return _cached_window_arguments(kernel_size, stride, padding, dilation, prefix)
+    return _check_window_arguments(kernel_size, stride, padding, dilation, prefix)
 
 
 def _is_plain(value: object) -> bool:
@@ -67,22 +70,24 @@ def _check_window_arguments(
     stride: int | Sequence[int] | None,
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
+    prefix: str,
 ) -> tuple[Pair, Pair, Pair, Pair]:
-    kernel = pair(kernel_size, "kernel_size")
+    kernel = pair(kernel_size, f"{prefix}kernel_size")
     empty_stride = stride is None or (isinstance(stride, Sequence) and len(stride) == 0)
-    step = kernel if empty_stride else pair(stride, "stride")  # type: ignore[arg-type]
-    pad = pair(padding, "padding")
-    spread = pair(dilation, "dilation")
+    step = kernel if empty_stride else pair(stride, f"{prefix}stride")  # type: ignore[arg-type]
+    pad = pair(padding, f"{prefix}padding")
+    spread = pair(dilation, f"{prefix}dilation")
     for name, values in (("kernel_size", kernel), ("stride", step), ("dilation", spread)):
         if min(values) < 1:
-            raise ValueError(f"{name} must be at least 1, got {values}")
+            raise ValueError(f"{prefix}{name} must be at least 1, got {values}")
         if max(values) > LARGEST_STEP:
-            raise ValueError(f"{name} must be at most {LARGEST_STEP}, got {values}")
+            raise ValueError(f"{prefix}{name} must be at most {LARGEST_STEP}, got {values}")
     if any(p < 0 or p > k // 2 for p, k in zip(pad, kernel, strict=True)):
-        raise ValueError(f"padding must be between 0 and half the kernel size {kernel}, got {pad}")
+        raise ValueError(f"{prefix}padding must be between 0 and half the kernel size {kernel}, got {pad}")
     if kernel[0] * kernel[1] > LARGEST_WINDOW:
         raise ValueError(
-            f"kernel_size {kernel} has {kernel[0] * kernel[1]} positions; a switch can name at most {LARGEST_WINDOW}"
+            f"{prefix}kernel_size {kernel} has {kernel[0] * kernel[1]} positions; "
+            f"a switch can name at most {LARGEST_WINDOW}"
         )
     return kernel, step, pad, spread
 

@@ -131,7 +131,7 @@ def _fake_pack_weight(namespace: str, weight: Tensor, stride: Pair, dilation: Pa
         on_cpu and namespace == _library.NAMESPACE and _library.cpu_error is not None
     )
     if reference_packs:
-        return torch.empty_like(weight)
+        return weight.new_empty(weight.shape)
     channels, outputs, *kernel = weight.shape
     if not on_cpu or namespace == _library.TRITON_NAMESPACE:
         return weight.new_empty((*kernel, channels, outputs))
@@ -248,8 +248,11 @@ def _gradients(namespace: Any) -> dict[str, tuple[Callable[..., Any], Callable[.
             (signal.shape[axis + 2] - 1) * ctx.stride[axis] + extent(weight.shape[axis + 2], ctx.dilation[axis])
             for axis in (0, 1)
         ]
-        after = [full[axis] - ctx.begin[axis] - ctx.size[axis] for axis in (0, 1)]
-        grad = F.pad(grad, (ctx.begin[1], after[1], ctx.begin[0], after[0]))
+        if ctx.begin[0] >= full[0] or ctx.begin[1] >= full[1]:
+            grad = grad.new_zeros((*grad.shape[:2], *full))
+        else:
+            after = [full[axis] - ctx.begin[axis] - ctx.size[axis] for axis in (0, 1)]
+            grad = F.pad(grad, (ctx.begin[1], after[1], ctx.begin[0], after[0]))
         grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_input = F.conv2d(grad, weight, None, ctx.stride, 0, ctx.dilation, ctx.groups)
@@ -263,7 +266,14 @@ def _gradients(namespace: Any) -> dict[str, tuple[Callable[..., Any], Callable[.
             grad_weight = conv2d_weight(grad, weight.shape, signal, *conv)
         return grad_input, grad_weight, *[None] * 16
 
+    def pack_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    def pack_backward(ctx: Context, grad: Tensor) -> tuple[Any, ...]:
+        return None, None, None, None
+
     return {
+        "pack_weight": (pack_backward, pack_setup),
         "max_pool2d": (pool_backward, pool_setup),
         "max_unpool2d": (unpool_backward, unpool_setup),
         "max_unpool2d_window": (window_backward, window_setup),
@@ -288,7 +298,9 @@ def _on_map(origin: Tensor, step: Sequence[int], base: Pair, size: Pair, map_siz
     if tuple(map_size) == (-1, -1):
         return None
     rows, columns = (
-        origin[:, axis : axis + 1] * step[axis] + base[axis] + torch.arange(size[axis], device=origin.device)
+        reference.far(origin, axis, step[axis]) * step[axis]
+        + base[axis]
+        + torch.arange(size[axis], device=origin.device)
         for axis in (0, 1)
     )
     on_rows, on_columns = (rows >= 0) & (rows < map_size[0]), (columns >= 0) & (columns < map_size[1])
@@ -296,7 +308,9 @@ def _on_map(origin: Tensor, step: Sequence[int], base: Pair, size: Pair, map_siz
 
 
 def _gather(map: Tensor, position: Tensor) -> Tensor:
-    gathered = map.flatten(-2).gather(-1, position.flatten(-2)).unflatten(-1, position.shape[-2:])
+    flat = (*map.shape[:-2], map.shape[-2] * map.shape[-1])
+    places = (*position.shape[:-2], position.shape[-2] * position.shape[-1])
+    gathered = map.reshape(flat).gather(-1, position.reshape(places)).reshape(position.shape)
     return dense_copy(gathered, True) if is_channels_last(map) else gathered
 
 
@@ -350,7 +364,7 @@ def _vmaps(namespace: Any) -> dict[str, Callable[..., Any]]:
         *rest: Any,
     ) -> tuple[Any, int]:
         tensors = (input, weight, image, origin, switches, packed)
-        if dims[1] is not None:
+        if dims[1] is not None or dims[5] is not None:
             # Every weight is a convolution of its own.
             each = [
                 [t if d is None or t is None else t.select(d, index) for t, d in zip(tensors, dims, strict=False)]

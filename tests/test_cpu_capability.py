@@ -12,7 +12,7 @@ import pytest
 from deconv_kernels import backends
 
 TESTS = Path(__file__).parent
-OP_TESTS = ("test_max_pool2d.py", "test_max_unpool2d.py", "test_max_unpool2d_window.py")
+OP_TESTS = ("test_max_pool2d.py", "test_max_unpool2d.py", "test_max_unpool2d_window.py", "test_backproject2d.py")
 VARIABLE = "DECONV_CPU_CAPABILITY"
 FROM_NARROW_TO_WIDE = ("baseline", "avx2", "avx512")
 

@@ -30,6 +30,7 @@ class Tensors:
         self.image = torch.tensor([0, 1, 0, 1, 1], device=device)
         self.origin = torch.zeros(5, 2, dtype=torch.int64, device=device)
         self.bias = torch.randn(3, device=device)
+        self.weight = torch.randn(3, 12, 3, 3, device=device)
 
 
 Call = Callable[[Tensors], Any]
@@ -43,31 +44,33 @@ def case(name: str, call: Call, error: type[Exception], *message: str) -> None:
     CASES[name] = call, error, list(message)
 
 
-def window_cases(name: str, call: Callable[..., Any], takes_padding: bool = True) -> None:
-    """The window arguments, which all ops share."""
-    case(f"{name}: kernel 0", lambda t: call(t, 0), ValueError, "kernel_size", "at least 1", "(0, 0)")
-    case(f"{name}: kernel -2", lambda t: call(t, (2, -2)), ValueError, "kernel_size", "at least 1", "(2, -2)")
-    case(f"{name}: kernel float", lambda t: call(t, 2.0), TypeError, "kernel_size", "int", "2.0")
-    case(f"{name}: kernel floats", lambda t: (call(t, (2, 2)), call(t, (2.0, 2.0))), TypeError, "kernel_size", "(2.0")
-    case(f"{name}: kernel bool", lambda t: call(t, True), TypeError, "kernel_size", "int", "True")
-    case(f"{name}: kernel None", lambda t: call(t, None), TypeError, "kernel_size", "int", "None")
-    case(f"{name}: kernel text", lambda t: call(t, "22"), TypeError, "kernel_size", "int", "22")
-    case(f"{name}: kernel array", lambda t: call(t, np.array([2, 2])), TypeError, "kernel_size", "int")
-    case(f"{name}: kernel dict", lambda t: call(t, {}), TypeError, "kernel_size", "int", "{}")
-    case(f"{name}: kernel Tensor", lambda t: call(t, torch.tensor(2)), TypeError, "kernel_size", "int")
-    case(f"{name}: kernel of 3", lambda t: call(t, (2, 2, 2)), ValueError, "kernel_size", "one or two", "(2, 2, 2)")
-    case(f"{name}: kernel empty", lambda t: call(t, []), ValueError, "kernel_size", "one or two", "[]")
-    case(f"{name}: kernel large", lambda t: call(t, (129, 256)), ValueError, "kernel_size", "33024", "32768")
-    case(f"{name}: stride 0", lambda t: call(t, 2, 0), ValueError, "stride", "at least 1", "(0, 0)")
-    case(f"{name}: stride -1", lambda t: call(t, 2, (1, -1)), ValueError, "stride", "at least 1", "(1, -1)")
-    case(f"{name}: stride float", lambda t: call(t, 2, 1.5), TypeError, "stride", "int", "1.5")
-    case(f"{name}: stride text", lambda t: call(t, 2, "a"), TypeError, "stride", "int")
-    case(f"{name}: dilation 0", lambda t: call(t, 2, 2, 0, 0), ValueError, "dilation", "at least 1", "(0, 0)")
-    case(f"{name}: dilation inf", lambda t: call(t, 2, 2, 0, float("inf")), TypeError, "dilation", "int", "inf")
-    if takes_padding:
-        case(f"{name}: padding 2", lambda t: call(t, 3, 2, 2), ValueError, "padding", "half", "(3, 3)", "(2, 2)")
-        case(f"{name}: padding -1", lambda t: call(t, 3, 2, -1), ValueError, "padding", "0", "(-1, -1)")
-        case(f"{name}: padding nan", lambda t: call(t, 3, 2, float("nan")), TypeError, "padding", "int", "nan")
+def window_cases(name: str, call: Callable[..., Any], prefix: str = "") -> None:
+    """The window arguments, which all ops of pooling share; their names begin with `prefix`."""
+    kernel, stride, padding, dilation = (prefix + n for n in ("kernel_size", "stride", "padding", "dilation"))
+    case(f"{name}: {prefix}kernel 0", lambda t: call(t, 0), ValueError, kernel, "at least 1", "(0, 0)")
+    case(f"{name}: {prefix}kernel -2", lambda t: call(t, (2, -2)), ValueError, kernel, "at least 1", "(2, -2)")
+    case(f"{name}: {prefix}kernel float", lambda t: call(t, 2.0), TypeError, kernel, "int", "2.0")
+    case(f"{name}: {prefix}kernel floats", lambda t: (call(t, (2, 2)), call(t, (2.0, 2.0))), TypeError, kernel, "(2.0")
+    case(f"{name}: {prefix}kernel bool", lambda t: call(t, True), TypeError, kernel, "int", "True")
+    case(
+        f"{name}: {prefix}kernel None", lambda t: call(t, None), TypeError, kernel, *([] if prefix else ["int", "None"])
+    )
+    case(f"{name}: {prefix}kernel text", lambda t: call(t, "22"), TypeError, kernel, "int", "22")
+    case(f"{name}: {prefix}kernel array", lambda t: call(t, np.array([2, 2])), TypeError, kernel, "int")
+    case(f"{name}: {prefix}kernel dict", lambda t: call(t, {}), TypeError, kernel, "int", "{}")
+    case(f"{name}: {prefix}kernel Tensor", lambda t: call(t, torch.tensor(2)), TypeError, kernel, "int")
+    case(f"{name}: {prefix}kernel of 3", lambda t: call(t, (2, 2, 2)), ValueError, kernel, "one or two", "(2, 2, 2)")
+    case(f"{name}: {prefix}kernel empty", lambda t: call(t, []), ValueError, kernel, "one or two", "[]")
+    case(f"{name}: {prefix}kernel large", lambda t: call(t, (129, 256)), ValueError, kernel, "33024", "32768")
+    case(f"{name}: {prefix}stride 0", lambda t: call(t, 2, 0), ValueError, stride, "at least 1", "(0, 0)")
+    case(f"{name}: {prefix}stride -1", lambda t: call(t, 2, (1, -1)), ValueError, stride, "at least 1", "(1, -1)")
+    case(f"{name}: {prefix}stride float", lambda t: call(t, 2, 1.5), TypeError, stride, "int", "1.5")
+    case(f"{name}: {prefix}stride text", lambda t: call(t, 2, "a"), TypeError, stride, "int")
+    case(f"{name}: {prefix}dilation 0", lambda t: call(t, 2, 2, 0, 0), ValueError, dilation, "at least 1", "(0, 0)")
+    case(f"{name}: {prefix}dilation inf", lambda t: call(t, 2, 2, 0, float("inf")), TypeError, dilation, "int", "inf")
+    case(f"{name}: {prefix}padding 2", lambda t: call(t, 3, 2, 2), ValueError, padding, "half", "(3, 3)", "(2, 2)")
+    case(f"{name}: {prefix}padding -1", lambda t: call(t, 3, 2, -1), ValueError, padding, "0", "(-1, -1)")
+    case(f"{name}: {prefix}padding nan", lambda t: call(t, 3, 2, float("nan")), TypeError, padding, "int", "nan")
 
 
 def map_cases(name: str, argument: str, call: Callable[..., Any], good: Callable[[Tensors], torch.Tensor]) -> None:
@@ -297,6 +300,113 @@ case(
 )
 case("max_unpool2d_window: overlap", lambda t: unpool_windows(t, 2, overlap="first"), ValueError, "overlap", "'first'")
 
+
+def project(t: Tensors, **options: Any) -> Any:
+    tensors = {"input": t.windows, "weight": t.weight, "image": t.image, "origin": t.origin}
+    return dk.backproject2d(**(tensors | options))
+
+
+def project_pooled(t: Tensors, *window: Any) -> Any:
+    """The window arguments follow each other as in the other ops."""
+    names = "pool_kernel_size", "pool_stride", "pool_padding", "pool_dilation"
+    return project(t, switches=t.switches, **dict(zip(names, window, strict=False)))
+
+
+def projection_cases() -> None:
+    def bad(what: str, error: type[Exception], *message: str, **options: Callable[[Tensors], Any]) -> None:
+        """One spoilt argument: its name, what it may be and what it was."""
+        call = lambda t: project(t, **{name: value(t) for name, value in options.items()})  # noqa: E731
+        case(f"backproject2d: {what}", call, error, *message)
+
+    def plain(what: str, error: type[Exception], *message: str, **options: Any) -> None:
+        bad(what, error, *message, **{name: lambda t, value=value: value for name, value in options.items()})
+
+    for name, smallest in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        for value in (smallest - 1, (smallest, -1)):
+            got = str(value if isinstance(value, tuple) else (value, value))
+            plain(f"{name} {value}", ValueError, name, str(smallest), got, **{name: value})
+        for value in (1.5, "same", None, True, (1, 2.0), {}, float("nan")):
+            plain(f"{name} {value!r}", TypeError, name, "int", repr(value), **{name: value})
+        for value in ((1, 1, 1), ()):
+            plain(f"{name} {value}", ValueError, name, "one or two", repr(value), **{name: value})
+        for value in (2**31, 10**30):
+            plain(f"{name} {value}", ValueError, name, str(value), **{name: value})
+    for value in (0, -1, 2, 4):
+        plain(f"groups {value}", ValueError, "groups", "3", str(value), groups=value)
+    for value in (1.0, None, True, (1, 1)):
+        plain(f"groups {value!r}", TypeError, "groups", "int", repr(value), groups=value)
+    for value in ((0, 5), (5, -2), (-1, -1)):
+        plain(f"output_size {value}", ValueError, "output_size", "between 1", str(value), output_size=value)
+    for value in (5, 2.5, (5.0, 5), "ab"):
+        plain(f"output_size {value!r}", TypeError, "output_size", "int", output_size=value)
+    plain("output_size of 4", ValueError, "output_size", "two", "(2, 3, 8, 8)", output_size=(2, 3, 8, 8))
+    plain("output_size 2^31", ValueError, "output_size", str(2**31), output_size=(2**31, 4))
+    for value in (((-1, 0), (2, 2)), ((0, 0), (0, 2)), ((0, 0), (2, -2))):
+        plain(f"crop {value}", ValueError, "crop", str(value[0]), str(value[1]), crop=value)
+    for value in (5, (1, 1, 1), ((0, 0),), "crop", ((0.5, 0), (1, 1)), ((0, 0), None), ((0, 0), "ab")):
+        plain(f"crop {value!r}", TypeError, "crop", crop=value)
+    plain("crop of 3", ValueError, "crop", "(0, 0, 0)", crop=((0, 0, 0), (1, 1, 1)))
+    plain("crop 2^31", ValueError, "crop", str(2**31), crop=((2**31, 0), (1, 1)))
+    for value in ("mean", None, 1):
+        plain(f"overlap {value!r}", ValueError, "overlap", '"sum"', '"last"', repr(value), overlap=value)
+
+    bad("input of integers", TypeError, "input", "float32", "uint8", input=lambda t: t.switches)
+    bad("one window", ValueError, "input", "(U, C, h, w)", "(3, 2, 2)", input=lambda t: t.windows[0])
+    for value in (None, [[1.0]], 3.0):
+        plain(f"weight {value!r}", TypeError, "weight", "Tensor", type(value).__name__, weight=value)
+    bad("weight of integers", TypeError, "weight", "float32", "int32", weight=lambda t: t.weight.int())
+    bad("weight dtype", TypeError, "weight", "torch.float32", "torch.float64", weight=lambda t: t.weight.double())
+    bad("weight 3-d", ValueError, "weight", "(K, C / groups, kh, kw)", "(12, 3, 3)", weight=lambda t: t.weight[0])
+    for axis in range(4):
+        bad(
+            f"weight empty along {axis}",
+            ValueError,
+            "weight",
+            "empty",
+            weight=lambda t, a=axis: t.weight.narrow(a, 0, 0),
+        )
+    bad("weight rows", ValueError, "weight", "3 rows", "(2, 12, 3, 3)", weight=lambda t: t.weight[:2])
+    bad("weight device", ValueError, "weight", "device", "meta", weight=lambda t: t.weight.to("meta"))
+    bad("weight sparse", TypeError, "weight", "sparse", weight=lambda t: t.weight.to_sparse())
+    bad("too few image", ValueError, "image", "(5,)", "(4,)", image=lambda t: t.image[:4])
+    bad("too few origin", ValueError, "origin", "(5, 2)", "(4, 2)", origin=lambda t: t.origin[:4])
+    bad("image int32", TypeError, "image", "int64", "int32", image=lambda t: t.image.int())
+    bad("origin list", TypeError, "origin", "int64", "list", origin=lambda t: [[0, 0]] * 5)
+    bad("origin of floats", TypeError, "origin", "int64", "float32", origin=lambda t: t.origin.float())
+    bad("image device", ValueError, "image", "device", "meta", image=lambda t: t.image.to("meta"))
+
+    def codes(what: str, error: type[Exception], *message: str, switches: Callable[[Tensors], Any]) -> None:
+        bad(what, error, "switches", *message, switches=switches, pool_kernel_size=lambda t: 2)
+
+    codes("switches list", TypeError, "Tensor", "list", switches=lambda t: [[0]])
+    codes(
+        "switches of other channels", ValueError, "(N, 3, PH, PW)", "(2, 2, 4, 4)", switches=lambda t: t.switches[:, :2]
+    )
+    codes("switches 3-d", ValueError, "(N, 3, PH, PW)", "(3, 4, 4)", switches=lambda t: t.switches[0])
+    codes("switches dtype", TypeError, "uint8", "int16", switches=lambda t: t.switches.short())
+    codes("switches device", ValueError, "device", "meta", switches=lambda t: t.switches.to("meta"))
+    bad("no pool_kernel_size", TypeError, "pool_kernel_size", "switches", switches=lambda t: t.switches)
+
+    bad("packed list", TypeError, "packed", "Tensor", "list", packed=lambda t: [1.0])
+    bad("packed device", ValueError, "packed", "device", "meta", packed=lambda t: dk.pack_weight(t.weight).to("meta"))
+    window_cases("backproject2d", project_pooled, prefix="pool_")
+    map_cases("backproject2d", "input", lambda t, x: project(t, input=x), lambda t: t.pooled)
+
+    for value in (None, [[1.0]]):
+        got = type(value).__name__
+        case(f"pack_weight: {got}", lambda t, v=value: dk.pack_weight(v), TypeError, "weight", "Tensor", got)
+    case("pack_weight: integers", lambda t: dk.pack_weight(t.weight.int()), TypeError, "weight", "float32", "int32")
+    case("pack_weight: 3-d", lambda t: dk.pack_weight(t.weight[0]), ValueError, "weight", "(12, 3, 3)")
+    case("pack_weight: empty", lambda t: dk.pack_weight(t.weight[:0]), ValueError, "weight", "empty", "(0, 12, 3, 3)")
+    case("pack_weight: sparse", lambda t: dk.pack_weight(t.weight.to_sparse()), TypeError, "weight", "sparse")
+    case("pack_weight: stride 0", lambda t: dk.pack_weight(t.weight, 0), ValueError, "stride", "1", "(0, 0)")
+    case("pack_weight: dilation", lambda t: dk.pack_weight(t.weight, 1, 0), ValueError, "dilation", "1", "(0, 0)")
+    case("pack_weight: groups", lambda t: dk.pack_weight(t.weight, 1, 1, 2), ValueError, "groups", "3 rows", "2")
+    case("pack_weight: groups text", lambda t: dk.pack_weight(t.weight, 1, 1, "1"), TypeError, "groups", "int", "'1'")
+
+
+projection_cases()
+
 for name, argument, convert in (
     ("switches_to_indices", "switches", dk.switches_to_indices),
     ("indices_to_switches", "indices", dk.indices_to_switches),
@@ -356,6 +466,46 @@ def test_image_out_of_range_raises_on_the_cpu(device: torch.device, number: int)
         return
     with pytest.raises(ValueError, match=r"^image must be between 0 and 1, got"):
         unpool_windows(t, 2)
+
+
+@pytest.mark.parametrize("taps", [(3, 3), (5, 5), (1, 1)], ids=str)
+def test_weight_packed_for_something_else_is_refused(device: torch.device, backend: str, taps: tuple[int, int]) -> None:
+    """Whatever has not the size or the dtype of what pack_weight makes."""
+    if backend == "reference":
+        pytest.skip("the reference reads the weight itself")
+    t = Tensors(device)
+    weight = torch.randn(3, 12, *taps, device=device)
+    packed = dk.pack_weight(weight)
+    others = {
+        "another channel": dk.pack_weight(torch.randn(4, 12, *taps, device=device)),
+        "other taps": dk.pack_weight(torch.randn(3, 12, 7, 2, device=device)),
+        "another dtype": dk.pack_weight(weight.double()),
+        "a part": packed.flatten()[:-1],
+        "with gaps": packed.flatten().repeat_interleave(2)[::2],
+        "integers": packed.int(),
+        "nothing": packed.flatten()[:0],
+    }
+    assert torch.equal(project(t, weight=weight, packed=packed)[0], project(t, weight=weight)[0])
+    for what, other in others.items():
+        with pytest.raises((ValueError, TypeError), match="^packed must"):
+            raise AssertionError(f"accepted {what}: {project(t, weight=weight, packed=other)[0].shape}")
+
+
+@pytest.mark.parametrize("number", [-1, 2, 2**31, -(2**63)])
+def test_image_of_a_projection_out_of_range(device: torch.device, number: int) -> None:
+    t = Tensors(device)
+    t.image[3] = number
+    if device.type == "cuda":
+        out = project_pooled(t, 2)[0]
+        assert not out[3].any(), "a GPU gives zeros for a window of no image"
+        return
+    for mapped in (False, True):
+        with pytest.raises(ValueError, match=r"^image must be between 0 and [13], got"):
+            if mapped:  # also where the next entry's images follow
+                many = torch.stack([t.switches, t.switches])
+                torch.vmap(lambda s: project(t, switches=s, pool_kernel_size=2)[0])(many)
+            else:
+                project_pooled(t, 2)
 
 
 def test_image_of_another_batch_entry_is_out_of_range_under_vmap(device: torch.device) -> None:

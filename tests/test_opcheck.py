@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -50,6 +51,15 @@ def arguments(name: str, geometry: Geometry, device: torch.device, layout: str, 
         windows = laid_out(random_values((3, 3, 2, 4), dtype, "normal"))
         image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [1, -1], [9, 2]], device=device)
         return [windows, switches, image, origin, window[0], window[1], window[3], "last", False]
+    if name in ("backproject2d", "pack_weight"):
+        weight = laid_out(random_values((3, 13, *random.choice([(3, 3), (1, 1), (2, 4)])), dtype, "normal"))
+        convolution = random.choice([([1, 1], [1, 1]), ([2, 1], [1, 3])])
+        if name == "pack_weight":
+            return [weight, *convolution, 1]
+        windows = laid_out(random_values((3, 3, 2, 4), dtype, "normal"))
+        image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [1, -1], [9, 2]], device=device)
+        pooled_by = [switches, None, window[0], window[1], window[3], "sum", True]
+        return [windows, weight, image, origin, *pooled_by, *convolution, 1, [1, 0], [9, 5], [-1, 0], [9, 17]]
     if name == "switches_to_indices":
         return [switches, size, *window]
     return [dk.switches_to_indices(switches, size, *geometry.window), size, *window]
@@ -63,7 +73,7 @@ def test_opcheck(backend: str, device: torch.device, name: str, layout: str, dif
     given = arguments(name, geometry, device, layout, torch.float32)
     if differentiates and not given[0].is_floating_point():
         pytest.skip(f"{name} has no gradient: its input holds integers")
-    for tensor in given[: 2 if name == "max_pool2d" else 1]:
+    for tensor in given[: 2 if name in ("max_pool2d", "backproject2d") else 1]:
         tensor.requires_grad_(differentiates)
     torch.library.opcheck(operator(backend, name), tuple(given))
 
@@ -77,6 +87,43 @@ def test_opcheck_of_overlaps(backend: str, device: torch.device, name: str, over
     torch.library.opcheck(operator(backend, name), tuple(given))
 
 
+@pytest.mark.parametrize("differentiates", [(True, False), (False, True)], ids=["input", "weight"])
+@pytest.mark.parametrize("packs", [False, True], ids=["weight as it is", "packed"])
+@pytest.mark.parametrize("pools", [False, True], ids=["not pooled", "pooled"])
+def test_opcheck_of_projections(
+    backend: str, device: torch.device, pools: bool, packs: bool, differentiates: tuple[bool, bool]
+) -> None:
+    """With and without the optional tensors, either gradient alone, and a crop that goes on beyond the result."""
+    geometry = random.choice(list(GEOMETRIES.values()))
+    given = arguments("backproject2d", geometry, device, random.choice(["contiguous", "channels_last"]), torch.float64)
+    weight, stride, dilation, groups = given[1], *given[11:14]
+    if packs:
+        given[5] = operator(backend, "pack_weight")(weight, stride, dilation, groups)
+    if not pools:
+        given[4], given[6], given[7], given[8] = None, [1, 1], [1, 1], [1, 1]
+        given[15], given[17] = [30, 30], [-1, -1]
+    for tensor, requires_grad in zip(given[:2], differentiates, strict=True):
+        tensor.requires_grad_(requires_grad)
+    torch.library.opcheck(operator(backend, "backproject2d"), tuple(given))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fake_packed_weights_are_like_the_real_ones(backend: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Over all that decides how a weight is packed: taps, stride, dilation, groups and channels of a group."""
+    kernels, channels = [(3, 3), (1, 1), (1, 3), (5, 5), (2, 4), (11, 11)], [1, 2, 5, 6, 11, 12, 16, 17, 64, 65, 130]
+    for kernel, layout in itertools.product(kernels, LAYOUTS):
+        groups = random.choice([1, 1, 2, 5])
+        shape = (groups * random.choice([1, 3, 13]), random.choice(channels), *kernel)
+        weight = LAYOUTS[layout](torch.randn(shape).to(dtype)).to(device)
+        for stride, dilation in [([1, 1], [1, 1]), ([1, 2], [1, 1]), ([1, 1], [2, 1])]:
+            real = operator(backend, "pack_weight")(weight, stride, dilation, groups)
+            with FakeTensorMode() as mode:
+                fake = operator(backend, "pack_weight")(mode.from_tensor(weight), stride, dilation, groups)
+            described = [(t.shape, t.dtype, t.device, t.stride()) for t in (real, fake)]
+            assert described[0] == described[1], f"{layout} {shape} groups {groups} stride {stride} dilation {dilation}"
+            assert real.data_ptr() != weight.data_ptr(), "packing has to copy"
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", backends.OPS)
 def test_fake_results_are_like_the_real_ones(backend: str, device: torch.device, name: str, dtype: torch.dtype) -> None:
@@ -87,9 +134,11 @@ def test_fake_results_are_like_the_real_ones(backend: str, device: torch.device,
         given = arguments(name, geometry, device, layout, dtype)
         if name.startswith("max_unpool2d"):
             given[1] = random_switches(tuple(given[1].shape), geometry).to(device)
+        if name == "backproject2d" and random.random() < 0.5:
+            given[4], given[6], given[7], given[8] = None, [1, 1], [1, 1], [1, 1]
         for batched in (True, False):
             if not batched:
-                if name == "max_unpool2d_window":
+                if name in ("max_unpool2d_window", "backproject2d", "pack_weight"):
                     continue
                 given[0] = given[0][0]
                 if name == "max_unpool2d":

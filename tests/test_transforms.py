@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,9 @@ GEOMETRIES = {
 
 
 def distinct(*shape: int) -> Tensor:
-    """float64 values that differ by at least 0.1 and stay away from 0, so that small steps change no maximum."""
+    """float64 values at least 0.1 apart, of which no few sum to 0, so that small steps change no maximum or sign."""
     count = torch.Size(shape).numel()
-    return ((torch.randperm(count).double() - count // 2 + 0.5) / 10).view(shape)
+    return ((torch.randperm(count).double() - count // 2 + 0.5) / 10 + 0.013).view(shape)
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
@@ -67,6 +68,99 @@ def test_gradients_of_unpooling_windows(device: torch.device, geometry: Geometry
     input = distinct(3, 2, 2, 3).to(device).requires_grad_()
     assert gradcheck(unpool, (input,))
     assert gradgradcheck(lambda x: unpool(x) ** 2, (input,))
+
+
+# Stride, padding, dilation and groups of a convolution, and its taps.
+CONVOLUTIONS = {
+    "3x3": (((1, 1), (1, 1), (1, 1), 1), (3, 3)),
+    "strided": (((2, 1), (0, 1), (1, 2), 1), (2, 3)),
+    "grouped": (((1, 2), (1, 0), (1, 1), 2), (3, 2)),
+}
+# What of the result is computed: all, a part, one that begins inside and ends beyond it, and one all beyond it.
+PARTS = {
+    "whole": {},
+    "on a map": {"output_size": (5, 7)},
+    "part": {"crop": ((1, 2), (3, 2))},
+    "part on a map": {"crop": ((2, 0), (4, 3)), "output_size": (4, 6)},
+    "overhanging": {"crop": ((2, 1), (19, 23)), "output_size": (9, 9)},
+    "beyond": {"crop": ((40, 1), (2, 3))},
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
+@pytest.mark.parametrize("pooling", ["not pooled", *GEOMETRIES])
+def test_gradients_of_projections(device: torch.device, pooling: str, relu: bool, part: dict[str, Any]) -> None:
+    """Of the windows and of the weight, which the result is linear in each, and their gradients' own gradients."""
+    convolution, taps = random.choice(list(CONVOLUTIONS.values()))
+    image = torch.tensor([1, 0], device=device)
+    origin = torch.tensor([[0, 0], [-1, 1]], device=device)
+    pooled: dict[str, Any] = {}
+    if pooling != "not pooled":
+        geometry = GEOMETRIES[pooling]
+        kernel, stride, padding, dilation = geometry.window
+        pooled = {"switches": random_switches((2, 2, *geometry.pooled), geometry).to(device)}
+        pooled |= {"pool_kernel_size": kernel, "pool_stride": stride, "pool_padding": padding}
+        pooled |= {"pool_dilation": dilation, "overlap": random.choice(["sum", "last"])}
+
+    factors: Tensor | None = None
+
+    def project(input: Tensor, weight: Tensor) -> Tensor:
+        """Some sums over the result, linear and square, so that there are few gradients to take."""
+        nonlocal factors
+        out, _ = dk.backproject2d(input, weight, image, origin, *convolution, relu=relu, **pooled, **part)
+        if factors is None:
+            factors = torch.randn(3, *out.shape, dtype=torch.float64, device=device)
+        return (torch.stack([out, out, out**2]) * factors).flatten(1).sum(1)
+
+    input = distinct(2, 2, 2, 2).to(device).requires_grad_()
+    weight = distinct(2, 2, *taps).to(device).requires_grad_()
+    what = f"{convolution} {pooled.get('overlap')}"
+    assert gradcheck(project, (input, weight)), what
+    assert gradgradcheck(project, (input, weight), fast_mode=True), what
+
+
+@pytest.mark.parametrize("pooling", ["not pooled", "overlapping"])
+def test_gradients_of_projections_are_those_of_separate_ops(device: torch.device, pooling: str) -> None:
+    """With the weight packed, in float32, either gradient alone or both at once."""
+    geometry = GEOMETRIES["overlapping"]
+    input, weight = torch.randn(3, 5, 4, 3, device=device), torch.randn(5, 17, 3, 3, device=device)
+    image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [-1, 1], [2, 9]], device=device)
+    switches = random_switches((2, 5, *geometry.pooled), geometry).to(device)
+    kernel, stride, padding, dilation = geometry.window
+
+    def whole(x: Tensor, w: Tensor) -> Tensor:
+        pooled = {"switches": switches, "pool_kernel_size": kernel, "pool_stride": stride, "pool_padding": padding}
+        packed = dk.pack_weight(w.detach())
+        options = pooled if pooling == "overlapping" else {}
+        return dk.backproject2d(x, w, image, origin, relu=True, packed=packed, **options)[0]
+
+    def separate(x: Tensor, w: Tensor) -> Tensor:
+        if pooling == "overlapping":
+            x = dk.max_unpool2d_window(x, switches, image, origin, *geometry.window)[0]
+        return F.conv_transpose2d(F.relu(x), w)
+
+    for wanted in ((True, False), (False, True), (True, True)):
+        gradients = []
+        for function in (whole, separate):
+            given = [t.clone().requires_grad_(r) for t, r in zip((input, weight), wanted, strict=True)]
+            out = function(*given)
+            factors = torch.linspace(-1, 1, out.numel(), device=device).view(out.shape)
+            gradients.append(torch.autograd.grad((out * factors).sum(), [t for t in given if t.requires_grad]))
+        for ours, expected in zip(*gradients, strict=True):
+            assert expected.any()
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_packed_weights_have_no_gradient(device: torch.device) -> None:
+    weight = torch.randn(4, 16, 3, 3, device=device, requires_grad=True)
+    packed = dk.pack_weight(weight)
+    assert not packed.requires_grad, "the weight itself is what the gradient goes to"
+    input, numbers = torch.randn(1, 4, 2, 2, device=device), torch.zeros(1, 2, dtype=torch.int64, device=device)
+    out, _ = dk.backproject2d(input, weight, numbers[:, 0], numbers, packed=packed)
+    (gradient,) = torch.autograd.grad(out.sum(), weight)
+    assert gradient.shape == weight.shape
+    torch.testing.assert_close(gradient, input.sum((0, 2, 3))[:, None, None, None].expand(weight.shape))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -183,6 +277,54 @@ def test_vmap_of_unpooling_windows(device: torch.device, dims: tuple[int | None,
         assert_same_bits(together[1][index] if dims[3] == 0 else together[1], alone[1], f"origins {dims}")
 
 
+@pytest.mark.parametrize("pooling", ["not pooled", "2x2", "overlapping"])
+@pytest.mark.parametrize("dims", [d for d in itertools.product([None, 0], repeat=4) if any(x == 0 for x in d)], ids=str)
+def test_vmap_of_projections(device: torch.device, dims: tuple[int | None, ...], pooling: str) -> None:
+    """Over each of the tensors and all of them; with small integers, whose sums do not depend on their order."""
+    place = random.choice([None, 0])
+    names = ("input", "weight", "image", "origin", "switches", "packed")
+    dimension = dict(zip(names, (*dims[:2], place, place, *dims[2:]), strict=True))
+    geometry = GEOMETRIES.get(pooling)
+    given = {
+        "input": torch.randint(-3, 4, (3, 5, 4, 2, 3)).float().to(device),
+        "weight": torch.randint(-3, 4, (3, 4, 12, 3, 3)).float().to(device),
+        "image": torch.randint(0, 2, (3, 5), device=device),
+        "origin": torch.randint(-2, 4, (3, 5, 2), device=device),
+    }
+    pooled: dict[str, Any] = {}
+    if geometry is not None:
+        given["switches"] = random_switches((3, 2, 4, *geometry.pooled), geometry).to(device)
+        pooled = {"pool_kernel_size": geometry.kernel, "pool_stride": geometry.stride}
+        pooled |= {"pool_padding": geometry.padding, "pool_dilation": geometry.dilation}
+    if dimension["packed"] == 0 or random.random() < 0.5:
+        if dimension["weight"] is None:  # then every one is what was made of the one weight
+            given["weight"] = given["weight"][:1].expand(3, 4, 12, 3, 3)
+        else:
+            dimension["packed"] = 0
+        given["packed"] = torch.stack([dk.pack_weight(weight) for weight in given["weight"]])
+    tensors = {name: t if dimension[name] == 0 else t[0] for name, t in given.items()}
+    in_dims = tuple(dimension[name] for name in tensors)
+    if all(dim is None for dim in in_dims):
+        pytest.skip("only switches are mapped, and there are none")
+
+    def project(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        named = dict(zip(tensors, arguments, strict=True))
+        return dk.backproject2d(padding=1, relu=True, output_size=(9, 10), **named, **pooled)
+
+    together = torch.vmap(project, in_dims=in_dims, out_dims=(0, place))(*tensors.values())
+    for index in range(3):
+        alone = project(*(t[index] if dimension[name] == 0 else t for name, t in tensors.items()))
+        assert_same_bits(together[0][index], alone[0], f"windows {dimension}")
+        assert_same_bits(together[1][index] if place == 0 else together[1], alone[1], f"origins {dimension}")
+
+
+def test_vmap_of_packing(device: torch.device) -> None:
+    for shape in ((4, 12, 3, 3), (4, 3, 5, 5)):
+        weights = torch.randn(shape[0], 3, *shape[1:], device=device)
+        together = torch.vmap(dk.pack_weight, in_dims=1)(weights)
+        assert_same_bits(together, torch.stack([dk.pack_weight(w) for w in weights.unbind(1)]), str(shape))
+
+
 def test_vmap_of_conversions(device: torch.device) -> None:
     geometry = GEOMETRIES["2x2"]
     for batched in (True, False):
@@ -237,6 +379,71 @@ def test_batched_gradients(device: torch.device) -> None:
     for index in range(5):
         (alone,) = torch.autograd.grad(values, map, weights[index], retain_graph=True)
         assert_same_bits(together[index], alone, "batched gradient")
+
+
+def test_batched_gradients_of_projections(device: torch.device) -> None:
+    geometry = GEOMETRIES["overlapping"]
+    switches = random_switches((2, 4, *geometry.pooled), geometry).to(device)
+    input = distinct(3, 4, 2, 3).to(device).requires_grad_()
+    weight = torch.randn(4, 12, 3, 3, dtype=torch.float64, device=device, requires_grad=True)
+    image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [-1, 1], [2, 1]], device=device)
+    out, _ = dk.backproject2d(
+        input,
+        weight,
+        image,
+        origin,
+        switches=switches,
+        pool_kernel_size=geometry.kernel,
+        pool_stride=geometry.stride,
+        relu=True,
+        output_size=(9, 9),
+    )
+    factors = torch.randn(5, *out.shape, dtype=torch.float64, device=device)
+    together = torch.autograd.grad(out, (input, weight), factors, is_grads_batched=True, retain_graph=True)
+    for index in range(5):
+        alone = torch.autograd.grad(out, (input, weight), factors[index], retain_graph=True)
+        for many, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(many[index], one, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("pooled", [False, True], ids=["not pooled", "pooled"])
+def test_autocast_of_projections_is_that_of_convolutions(device: torch.device, kept: torch.dtype, pooled: bool) -> None:
+    """float32 and the other 16-bit type run in autocast's, float64 stays, and a weight packed before does no harm."""
+    input, weight = torch.randn(3, 4, 3, 3, device=device), torch.randn(4, 16, 3, 3, device=device)
+    numbers = torch.zeros(3, 2, dtype=torch.int64, device=device)
+    options: dict[str, Any] = {"relu": True}
+    if pooled:
+        codes = torch.randint(0, 4, (1, 4, 5, 5), device=device).to(torch.uint8)
+        options |= {"switches": codes, "pool_kernel_size": 2}
+
+    def project(x: Tensor, w: Tensor, packed: Tensor | None = None) -> Tensor:
+        return dk.backproject2d(x, w, numbers[:, 0], numbers, packed=packed, **options)[0]
+
+    expected = project(input.to(kept), weight.to(kept))
+    other = torch.float16 if kept == torch.bfloat16 else torch.bfloat16
+    packs = None, dk.pack_weight(weight), dk.pack_weight(weight.to(kept))
+    double = project(input.double(), weight.double())
+    with torch.autocast(device.type, kept):
+        assert F.conv_transpose2d(input, weight).dtype == kept
+        for differentiates in (False, True):
+            x, w = (t.clone().requires_grad_(differentiates) for t in (input, weight))
+            for packed in packs[:2]:
+                assert_same_bits(project(x, w, packed), expected, f"requires_grad {differentiates}")
+            assert_same_bits(project(x, w.to(kept), packs[2]), expected, "a weight cast and packed before")
+            assert_same_bits(project(x.to(kept), w), expected, "an input cast before")
+            assert project(x.to(other), w.to(other)).dtype == kept
+            assert_same_bits(project(x.double(), w.double()), double, "float64")
+            assert_same_bits(project(x.double(), w), project(x.double(), w.double()), "float64 and a float32 weight")
+        weights = torch.stack([weight, weight * 2])
+        together = torch.vmap(lambda w: project(input, w))(weights)
+        assert_same_bits(together, torch.stack([expected, project(input, weight * 2)]), "vmap over weights")
+    given = [input.clone().requires_grad_(), weight.clone().requires_grad_()]
+    with torch.autocast(device.type, kept):
+        out = project(*given)
+    out.float().sum().backward()
+    assert [t.grad.dtype for t in given] == [torch.float32, torch.float32]
+    assert all(t.grad.any() for t in given)
 
 
 @pytest.mark.parametrize("kept", [torch.bfloat16, torch.float16], ids=str)

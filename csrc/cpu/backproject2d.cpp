@@ -14,6 +14,7 @@ namespace {
 using baseline::larger;
 using baseline::largest_sums;
 using baseline::parts_of;
+using baseline::product;
 using baseline::smaller;
 using baseline::tasks_of;
 
@@ -180,9 +181,9 @@ constexpr int64_t kSmallestBand = 16;              // rows
 
 SendPlan make_plan(const Backproject2dParams& p, int64_t element_bytes, bool parallel) {
   SendPlan plan{1, p.size.y};
-  const int64_t sums = largest_sums(p, plan) * element_bytes;
+  const int64_t sums = product(largest_sums(p, plan), element_bytes);
   plan.units = larger(1, smaller(p.units, kSumBytes / larger(1, sums)));
-  if (sums > 2 * kSumBytes) plan.rows = larger(kSmallestBand, p.size.y * 2 * kSumBytes / sums);
+  if (sums > 2 * kSumBytes) plan.rows = larger(kSmallestBand, product(p.size.y, 2 * kSumBytes) / sums);
   const int64_t wanted = parallel ? 4 * static_cast<int64_t>(torch::stable::get_num_threads()) : 1;
   while (tasks_of(p, plan) < wanted && plan.units > 1) plan.units = parts_of(plan.units, 2);
   while (tasks_of(p, plan) < wanted && plan.rows > kSmallestBand) plan.rows = parts_of(plan.rows, 2);
@@ -215,9 +216,9 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
   static thread_local Workspace listed;
   char* memory = static_cast<char*>(listed.get(static_cast<size_t>(round * unit_bytes)));
   const int64_t all_rows = round * rows_of_unit;
-  lists.values = memory;
-  lists.entries = reinterpret_cast<int64_t*>(memory + all_rows * lists.capacity * element_bytes);
-  lists.channels = reinterpret_cast<uint8_t*>(lists.entries + all_rows);
+  lists.entries = reinterpret_cast<int64_t*>(memory);
+  lists.values = memory + all_rows * 8;
+  lists.channels = reinterpret_cast<uint8_t*>(memory + all_rows * (8 + lists.capacity * element_bytes));
   lists.counts = lists.channels + all_rows * lists.capacity;
   for (int64_t unit = 0; unit < all_units; unit += round) {
     p.units = smaller(round, all_units - unit);
@@ -232,10 +233,11 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
       kernels().list_signal(element, p, task * rows_of_task, smaller(rows, (task + 1) * rows_of_task));
     });
     const SendPlan plan = make_plan(p, element_bytes, parallel);
-    const size_t sums = static_cast<size_t>(largest_sums(p, plan) * element_bytes);
+    const int64_t sums = product(largest_sums(p, plan), element_bytes);
+    DK_CHECK(sums < int64_t{1} << 40, "the result before cropping, ", p.full.y, " x ", p.full.x, ", is too large");
     run_tasks(tasks_of(p, plan), parallel, [&](int64_t task) {
       static thread_local Workspace summed;
-      kernels().send_signal(element, p, plan, summed.get(sums), task, task + 1);
+      kernels().send_signal(element, p, plan, summed.get(static_cast<size_t>(sums)), task, task + 1);
     });
   }
 }

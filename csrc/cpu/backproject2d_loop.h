@@ -126,10 +126,10 @@ inline Reached reached(int64_t origin, int64_t step, int64_t base, int64_t map_e
                        int64_t size) {
   Reached part{0, smaller(full - begin, size)};
   if (map_end >= 0) {
-    // A window this far from the map meets none of it, and its place does not overflow.
-    constexpr int64_t kFar = int64_t{1} << 31;
-    if (origin > kFar || origin < -kFar) return {0, 0};
-    const int64_t start = origin * step + base;
+    // A window so far from the map that its place overflows meets none of it.
+    int64_t start;
+    if (__builtin_mul_overflow(origin, step, &start) || __builtin_add_overflow(start, base, &start)) return {0, 0};
+    if (start <= -size || start >= map_end) return {0, 0};
     part.begin = larger(0, -start);
     part.end = smaller(part.end, map_end - start);
   }

@@ -59,7 +59,7 @@ struct CellRows {
   int64_t held;
 
   CellRows(const Backproject2dParams& p, int64_t result_begin, int64_t result_end) {
-    const int64_t from = result_begin + p.begin.y, to = result_end + p.begin.y;
+    const int64_t from = smaller(result_begin + p.begin.y, p.full.y), to = smaller(result_end + p.begin.y, p.full.y);
     const int64_t step = p.lists.side * p.stride.y;
     const int64_t reach = (p.lists.side - 1) * p.stride.y + p.dilation.y * (p.kernel.y - 1) + 1;
     begin = from < reach ? 0 : (from - reach) / step + 1;
@@ -69,10 +69,15 @@ struct CellRows {
   }
 };
 
-// Columns held for one unit.
+// Columns held for one unit: all that its cells reach.
 inline int64_t held_columns(const Backproject2dParams& p) {
-  return larger(p.begin.x + p.size.x,
-                ((p.lists.columns * p.lists.side) - 1) * p.stride.x + p.dilation.x * (p.kernel.x - 1) + 1);
+  return (p.lists.columns * p.lists.side - 1) * p.stride.x + p.dilation.x * (p.kernel.x - 1) + 1;
+}
+
+// A product, or the largest number where it is larger.
+inline int64_t product(int64_t a, int64_t b) {
+  int64_t result;
+  return __builtin_mul_overflow(a, b, &result) ? INT64_MAX : result;
 }
 
 // Elements of the largest task's sums.
@@ -81,7 +86,7 @@ inline int64_t largest_sums(const Backproject2dParams& p, const SendPlan& plan) 
   for (int64_t row = 0; row < p.size.y; row += plan.rows) {
     held = larger(held, CellRows(p, row, smaller(row + plan.rows, p.size.y)).held);
   }
-  return smaller(plan.units, p.units) * held * held_columns(p) * p.weight.wide;
+  return product(product(held, held_columns(p)), smaller(plan.units, p.units) * p.weight.wide);
 }
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY
