@@ -40,7 +40,7 @@ format: $(VENV)/.package $(VENV)/.lint ## Rewrite the sources in the project's s
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines and write benchmarks/results/<machine>.json
+bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines for a quarter of an hour; rewrite results, tables and plots
 	$(BIN)/python benchmarks/report.py --measure
 
 gpu-check: ## On a machine with a GPU: build, test and measure with its own python3 (no network, no .venv)

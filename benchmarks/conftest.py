@@ -27,6 +27,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seconds", type=float, default=SECONDS, help="aimed length of one comparison")
+    parser.addoption("--projection-seconds", type=float, default=40.0, help="aimed length of one layer's projections")
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

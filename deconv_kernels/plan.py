@@ -141,7 +141,7 @@ def _kernel(step: Step, seeded: bool) -> str:
 
 def _quantity(value: float, unit: str, base: int) -> str:
     prefixes = ["", "K", "M", "G", "T", "P"]
-    while value >= base and len(prefixes) > 1:
+    while value >= min(base, 1000) and len(prefixes) > 1:
         value /= base
         prefixes.pop(0)
     return f"{value:.3g} {prefixes[0]}{unit}".rstrip()
