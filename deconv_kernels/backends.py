@@ -86,6 +86,23 @@ def chosen(device: torch.device | str) -> str:
     raise RuntimeError(f"no backend runs on {device}: cuda: {why_not('cuda')}; triton: {why_not('triton')}")
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: it is neither cpu nor cuda, or not there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu or cuda, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r}: this PyTorch sees no CUDA device")
+    return device
+
+
 class use:
     """Forces one backend for every op from here on, or for the length of a `with` block.
 

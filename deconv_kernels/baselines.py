@@ -269,6 +269,12 @@ def comparable(net: Deconvnet, compiled: bool = True) -> list[Baseline]:
     return found
 
 
+def deviation(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two batches of projections (U, C, H, W), relative to the largest value of each."""
+    largest = theirs.abs().amax(dim=(1, 2, 3)).clamp_min(torch.finfo(theirs.dtype).tiny)
+    return float(((ours - theirs).abs().amax(dim=(1, 2, 3)) / largest).max())
+
+
 def _full_frame(name: str, **options: Any) -> Baseline:
     def prepare(net: Deconvnet, images: Tensor, layer: str) -> Callable[[Units], Tensor]:
         if options.get("compiled"):

@@ -151,6 +151,15 @@ class Workspace {
     return memory_.get();
   }
 
+  // Gives back what only an unusually large call needed.
+  void trim() {
+    constexpr size_t kKept = size_t{64} << 20;
+    if (size_ > kKept) {
+      memory_.reset();
+      size_ = 0;
+    }
+  }
+
  private:
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -238,8 +247,10 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
     run_tasks(tasks_of(p, plan), parallel, [&](int64_t task) {
       static thread_local Workspace summed;
       kernels().send_signal(element, p, plan, summed.get(static_cast<size_t>(sums)), task, task + 1);
+      summed.trim();
     });
   }
+  listed.trim();
 }
 
 Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& image, const Tensor& origin,

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import plot
-from ..baselines import project_captum, project_full_frame
+from ..backends import usable_device
+from ..baselines import deviation, project_captum, project_full_frame
 from ..deconvnet import Deconvnet, Projections
 from ..models import load_weights
 from ..ops import check_overlap
@@ -168,7 +169,7 @@ class Gallery:
             raise ValueError(f"layer {repeated[0]!r} was given more than once")
         check_overlap(settings.overlap)
         self.settings = settings
-        self.device = _device(settings.device)
+        self.device = usable_device(settings.device)
         tf32 = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         self.tolerance = 2e-2 if tf32 else 1e-4
         self.weights = load_weights(settings.model, settings.weights)
@@ -278,9 +279,9 @@ class Gallery:
             start = self._now()
             theirs = project(self.net, inputs, sample, seed="activation").to(ours.device)
             per_second[name] = count / (self._now() - start)
-            error = _deviation(ours, theirs)
+            error = deviation(ours, theirs)
             if not error <= self.tolerance:
-                error = _deviation(self._projected_alone(inputs, sample), theirs)
+                error = deviation(self._projected_alone(inputs, sample), theirs)
             if not error <= self.tolerance:
                 raise RuntimeError(
                     f"projections of {units.layer} differ from {name} by {error:.1e} of their largest value; "
@@ -425,12 +426,6 @@ def _size(projections: Projections) -> tuple[int, int]:
     return height, width
 
 
-def _deviation(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of two batches of projections (U, C, H, W), relative to the largest value of each."""
-    largest = theirs.abs().amax(dim=(1, 2, 3)).clamp_min(torch.finfo(theirs.dtype).tiny)
-    return float(((ours - theirs).abs().amax(dim=(1, 2, 3)) / largest).max())
-
-
 def _short(activation: float) -> str:
     return f"{activation:,.0f}" if abs(activation) >= 100 else f"{activation:.3g}"
 
@@ -455,18 +450,6 @@ def _columns(units: Units) -> tuple[list[int], list[int], list[int], list[int], 
     """Images, channels, rows, columns and activations of units as lists."""
     parts = (units.image, units.channel, units.y, units.x, units.activation)
     return tuple(torch.as_tensor(part).tolist() for part in parts)  # type: ignore[return-value]
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu or cuda, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r}: this PyTorch sees no CUDA device")
-    return device
 
 
 @contextmanager

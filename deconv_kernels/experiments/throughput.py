@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import backends
-from ..baselines import Baseline, comparable
+from ..baselines import Baseline, comparable, deviation
 from ..deconvnet import Deconvnet
 from ..models import ARCHITECTURES, load_weights
 from ..photographs import cut, load_photographs, plan_crops
@@ -185,7 +185,7 @@ class Job:
     ) -> None:
         if model not in ARCHITECTURES:
             raise ValueError(f"unknown model {model!r}; known are {', '.join(ARCHITECTURES)}")
-        self.device = _device(device)
+        self.device = usable_device(device)
         self.model_name, self.seed = model, seed
         torch.manual_seed(seed)
         module, self.weights, preprocess = _network(model, weights)
@@ -323,12 +323,6 @@ def _checked(
     return contenders, not_measured, difference
 
 
-def deviation(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of two batches of projections (U, C, H, W), relative to the largest value of each."""
-    largest = theirs.abs().amax(dim=(1, 2, 3)).clamp_min(torch.finfo(theirs.dtype).tiny)
-    return float(((ours - theirs).abs().amax(dim=(1, 2, 3)) / largest).max())
-
-
 def _interleaved(runs: Mapping[str, Callable[[], Any]], end: float, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each call, in rounds of random order, until `end` or `MOST_ROUNDS`, whichever is sooner."""
     order = random.Random(0)
@@ -426,18 +420,6 @@ def _images(preprocess: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, str]
         noise = torch.randint(256, (IMAGES, 3, SIZE, SIZE), dtype=torch.uint8)
         return preprocess(noise), f"{IMAGES} images of {SIZE}x{SIZE} of noise{reason}"
     return torch.randn(IMAGES, 3, SIZE, SIZE), f"{IMAGES} images of {SIZE}x{SIZE} of noise"
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu or cuda, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r}: this PyTorch sees no CUDA device")
-    return device
 
 
 @contextmanager
