@@ -185,7 +185,7 @@ class Job:
     ) -> None:
         if model not in ARCHITECTURES:
             raise ValueError(f"unknown model {model!r}; known are {', '.join(ARCHITECTURES)}")
-        self.device = usable_device(device)
+        self.device = backends.usable_device(device)
         self.model_name, self.seed = model, seed
         torch.manual_seed(seed)
         module, self.weights, preprocess = _network(model, weights)
