@@ -342,7 +342,7 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   p.relu = relu;
   p.channels_last = channels_last;
   p.weight = layout;
-  Tensor output = empty_map({shape.images, p.output_channels, p.size.y, p.size.x, true, channels_last}, dtype, input);
+  Tensor output = result_map({shape.images, p.output_channels, p.size.y, p.size.x, true, channels_last}, dtype, input);
   p.output = output.mutable_data_ptr();
   if (shape.images > 0) {
     project(p, element_of(input), sum_bytes(dtype),

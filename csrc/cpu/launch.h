@@ -1,12 +1,32 @@
 // What the CPU launchers share.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <vector>
 
 #include "../checks.h"
 #include "kernels.h"
 
 namespace deconv_kernels {
+
+// An uninitialised dense result. Large ones ask for large pages: the system clears fresh memory page by page, which
+// would take longer than writing the result.
+inline Tensor result_map(const MapShape& shape, ScalarType dtype, const Tensor& like) {
+  Tensor result = empty_map(shape, dtype, like);
+#if defined(__linux__)
+  constexpr uintptr_t kLargePage = uintptr_t{2} << 20;
+  const uintptr_t memory = reinterpret_cast<uintptr_t>(result.mutable_data_ptr());
+  const uintptr_t first = (memory + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t end =
+      (memory + static_cast<uintptr_t>(result.numel()) * result.element_size()) / kLargePage * kLargePage;
+  // Advice only: where the system does not take it, nothing changes.
+  if (end > first + kLargePage) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+  return result;
+}
 
 inline Element element_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {

@@ -28,9 +28,9 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, const std::optional<T
     check_memory("bias", *bias);
     added = torch::stable::contiguous(*bias);
   }
-  Tensor values = empty_map(pooled, input.scalar_type(), input);
+  Tensor values = result_map(pooled, input.scalar_type(), input);
   const ScalarType switch_type = switch_dtype(pooling);
-  Tensor switches = empty_map(pooled, switch_type, input);
+  Tensor switches = result_map(pooled, switch_type, input);
 
   const MaxPool2dParams params{from.const_data_ptr(),
                                added.has_value() ? added->const_data_ptr() : nullptr,

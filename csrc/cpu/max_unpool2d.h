@@ -12,7 +12,7 @@ inline Tensor launch_max_unpool2d(const Tensor& input, const MapShape& windows, 
                                   const MapShape& unpooled, const Pooling& pooling, bool last, bool relu) {
   const Tensor values = dense(input, windows);
   const Tensor codes = dense(switches, maps);
-  Tensor output = empty_map(unpooled, input.scalar_type(), input);
+  Tensor output = result_map(unpooled, input.scalar_type(), input);
   const PhaseTable phases_y(pooling.y);
   const PhaseTable phases_x(pooling.x);
   const MaxUnpool2dParams params{values.const_data_ptr(),

@@ -55,7 +55,7 @@ Tensor switches_to_indices(const Tensor& switches, const IntList& input_size, co
   check_dtype("switches", switches, switch_dtype(pooling));
   const MapShape map = checked_unpooled("input_size", input_size, pooled, pooling);
   const Tensor from = dense(switches, pooled);
-  Tensor to = empty_map(pooled, ScalarType::Long, switches);
+  Tensor to = result_map(pooled, ScalarType::Long, switches);
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
                               ? to_indices<uint8_t>(from, to, pooled, map, pooling)
                               : to_indices<int16_t>(from, to, pooled, map, pooling);
@@ -71,7 +71,7 @@ Tensor indices_to_switches(const Tensor& indices, const IntList& input_size, con
   check_dtype("indices", indices, ScalarType::Long);
   const MapShape map = checked_unpooled("input_size", input_size, pooled, pooling);
   const Tensor from = dense(indices, pooled);
-  Tensor to = empty_map(pooled, switch_dtype(pooling), indices);
+  Tensor to = result_map(pooled, switch_dtype(pooling), indices);
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
                               ? to_switches<uint8_t>(from, to, pooled, map, pooling)
                               : to_switches<int16_t>(from, to, pooled, map, pooling);
