@@ -407,18 +407,22 @@ def test_the_fastest_tile_is_measured_once_and_never_in_a_graph(monkeypatch: pyt
 
 
 def test_precision_of_float32_is_what_torch_allows(launches: list[Launch]) -> None:
-    try:
-        for allowed in (False, True):
-            torch.backends.cudnn.allow_tf32 = allowed
+    for allowed in (False, True):
+        with torch.backends.cudnn.flags(allow_tf32=allowed):
             assert BACKPROJECT.float32_precision() == ("tf32" if allowed else "ieee")
-        for precision in ("ieee", "tf32"):
+    for precision in ("ieee", "tf32"):
+        # torch's own test helpers, once imported, forbid to set this elsewhere.
+        with torch.backends.__allow_nonbracketed_mutation():
+            before = torch.backends.cudnn.conv.fp32_precision
             torch.backends.cudnn.conv.fp32_precision = precision
+        try:
             assert BACKPROJECT.float32_precision() == precision
             backproject(DENSE, torch.float32)
             assert {arguments["PRECISION"] for _, arguments, _ in launches} == {precision}
             launches.clear()
-    finally:
-        torch.backends.cudnn.allow_tf32 = True
+        finally:
+            with torch.backends.__allow_nonbracketed_mutation():
+                torch.backends.cudnn.conv.fp32_precision = before
 
 
 def test_sizes_of_one_compile(launches: list[Any], tmp_path: Path) -> None:
