@@ -90,11 +90,12 @@ class Convolution(Step):
         """The weight as the ops read it; made once, and again when the weight or the backend has changed."""
         weight, _ = self.parameters()
         backend = backends.chosen(weight.device)
-        if self._prepared is None or not self._prepared.holds(weight, backend):
+        prepared = self._prepared  # another thread may put its own there
+        if prepared is None or not prepared.holds(weight, backend):
             packed = pack_weight(weight, self.stride, self.dilation, self.groups)
             filters = weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-            self._prepared = Prepared.of(weight, backend, packed, filters)
-        return self._prepared
+            self._prepared = prepared = Prepared.of(weight, backend, packed, filters)
+        return prepared
 
     def _dense_units(self, windows: Windows, kernel: str) -> Tensor | None:
         """Which units a dense convolution serves better, (U,); None where that is none.
