@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .convolution import Convolution
 from .deconvnet import Deconvnet
+from .joins import AdaptiveAveragePool
 from .record import Units
 from .steps import (
     AveragePool,
@@ -50,7 +51,7 @@ class FullFrame:
         compiled: send the signal back by `torch.compile` over static shapes, as a whole or not at all.
 
     Raises:
-        ValueError: a step that the baseline cannot do.
+        ValueError: a network that branches, or a step that the baseline cannot do.
     """
 
     @torch.no_grad()
@@ -65,6 +66,8 @@ class FullFrame:
         compiled: bool = False,
     ) -> None:
         steps = net.tape.steps[: net.tape.index(layer) + 1]
+        if any(sources != (index,) for index, sources in enumerate(net.tape.sources[: len(steps)])):
+            raise ValueError(f"up to {layer!r} the network branches, and this baseline can only do chains of layers")
         device = next(net.model.parameters(), images).device
         kept: list[list[Tensor | None]] = [[] for _ in steps]
         for batch in images.split(batch_size or len(images)):
@@ -314,7 +317,7 @@ def _forward(step: Step, x: Tensor) -> tuple[Tensor, Any]:
         return F.max_pool2d(
             x, step.kernel, step.stride, step.padding, step.dilation, step.ceil_mode, return_indices=True
         )
-    y, _ = step.forward(x, owned=False)
+    y, _ = step.run((x,), owned=False)
     return y, x if isinstance(step, Rectifier) and step.rule != "deconvnet" else None
 
 
@@ -366,14 +369,13 @@ def _backward(step: Step, shape: torch.Size, kept: Any, memory_format: torch.mem
             return torch.ops.aten.max_pool2d_with_indices_backward(signal, like(signal), *window, kept[image])
 
         return unpool
+    if isinstance(step, AdaptiveAveragePool):
+        return lambda signal, image: torch.ops.aten._adaptive_avg_pool2d_backward(signal, like(signal))
     if isinstance(step, AveragePool):
-        adjoint = step.adjoint
-        return lambda signal, image: adjoint(signal, like(signal))
+        means = (step.kernel, step.stride, step.padding, step.ceil_mode, step.count_include_pad, step.divisor)
+        return lambda signal, image: torch.ops.aten.avg_pool2d_backward(signal, like(signal), *means)
     if isinstance(step, BatchNormalization):
-        module = step.module
-        assert module.running_var is not None
-        scale = torch.rsqrt(module.running_var + module.eps) * (1 if module.weight is None else module.weight)
-        factor = scale.detach().reshape(-1, *[1] * (len(shape) - 1))
+        factor = step.scale().detach().reshape(-1, *[1] * (len(shape) - 1))
         return lambda signal, image: signal.mul_(factor)
     if isinstance(step, Linear):
         matrix = step.parameters()[0].detach()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import backends
 from .ops import Backprojection, pack_weight, send_back
-from .steps import Options, Pair, PooledSignal, Step
+from .steps import Options, Pair, PooledSignal, Step, require_maps
 from .windows import Axis, Shape, Window, Windows
 
 _log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Convolution(Step):
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.parameters()
+        x = require_maps(self.name, x)
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups), None
 
     def slid(self, window: Window, shape: Shape) -> Window:

@@ -6,8 +6,9 @@ Source: Zeiler & Fergus 2013, "Visualizing and Understanding Convolutional Netwo
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from .graph import Tape, trace
 from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
 from .record import Peaks, Record, Units
-from .steps import KERNELS, RULES, MaxPool, Options, Rectifier
-from .windows import Positions, Windows, place
+from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier
+from .windows import Positions, Window, Windows, as_map, place
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
@@ -33,57 +34,78 @@ class Projections:
         windows: (U, C, h, w), the receptive field of each unit.
         boxes: (U, 4) int64 on the host, where the windows lie: y0, x0, y1, x1 in pixels, half open. A box may overhang
             the image; its window is zero there.
-        image_size: (H, W) of the images.
+        shape: of one image, (C, H, W), or (F,) where the network takes rows.
     """
 
     units: Units
     windows: Tensor
     boxes: Tensor
-    image_size: tuple[int, int]
+    shape: tuple[int, ...]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        _, height, width = as_map(self.shape)
+        return height, width
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Projections:
         chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
-        return Projections(self.units[index], self.windows[chosen], self.boxes[chosen], self.image_size)
+        return Projections(self.units[index], self.windows[chosen], self.boxes[chosen], self.shape)
 
     def full(self) -> Tensor:
-        """The projections in frames of the images' size, zero outside the receptive field: (U, C, H, W)."""
+        """The projections in frames of the images' size, zero outside the receptive field: (U, C, H, W), or (U, F)."""
         frames = self.windows
         for axis, length in enumerate(self.image_size):
             if frames.shape[axis + 2] != length or bool(self.boxes[:, axis].any()):
                 frames = place(frames, self.boxes[:, axis].to(frames.device), length, axis + 2)
-        return frames.clone() if frames is self.windows else frames
+        frames = frames.clone() if frames is self.windows else frames
+        return frames if len(self.shape) == 3 else frames.reshape(-1, *self.shape)
 
 
 class Deconvnet:
     """A network that can be run backwards from single units.
 
     Args:
-        model: any `nn.Module` that torch.fx can trace into a chain of convolutions, rectifiers, max pools, average
-            pools, batch, response and contrast normalisation, dropout, flatten and linear layers. It is read as in eval
-            mode and left as it is.
+        model: any `nn.Module` that torch.fx can trace; branches, skips, concatenations and shared modules are followed.
+            It is read as in eval mode and left as it is.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
-            activation was positive; "gradient" g where the activation was positive (and below the ceiling of a ReLU6).
+            activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
+            the ceiling of a ReLU6).
         normalization: "identity" passes response and contrast normalisation unchanged on the way back, as deconvnets
             do; "gradient" takes their exact gradient, for which the record keeps their inputs.
+        rules: what to do with parts about which there is no agreement, such as smooth activations and products of
+            signals: from a module type (`nn.SiLU`), a function (`torch.sigmoid`, `operator.mul`) or the name of a
+            tensor method to "gradient" (its exact gradient), "identity" (the signal passes unchanged) or "rectifier"
+            (as a rectifier under `rule`). Under the rule "gradient" everything goes by its gradient anyway.
+        arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
+            value nor a default are the inputs, of which there usually is one: the images.
 
     Raises:
-        TypeError: `model` is not a module.
-        ValueError: an unknown rule or normalization.
-        UnsupportedModule: the network branches, or a part of it has no exact rule; the message names it.
+        TypeError: `model` is not a module, or a key of `rules` not what it can be.
+        ValueError: an unknown rule, normalization, decision or argument.
+        UnsupportedModule: a part of the network has no exact rule, or it cannot be traced; the message names it.
 
     Source: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2014 for "guided".
     """
 
-    def __init__(self, model: nn.Module, rule: str = "deconvnet", normalization: str = "identity") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rule: str = "deconvnet",
+        normalization: str = "identity",
+        *,
+        rules: Mapping[Any, str] | None = None,
+        arguments: Mapping[str, object] | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         _check_choice("rule", rule, RULES)
         _check_choice("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
-        self.tape: Tape = trace(model, rule, normalization)
+        self.tape: Tape = trace(model, rule, normalization, rules, arguments)
         self._plans: dict[tuple[object, ...], Plan] = {}
 
     @property
@@ -91,10 +113,21 @@ class Deconvnet:
         """The names of all layers, from the images up."""
         return list(self.tape.layers)
 
+    @property
+    def output(self) -> str:
+        """The name of the layer whose output is the network's.
+
+        Raises:
+            ValueError: the network returns several tensors.
+        """
+        if self.tape.output is None:
+            raise ValueError(f"{type(self.model).__name__} returns several tensors; choose one of net.layers")
+        return self.tape.output
+
     @torch.no_grad()
     def record(
         self,
-        images: Tensor,
+        images: Tensor | Sequence[Tensor],
         layers: str | Sequence[str],
         activations: bool = False,
         *,
@@ -104,8 +137,9 @@ class Deconvnet:
         """Runs images forward and keeps what the way back needs.
 
         Args:
-            images: (N, C, H, W) of the model's dtype; batches move to the model's device as they are needed.
-            layers: which layers' units to choose from. The pass stops at the deepest of them.
+            images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype; one tensor for each
+                input of the network. Batches move to the model's device as they are needed.
+            layers: which layers' units to choose from. Nothing is run that they do not need.
             activations: keep the activations of these layers too.
             batch_size: images per pass.
             progress: show a progress bar; by default on a terminal when it takes more than a second.
@@ -118,68 +152,38 @@ class Deconvnet:
             ValueError: images of the wrong shape, no images or no layers.
             UnknownLayer: a layer the model does not have; the message lists them.
         """
-        asked = sorted({self.tape.index(layer) for layer in ([layers] if isinstance(layers, str) else layers)})
+        asked = {self.tape.value(layer) for layer in ([layers] if isinstance(layers, str) else layers)}
         if not asked:
             raise ValueError("layers must name at least one layer")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        dtype, device = self._check_images(images)
-        record = Record(self.tape, len(images), tuple(images.shape[1:]), dtype, device)  # type: ignore[arg-type]
-        record.kept = [None] * (asked[-1] + 1)
-        for start, stop in _chunks(len(images), batch_size, "recording", "image", progress):
-            self._record_batch(record, images[start:stop].to(device), start, asked, activations)
+        several = self.tape.inputs > 1 and not isinstance(images, Tensor)
+        inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
+        dtype, device = self._check_images(inputs)
+        record = Record(self.tape, len(inputs[0]), dtype, device)
+        record.kept = [None] * len(self.tape.steps)
+        recording = _Recording(record, asked, activations)
+        for start, stop in _chunks(len(record), batch_size, "recording", "image", progress):
+            recording.batch([x[start:stop].to(device) for x in inputs], start)
         return record
 
-    def _check_images(self, images: Tensor) -> tuple[torch.dtype, torch.device]:
-        if not isinstance(images, Tensor):
+    def _check_images(self, inputs: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
+        if len(inputs) != self.tape.inputs:
+            raise ValueError(f"the network takes {self.tape.inputs} tensors, got {len(inputs)}")
+        images = inputs[0]
+        if not all(isinstance(x, Tensor) for x in inputs):
             raise TypeError(f"images must be a Tensor, got {type(images).__name__}")
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), images)
-        if images.dtype != parameter.dtype or not images.is_floating_point():
-            raise TypeError(f"images must be of the model's dtype {parameter.dtype}, got {images.dtype}")
-        if images.dim() != 4 or 0 in images.shape:
-            raise ValueError(f"images must have shape (N, C, H, W) with no empty dimension, got {tuple(images.shape)}")
+        for x in inputs:
+            if (x.is_floating_point() or x is images) and x.dtype != parameter.dtype:
+                raise TypeError(f"images must be of the model's dtype {parameter.dtype}, got {x.dtype}")
+            if x.dim() not in (2, 4) or 0 in x.shape:
+                raise ValueError(f"images must have shape (N, C, H, W) with no empty dimension, got {tuple(x.shape)}")
+            if len(x) != len(images):
+                raise ValueError(f"all inputs must hold {len(images)} images, got {len(x)}")
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point, got {images.dtype}")
         return parameter.dtype, parameter.device
-
-    def _record_batch(self, record: Record, x: Tensor, start: int, asked: list[int], activations: bool) -> None:
-        shapes = [_shape(x)]
-        foreign = {x.untyped_storage().data_ptr()}
-        steps = self.tape.steps[: asked[-1] + 1]
-        fused = False
-        for index, step in enumerate(steps):
-            owned = x.untyped_storage().data_ptr() not in foreign
-            if isinstance(step, MaxPool):
-                x, kept = step.forward(x, owned, relu=fused)
-                fused = False
-            elif self._fuses(index, asked):
-                fused, kept = True, None
-            else:
-                x, kept = step.forward(x, owned)
-            shapes.append(_shape(x))
-            if kept is not None:
-                foreign.add(kept.untyped_storage().data_ptr())
-                record.kept[index] = _store(record.kept[index], kept, start, len(record))
-            if index in asked:
-                self._keep_layer(record, step.name, x, start, activations)
-                if activations:
-                    foreign.add(x.untyped_storage().data_ptr())
-        record.shapes = shapes
-
-    def _fuses(self, index: int, asked: list[int]) -> bool:
-        """Whether a step is a rectifier that only the max pool above it needs, which then rectifies as it pools."""
-        step = self.tape.steps[index]
-        if index in asked or not isinstance(step, Rectifier) or not step.fuses:
-            return False
-        return isinstance(self.tape.steps[index + 1], MaxPool)
-
-    @staticmethod
-    def _keep_layer(record: Record, name: str, x: Tensor, start: int, activations: bool) -> None:
-        batch = Peaks.of(x)
-        stored = record.peaks.get(name, Peaks(None, None, None))  # type: ignore[arg-type]
-        record.peaks[name] = Peaks(
-            *(_store(getattr(stored, part), getattr(batch, part), start, len(record)) for part in ("value", "y", "x"))
-        )
-        if activations:
-            record.activations[name] = _store(record.activations.get(name), x, start, len(record))
 
     @torch.no_grad()
     def project(
@@ -192,6 +196,7 @@ class Deconvnet:
         kernel: str = "auto",
         max_bytes: int | None = None,
         progress: bool | None = None,
+        input: int = 0,
     ) -> Projections:
         """Projects units back to pixels, each inside its receptive field.
 
@@ -210,59 +215,210 @@ class Deconvnet:
             max_bytes: working memory for the windows of one step; each step takes as many units at once as fit.
                 By default 32 MiB on the CPU and 1 GiB elsewhere.
             progress: show a progress bar; by default on a terminal when it takes more than a second.
+            input: to which of the network's inputs, where it has several.
 
         Returns:
             The projections, in the order of the units.
 
         Raises:
-            ValueError: a record of another network, a unit outside the record, an unknown seed, overlap or kernel, or
-                activations that the record has not kept.
+            ValueError: a record of another network, a unit outside the record, an unknown seed, overlap, kernel or
+                input, or activations that the record has not kept.
             UnknownLayer: a layer the model does not have.
 
         Source: Zeiler & Fergus 2013, section 2.1.
         """
-        if record.tape is not self.tape:
-            raise ValueError("the record was made by another Deconvnet; record the images with this one")
+        self._check_record(record)
+        if not 0 <= input < self.tape.inputs:
+            raise ValueError(f"input must be from 0 to {self.tape.inputs - 1}, got {input}")
         _check_choice("seed", seed, SEEDS)
-        _check_choice("kernel", kernel, KERNELS)
-        check_overlap(overlap)
         record.check(units)
         plan = self.plan(record, units.layer, max_bytes=max_bytes)
         scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
-        shape = (len(units), plan.bottom.channels, *plan.bottom.size)
-        walk = _Walk(
-            plan,
-            record.kept,
-            Options(overlap, kernel),
-            None if scale is None else scale.to(record.device)[:, None, None, None],
-            torch.empty(shape, dtype=record.dtype, device=record.device),
-        )
         positions = Positions.of(units.image, torch.stack((units.y, units.x), dim=1), record.device)
-        if len(units):
-            top = self.tape.index(units.layer)
-            seeds = Windows.seeds(units.channel.to(record.device), positions, record.shapes[top + 1], record.dtype)
-            with _progress(len(units), "projecting", "unit", progress) as bar:
-                walk.down(seeds, top, 0, bar)
-        boxes = positions.boxes(plan.bottom).cpu()
-        return Projections(units, walk.result, boxes, record.image_shape[1:])
+        seeds = Windows.seeds(units.channel.to(record.device), positions, plan.top, record.dtype)
+        scale = None if scale is None else scale.to(record.device)[:, None, None, None]
+        windows = self._down(record, plan, seeds, scale, _options(overlap, kernel), progress)[input]
+        shape = record.shapes[input]
+        assert shape is not None
+        return Projections(units, windows, positions.boxes(plan.inputs[input]).cpu(), shape)
 
-    def plan(self, record: Record, layer: str, *, max_bytes: int | None = None) -> Plan:
+    @torch.no_grad()
+    def project_signal(
+        self,
+        record: Record,
+        layer: str,
+        signal: Tensor,
+        image: Tensor,
+        overlap: str = "sum",
+        *,
+        kernel: str = "auto",
+        max_bytes: int | None = None,
+        progress: bool | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Sends whole maps of signal back to the inputs: any combination of a layer's units at once.
+
+        Args:
+            record: of this network.
+            layer: on whose output the signal lies.
+            signal: (S, ...), each of the shape of the layer's output for one image.
+            image: (S,) int64, the image of the record that each belongs to.
+            overlap, kernel, max_bytes, progress: as for `project`.
+
+        Returns:
+            What arrives at each input of the network, (S, C, H, W) or (S, F).
+
+        Raises:
+            TypeError: a signal that is not of the network's dtype.
+            ValueError: a record of another network, a signal of another shape or for an image outside the record, an
+                unknown overlap or kernel.
+            UnknownLayer: a layer the model does not have.
+        """
+        self._check_record(record)
+        above = record.shape(layer)
+        shape = record.shapes[self.tape.value(layer)]
+        if signal.dtype != record.dtype:
+            raise TypeError(f"signal must be of the network's dtype {record.dtype}, got {signal.dtype}")
+        if tuple(signal.shape[1:]) != tuple(shape or ()) or image.shape != signal.shape[:1]:
+            raise ValueError(
+                f"signal must have shape (S, {', '.join(map(str, shape or ()))}) with one image for each, "
+                f"got {tuple(signal.shape)} and {tuple(image.shape)}"
+            )
+        if len(image) and not 0 <= int(image.min()) <= int(image.max()) < len(record):
+            raise ValueError(f"image must be from 0 to {len(record) - 1}, got {image.tolist()}")
+        plan = self.plan(record, layer, max_bytes=max_bytes, whole=True)
+        positions = Positions.of(image.cpu(), torch.zeros((len(image), 2), dtype=torch.int64), record.device)
+        values = signal.to(record.device).reshape(-1, *above).clone()
+        windows = Windows(values, Window.full(above), positions)
+        results = self._down(record, plan, windows, None, _options(overlap, kernel), progress)
+        shapes = record.shapes[: self.tape.inputs]
+        return tuple(result.reshape(-1, *of) for result, of in zip(results, shapes, strict=True) if of is not None)
+
+    def _check_record(self, record: Record) -> None:
+        if record.tape is not self.tape:
+            raise ValueError("the record was made by another Deconvnet; record the images with this one")
+
+    def _down(
+        self,
+        record: Record,
+        plan: Plan,
+        windows: Windows,
+        scale: Tensor | None,
+        options: Options,
+        progress: bool | None,
+    ) -> list[Tensor]:
+        """What arrives at every input, (U, C, h, w) in the windows of the plan."""
+        results = [
+            torch.empty((len(windows), below.channels, *below.size), dtype=record.dtype, device=record.device)
+            for below in plan.inputs
+        ]
+        if len(windows):
+            with _progress(len(windows), "projecting", "unit", progress) as bar:
+                walk = _Walk(plan, record.kept, options, scale, results, bar)
+                walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(windows))
+        return results
+
+    def plan(self, record: Record, layer: str, *, max_bytes: int | None = None, whole: bool = False) -> Plan:
         """What `project` does with units of a layer: its steps, their windows and costs, and how they are batched.
 
         Args:
             record: of this network.
             layer: whose units are projected.
             max_bytes: as for `project`.
+            whole: plan for whole maps of signal, as `project_signal` takes them, instead of single units.
 
         Raises:
             UnknownLayer: a layer the model does not have.
+            ValueError: the record does not reach it.
         """
         if max_bytes is None:
             max_bytes = HOST_BYTES if record.device.type == "cpu" else DEVICE_BYTES
-        key = (layer, tuple(record.shapes), record.dtype, max_bytes)
-        if key not in self._plans:
-            self._plans[key] = make_plan(self.tape, layer, record.shapes, record.dtype, max_bytes)
-        return self._plans[key]
+        key = (layer, max_bytes, whole)
+        if key not in record.plans:
+            record.shape(layer)
+            shapes = tuple(record.shapes)
+            longer = (*key, shapes, record.dtype)
+            if longer not in self._plans:
+                self._plans[longer] = make_plan(self.tape, layer, shapes, record.dtype, max_bytes, whole)
+            record.plans[key] = self._plans[longer]
+        plan = record.plans[key]
+        assert isinstance(plan, Plan)
+        return plan
+
+
+class _Recording:
+    """Runs batches of images forward.
+
+    Args:
+        record: to fill.
+        asked: the values of the layers asked for.
+        activations: keep theirs.
+    """
+
+    def __init__(self, record: Record, asked: set[int], activations: bool) -> None:
+        self.record, self.tape, self.asked, self.activations = record, record.tape, asked, activations
+        self.needed = self.tape.needed(asked)
+        self.last_reader = {source: index for index in self.needed for source in self.tape.sources[index]}
+        readers = [source for index in self.needed for source in self.tape.sources[index]]
+        # A rectifier of which nothing is kept and that only a max pool reads is left to the pool.
+        self.fused = {
+            value
+            for index in self.needed
+            if (value := self.tape.inputs + index) not in asked
+            and isinstance(rectifier := self.tape.steps[index], Rectifier)
+            and rectifier.fuses
+            and readers.count(value) == 1
+            and isinstance(self.tape.steps[self.last_reader[value]], MaxPool)
+        }
+
+    def batch(self, inputs: Sequence[Tensor], start: int) -> None:
+        """Records one batch, the first of whose images is number `start`."""
+        record, tape = self.record, self.tape
+        shapes: list[tuple[int, ...] | None] = [None] * (tape.inputs + len(tape.steps))
+        alive = dict(enumerate(inputs))
+        shapes[: tape.inputs] = [tuple(x.shape[1:]) for x in inputs]
+        foreign = {_memory(x) for x in inputs}
+        for index in self.needed:
+            step, sources, value = tape.steps[index], tape.sources[index], tape.inputs + index
+            read = [alive[source] for source in sources]
+            for source in set(sources):
+                if self.last_reader[source] == index:
+                    del alive[source]
+            kept: Kept = None
+            if value in self.fused:
+                x = read[0]
+            elif isinstance(step, MaxPool):
+                x, kept = step.forward(read[0], False, relu=sources[0] in self.fused)
+            else:
+                memory = _memory(read[0])
+                owned = memory not in foreign and all(
+                    _memory(other) != memory for other in (*alive.values(), *read[1:])
+                )
+                x, kept = step.run(read, owned)
+            del read
+            shapes[value] = tuple(x.shape[1:])
+            alive[value] = x
+            if kept is not None:
+                foreign.update(_memory(part) for part in (kept if isinstance(kept, tuple) else (kept,)))
+                record.kept[index] = _store(record.kept[index], kept, start, len(record))
+            if value in self.asked:
+                self._keep_layer(step.name, x, start)
+                if self.activations:
+                    foreign.add(_memory(x))
+            if value not in self.last_reader:
+                del alive[value]
+        record.shapes = shapes
+
+    def _keep_layer(self, name: str, x: Tensor, start: int) -> None:
+        record, batch = self.record, Peaks.of(x)
+        stored = record.peaks.get(name, Peaks(None, None, None))  # type: ignore[arg-type]
+        parts = (
+            _store(getattr(stored, part), getattr(batch, part), start, len(record)) for part in ("value", "y", "x")
+        )
+        record.peaks[name] = Peaks(*parts)  # type: ignore[arg-type]
+        if self.activations:
+            activations = _store(record.activations.get(name), x, start, len(record))
+            assert isinstance(activations, Tensor)
+            record.activations[name] = activations
 
 
 @dataclass(frozen=True)
@@ -274,41 +430,81 @@ class _Walk:
         kept: what the record holds for every step.
         options: of the projection.
         scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
-        result: (U, C, h, w), filled from the bottom.
+        results: (U, C, h, w) for every input, filled from the bottom.
+        bar: shows how many units have arrived.
     """
 
     plan: Plan
-    kept: list[Tensor | None]
+    kept: list[Kept]
     options: Options
     scale: Tensor | None
-    result: Tensor
+    results: list[Tensor]
+    bar: tqdm | _Silent
 
-    def down(self, windows: Windows, index: int, first: int, bar: tqdm | _Silent) -> None:
-        """Takes windows on the output of step `index`, those of the units from `first` on, down to the images."""
-        while index >= 0:
-            planned = self.plan.steps[index]
-            if windows.values.shape[0] > planned.units_at_once:
-                for begin in range(0, len(windows), planned.units_at_once):
-                    end = min(len(windows), begin + planned.units_at_once)
-                    self.down(windows.of_units(slice(begin, end)), index, first + begin, bar)
+    def down(self, pending: dict[int, list[Windows]], number: int, first: int, units: int) -> None:
+        """Takes signal down to the images.
+
+        Args:
+            pending: what has come to every value above the steps still to be run.
+            number: of the highest of these steps in the plan.
+            first: of the units.
+            units: how many.
+        """
+        plan = self.plan
+        while number >= 0:
+            planned = plan.steps[number]
+            if units > planned.units_at_once:
+                for begin in range(0, units, planned.units_at_once):
+                    end = min(units, begin + planned.units_at_once)
+                    chunk = slice(begin, end)
+                    of_chunk = {value: [part.of_units(chunk) for part in parts] for value, parts in pending.items()}
+                    self.down(of_chunk, number, first + begin, end - begin)
                 return
-            windows = planned.step.backward(windows, self.kept[index], planned.below, self.options)
-            index -= 1
-        values, units = windows.dense(), slice(first, first + len(windows))
-        if self.scale is None:
-            self.result[units] = values
-        else:
-            torch.mul(values, self.scale[units], out=self.result[units])
-        bar.update(len(values))
+            number -= 1
+            windows = self._arrived(pending, planned.value)
+            if windows is None:
+                continue
+            step = planned.step
+            parts = step.send(windows, self.kept[planned.index], planned.below, planned.shapes, self.options)
+            for source, part in zip(planned.sources, parts, strict=True):
+                if part is not None:
+                    pending.setdefault(source, []).append(part)
+        here = slice(first, first + units)
+        for value, result in enumerate(self.results):
+            arrived = self._arrived(pending, value)
+            if arrived is None:
+                result[here] = 0
+            elif self.scale is None:
+                result[here] = arrived.dense()
+            else:
+                torch.mul(arrived.dense(), self.scale[here], out=result[here])
+        self.bar.update(units)
+
+    def _arrived(self, pending: dict[int, list[Windows]], value: int) -> Windows | None:
+        """The signal on a value, from all its readers."""
+        parts = pending.pop(value, None)
+        if parts is None:
+            return None
+        field = self.plan.fields[value]
+        assert field is not None
+        if len(parts) == 1 and parts[0].window == field:
+            return parts[0]
+        return Windows.sum(parts, field)
+
+
+def _options(overlap: str, kernel: str) -> Options:
+    _check_choice("kernel", kernel, KERNELS)
+    check_overlap(overlap)
+    return Options(overlap, kernel)
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _shape(x: Tensor) -> tuple[int, int, int]:
-    return (x.shape[1], x.shape[2], x.shape[3]) if x.dim() == 4 else (x.shape[1], 1, 1)
 
 
 def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm | _Silent:
@@ -337,11 +533,15 @@ def _chunks(total: int, size: int, what: str, unit: str, progress: bool | None) 
             bar.update(stop - start)
 
 
-def _store(store: Tensor | None, batch: Tensor, start: int, total: int) -> Tensor:
+def _store(store: Kept, batch: Kept, start: int, total: int) -> Kept:
     """Puts what was kept of a batch with what was kept of the others."""
-    if len(batch) == total:
+    if isinstance(batch, tuple):
+        stores = store if isinstance(store, tuple) else (None,) * len(batch)
+        parts = (_store(*pair, start, total) for pair in zip(stores, batch, strict=True))
+        return tuple(part for part in parts if isinstance(part, Tensor))
+    if batch is None or len(batch) == total:
         return batch
-    if store is None:
+    if not isinstance(store, Tensor):
         channels_last = batch.dim() == 4 and not batch.is_contiguous() and batch.stride(1) == 1
         store = torch.empty(
             (total, *batch.shape[1:]),

@@ -1,11 +1,12 @@
-"""Which step a module, function or tensor method in a traced network is; by exact type, never by likeness."""
+"""Which steps a module, function or tensor method in a traced network is; by exact type, never by likeness."""
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from torch.nn.utils import parametrize
 from . import nn as own
 from ._pooling import pair
 from .convolution import Convolution
+from .joins import AdaptiveAveragePool, ChannelSlice, Concatenate, MaxUnpool, Product, Sum, Switches, Whole, ZeroPad
+from .rules import POINTWISE, canonical
 from .steps import (
-    AdaptiveAveragePool,
+    Activation,
     AveragePool,
     BatchNormalization,
     Flatten,
@@ -27,35 +30,48 @@ from .steps import (
     MaxPool,
     Normalization,
     Rectifier,
+    Scale,
+    Shift,
     Step,
 )
 
 Node = torch.fx.Node
 Parameters = Callable[[], tuple[Tensor, Tensor | None]]
-NO_STEP = "a step in deconv_kernels/steps.py would have to define one"
+NEEDED = (
+    "say what to do with it, as in Deconvnet(..., rules={{{key}: 'gradient'}}) "
+    "(or 'identity', or 'rectifier'), or use rule='gradient'"
+)
 
 
 class UnsupportedModule(ValueError):  # noqa: N818
     """The network has a part for which there is no exact rule."""
 
 
-@dataclass(frozen=True)
 class Call:
-    """One node of a traced network that computes something.
+    """One node of a traced network that computes something from the values of others.
 
-    Attributes:
+    Args:
         node: of the graph.
         model: the network it belongs to.
         name: what its step will be called.
         rule: "deconvnet", "guided" or "gradient", for a rectifier.
         exact: whether a normalisation runs backwards by its gradient.
+        rules: what the user decided: from canonical spelling to "gradient", "identity" or "rectifier".
+
+    Attributes:
+        signals: the nodes whose values it computes with.
+        looked_at: the nodes of which it only wants to know the shape.
+        reads: the nodes that its first step reads, in the order of that step's inputs; `steps` may change it.
     """
 
-    node: Node
-    model: nn.Module
-    name: str
-    rule: str
-    exact: bool
+    def __init__(
+        self, node: Node, model: nn.Module, name: str, rule: str, exact: bool, rules: Mapping[object, str]
+    ) -> None:
+        self.node, self.model, self.name, self.rule, self.exact, self.rules = node, model, name, rule, exact, rules
+        self.signals = [n for n in node.all_input_nodes if not is_size(n) and not is_constant(n)]
+        below = chain.from_iterable(_sized_by(n) for n in node.all_input_nodes if is_size(n))
+        self.looked_at = [n for n in dict.fromkeys(below) if n not in self.signals]
+        self.reads = self.signals[:1]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument of a function or method, given by position or by name."""
@@ -65,24 +81,123 @@ class Call:
         """The error that says what would be needed."""
         return UnsupportedModule(f"{describe(self.node, self.model)} has no exact backward rule: {needed}")
 
+    def undecided(self) -> UnsupportedModule:
+        """The error for what has no rule that people agree on."""
+        target = self._kind()
+        return self.refused(NEEDED.format(key=repr(target) if isinstance(target, str) else target.__name__))
+
+    def _kind(self) -> Any:
+        """The type of a module, the function, or the name of the method."""
+        if self.node.op == "call_module":
+            return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
+        return self.node.target
+
+    def evaluator(self, value: Any) -> Callable[..., Any]:
+        """A function from the tensors of `signals` and `looked_at` to an argument that is made from them."""
+        nodes = [*self.signals, *self.looked_at]
+
+        def evaluate(*tensors: Tensor) -> Any:
+            return _evaluate(value, dict(zip(nodes, tensors, strict=True)), self.model)
+
+        return evaluate
+
+    def function(self) -> Callable[..., Tensor]:
+        """What the node does, as a function of the tensors of `signals` and `looked_at`; it changes none of them."""
+        node, nodes = self.node, [*self.signals, *self.looked_at]
+        model, overwrites = self.model, is_in_place(node, self.model)
+        module = _in_eval(model.get_submodule(str(node.target))) if node.op == "call_module" else None
+
+        def run(*tensors: Tensor) -> Any:
+            known = dict(zip(nodes, tensors, strict=True))
+            if overwrites:
+                known[nodes[0]] = tensors[0].clone()
+            return _execute(node, known, model, module)
+
+        return run
+
+    def whole(self, linear: bool, alone: bool = False) -> list[Step]:
+        """The node as a step on whole maps."""
+        self.reads = [*self.signals, *self.looked_at]
+        return [Whole(self.name, self.function(), len(self.signals), linear, alone)]
+
     def steps(self) -> list[Step]:
         """The steps the call stands for.
 
         Raises:
             UnsupportedModule: there is no exact rule for it.
         """
+        decided = self.rules.get(canonical(self._kind()))
+        if decided is not None:
+            return self._as_decided(decided)
         if self.node.op == "call_module":
             module = self.model.get_submodule(str(self.node.target))
             if getattr(module, "deconvnet_identity", False):
                 return [Normalization(self.name, module.forward, self.exact)]
-            steps = _MODULES.get(parametrize.type_before_parametrizations(module))
-            if steps is None:
-                raise self.refused(NO_STEP)
-            return steps(self, module)
-        function = _FUNCTIONS.get(self.node.target)
-        if function is None:
-            raise self.refused(NO_STEP)
-        return [function(self)]
+            built = _MODULES.get(self._kind(), lambda call, module: None)(self, module)
+        else:
+            if "out" in self.node.kwargs:
+                raise self.refused("it writes into a given tensor; use what it returns")
+            built = _FUNCTIONS.get(self.node.target, lambda call: None)(self)
+        if built is None:
+            if self.rule != "gradient":
+                raise self.undecided()
+            return self._as_decided("gradient")
+        steps = [built] if isinstance(built, Step) else built
+        if len(self.signals) > 1 and len(self.reads) == 1:
+            raise self.refused("only its first argument may be computed from the images")
+        return steps
+
+    def _as_decided(self, decided: str) -> list[Step]:
+        kind = canonical(self._kind())
+        if decided == "gradient" and kind == operator.mul and len(self.signals) == 2:
+            self.reads = self.signals
+            return [Product(self.name)]
+        pointwise = len(self.signals) == 1 and not self.looked_at
+        if decided == "gradient" and not (pointwise and kind in POINTWISE):
+            return self.whole(linear=False, alone=kind not in POINTWISE)
+        if not pointwise:
+            raise self.refused(f"rules={decided!r} is for what reads one map")
+        if decided == "identity":
+            return [Shift(self.name, self.function())]
+        return [Activation(self.name, self.function(), decided if decided == "gradient" else self.rule)]
+
+
+def _evaluate(value: Any, known: Mapping[Node, Any], model: nn.Module) -> Any:
+    """An argument of a node, with the values of the nodes in it."""
+    if isinstance(value, Node):
+        return known[value] if value in known else _execute(value, known, model, None)
+    if isinstance(value, slice):
+        return slice(*(_evaluate(part, known, model) for part in (value.start, value.stop, value.step)))
+    if isinstance(value, tuple | list):
+        return type(value)(_evaluate(part, known, model) for part in value)
+    if isinstance(value, dict):
+        return {key: _evaluate(part, known, model) for key, part in value.items()}
+    return value
+
+
+def _execute(node: Node, known: Mapping[Node, Any], model: nn.Module, module: nn.Module | None) -> Any:
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(model)
+    arguments = [_evaluate(value, known, model) for value in node.args]
+    named = {key: _evaluate(value, known, model) for key, value in node.kwargs.items()}
+    if node.op == "call_module":
+        return (model.get_submodule(str(node.target)) if module is None else module)(*arguments, **named)
+    if node.op == "call_method":
+        return getattr(arguments[0], str(node.target))(*arguments[1:], **named)
+    return node.target(*arguments, **named)  # type: ignore[operator]
+
+
+def _in_eval(module: nn.Module) -> nn.Module:
+    """The module, or a copy in eval mode that shares its tensors."""
+    return copy_in_eval(module) if any(part.training for part in module.modules()) else module
+
+
+def copy_in_eval(module: nn.Module) -> nn.Module:
+    """A copy of a module in eval mode that shares its tensors."""
+    held = chain.from_iterable(
+        chain(part._parameters.values(), part._buffers.values(), vars(part).values()) for part in module.modules()
+    )
+    return copy.deepcopy(module, {id(value): value for value in held if isinstance(value, Tensor)}).eval()
 
 
 def describe(node: Node, model: nn.Module) -> str:
@@ -94,46 +209,128 @@ def describe(node: Node, model: nn.Module) -> str:
     return f"{'method' if node.op == 'call_method' else 'function'} {target} (node {node.name!r})"
 
 
-def _clamp(call: Call, low: Any, high: Any) -> Rectifier:
+def is_size(node: Node) -> bool:
+    """Whether a node is about the shape of a tensor, and not about what is in it."""
+    if node.op == "call_method" and node.target in ("size", "dim", "ndimension", "numel"):
+        return True
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device")
+    below = node.all_input_nodes
+    return node.op in ("call_function", "call_method") and bool(below) and all(is_size(n) for n in below)
+
+
+def is_constant(node: Node) -> bool:
+    """Whether a node depends on nothing but the parameters and buffers of the model."""
+    if node.op == "get_attr":
+        return True
+    below = node.all_input_nodes
+    return node.op in ("call_function", "call_method") and bool(below) and all(is_constant(n) for n in below)
+
+
+def _sized_by(node: Node) -> list[Node]:
+    """The nodes whose shape a size comes from."""
+    return [
+        source
+        for n in node.all_input_nodes
+        for source in (_sized_by(n) if is_size(n) else [n])
+        if not is_constant(source)
+    ]
+
+
+def is_batch_size(value: Any) -> bool:
+    """Whether a value in a graph is `x.size(0)` or `x.shape[0]`."""
+    if not isinstance(value, Node):
+        return False
+    if value.op == "call_method" and value.target == "size":
+        return bool(value.args[1:] == (0,) or value.kwargs.get("dim") == 0)
+    return bool(value.target is operator.getitem and is_size(value) and value.args[1:] == (0,))
+
+
+_IN_PLACE_OPERATORS = (
+    operator.iadd,
+    operator.isub,
+    operator.imul,
+    operator.itruediv,
+)
+
+
+def is_in_place(node: Node, model: nn.Module) -> bool:
+    """Whether a node overwrites its input, so that later readers of the input see its output."""
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    if node.target in _IN_PLACE_OPERATORS:
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace", False))
+
+
+_VIEWS = ("view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "contiguous")
+
+
+def aliases(node: Node, step: Step) -> str | None:
+    """Whether the output of a step may share memory with its input: "same" for the same tensor, "view" for a part."""
+    if isinstance(step, Identity):
+        return "same"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if isinstance(step, Flatten | ChannelSlice) or name in _VIEWS or node.target is operator.getitem:
+        return "view"
+    return None
+
+
+def _clamp(call: Call, low: Any, high: Any) -> Step | None:
     ceiling = math.inf if high is None else high
     if isinstance(low, Node) or isinstance(ceiling, Node) or low != 0 or not ceiling > 0:
-        raise call.refused(f"only bounds from 0 up make a rectifier, it has {low} and {high}")
+        if call.rule == "gradient" and len(call.signals) == 1:
+            return Activation(call.name, call.function(), "gradient")
+        raise call.refused(
+            f"only bounds from 0 up make a rectifier, it has {low} and {high}; "
+            "rules={torch.clamp: 'gradient'} takes its gradient"
+        )
     return Rectifier(call.name, call.rule, float(ceiling))
 
 
-def _threshold(call: Call, threshold: Any, value: Any) -> Rectifier:
+def _threshold(call: Call, threshold: Any, value: Any) -> Step:
     if threshold != 0 or value != 0:
+        if call.rule == "gradient":
+            return Activation(call.name, call.function(), "gradient")
         raise call.refused("only a threshold of 0 with the value 0 is a rectifier")
     return Rectifier(call.name, call.rule)
 
 
+def _leaky(call: Call) -> Step:
+    return Activation(call.name, call.function(), call.rule)
+
+
+def _window(kernel: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    size = pair(kernel, "kernel_size")
+    return size, size if stride is None or stride == [] else pair(stride, "stride")
+
+
 def _max_pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
-    kernel = pair(kernel, "kernel_size")
-    step = kernel if stride is None or stride == [] else pair(stride, "stride")
-    return MaxPool(call.name, kernel, step, pair(padding, "padding"), pair(dilation, "dilation"), ceil_mode)
+    size, step = _window(kernel, stride)
+    return MaxPool(call.name, size, step, pair(padding, "padding"), pair(dilation, "dilation"), ceil_mode)
 
 
-def _average_pool(
-    call: Call, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor: int | None
-) -> AveragePool:
-    kernel = pair(kernel, "kernel_size")
-    step = kernel if stride is None or stride == [] else pair(stride, "stride")
-    window = (kernel, step, pair(padding, "padding"), ceil_mode, count_include_pad, divisor)
-    return AveragePool(
-        call.name,
-        lambda x: F.avg_pool2d(x, *window),
-        lambda signal, like: torch.ops.aten.avg_pool2d_backward(signal, like, *window),
-    )
+def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
+    if call.looked_at or isinstance(size, Node):
+        return call.whole(linear=True)
+    return AdaptiveAveragePool(call.name, call.function())
 
 
-def _adaptive_average_pool(call: Call, size: Any) -> AdaptiveAveragePool:
-    return AdaptiveAveragePool(call.name, (size[0], size[1]) if isinstance(size, tuple | list) else (size, size))
+def _mean(call: Call) -> list[Step]:
+    dimensions = call.argument(1, "dim")
+    listed = dimensions if isinstance(dimensions, tuple | list) else [dimensions]
+    if not listed or any(not isinstance(d, int) or d in (0, -4) for d in listed):
+        raise call.refused("a mean over dimensions of one image is needed, such as x.mean((2, 3))")
+    return call.whole(linear=True)
 
 
-def _flatten(call: Call, start: Any, end: Any) -> Flatten:
-    if start != 1 or end not in (-1, 3):
-        raise call.refused("only flattening of everything but the batch dimension is supported")
-    return Flatten(call.name)
+def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
+    if start == 1 and end in (-1, 3):
+        return Flatten(call.name)
+    if start == 0 or start == -4:
+        raise call.refused("flattening the batch dimension mixes images; start at dimension 1")
+    return call.whole(linear=True)
 
 
 def _parameters_of(call: Call, module: nn.Module) -> Parameters:
@@ -142,25 +339,29 @@ def _parameters_of(call: Call, module: nn.Module) -> Parameters:
     return lambda: (module.weight, module.bias)  # type: ignore[return-value]
 
 
+def _constants(call: Call, *values: Any) -> Callable[[], Any]:
+    """The current values of arguments that are parameters or buffers of the model, or computed from them, or None."""
+    if any(value is not None and not (isinstance(value, Node) and is_constant(value)) for value in values):
+        raise call.refused("its weight and bias must be parameters of the model, not computed from the images")
+    return lambda: tuple(_evaluate(value, {}, call.model) for value in values)
+
+
 def _parameters_given(call: Call) -> Parameters:
-    """Weight and bias of a functional layer, which have to be parameters or buffers of the model."""
-    readers: list[Callable[[Any], Any]] = []
-    for value in (call.argument(1, "weight"), call.argument(2, "bias")):
-        if isinstance(value, Node) and value.op == "get_attr":
-            readers.append(operator.attrgetter(str(value.target)))
-        elif value is None and readers:
-            readers.append(lambda model: None)
-        else:
-            raise call.refused("its weight and bias must be parameters of the model, not computed")
-    return lambda: (readers[0](call.model), readers[1](call.model))
+    weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
+    if weight is None:
+        raise call.refused("it has no weight")
+    return _constants(call, weight, bias)
 
 
 def _convolution_module(call: Call, module: Any) -> list[Step]:
-    if module.padding_mode != "zeros":
-        raise call.refused(f"the adjoint of {module.padding_mode!r} padding would be needed")
     parameters = _parameters_of(call, module)
-    window = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
-    return [Convolution(call.name, parameters, *window)]
+    window = (module.kernel_size, module.stride)
+    spacing = (module.dilation, module.groups)
+    if module.padding_mode == "zeros":
+        return [Convolution(call.name, parameters, *window, module.padding, *spacing)]
+    mode, sides = module.padding_mode, list(module._reversed_padding_repeated_twice)
+    pad = Whole(f"{call.name}.pad", lambda x: F.pad(x, sides, mode), signals=1, linear=True)
+    return [pad, Convolution(call.name, parameters, *window, (0, 0), *spacing)]
 
 
 def _convolution_function(call: Call) -> Convolution:
@@ -178,42 +379,123 @@ def _convolution_function(call: Call) -> Convolution:
     )
 
 
+def _transposed_convolution_module(call: Call, module: Any) -> list[Step]:
+    _parameters_of(call, module)
+    return call.whole(linear=True)
+
+
+def _transposed_convolution_function(call: Call) -> list[Step]:
+    _parameters_given(call)
+    return call.whole(linear=True)
+
+
 def _max_pool_module(call: Call, module: Any) -> list[Step]:
-    if getattr(module, "return_indices", False) or getattr(module, "return_switches", False):
-        raise call.refused("a pooling that returns its values only is needed")
     pool = _max_pool(call, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
     return [Rectifier(f"{call.name}.relu", call.rule), pool] if getattr(module, "relu", False) else [pool]
 
 
 def _max_pool_function(call: Call) -> MaxPool:
-    if call.argument(6, "return_indices", False):
-        raise call.refused("a pooling that returns its values only is needed")
     kernel, stride = call.argument(1, "kernel_size"), call.argument(2, "stride")
     padding, dilation = call.argument(3, "padding", 0), call.argument(4, "dilation", 1)
     return _max_pool(call, kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
 
 
-def _average_pool_module(call: Call, module: Any) -> list[Step]:
+def returns_indices(node: Node, model: nn.Module) -> bool:
+    """Whether a node is a max pool that returns where its maxima lie beside them."""
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        return isinstance(module, nn.MaxPool2d | own.MaxPool2d) and bool(
+            getattr(module, "return_indices", False) or getattr(module, "return_switches", False)
+        )
+    if node.target is F.max_pool2d_with_indices:
+        return True
+    position = 6 if node.target is F.max_pool2d else None
+    return position is not None and bool(
+        node.args[position] if len(node.args) > position else node.kwargs.get("return_indices", False)
+    )
+
+
+def switches_of(node: Node, model: nn.Module, name: str) -> Switches:
+    """The step that gives the switches of such a pool."""
+    call = Call(node, model, name, "deconvnet", False, {})
+    pool = call.steps()[-1]
+    assert isinstance(pool, MaxPool)
+    return Switches(name, pool)
+
+
+def unpooling(
+    node: Node, model: nn.Module, name: str, rule: str, pool: MaxPool
+) -> tuple[list[Step], list[Node]] | None:
+    """The steps of an unpooling by the switches of a max pool, and the nodes that it reads beside the switches.
+
+    Returns None for a node that is none.
+
+    Raises:
+        UnsupportedModule: it does not fit the pool.
+    """
+    call = Call(node, model, name, rule, False, {})
+    call.signals = [n for n in call.signals if n is node.args[0]]
+    overlap, relu = "last", False
+    if node.op == "call_module":
+        module: Any = model.get_submodule(str(node.target))
+        if type(module) not in (nn.MaxUnpool2d, own.MaxUnpool2d):
+            return None
+        size, step = _window(module.kernel_size, module.stride)
+        padding = pair(module.padding, "padding")
+        dilation = pair(getattr(module, "dilation", 1), "dilation")
+        if isinstance(module, own.MaxUnpool2d):
+            overlap, relu = module.overlap, module.relu
+        wanted = call.argument(2, "output_size")
+    elif node.target is F.max_unpool2d:
+        size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
+        padding, dilation = pair(call.argument(4, "padding", 0), "padding"), (1, 1)
+        wanted = call.argument(5, "output_size")
+    else:
+        return None
+    if (size, step, padding, dilation) != (pool.kernel, pool.stride, pool.padding, pool.dilation):
+        raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
+    source = node.args[0]
+    assert isinstance(source, Node)
+    nodes = [source, *call.looked_at]
+
+    def output_size(x: Tensor, switches: Tensor, *others: Tensor) -> Any:
+        return _evaluate(wanted, dict(zip(nodes, (x, *others), strict=True)), model)
+
+    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, output_size)
+    steps: list[Step] = [unpool, Rectifier(name, rule)] if relu else [unpool]
+    return steps, nodes
+
+
+def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
+    size, step = _window(kernel, stride)
+    return AveragePool(call.name, size, step, pair(padding, "padding"), *rest)
+
+
+def _average_pool_module(call: Call, module: Any) -> AveragePool:
     window = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
-    return [_average_pool(call, *window, module.count_include_pad, module.divisor_override)]
+    return _average_pool(call, *window, module.count_include_pad, module.divisor_override)
 
 
 def _average_pool_function(call: Call) -> AveragePool:
-    kernel, stride, padding = (
-        call.argument(1, "kernel_size"),
-        call.argument(2, "stride"),
-        call.argument(3, "padding", 0),
-    )
+    window = (call.argument(1, "kernel_size"), call.argument(2, "stride"), call.argument(3, "padding", 0))
     ceil_mode, count_include_pad = call.argument(4, "ceil_mode", False), call.argument(5, "count_include_pad", True)
-    return _average_pool(
-        call, kernel, stride, padding, ceil_mode, count_include_pad, call.argument(6, "divisor_override")
-    )
+    return _average_pool(call, *window, ceil_mode, count_include_pad, call.argument(6, "divisor_override"))
 
 
-def _batch_normalization(call: Call, module: Any) -> list[Step]:
+def _batch_normalization(call: Call, module: Any) -> Step:
     if module.running_mean is None or module.running_var is None:
         raise call.refused("running statistics are needed; without them it mixes the images of a batch")
-    return [BatchNormalization(call.name, module)]
+    return BatchNormalization(
+        call.name, lambda: (module.running_mean, module.running_var, module.weight, module.bias), module.eps
+    )
+
+
+def _batch_normalization_function(call: Call) -> Step:
+    mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
+    if mean is None or variance is None or call.argument(5, "training", False):
+        raise call.refused("running statistics are needed; without them it mixes the images of a batch")
+    statistics = _constants(call, mean, variance, call.argument(3, "weight"), call.argument(4, "bias"))
+    return BatchNormalization(call.name, statistics, call.argument(7, "eps", 1e-5))
 
 
 def _response_normalization(call: Call) -> Normalization:
@@ -222,8 +504,24 @@ def _response_normalization(call: Call) -> Normalization:
     return Normalization(call.name, lambda x: F.local_response_norm(x, size, alpha, beta, k), call.exact)
 
 
-def _view(call: Call) -> Flatten:
-    given: Any = call.node.args[1:]
+def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
+    numbers = list(sides) if isinstance(sides, tuple | list) else []
+    if mode == "constant" and len(numbers) in (2, 4) and all(isinstance(side, int) for side in numbers):
+        left, _, top, _ = (*numbers, 0, 0)[:4]
+        return ZeroPad(call.name, call.function(), (top, left))
+    if len(numbers) > 6:
+        raise call.refused("padding of the batch dimension mixes images")
+    return call.whole(linear=True)
+
+
+def _interpolate(call: Call, mode: Any) -> list[Step]:
+    if mode not in ("nearest", "nearest-exact", "bilinear", "bicubic", "area"):
+        raise call.refused(f"interpolation of maps is needed, not {mode!r}")
+    return call.whole(linear=True)
+
+
+def _view(call: Call) -> list[Step] | Step:
+    given: Any = call.node.args[1:] or call.node.kwargs.get("shape", ())
     shape = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
     if len(shape) == 2 and isinstance(shape[1], int):
         batch, features = shape
@@ -231,61 +529,197 @@ def _view(call: Call) -> Flatten:
             return Flatten(call.name, None if features == -1 else features)
         if batch == -1 and features > 0:
             return Flatten(call.name, features)
-    raise call.refused("only flattening of everything but the batch dimension is supported")
+    if len(shape) > 1 and (is_batch_size(shape[0]) or (shape[0] == -1 and -1 not in shape[1:])):
+        return call.whole(linear=True)
+    raise call.refused("the batch dimension must stay what it is: begin the shape with x.size(0), or with -1")
 
 
-def is_size(node: Node) -> bool:
-    """Whether a node is about the shape of a tensor."""
-    if node.op == "call_method":
-        return node.target in ("size", "dim")
-    if node.op == "call_function":
-        if node.target is getattr:
-            return node.args[1] in ("shape", "ndim")
-        return node.target is operator.getitem and isinstance(node.args[0], Node) and is_size(node.args[0])
-    return False
+def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
+    """For views whose dimensions, given at these positions, must not be the batch."""
+
+    def build(call: Call) -> list[Step]:
+        given = [call.node.args[position] for position in positions if len(call.node.args) > position]
+        named = [value for key, value in call.node.kwargs.items() if key.startswith("dim")]
+        dimensions = given + named
+        if not dimensions or any(not isinstance(d, int) or d == 0 or d < -3 for d in dimensions):
+            raise call.refused("the batch dimension must stay where it is; name the other dimensions by number")
+        return call.whole(linear=True)
+
+    return build
 
 
-def is_batch_size(value: Any) -> bool:
-    """Whether a value in a graph is `x.size(0)` or `x.shape[0]`."""
-    if not isinstance(value, Node):
-        return False
-    if value.op == "call_method" and value.target == "size":
-        return bool(value.args[1:] == (0,) or value.kwargs.get("dim") == 0)
-    return bool(value.target is operator.getitem and is_size(value) and value.args[1:] == (0,))
+def _permute(call: Call) -> list[Step]:
+    given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
+    order = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    if not order or order[0] != 0:
+        raise call.refused("the batch dimension must stay the first")
+    return call.whole(linear=True)
 
 
-def is_in_place(node: Node, model: nn.Module) -> bool:
-    """Whether a node overwrites its input, so that later readers of the input see its output."""
-    if node.op == "call_module":
-        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") or bool(node.kwargs.get("inplace", False))
+def _item(call: Call) -> list[Step] | Step:
+    source, index = call.node.args[0], call.node.args[1]
+    assert isinstance(source, Node)
+    if source.target in _PARTS and source.op in ("call_function", "call_method"):
+        return _part(call, source, index)
+    parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    if not (parts[0] == slice(None) or parts[0] is Ellipsis):
+        raise call.refused("it takes some of the images; every image must stay by itself")
+    if parts[0] is Ellipsis and len(parts) > 3:
+        raise call.refused("it may take some of the images; begin the index with a colon")
+    step = parts[1] if len(parts) == 2 and parts[0] == slice(None) else None
+    if (
+        isinstance(step, slice)
+        and step.step in (None, 1)
+        and not any(isinstance(end, Node) for end in (step.start, step.stop))
+    ):
+        return ChannelSlice(call.name, call.function(), lambda channels: step.indices(channels)[:2])
+    return call.whole(linear=True)
 
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+def _part(call: Call, source: Node, index: Any) -> Step:
+    """One of the parts that `chunk` or `split` makes of the channels."""
+    whole = Call(source, call.model, call.name, call.rule, call.exact, {})
+    size, dimension = whole.argument(1, _PARTS[source.target]), whole.argument(2, "dim", 0)
+    if dimension not in (1, -3) or not isinstance(index, int):
+        raise whole.refused("only channels (dimension 1) can be split")
+    is_chunk = "chunk" in str(source.target)
 
-_MODULES: dict[type, Callable[[Call, Any], list[Step]]] = {
-    nn.Conv2d: _convolution_module,
-    nn.Linear: lambda call, module: [Linear(call.name, _parameters_of(call, module))],
-    nn.MaxPool2d: _max_pool_module,
-    own.MaxPool2d: _max_pool_module,
-    nn.ReLU: lambda call, module: [Rectifier(call.name, call.rule)],
-    nn.ReLU6: lambda call, module: [Rectifier(call.name, call.rule, 6.0)],
-    nn.Hardtanh: lambda call, module: [_clamp(call, module.min_val, module.max_val)],
-    nn.Threshold: lambda call, module: [_threshold(call, module.threshold, module.value)],
-    nn.BatchNorm2d: _batch_normalization,
-    nn.BatchNorm1d: _batch_normalization,
-    nn.LocalResponseNorm: lambda call, module: [Normalization(call.name, module.forward, call.exact)],
-    nn.AdaptiveAvgPool2d: lambda call, module: [_adaptive_average_pool(call, module.output_size)],
-    nn.AvgPool2d: _average_pool_module,
-    nn.Flatten: lambda call, module: [_flatten(call, module.start_dim, module.end_dim)],
-    nn.Identity: lambda call, module: [Identity(call.name)],
-    **dict.fromkeys(_DROPOUTS, lambda call, module: [Identity(call.name)]),
+    def bounds(channels: int) -> tuple[int, int]:
+        sizes = [len(part) for part in (torch.chunk if is_chunk else torch.split)(torch.arange(channels), size)]
+        number = index % len(sizes)
+        return sum(sizes[:number]), sum(sizes[: number + 1])
+
+    call.signals = call.reads = whole.signals
+    return ChannelSlice(call.name, lambda x: x[:, slice(*bounds(x.shape[1]))], bounds)
+
+
+_PARTS: dict[Any, str] = {
+    **dict.fromkeys((torch.chunk, "chunk"), "chunks"),
+    **dict.fromkeys((torch.split, "split"), "split_size_or_sections"),
 }
 
-_FUNCTIONS: dict[Any, Callable[[Call], Step]] = {
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), lambda call: Rectifier(call.name, call.rule)),
+
+def is_split(node: Node) -> bool:
+    """Whether a node makes several parts of one map."""
+    return node.op in ("call_function", "call_method") and node.target in _PARTS
+
+
+def _operands(call: Call) -> tuple[Any, Any]:
+    first = call.argument(0, "input")
+    return first, call.argument(1, "other")
+
+
+def _is_signal(call: Call, value: Any) -> bool:
+    return isinstance(value, Node) and value in call.signals
+
+
+def _add(sign: int) -> Callable[[Call], list[Step] | Step]:
+    def build(call: Call) -> list[Step] | Step:
+        first, second = _operands(call)
+        factor = call.argument(2, "alpha", 1)
+        if isinstance(factor, Node) or call.looked_at:
+            raise call.refused("its factor must be a number")
+        if _is_signal(call, first) and _is_signal(call, second):
+            call.reads = [first, second]
+            return Sum(call.name, (1, sign * factor))
+        if _is_signal(call, first) or sign * factor == 1:
+            return Shift(call.name, call.function())
+        return Scale(call.name, call.function(), lambda: sign * factor)
+
+    return build
+
+
+def _multiply(call: Call) -> list[Step] | Step | None:
+    first, second = _operands(call)
+    if len(call.signals) > 1 or (first is second and _is_signal(call, first)):
+        return None
+    if call.looked_at:
+        return call.whole(linear=True)
+    factor = second if _is_signal(call, first) else first
+    return Scale(call.name, call.function(), lambda: _evaluate(factor, {}, call.model))
+
+
+def _divide(call: Call) -> list[Step] | Step | None:
+    first, second = _operands(call)
+    if _is_signal(call, second) or call.argument(2, "rounding_mode") is not None:
+        return None
+    if call.looked_at:
+        return call.whole(linear=True)
+    return Scale(call.name, call.function(), lambda: 1 / _evaluate(second, {}, call.model))
+
+
+def _concatenate(call: Call) -> Step:
+    maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", 0)
+    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
+        raise call.refused("everything it concatenates must be computed from the images")
+    if dimension == 0 or not isinstance(dimension, int):
+        raise call.refused("concatenation along the batch dimension mixes images")
+    call.reads = list(maps)
+    return Concatenate(call.name, dimension)
+
+
+def _dropout(call: Call) -> Step:
+    if call.argument(2, "train" if call.node.target is torch.dropout else "training", True):
+        raise call.refused("it drops values in eval mode too; pass training=self.training")
+    return Identity(call.name)
+
+
+def _gradient(call: Call) -> list[Step]:
+    """Something that is not linear, of which everybody takes the gradient."""
+    return call.whole(linear=False)
+
+
+def _linear_map(call: Call) -> list[Step]:
+    return call.whole(linear=True)
+
+
+Built = Sequence[Step] | Step | None
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_PADS = {
+    nn.ZeroPad2d: "constant",
+    nn.ConstantPad2d: "constant",
+    nn.ReflectionPad2d: "reflect",
+    nn.ReplicationPad2d: "replicate",
+    nn.CircularPad2d: "circular",
+}
+
+_MODULES: dict[Any, Callable[[Call, Any], Any]] = {
+    nn.Conv2d: _convolution_module,
+    nn.ConvTranspose2d: _transposed_convolution_module,
+    nn.Linear: lambda call, module: Linear(call.name, _parameters_of(call, module)),
+    nn.MaxPool2d: _max_pool_module,
+    own.MaxPool2d: _max_pool_module,
+    nn.ReLU: lambda call, module: Rectifier(call.name, call.rule),
+    nn.ReLU6: lambda call, module: Rectifier(call.name, call.rule, 6.0),
+    nn.LeakyReLU: lambda call, module: _leaky(call),
+    nn.Hardtanh: lambda call, module: _clamp(call, module.min_val, module.max_val),
+    nn.Threshold: lambda call, module: _threshold(call, module.threshold, module.value),
+    nn.BatchNorm2d: _batch_normalization,
+    nn.BatchNorm1d: _batch_normalization,
+    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, module.forward, call.exact),
+    nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
+    nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
+    nn.AvgPool2d: _average_pool_module,
+    nn.Upsample: lambda call, module: _interpolate(call, module.mode),
+    nn.UpsamplingNearest2d: lambda call, module: _interpolate(call, module.mode),
+    nn.UpsamplingBilinear2d: lambda call, module: _interpolate(call, module.mode),
+    nn.PixelShuffle: lambda call, module: _linear_map(call),
+    nn.PixelUnshuffle: lambda call, module: _linear_map(call),
+    nn.ChannelShuffle: lambda call, module: _linear_map(call),
+    nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
+    nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
+    nn.Identity: lambda call, module: Identity(call.name),
+    **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
+    **dict.fromkeys(_PADS, lambda call, module: _pad(call, module.padding, _PADS[type(module)])),
+}
+
+_FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
+    **dict.fromkeys(
+        (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), lambda call: Rectifier(call.name, call.rule)
+    ),
     F.relu6: lambda call: Rectifier(call.name, call.rule, 6.0),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky),
     **dict.fromkeys(
         (F.hardtanh, F.hardtanh_),
         lambda call: _clamp(call, call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)),
@@ -301,22 +735,39 @@ _FUNCTIONS: dict[Any, Callable[[Call], Step]] = {
         (F.threshold, torch.threshold, torch.threshold_),
         lambda call: _threshold(call, call.argument(1, "threshold"), call.argument(2, "value")),
     ),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool_function),
+    **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), _max_pool_function),
+    **dict.fromkeys((F.adaptive_max_pool2d,), _gradient),
     F.avg_pool2d: _average_pool_function,
     F.adaptive_avg_pool2d: lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
+    **dict.fromkeys((torch.mean, "mean"), _mean),
     **dict.fromkeys(
         (torch.flatten, "flatten"),
         lambda call: _flatten(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)),
     ),
     **dict.fromkeys(("view", "reshape", torch.reshape), _view),
-    **dict.fromkeys(
-        (
-            *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
-            *(torch.dropout, "contiguous"),
-        ),
-        lambda call: Identity(call.name),
-    ),
+    **dict.fromkeys((torch.permute, "permute"), _permute),
+    **dict.fromkeys((torch.transpose, "transpose"), _moves_no_batch(1, 2)),
+    **dict.fromkeys((torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze"), _moves_no_batch(1)),
+    operator.getitem: _item,
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
+    **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
+    "contiguous": lambda call: Shift(call.name, call.function()),
     F.conv2d: _convolution_function,
+    torch.conv2d: _convolution_function,
+    F.conv_transpose2d: _transposed_convolution_function,
     F.linear: lambda call: Linear(call.name, _parameters_given(call)),
+    F.batch_norm: _batch_normalization_function,
     F.local_response_norm: _response_normalization,
+    F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),
+    F.interpolate: lambda call: _interpolate(call, call.argument(3, "mode", "nearest")),
+    F.upsample: lambda call: _interpolate(call, call.argument(3, "mode", "nearest")),
+    **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, torch.pixel_shuffle, torch.channel_shuffle), _linear_map),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add(1)),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"), _add(-1)),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), _multiply),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"), _divide),
+    **dict.fromkeys(
+        (operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function(), lambda: -1.0)
+    ),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
 }

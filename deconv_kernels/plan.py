@@ -10,7 +10,7 @@ import torch
 from .convolution import Convolution
 from .graph import Tape
 from .steps import Linear, MaxPool, Rectifier, Step
-from .windows import Shape, Window, receptive_fields
+from .windows import Window, as_map, receptive_fields
 
 # Working memory for the windows above and below a step: on the CPU as much as stays near the cores, elsewhere as much
 # as keeps the device busy.
@@ -24,16 +24,24 @@ class PlannedStep:
 
     Attributes:
         step: of the tape.
-        above, below: the windows of a unit on its output and on its input.
+        index: its number in the tape.
+        value, sources: the numbers of the value it makes and of those it reads.
+        above: the window of a unit on its output.
+        below: on each of its inputs; None where no signal goes.
+        shapes: of its inputs, for one image.
         multiply_adds: of one unit, zeros included.
-        bytes: of one unit's windows above and below, and of the switches under them.
+        bytes: of one unit's windows above and below, of the switches under them, and of what waits on other branches.
         units_at_once: how many units' windows fit into the working memory.
         kernel: what runs.
     """
 
     step: Step
+    index: int
+    value: int
+    sources: tuple[int, ...]
     above: Window
-    below: Window
+    below: tuple[Window | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
     multiply_adds: int
     bytes: int
     units_at_once: int
@@ -46,16 +54,19 @@ class Plan:
 
     Attributes:
         layer: its name.
-        steps: in the order of the tape, from the images up.
+        value: the number of its value.
+        top: the window on it; that of a unit, or all of it.
+        steps: those that a signal passes, in the order of the tape, from the images up.
+        fields: the window of a unit on every value, which covers all the paths to it; None where none leads.
+        inputs: the window on each input; all of it where no path leads.
     """
 
     layer: str
+    value: int
+    top: Window
     steps: tuple[PlannedStep, ...]
-
-    @property
-    def bottom(self) -> Window:
-        """The window on the images."""
-        return self.steps[0].below
+    fields: tuple[Window | None, ...]
+    inputs: tuple[Window, ...]
 
     @property
     def multiply_adds(self) -> int:
@@ -67,12 +78,12 @@ class Plan:
         head = ("step", "kind", "window", "units at once", "multiply-adds", "memory", "kernel")
         rows = [head]
         for planned in reversed(self.steps):
-            channels, (height, width) = planned.below.channels, planned.below.size
+            windows = [f"{window.channels} x {window.y.size} x {window.x.size}" for window in planned.below if window]
             rows.append(
                 (
                     planned.step.name,
                     type(planned.step).__name__,
-                    f"{channels} x {height} x {width}",
+                    " and ".join(dict.fromkeys(windows)),
                     f"{min(units, planned.units_at_once):,}",
                     _quantity(planned.multiply_adds * units, "", 1000),
                     _quantity(planned.bytes * min(units, planned.units_at_once), "B", 1024),
@@ -81,7 +92,7 @@ class Plan:
             )
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        result = self.bottom.elements * units * 4
+        result = sum(window.elements for window in self.inputs) * units * 4
         lines.append(
             f"{units:,} units of {self.layer}: {_quantity(self.multiply_adds * units, '', 1000)} multiply-adds, zeros "
             f"included; {_quantity(result, 'B', 1024)} of projections in float32"
@@ -89,44 +100,68 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(tape: Tape, layer: str, shapes: Sequence[Shape], dtype: torch.dtype, max_bytes: int) -> Plan:
+def make_plan(
+    tape: Tape,
+    layer: str,
+    shapes: Sequence[tuple[int, ...] | None],
+    dtype: torch.dtype,
+    max_bytes: int,
+    whole: bool = False,
+) -> Plan:
     """Plans the way back from a layer.
 
     Args:
         tape: of the network.
         layer: whose units are projected.
-        shapes: (C, H, W) of the images and of the output of every step up to the layer.
+        shapes: of every value of the tape, for one image; None where the layer does not need it.
         dtype: of the network.
         max_bytes: working memory for the windows of one step.
+        whole: the signal begins on whole maps and not in single units.
 
     Raises:
         UnknownLayer: a layer the network does not have.
     """
-    top = tape.index(layer)
-    steps = tape.steps[: top + 1]
-    fields = receptive_fields(steps, shapes[: top + 2])
+    top = tape.value(layer)
+    shape = as_map(shapes[top] or ())
+    window = Window.full(shape) if whole else Window.unit(shape)
+    fields = receptive_fields(tape.steps, tape.sources, shapes, top, window)
     planned: list[PlannedStep] = []
-    for index, step in enumerate(steps):
-        below, above = fields[index], fields[index + 1]
-        seeded = index == top
-        size = (below.elements + above.elements) * dtype.itemsize
+    waiting = {top}
+    for index in reversed(range(top - tape.inputs + 1)):
+        step, sources, value = tape.steps[index], tape.sources[index], tape.inputs + index
+        above = fields[value]
+        if above is None:
+            continue
+        waiting.discard(value)
+        read = tuple(shapes[source] for source in sources)
+        below = step.reaches(above, read)  # type: ignore[arg-type]
+        reached = [window for window in below if window is not None]
+        others = sum(field.elements for other in waiting if (field := fields[other]) is not None)
+        waiting.update(source for source, window in zip(sources, below, strict=True) if window is not None)
+        elements = above.elements + sum(window.elements for window in reached)
         if isinstance(step, MaxPool):
-            # Done by the step below, which reads pooled values and switches.
-            size = above.elements * (dtype.itemsize + 1)
-        elif below == above:
-            size = above.elements * dtype.itemsize
+            elements = above.elements  # done by the step below, which reads pooled values and switches
+        elif reached == [above]:
+            elements = above.elements
+        size = (elements + others) * dtype.itemsize + (above.elements if isinstance(step, MaxPool) else 0)
+        seeded = value == top and not whole
         planned.append(
             PlannedStep(
                 step,
+                index,
+                value,
+                sources,
                 above,
                 below,
+                read,  # type: ignore[arg-type]
                 step.multiply_adds(above) if isinstance(step, Convolution) and not seeded else 0,
                 size,
                 max(1, max_bytes // size),
                 _kernel(step, seeded),
             )
         )
-    return Plan(layer, tuple(planned))
+    inputs = tuple(fields[number] or Window.full(as_map(shapes[number] or ())) for number in range(tape.inputs))
+    return Plan(layer, top, window, tuple(reversed(planned)), tuple(fields), inputs)
 
 
 def _kernel(step: Step, seeded: bool) -> str:

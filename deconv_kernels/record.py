@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .graph import Tape
-from .steps import MaxPool, Rectifier
-from .windows import Shape
+from .steps import Kept, MaxPool, Rectifier
+from .windows import Shape, as_map
 
 Indices = Tensor | np.ndarray | Sequence[int] | int
 
@@ -103,10 +103,11 @@ class Peaks:
 
     @classmethod
     def of(cls, maps: Tensor) -> Peaks:
-        """The peaks of (N, C, H, W) or (N, F); the first in row-major order where several are equal."""
-        if maps.dim() == 2:
+        """The peaks of (N, C, H, W) or rows (N, ...); the first in row-major order where several are equal."""
+        if maps.dim() != 4:
+            maps = maps.flatten(1)
             zeros = torch.zeros(maps.shape, dtype=torch.int64, device=maps.device)
-            return cls(maps.clone(), zeros, zeros)
+            return cls(maps.clone(), zeros, zeros.clone())
         rows, columns = maps.max(dim=3)
         value, y = rows.max(dim=2)
         return cls(value, y, columns.gather(2, y[:, :, None])[:, :, 0])
@@ -118,27 +119,35 @@ class Record:
 
     Attributes:
         tape: the network it was made with.
-        image_shape: (C, H, W) of the images.
+        images: how many there are.
         dtype, device: of the network.
-        shapes: (C, H, W) of the input of every step passed, and of the last output.
+        shapes: of every value of the tape, for one image; None of those that the layers asked for do not need.
         kept: what every step passed keeps for the way back: switches, gates, or nothing.
         peaks: of the layers asked for.
         activations: (N, C, H, W) or (N, F) of the layers asked for, with `activations=True`.
+        plans: what was planned for this record.
     """
 
     tape: Tape
     images: int
-    image_shape: Shape
     dtype: torch.dtype
     device: torch.device
-    shapes: list[Shape] = field(default_factory=list)
-    kept: list[Tensor | None] = field(default_factory=list)
+    shapes: list[tuple[int, ...] | None] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     peaks: dict[str, Peaks] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
+    plans: dict[tuple[object, ...], object] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """How many images."""
         return self.images
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W) of the images."""
+        shape = self.shapes[0]
+        assert shape is not None
+        return as_map(shape)
 
     @property
     def switches(self) -> dict[str, Tensor]:
@@ -154,12 +163,13 @@ class Record:
     def nbytes(self) -> int:
         """The memory the record takes."""
         peaks = [tensor for peak in self.peaks.values() for tensor in (peak.value, peak.y, peak.x)]
-        kept = [tensor for tensor in self.kept if tensor is not None]
-        return sum(tensor.nbytes for tensor in (*kept, *peaks, *self.activations.values()))
+        kept = [tensor for held in self.kept for tensor in (held if isinstance(held, tuple) else (held,))]
+        held = (tensor for tensor in (*kept, *peaks, *self.activations.values()) if tensor is not None)
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
 
     def _kept_by(self, kind: type) -> dict[str, Tensor]:
         pairs = zip(self.tape.steps, self.kept, strict=False)
-        return {step.name: kept for step, kept in pairs if isinstance(step, kind) and kept is not None}
+        return {step.name: kept for step, kept in pairs if isinstance(step, kind) and isinstance(kept, Tensor)}
 
     def shape(self, layer: str) -> Shape:
         """(C, H, W) of a layer's output; (F, 1, 1) of a flat one.
@@ -168,10 +178,10 @@ class Record:
             UnknownLayer: no such layer.
             ValueError: the record does not reach it.
         """
-        index = self.tape.index(layer)
-        if index + 1 >= len(self.shapes):
-            raise ValueError(f"the record ends at {self.tape.layers[len(self.kept) - 1]!r}, before {layer!r}")
-        return self.shapes[index + 1]
+        shape = self.shapes[self.tape.value(layer)]
+        if shape is None:
+            raise ValueError(f"the record was made for {', '.join(map(repr, self.peaks))} and does not reach {layer!r}")
+        return as_map(shape)
 
     def strongest(self, layer: str, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
         """The k strongest units of every map over the images, at most one per image.
@@ -217,6 +227,7 @@ class Record:
         if not 0 <= q <= 1:
             raise ValueError(f"q must be between 0 and 1, got {q}")
         maps = self._activations(layer, "at_quantile")
+        maps = maps if maps.dim() == 4 else maps.flatten(1)
         chosen = self._channels(layer, channels)
         _, height, width = self.shape(layer)
         columns = maps[:, chosen.to(maps.device)].transpose(0, 1).reshape(len(chosen), -1)
@@ -233,6 +244,8 @@ class Record:
         if units.activation is not None:
             return units.activation
         maps = self._activations(units.layer, "seed='activation' for units without activation")
+        if maps.dim() != 4:
+            maps = maps.flatten(1)
         index = [getattr(units, name).to(maps.device) for name in ("image", "channel", "y", "x")]
         return maps[tuple(index[: maps.dim()])].cpu()
 
@@ -251,14 +264,14 @@ class Record:
                 )
 
     def _peaks(self, layer: str) -> Peaks:
-        name = self.tape.layers[self.tape.index(layer)]
+        name = self.tape.steps[self.tape.index(layer)].name
         if name not in self.peaks:
             raise ValueError(f"the record was not asked for {layer!r}, only for {', '.join(map(repr, self.peaks))}")
         return self.peaks[name]
 
     def _activations(self, layer: str, purpose: str) -> Tensor:
         self._peaks(layer)
-        name = self.tape.layers[self.tape.index(layer)]
+        name = self.tape.steps[self.tape.index(layer)].name
         if name not in self.activations:
             raise ValueError(f"{purpose} needs the activations of {layer!r}: record with activations=True")
         return self.activations[name]

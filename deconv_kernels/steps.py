@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .ops import Backprojection, max_pool2d, max_unpool2d_window, send_back
-from .windows import Shape, Window, Windows
+from .windows import Shape, Window, Windows, as_map
 
 Pair = tuple[int, int]
+Kept = Tensor | tuple[Tensor, ...] | None
 RULES = ("deconvnet", "guided", "gradient")
 KERNELS = ("auto", "sparse", "dense")
 
@@ -32,7 +33,10 @@ class Options:
 
 
 class Step:
-    """One operation of a network between one map and the next. As it stands: the identity.
+    """One operation of a network between one map and the next; the signal passes unchanged unless it says otherwise.
+
+    A step that reads one map defines `forward`, `reach` and `backward`. Those that read several define `run`, `reaches`
+    and `send` (in joins.py), which is what the engine calls.
 
     Attributes:
         name: the name of the layer, for its users.
@@ -41,36 +45,74 @@ class Step:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         """Runs the step as the module does in eval mode.
 
         Args:
-            x: (N, C, H, W) or (N, F).
-            owned: whether `x` may be overwritten.
+            inputs: each (N, ...).
+            owned: whether the first may be overwritten.
 
         Returns:
             The output, and what the way back needs of this batch (first dimension N) or None.
         """
-        return x, None
+        return self.forward(inputs[0], owned)
+
+    def reaches(self, window: Window, shapes: Sequence[Sequence[int]]) -> tuple[Window | None, ...]:
+        """The windows on the inputs, of these shapes for one image, of a window on the output.
+
+        None stands for an input to which no signal goes.
+        """
+        return (self.reach(window, as_map(shapes[0])),)
+
+    def send(
+        self,
+        windows: Windows,
+        kept: Kept,
+        below: Sequence[Window | None],
+        shapes: Sequence[Sequence[int]],
+        options: Options,
+    ) -> Sequence[Windows | None]:
+        """Sends windows on the output back to the inputs.
+
+        Args:
+            windows: the signal on the output; may be overwritten.
+            kept: what `run` returned beside the output, of all images.
+            below: `reaches` of the windows.
+            shapes: of the inputs, for one image.
+            options: of this projection.
+        """
+        assert below[0] is not None and not isinstance(kept, tuple)
+        return (self.backward(windows, kept, below[0], options),)
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        """`run` of the only input."""
+        raise NotImplementedError
 
     def reach(self, window: Window, shape: Shape) -> Window:
         """The window on the input, of shape (C, H, W), of a window on the output."""
         return window
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        """Sends windows on the output back to the input.
-
-        Args:
-            windows: the signal on the output; may be overwritten.
-            kept: what `forward` returned beside the output, of all images.
-            below: `reach` of the windows.
-            options: of this projection.
-        """
+        """`send` to the only input."""
         return windows
+
+
+def require_maps(name: str, x: Tensor) -> Tensor:
+    """The same, if it is (N, C, H, W).
+
+    Raises:
+        ValueError: it is not.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"{name} needs maps (N, C, H, W), got {tuple(x.shape)}")
+    return x
 
 
 class Identity(Step):
     """Dropout and the like: nothing, in eval mode."""
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        return x, None
 
 
 class Rectifier(Step):
@@ -95,7 +137,7 @@ class Rectifier(Step):
             gate = x > 0
             if self.rule == "gradient" and self.ceiling < math.inf:
                 gate &= x < self.ceiling
-            gate = gate if gate.dim() == 4 else gate[:, :, None, None]
+            gate = _maps(gate)
         if self.ceiling < math.inf:
             return (F.hardtanh_ if owned else F.hardtanh)(x, 0.0, self.ceiling), gate
         return (torch.relu_ if owned else torch.relu)(x), gate
@@ -119,7 +161,7 @@ class MaxPool(Step):
 
     def forward(self, x: Tensor, owned: bool, relu: bool = False) -> tuple[Tensor, Tensor | None]:
         values, switches = max_pool2d(
-            x, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, relu=relu
+            require_maps(self.name, x), self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, relu=relu
         )
         # The way back reads all channels of a position together.
         return values, switches.contiguous(memory_format=torch.channels_last)
@@ -193,69 +235,182 @@ class PooledSignal:
         return windows.move(values, reached, below).values
 
 
-class AveragePool(Step):
-    """Average pooling, adaptive or not, backwards on the whole map by its exact adjoint.
+class Activation(Step):
+    """An activation function that works on every value alone, treated as a rectifier.
+
+    Backwards, with the signal g of its output: "deconvnet" relu(g), "guided" relu(g) where the output was positive,
+    "gradient" its derivative times g.
 
     Args:
-        function: (N, C, H, W) -> (N, C, PH, PW).
-        adjoint: (signal, anything of the input's shape) -> signal on the input.
+        function: maps a tensor to one of the same shape.
+        rule: one of these.
     """
 
-    def __init__(
-        self, name: str, function: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
+    def __init__(self, name: str, function: Callable[[Tensor], Tensor], rule: str) -> None:
         super().__init__(name)
-        self.function, self.adjoint = function, adjoint
+        self.function, self.rule = function, rule
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        return self.function(x), None
-
-    def reach(self, window: Window, shape: Shape) -> Window:
-        return Window.full(shape)
+        y = self.function(x)
+        if self.rule == "deconvnet":
+            return y, None
+        if self.rule == "guided":
+            return y, _maps(y > 0)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            (derivative,) = torch.autograd.grad(self.function(leaf).sum(), leaf)
+        return y, _maps(derivative)
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        whole = Window.full((windows.window.channels, windows.window.y.length, windows.window.x.length))
-        values = windows.move(windows.dense(), windows.window, whole).values
-        shape = (len(values), below.channels, *below.size)
-        result = Windows(self.adjoint(values, values.new_empty(shape)), below, windows.positions)
-        result.nonnegative = windows.nonnegative
+        if self.rule != "gradient":
+            windows = windows.rectified()
+        if kept is not None:
+            windows = windows.settled()
+            windows.values.mul_(windows.crop(kept))
+            windows.nonnegative = windows.nonnegative and self.rule != "gradient"
+        return windows
+
+
+def _maps(x: Tensor) -> Tensor:
+    """(N, ...) as (N, C, H, W), in the way `as_map` counts."""
+    return x if x.dim() == 4 else x.reshape(len(x), -1, 1, 1)
+
+
+class Shift(Step):
+    """Something constant is added; backwards the identity.
+
+    Args:
+        function: maps a tensor to one of the same shape.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(name)
+        self.function = function
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        y = self.function(x)
+        if y.shape != x.shape:
+            raise ValueError(f"{self.name} makes {tuple(y.shape)} of {tuple(x.shape)}; it must keep the shape")
+        return y, None
+
+
+class Scale(Shift):
+    """Something constant is multiplied by; backwards too.
+
+    Args:
+        function: multiplies a tensor by `factor()`, or divides by its inverse, and keeps its shape.
+        factor: a number, or what can be broadcast to the maps.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor], Tensor], factor: Callable[[], Tensor | float]) -> None:
+        super().__init__(name, function)
+        self.factor = factor
+
+    def send(
+        self,
+        windows: Windows,
+        kept: Kept,
+        below: Sequence[Window | None],
+        shapes: Sequence[Sequence[int]],
+        options: Options,
+    ) -> Sequence[Windows | None]:
+        factor = self.factor()
+        if isinstance(factor, Tensor):
+            factor = _maps(factor.detach().broadcast_to((1, *shapes[0])))
+        return (windows.scaled(factor),)
+
+
+class AveragePool(Step):
+    """Average pooling; backwards every value is spread over its pooling window in equal parts."""
+
+    def __init__(
+        self,
+        name: str,
+        kernel: Pair,
+        stride: Pair,
+        padding: Pair,
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor: int | None,
+    ) -> None:
+        super().__init__(name)
+        self.kernel, self.stride, self.padding, self.ceil_mode = kernel, stride, padding, ceil_mode
+        self.count_include_pad, self.divisor = count_include_pad, divisor
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        window = (self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad, self.divisor)
+        return F.avg_pool2d(require_maps(self.name, x), *window), None
+
+    def slid(self, window: Window, shape: Shape) -> Window:
+        """The window on the input, of shape (C, H, W), wherever it reaches; padding included."""
+        axes = [
+            axis.slid(shape[i + 1], self.kernel[i], self.stride[i], self.padding[i], 1)
+            for i, axis in enumerate(window.axes)
+        ]
+        return Window(shape[0], axes[0], axes[1])
+
+    def reach(self, window: Window, shape: Shape) -> Window:
+        slid = self.slid(window, shape)
+        return Window(shape[0], slid.y.clipped(), slid.x.clipped())
+
+    def _shares(self, axis: int, outputs: int, inputs: int) -> list[float]:
+        """One over the number of elements along an axis that each output is the mean of."""
+        shares = []
+        for position in range(outputs):
+            first = position * self.stride[axis] - self.padding[axis]
+            last = min(first + self.kernel[axis], inputs + self.padding[axis])
+            if not self.count_include_pad:
+                first, last = max(first, 0), min(last, inputs)
+            shares.append(1 / (last - first))
+        return shares
+
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
+        source, nonnegative = windows.window, windows.nonnegative
+        share: Tensor | float = 1.0
+        if self.divisor is not None:
+            share = 1 / self.divisor
+        else:
+            rows, columns = (
+                windows.values.new_tensor(self._shares(number, axis.length, inputs.length))
+                for number, (axis, inputs) in enumerate(zip(source.axes, below.axes, strict=True))
+            )
+            share = (rows[:, None] * columns).expand(1, source.channels, -1, -1)
+        values = windows.scaled(share).dense()
+        reached = self.slid(source, (below.channels, below.y.length, below.x.length))
+        spread = values.new_empty((len(values), reached.channels, *reached.size))
+        spread = torch.ops.aten.avg_pool2d_backward(values, spread, self.kernel, self.stride, (0, 0), False, True, 1)
+        result = windows.move(spread, reached, below).clear_overhang()
+        result.nonnegative = nonnegative
         return result
 
 
-class AdaptiveAveragePool(AveragePool):
-    """Adaptive average pooling; the identity where the map already has the size asked for."""
-
-    def __init__(self, name: str, output_size: tuple[int | None, int | None]) -> None:
-        super().__init__(
-            name,
-            lambda x: F.adaptive_avg_pool2d(x, output_size),
-            torch.ops.aten._adaptive_avg_pool2d_backward,
-        )
-
-    def reach(self, window: Window, shape: Shape) -> Window:
-        return window if (window.y.length, window.x.length) == shape[1:] else Window.full(shape)
-
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        return windows if windows.window == below else super().backward(windows, kept, below, options)
-
-
 class BatchNormalization(Step):
-    """Batch normalisation with its running statistics: backwards a scale per channel."""
+    """Batch normalisation with its running statistics: backwards a scale per channel.
 
-    def __init__(self, name: str, module: torch.nn.modules.batchnorm._BatchNorm) -> None:
+    Args:
+        statistics: running mean and variance, weight and bias; the last two may be None.
+        epsilon: added to the variance.
+    """
+
+    def __init__(
+        self, name: str, statistics: Callable[[], tuple[Tensor, Tensor, Tensor | None, Tensor | None]], epsilon: float
+    ) -> None:
         super().__init__(name)
-        self.module = module
+        self.statistics, self.epsilon = statistics, epsilon
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        m = self.module
-        return F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps), None
+        if x.dim() not in (2, 4):
+            raise ValueError(f"{self.name} needs maps (N, C, H, W) or rows (N, F), got {tuple(x.shape)}")
+        return F.batch_norm(x, *self.statistics(), False, 0.0, self.epsilon), None
+
+    def scale(self) -> Tensor:
+        """What every channel is multiplied by, (C,)."""
+        _, variance, weight, _ = self.statistics()
+        scale = torch.rsqrt(variance + self.epsilon)
+        return scale if weight is None else scale * weight
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        assert self.module.running_var is not None
-        scale = torch.rsqrt(self.module.running_var + self.module.eps)
-        if self.module.weight is not None:
-            scale = scale * self.module.weight
-        windows = windows.settled()
+        scale, windows = self.scale(), windows.settled()
         windows.values.mul_(
             scale[:, None, None] if windows.channel is None else scale[windows.channel][:, None, None, None]
         )
@@ -282,7 +437,7 @@ class Normalization(Step):
         if kept is None:
             return windows
         result = Windows(windows.dense(), below, windows.positions)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             x = result.crop(kept).requires_grad_()
             (result.values,) = torch.autograd.grad(self.function(x), x, result.values)
         return result

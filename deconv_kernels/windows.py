@@ -1,12 +1,14 @@
 """Receptive-field arithmetic: the rectangle of every map that one unit can reach.
 
-Walking down a tape, the window of a unit grows step by step. It has one size for all units of a layer and an origin
-that is affine in the unit's position; once it would be as large as the map it becomes the whole map.
+Walking down a tape, the window of a unit grows step by step, and where paths meet it covers all of theirs. It has one
+size for all units of a layer and an origin that is affine in the unit's position; once it would be as large as the map,
+or paths of different strides meet, it becomes the whole map.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,6 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Shape = tuple[int, int, int]
+
+
+def as_map(shape: Sequence[int]) -> Shape:
+    """The (C, H, W) as which a value of one image counts; one of another rank is so many channels of one position."""
+    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,14 @@ class Axis:
         """The same window, or the whole map where it is at least as large."""
         return Axis.full(self.length) if self.stride == 0 or self.size >= self.length else self
 
+    def joined(self, other: Axis) -> Axis:
+        """The smallest window that covers this one and another on the same map."""
+        if self.stride != other.stride:
+            return Axis.full(self.length)
+        begin = min(self.offset, other.offset)
+        end = max(self.offset + self.size, other.offset + other.size)
+        return Axis(self.length, end - begin, self.stride, begin).clipped()
+
     def origin(self, position: Tensor) -> Tensor:
         """Where the windows of units at `position` begin."""
         return position * self.stride + self.offset
@@ -84,6 +99,15 @@ class Window:
         return self.y, self.x
 
     @property
+    def is_full(self) -> bool:
+        """Whether the window is the whole map, for every unit."""
+        return self.y.is_full and self.x.is_full
+
+    def joined(self, other: Window) -> Window:
+        """The smallest window that covers this one and another on the same map."""
+        return Window(self.channels, self.y.joined(other.y), self.x.joined(other.x))
+
+    @property
     def size(self) -> tuple[int, int]:
         """Rows and columns of the window."""
         return self.y.size, self.x.size
@@ -97,24 +121,42 @@ class Window:
 class Reaching(Protocol):
     """A step of a tape, as far as receptive fields go."""
 
-    def reach(self, window: Window, shape: Shape) -> Window:
-        """The window on the input, of shape (C, H, W), of a window on the output."""
+    def reaches(self, window: Window, shapes: Sequence[Sequence[int]]) -> tuple[Window | None, ...]:
+        """The windows on its inputs, of these shapes, of a window on the output; None where no signal comes."""
 
 
-def receptive_fields(steps: Sequence[Reaching], shapes: Sequence[Shape]) -> list[Window]:
-    """The windows of a unit of the last step's output on every map below it.
+def receptive_fields(
+    steps: Sequence[Reaching],
+    sources: Sequence[Sequence[int]],
+    shapes: Sequence[Sequence[int] | None],
+    value: int,
+    window: Window,
+) -> list[Window | None]:
+    """The windows on every value below that one window on one value reaches.
 
     Args:
-        steps: the tape up to the unit's layer.
-        shapes: (C, H, W) of the input of every step, and of the last output.
+        steps: of a tape, in order; each makes one value. The first values are the inputs of the tape.
+        sources: the numbers of the values that each step reads.
+        shapes: of every value, for one image; None where it is not known and not needed.
+        value: the number of that value.
+        window: on it; that of a unit, or all of it.
 
     Returns:
-        One window per shape: the first lies on the images, the last is the unit itself.
+        One window for each value up to `value`, which covers all the paths; None where no path leads.
     """
-    windows = [Window.unit(shapes[len(steps)])]
-    for step, shape in zip(reversed(steps), reversed(shapes[: len(steps)]), strict=True):
-        windows.append(step.reach(windows[-1], shape))
-    return windows[::-1]
+    fields: list[Window | None] = [None] * (value + 1)
+    fields[value] = window
+    inputs = len(shapes) - len(steps)
+    for index in reversed(range(value - inputs + 1)):
+        above = fields[inputs + index]
+        if above is None:
+            continue
+        below = [shapes[source] for source in sources[index]]
+        for source, reached in zip(sources[index], steps[index].reaches(above, below), strict=True):  # type: ignore[arg-type]
+            if reached is not None:
+                held = fields[source]
+                fields[source] = reached if held is None else held.joined(reached)
+    return fields
 
 
 @dataclass(frozen=True)
@@ -197,10 +239,10 @@ class Windows:
         return len(self.values)
 
     @classmethod
-    def seeds(cls, channel: Tensor, positions: Positions, shape: Shape, dtype: torch.dtype) -> Windows:
-        """A one at every unit of a map of shape (C, H, W)."""
+    def seeds(cls, channel: Tensor, positions: Positions, window: Window, dtype: torch.dtype) -> Windows:
+        """A one at every unit, with the window of a unit on its own map."""
         values = torch.ones((len(channel), 1, 1, 1), dtype=dtype, device=channel.device)
-        return cls(values, Window.unit(shape), positions, channel, nonnegative=True)
+        return cls(values, window, positions, channel, nonnegative=True)
 
     def of_units(self, units: slice | Tensor) -> Windows:
         """Those of some of the units."""
@@ -261,10 +303,68 @@ class Windows:
                 self.values.masked_fill_(outside[:, None, :, None] if number == 0 else outside[:, None, None], 0)
         return self
 
-    def crop(self, maps: Tensor) -> Tensor:
-        """What `maps` (N, C, H, W) of the images hold under each window; the nearest element outside the map."""
-        image = self.positions.image
-        if self.channel is None and self.window.y.is_full and self.window.x.is_full:
+    def copy(self) -> Windows:
+        """The same windows in memory of their own."""
+        self.settled()
+        return replace(self, values=self.values.clone())
+
+    def scaled(self, factor: float | Tensor) -> Windows:
+        """The same windows times a number, or times what one map (1, C, H, W) holds under them."""
+        windows = self.settled()
+        if isinstance(factor, Tensor) and not (windows.channel is None and windows.window.is_full):
+            factor = windows.crop(factor, torch.zeros_like(windows.positions.image))
+        windows.values.mul_(factor)
+        windows.nonnegative = False
+        return windows
+
+    @classmethod
+    def sum(cls, parts: Sequence[Windows], window: Window) -> Windows:
+        """What several parts of the signal on one map add up to; may overwrite them.
+
+        Args:
+            parts: of the same units.
+            window: covers all of theirs.
+        """
+        first = next((part for part in parts if part.window == window and part.channel is None), None)
+        if first is None:
+            shape = (len(parts[0]), window.channels, *window.size)
+            total = parts[0].values.new_zeros(shape)
+        else:
+            total = first.dense()
+        result = Windows(total, window, parts[0].positions, nonnegative=all(part.nonnegative for part in parts))
+        for part in parts:
+            if part is not first:
+                result._add(part)
+        return result
+
+    def _add(self, part: Windows) -> None:
+        source, values = part.window, part.dense()
+        for number, (axis, target) in enumerate(zip(source.axes, self.window.axes, strict=True)):
+            if axis.stride != target.stride:  # the target is the whole map
+                values = place(values, axis.origin(self.positions.yx[:, number]), target.length, number + 2)
+        here = self.values
+        for number, (axis, target) in enumerate(zip(source.axes, self.window.axes, strict=True)):
+            if axis.stride == target.stride:
+                here = here.narrow(number + 2, axis.offset - target.offset, axis.size)
+        here.add_(values)
+
+    def whole(self) -> Tensor:
+        """The signal on the whole map, (U, C, H, W)."""
+        values = self.dense()
+        if self.window.is_full:
+            return values
+        shape = (self.window.channels, self.window.y.length, self.window.x.length)
+        return self.move(values, self.window, Window.full(shape)).values
+
+    def crop(self, maps: Tensor, image: Tensor | None = None) -> Tensor:
+        """What maps hold under each window; the nearest element outside the map.
+
+        Args:
+            maps: (N, C, H, W).
+            image: (U,) int64, which of them is meant for each unit; by default that of its image.
+        """
+        image = self.positions.image if image is None else image
+        if self.channel is None and self.window.is_full:
             return maps.index_select(0, image)
         rows, columns = (
             (origin[:, None] + torch.arange(axis.size, device=origin.device)).clamp_(0, axis.length - 1)

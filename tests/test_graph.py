@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 import deconv_kernels as dk
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.graph import Tape, UnknownLayer, UnsupportedModule, trace
-from deconv_kernels.steps import Flatten, Identity, MaxPool, Rectifier
+from deconv_kernels.steps import Activation, Flatten, Identity, MaxPool, Rectifier
 
 
 class Functional(nn.Module):
@@ -30,9 +30,10 @@ class Functional(nn.Module):
 
 
 def run(tape: Tape, x: Tensor) -> Tensor:
-    for step in tape.steps:
-        x, _ = step.forward(x, False)
-    return x
+    values = [x]
+    for step, sources in zip(tape.steps, tape.sources, strict=True):
+        values.append(step.run([values[source] for source in sources], False)[0])
+    return values[-1]
 
 
 RECTIFIERS = {
@@ -249,19 +250,14 @@ def test_parametrized_weights_are_computed_anew_and_hooked_ones_refused() -> Non
 
 
 UNSUPPORTED = {
-    "LeakyReLU": nn.LeakyReLU(),
     "GELU": nn.GELU(),
     "Sigmoid": nn.Sigmoid(),
     "GroupNorm": nn.GroupNorm(2, 4),
     "PReLU": nn.PReLU(),
     "Softmax": nn.Softmax(1),
-    "Upsample": nn.Upsample(scale_factor=2),
-    "ConvTranspose2d": nn.ConvTranspose2d(4, 4, 3),
-    "Conv2d": nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
     "Hardtanh": nn.Hardtanh(-1, 1),
     "BatchNorm2d": nn.BatchNorm2d(4, track_running_stats=False),
-    "AdaptiveMaxPool2d": nn.AdaptiveMaxPool2d(2),
-    "Flatten": nn.Flatten(2),
+    "Flatten": nn.Flatten(0),
     "LPPool2d": nn.LPPool2d(2, 2),
 }
 
@@ -276,14 +272,27 @@ def test_modules_without_a_rule_are_refused_by_name(kind: str) -> None:
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        (F.leaky_relu, "leaky_relu"),
+        (F.silu, "silu"),
         (lambda x: x.clamp(min=0.1), "clamp"),
         (lambda x: x.clamp(max=0), "clamp"),
-        (lambda x: x * 2, "mul"),
-        (lambda x: x.mean((2, 3)), "mean"),
-        (lambda x: x.permute(0, 2, 3, 1), "permute"),
+        (lambda x: x * x, "mul"),
+        (lambda x: x * x.mean((2, 3), keepdim=True), "mul"),
+        (lambda x: 1 / x, "truediv"),
+        (lambda x: x.mean(0, keepdim=True), "mean"),
+        (lambda x: x.mean(), "mean"),
+        (lambda x: x.permute(1, 0, 2, 3), "permute"),
+        (lambda x: x.transpose(0, 1), "transpose"),
+        (lambda x: x.squeeze(), "squeeze"),
+        (lambda x: x.unsqueeze(0), "unsqueeze"),
+        (lambda x: x[0], "getitem"),
         (lambda x: x.view(1, -1), "view"),
-        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
+        (lambda x: x.flatten(0, 1), "flatten"),
+        (lambda x: torch.cat([x, x]), "cat"),
+        (lambda x: x.chunk(2)[0], "chunk"),
+        (lambda x: F.dropout(x), "dropout"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[1].relu(), "relu"),
+        (lambda x: F.conv2d(x, x), "conv2d"),
+        (lambda x: torch.add(x, 1, out=x), "add"),
     ],
 )
 def test_functions_without_a_rule_are_refused_by_name(function: Callable[[Tensor], Tensor], name: str) -> None:
@@ -291,50 +300,83 @@ def test_functions_without_a_rule_are_refused_by_name(function: Callable[[Tensor
         Deconvnet(Functional(function))
 
 
-class Residual(nn.Module):
+class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
 
+
+class Residual(Pair):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(x))
         return self.second(x) + x
 
 
-class Parallel(Residual):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.first(x), self.second(x)], 1)
-
-
-class TwoOutputs(Residual):
+class TwoOutputs(Pair):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.first(x)
         return x, self.second(x)
 
 
-class TwoInputs(Residual):
+class Masked(Pair):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.first(x) * mask
 
 
-class DataDependent(Residual):
+class DataDependent(Pair):
     def forward(self, x: Tensor) -> Tensor:
         return self.first(x) if x.sum() > 0 else self.second(x)
+
+
+class HalfOverwritten(Pair):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x[:, :1].relu_()
+        return self.second(x)
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Residual, r"function add \(node 'add'\) joins 'second' and 'relu': the network branches"),
-        (Parallel, r"module 'second' .* reads the output of the images while the chain had come to 'first'"),
-        (TwoOutputs, "TwoOutputs must return one tensor"),
-        (TwoInputs, "TwoInputs has a second input 'mask'"),
-        (DataDependent, "torch.fx cannot trace DataDependent: .*control flow"),
+        (Masked, r"function mul \(node 'mul'\) has no exact backward rule: .*rules=\{mul: 'gradient'\}"),
+        (
+            DataDependent,
+            r"cannot trace DataDependent at .*test_graph\.py:\d+ \(return self\.first\(x\) if .*control flow",
+        ),
+        (
+            HalfOverwritten,
+            r"module 'second' .* reads 'first', a part of which method relu_ .* has overwritten in place",
+        ),
     ],
 )
-def test_what_is_not_a_chain_is_refused(kind: type[nn.Module], message: str) -> None:
+def test_networks_that_cannot_be_treated_are_refused(kind: type[nn.Module], message: str) -> None:
     with pytest.raises(UnsupportedModule, match=message):
         Deconvnet(kind())
+
+
+def test_a_network_with_two_outputs_has_no_output_but_layers() -> None:
+    net = Deconvnet(TwoOutputs())
+    assert net.layers == ["first", "second"]
+    with pytest.raises(ValueError, match="TwoOutputs returns several tensors"):
+        _ = net.output
+
+
+def test_what_branches_reads_its_sources() -> None:
+    tape = trace(Residual())
+    assert tape.layers == ["first", "relu", "second", "add"]
+    assert tape.sources == [(0,), (1,), (2,), (3, 2)]
+    assert tape.output == "add"
+    assert tape.needed([tape.value("second")]) == [0, 1, 2]
+
+
+def test_rules_are_for_every_spelling_and_are_checked() -> None:
+    for function in (nn.SiLU(), F.silu, lambda x: F.silu(x, inplace=True)):
+        tape = trace(Functional(function), rules={nn.SiLU: "gradient"})
+        assert isinstance(tape.steps[-1], Activation)
+    with pytest.raises(ValueError, match="a rule must be one of 'gradient', 'identity', 'rectifier', got 'relu'"):
+        trace(Functional(F.silu), rules={nn.SiLU: "relu"})
+    with pytest.raises(TypeError, match="rules are for module types, functions and names of tensor methods, got SiLU"):
+        trace(Functional(F.silu), rules={nn.SiLU(): "gradient"})
 
 
 def test_arguments_of_the_deconvnet_are_checked() -> None:

@@ -163,7 +163,7 @@ def test_the_plan_of_vgg16_is_known() -> None:
     record = net.record(torch.zeros(1, 3, 224, 224), ["conv5_3"])
     plan = net.plan(record, "conv5_3")
     by_name = {planned.step.name: planned for planned in plan.steps}
-    assert plan.bottom.size == (196, 196)
+    assert plan.inputs[0].size == (196, 196)
     # 7 x 7 pooled positions, unpooled to 14 x 14; nine taps; 512 channels to 512.
     assert by_name["conv4_3"].multiply_adds == 14 * 14 * 9 * 512 * 512
     assert by_name["conv5_3"].multiply_adds == 0, "a seed takes a slice of the weights"

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deconv_kernels.convolution import Convolution
-from deconv_kernels.steps import AveragePool, Flatten, Linear, MaxPool, Rectifier, Step
-from deconv_kernels.windows import Axis, Positions, Window, Windows, place, receptive_fields
+from deconv_kernels.joins import Whole
+from deconv_kernels.steps import Flatten, Linear, MaxPool, Rectifier, Step
+from deconv_kernels.windows import Axis, Positions, Window, Windows, as_map, place, receptive_fields
 
 
 def sliding_output(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -62,7 +63,7 @@ def test_boxes_are_what_autograd_reaches(length: int, chain: list[tuple], data: 
     position = data.draw(st.integers(0, lengths[-1] - 1))
     (gradient,) = torch.autograd.grad(x[0, 0, position], images)
     reached = gradient[0, 0].nonzero().flatten().tolist()
-    windows = receptive_fields(steps, [(1, 1, size) for size in lengths])
+    windows = chain_fields(steps, [(1, 1, size) for size in lengths])
     axis = windows[0].x
     begin = int(axis.origin(torch.tensor(position)))
     end = begin + axis.size
@@ -71,6 +72,11 @@ def test_boxes_are_what_autograd_reaches(length: int, chain: list[tuple], data: 
     assert all(begin <= p < end for p in reached)
     if contiguous and not axis.is_full and reached:
         assert (reached[0], reached[-1] + 1) == (max(begin, 0), min(end, length))
+
+
+def chain_fields(steps: list[Step], shapes: list[tuple[int, ...]]) -> list[Window | None]:
+    sources = [(index,) for index in range(len(steps))]
+    return receptive_fields(steps, sources, shapes, len(steps), Window.unit(as_map(shapes[-1])))
 
 
 def test_vgg16_conv5_3_has_its_known_receptive_field() -> None:
@@ -83,14 +89,14 @@ def test_vgg16_conv5_3_has_its_known_receptive_field() -> None:
         for _ in range(convolutions):
             steps += [Convolution("conv", None, (3, 3), (1, 1), (1, 1), (1, 1), 1), Rectifier("relu", "deconvnet")]
             shapes += [(channels, *shapes[-1][1:])] * 2
-    (window, *_, unit) = receptive_fields(steps, shapes)
+    (window, *_, unit) = chain_fields(steps, shapes)
     assert unit == Window(512, Axis(14, 1, 1, 0), Axis(14, 1, 1, 0))
     assert window.y == Axis(length=224, size=196, stride=16, offset=-90)
 
 
 def test_flat_and_averaging_steps_reach_the_whole_map() -> None:
-    steps = [AveragePool("pool", None, None), Flatten("flatten"), Linear("fc", None)]
-    windows = receptive_fields(steps, [(3, 9, 7), (3, 3, 2), (18, 1, 1), (5, 1, 1)])
+    steps = [Whole("pool", None, signals=1, linear=True), Flatten("flatten"), Linear("fc", None)]
+    windows = chain_fields(steps, [(3, 9, 7), (3, 3, 2), (18,), (5,)])
     assert windows[0] == Window.full((3, 9, 7))
     assert windows[2] == Window.full((18, 1, 1))
     assert windows[3] == Window.unit((5, 1, 1))

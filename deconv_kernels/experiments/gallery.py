@@ -257,7 +257,7 @@ class Gallery:
                     bar.update(len(chunk))
                 seconds.append(self._now() - start)
                 windows, boxes = (torch.cat([getattr(part, name) for part in parts]) for name in ("windows", "boxes"))
-                projected.append(Projections(units, windows, boxes, parts[0].image_size))
+                projected.append(Projections(units, windows, boxes, parts[0].shape))
         return projected, seconds
 
     def _rate(self, inputs: Tensor, projections: Projections, seconds: float) -> LayerRates:

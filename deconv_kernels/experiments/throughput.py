@@ -267,7 +267,7 @@ def measure_layer(
         name: Timing(statistics.median(taken) / units[name], units[name], len(taken), peaks[name])
         for name, taken in times.items()
     }
-    return LayerThroughput(layer, plan.bottom.size, timings.pop(_OURS), timings, not_measured, difference)
+    return LayerThroughput(layer, plan.inputs[0].size, timings.pop(_OURS), timings, not_measured, difference)
 
 
 def interior_units(net: Deconvnet, record: Record, layer: str, count: int, generator: torch.Generator) -> Units:
@@ -280,7 +280,7 @@ def interior_units(net: Deconvnet, record: Record, layer: str, count: int, gener
         count: how many.
         generator: chooses them.
     """
-    bottom = net.plan(record, layer).bottom
+    bottom = net.plan(record, layer).inputs[0]
     channels, *size = record.shape(layer)
     columns = [torch.randint(high, (count,), generator=generator) for high in (len(record), channels)]
     for axis, length in zip(bottom.axes, size, strict=True):
