@@ -218,14 +218,15 @@ class Prepared(NamedTuple):
         packed: for `backproject2d`.
         filters: (K, C / groups, kh, kw), channels innermost in memory.
         state: what changes when the weight or the backend does.
-        places, sample: one value of every filter, to notice on the host what autograd does not count (writes through
-            `.data`).
+        flat, places, sample: one value of every filter, to notice on the host what autograd does not count (writes
+            through `.data`).
     """
 
     weight: Tensor
     packed: Tensor
     filters: Tensor
     state: tuple[object, ...]
+    flat: Tensor
     places: Tensor
     sample: Tensor
 
@@ -234,14 +235,16 @@ class Prepared(NamedTuple):
         each = weight[0].numel()
         rows = torch.arange(len(weight), device=weight.device)
         places = rows * each + rows * 7919 % each
-        sample = weight.reshape(-1)[places].clone()
-        return cls(weight, packed, filters, _state(weight, backend), places, sample)
+        flat = weight.detach().reshape(-1)
+        return cls(weight, packed, filters, _state(weight, backend), flat, places, flat[places])
 
     def holds(self, weight: Tensor, backend: str) -> bool:
         """Whether this is still what `weight` is."""
         if weight is not self.weight or _state(weight, backend) != self.state:
             return False
-        return weight.device.type != "cpu" or torch.equal(weight.reshape(-1)[self.places], self.sample)
+        # A weight that is not contiguous was flattened into a copy.
+        flat = self.flat if weight.is_contiguous() else weight.reshape(-1)
+        return weight.device.type != "cpu" or torch.equal(flat[self.places], self.sample)
 
 
 def _state(weight: Tensor, backend: str) -> tuple[object, ...]:

@@ -234,9 +234,9 @@ class Deconvnet:
         record.check(units)
         plan = self.plan(record, units.layer, max_bytes=max_bytes)
         scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
-        positions = Positions.of(units.image, torch.stack((units.y, units.x), dim=1), record.device)
+        positions = Positions.of(units.image, units.table()[2:].T, record.device)
         seeds = Windows.seeds(units.channel.to(record.device), positions, plan.top, record.dtype)
-        scale = None if scale is None else scale.to(record.device)[:, None, None, None]
+        scale = None if scale is None else scale.to(record.device).view(-1, 1, 1, 1)
         windows = self._down(record, plan, seeds, scale, _options(overlap, kernel), progress)[input]
         shape = record.shapes[input]
         assert shape is not None
@@ -469,15 +469,17 @@ class _Walk:
             for source, part in zip(planned.sources, parts, strict=True):
                 if part is not None:
                     pending.setdefault(source, []).append(part)
-        here = slice(first, first + units)
         for value, result in enumerate(self.results):
-            arrived = self._arrived(pending, value)
+            arrived, scale = self._arrived(pending, value), self.scale
+            if units < result.shape[0]:
+                result = result[first : first + units]
+                scale = None if scale is None else scale[first : first + units]
             if arrived is None:
-                result[here] = 0
-            elif self.scale is None:
-                result[here] = arrived.dense()
+                result.zero_()
+            elif scale is None:
+                result.copy_(arrived.dense())
             else:
-                torch.mul(arrived.dense(), self.scale[here], out=result[here])
+                torch.mul(arrived.dense(), scale, out=result)
         self.bar.update(units)
 
     def _arrived(self, pending: dict[int, list[Windows]], value: int) -> Windows | None:
@@ -487,7 +489,7 @@ class _Walk:
             return None
         field = self.plan.fields[value]
         assert field is not None
-        if len(parts) == 1 and parts[0].window == field:
+        if len(parts) == 1 and (parts[0].window is field or parts[0].window == field):
             return parts[0]
         return Windows.sum(parts, field)
 

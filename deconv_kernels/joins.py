@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .ops import max_pool2d, max_unpool2d, switches_to_indices
@@ -119,7 +120,7 @@ class Whole(Step):
     """Anything that is run backwards on whole maps by its gradient, as autograd has it.
 
     Args:
-        function: of the inputs, (N, ...) each, to (N, ...). Every image must stay by itself.
+        function: of the inputs, (N, ...) each, to (N, ...). Every image must stay by itself, to the last bit.
         signals: how many of the inputs get a signal, from the first on; of the others only the shape matters.
         linear: whether the gradient depends on nothing but the shapes, so that no input has to be kept.
         alone: take one image at a time, because it is not known whether others would change what becomes of it.
@@ -153,8 +154,7 @@ class Whole(Step):
         self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
     ) -> Signals:
         signal, image = windows.whole(), windows.positions.image
-        # What a convolution rounds depends on how many units there are.
-        at_once = 1 if self.alone or signal.device.type == "cpu" else max(1, len(signal))
+        at_once = 1 if self.alone else max(1, len(signal))
         parts = [
             self._gradients(rows, kept, of, shapes)
             for rows, of in zip(signal.split(at_once), image.split(at_once), strict=True)
@@ -180,6 +180,46 @@ class Whole(Step):
             torch.zeros_like(x) if gradient is None else gradient
             for x, gradient in zip(sources, gradients, strict=True)
         )
+
+
+class TransposedConvolution(Step):
+    """A transposed 2-d convolution; backwards the convolution with the same weight, on the whole map.
+
+    Args:
+        function: runs it forward.
+        weight: its current weight, (C, K / groups, kh, kw).
+        stride, padding, dilation, groups: its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Tensor], Tensor],
+        weight: Callable[[], Tensor],
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> None:
+        super().__init__(name)
+        self.function, self.weight = function, weight
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        return self.function(require_maps(self.name, x)), None
+
+    def reach(self, window: Window, shape: tuple[int, int, int]) -> Window:
+        return Window.full(shape)
+
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
+        signal, weight = windows.whole(), self.weight()
+        # What torch's convolution rounds depends on how many units there are.
+        at_once = 1 if signal.device.type == "cpu" else len(signal)
+        values = signal.new_empty((len(signal), below.channels, *below.size))
+        for rows, result in zip(signal.split(at_once), values.split(at_once), strict=True):
+            sent = F.conv2d(rows, weight, None, self.stride, self.padding, self.dilation, self.groups)
+            result.copy_(sent[:, :, : below.y.length, : below.x.length])
+        return Windows(values, below, windows.positions)
 
 
 class AdaptiveAveragePool(Whole):

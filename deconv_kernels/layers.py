@@ -18,7 +18,18 @@ from torch.nn.utils import parametrize
 from . import nn as own
 from ._pooling import pair
 from .convolution import Convolution
-from .joins import AdaptiveAveragePool, ChannelSlice, Concatenate, MaxUnpool, Product, Sum, Switches, Whole, ZeroPad
+from .joins import (
+    AdaptiveAveragePool,
+    ChannelSlice,
+    Concatenate,
+    MaxUnpool,
+    Product,
+    Sum,
+    Switches,
+    TransposedConvolution,
+    Whole,
+    ZeroPad,
+)
 from .rules import POINTWISE, canonical
 from .steps import (
     Activation,
@@ -379,14 +390,29 @@ def _convolution_function(call: Call) -> Convolution:
     )
 
 
-def _transposed_convolution_module(call: Call, module: Any) -> list[Step]:
-    _parameters_of(call, module)
-    return call.whole(linear=True)
+def _transposed_convolution_module(call: Call, module: Any) -> TransposedConvolution:
+    parameters = _parameters_of(call, module)
+    window = (module.stride, module.padding, module.dilation, module.groups)
+    return TransposedConvolution(call.name, _of_one(call), lambda: parameters()[0], *window)
 
 
-def _transposed_convolution_function(call: Call) -> list[Step]:
-    _parameters_given(call)
-    return call.whole(linear=True)
+def _transposed_convolution_function(call: Call) -> TransposedConvolution:
+    parameters = _parameters_given(call)
+    window = (
+        pair(call.argument(3, "stride", 1), "stride"),
+        pair(call.argument(4, "padding", 0), "padding"),
+        pair(call.argument(7, "dilation", 1), "dilation"),
+    )
+    return TransposedConvolution(
+        call.name, _of_one(call), lambda: parameters()[0], *window, call.argument(6, "groups", 1)
+    )
+
+
+def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
+    """What a node does, as a function of its only signal."""
+    if call.looked_at:
+        raise call.refused("its arguments must not depend on the size of another map")
+    return call.function()
 
 
 def _max_pool_module(call: Call, module: Any) -> list[Step]:

@@ -134,7 +134,8 @@ def make_plan(
             continue
         waiting.discard(value)
         read = tuple(shapes[source] for source in sources)
-        below = step.reaches(above, read)  # type: ignore[arg-type]
+        reached_by_it = zip(sources, step.reaches(above, read), strict=True)  # type: ignore[arg-type]
+        below = tuple(fields[source] if window == fields[source] else window for source, window in reached_by_it)
         reached = [window for window in below if window is not None]
         others = sum(field.elements for other in waiting if (field := fields[other]) is not None)
         waiting.update(source for source, window in zip(sources, below, strict=True) if window is not None)

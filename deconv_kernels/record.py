@@ -53,14 +53,15 @@ class Units:
             raise ValueError(f"image, channel, y and x must have one length, got {lengths}")
         length = next(iter(lengths.values()), 1)
         self.layer = layer
-        self.image, self.channel, self.y, self.x = (tensor.expand(length) for tensor in tensors.values())
+        self._table = torch.stack([tensor.expand(length) for tensor in tensors.values()])
+        self.image, self.channel, self.y, self.x = self._table
         self.activation = None if activation is None else _activations(activation, length)
 
     def __repr__(self) -> str:
         return f"Units(layer={self.layer!r}, {len(self)} units)"
 
     def __len__(self) -> int:
-        return len(self.image)
+        return self.image.shape[0]
 
     def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Units:
         if isinstance(index, int):
@@ -72,7 +73,7 @@ class Units:
 
     def table(self) -> Tensor:
         """image, channel, y and x as the rows of one tensor, (4, U) int64."""
-        return torch.stack((self.image, self.channel, self.y, self.x))
+        return self._table
 
     @classmethod
     def concatenate(cls, parts: Iterable[Units]) -> Units:
@@ -250,11 +251,15 @@ class Record:
         return maps[tuple(index[: maps.dim()])].cpu()
 
     def check(self, units: Units) -> None:
-        """Raises ValueError if a unit is not in the record."""
+        """Whether all units are in the record.
+
+        Raises:
+            ValueError: one is not.
+        """
         if not len(units):
             return
         channels, height, width = self.shape(units.layer)
-        highest = units.table().amax(1).tolist()
+        highest = units.table().numpy().max(axis=1).tolist()
         sizes = (len(self), channels, height, width)
         for name, value, size in zip(("image", "channel", "y", "x"), highest, sizes, strict=True):
             if value >= size:

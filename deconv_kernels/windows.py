@@ -35,6 +35,12 @@ class Axis:
     stride: int
     offset: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.length, self.size, self.stride, self.offset)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
+
     @classmethod
     def unit(cls, length: int) -> Axis:
         """The window of a unit on its own map."""
@@ -83,6 +89,12 @@ class Window:
     channels: int
     y: Axis
     x: Axis
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.channels, self.y, self.x)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
 
     @classmethod
     def unit(cls, shape: Shape) -> Window:
@@ -236,12 +248,12 @@ class Windows:
     unpooling: Unpooling | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.values.shape[0]
 
     @classmethod
     def seeds(cls, channel: Tensor, positions: Positions, window: Window, dtype: torch.dtype) -> Windows:
         """A one at every unit, with the window of a unit on its own map."""
-        values = torch.ones((len(channel), 1, 1, 1), dtype=dtype, device=channel.device)
+        values = torch.ones((channel.shape[0], 1, 1, 1), dtype=dtype, device=channel.device)
         return cls(values, window, positions, channel, nonnegative=True)
 
     def of_units(self, units: slice | Tensor) -> Windows:
