@@ -298,6 +298,38 @@ def test_few_and_many_channels(backend: str, device: torch.device, convolution: 
         )
 
 
+@pytest.mark.parametrize("outputs", [1, 2, 3, 4])
+def test_down_to_the_few_channels_of_images(backend: str, device: torch.device, outputs: int) -> None:
+    for kernel, channels in itertools.product(((3, 3), (1, 3), (5, 3)), (16, 48, 64)):
+        convolution = Convolution(kernel, padding=(kernel[0] // 2, 1))
+        for dtype in DTYPES if kernel == (3, 3) and backend != "reference" else (torch.float32,):
+            pooling = random.choice((None, None, POOLINGS["2x2/2"], random_pooling()))
+            layout = random.choice(("contiguous", "channels_last"))
+            check(
+                random_projection(
+                    dtype,
+                    pooling,
+                    layout=layout,
+                    convolution=convolution,
+                    channels=(channels, outputs),
+                    groups=1,
+                    integers=True,
+                ),
+                device,
+                bits=True,
+            )
+
+
+def test_a_result_too_large_for_the_caches(device: torch.device) -> None:
+    units, channels, size = 2, 3, (random.randint(120, 140), random.randint(120, 140))
+    signal = torch.relu(torch.randn(units, channels, *size)).to(memory_format=torch.channels_last)
+    place = torch.zeros(units, dtype=torch.int64), torch.zeros((units, 2), dtype=torch.int64)
+    weight = torch.randn(channels, 80, 3, 3)
+    projection = Projection(signal, weight, *place, CONVOLUTIONS["3x3"], output_size=size)
+    assert units * 80 * size[0] * size[1] * 4 > 2**23
+    check(projection, device)
+
+
 @pytest.mark.parametrize("pooling", ["not pooled", "2x2/2", "3x3/2"])
 @pytest.mark.parametrize("convolution", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_groups(device: torch.device, convolution: Convolution, pooling: str) -> None:
@@ -577,6 +609,8 @@ def large_projections() -> dict[str, Projection]:
         "3x3 of many units": projection("3x3", "2x2/2", (64, 3), (13, 14), 300),
         "3x3 of large maps": projection("3x3", "2x2/2", (8, 16), (70, 71), 2, relu=True),
         "3x3 of overlapping windows": projection("3x3", "3x3/2", (16, 16), (9, 11), 7),
+        "3x3 to the images": projection("3x3", "not pooled", (64, 3), (39, 41), 3, relu=True),
+        "3x3 beyond the caches": projection("3x3", "not pooled", (3, 64), (102, 101), 4, relu=True),
         "3x3 to three channels": projection("3x3", "2x2/2", (64, 3), (40, 40), 3),
         "1x1": projection("1x1", "5x5/3", (65, 130), (5, 6), 9),
         "5x5": projection("5x5", "3x3/2", (33, 65), (6, 5), 7),

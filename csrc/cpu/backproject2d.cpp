@@ -56,6 +56,8 @@ PackedWeight packing(const Convolution& c, ScalarType dtype) {
   // Lines that would be mostly padding are better filled with several taps.
   packed.tiled = c.kernel.y == 3 && c.kernel.x == 3 && c.stride.y == 1 && c.stride.x == 1 && c.dilation.y == 1 &&
                  c.dilation.x == 1 && 4 * c.output_channels >= 3 * line;
+  packed.gathered = c.groups == 1 && c.kernel.x == 3 && c.stride.y == 1 && c.stride.x == 1 && c.dilation.y == 1 &&
+                    c.dilation.x == 1 && c.output_channels <= kGatheredOutputs && c.channels % line == 0;
   packed.wide = packed.tiled ? line : smaller(c.output_channels, taps == 1 ? 128 : 64);
   packed.blocks = parts_of(c.output_channels, packed.wide);
   packed.lines = packed.tiled ? taps : parts_of(taps * packed.wide, line);
@@ -63,6 +65,7 @@ PackedWeight packing(const Convolution& c, ScalarType dtype) {
 }
 
 int64_t packed_elements(const Convolution& c, const PackedWeight& packed, ScalarType dtype) {
+  if (packed.gathered) return c.kernel.y * c.kernel.x * c.output_channels * c.channels;
   return c.groups * packed.blocks * packed.channels * packed.lines * (kLineBytes / sum_bytes(dtype));
 }
 
@@ -96,9 +99,26 @@ void pack_blocks(const Convolution& c, const PackedWeight& packed, const T* weig
 }
 
 template <typename T, typename C>
+void pack_gathered(const Convolution& c, const T* weight, C* to) {
+  constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(C));
+  const int64_t taps = c.kernel.y * c.kernel.x;
+  for (int64_t row = 0; row < c.kernel.y; ++row) {
+    for (int64_t first = 0; first < c.channels; first += kLine) {
+      for (int64_t column = 0; column < c.kernel.x; ++column) {
+        for (int64_t output = 0; output < c.output_channels; ++output) {
+          const T* from = weight + output * taps + row * c.kernel.x + column;
+          for (int64_t k = first; k < first + kLine; ++k) *to++ = as_sum(from[k * c.output_channels * taps]);
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename C>
 void pack(const Convolution& c, const PackedWeight& packed, const Tensor& weight, const Tensor& to) {
   const T* from = static_cast<const T*>(weight.const_data_ptr());
   C* values = static_cast<C*>(to.mutable_data_ptr());
+  if (packed.gathered) return pack_gathered<T, C>(c, from, values);
   const int64_t elements = packed.channels * packed.lines * kLineBytes;
   parallel_rows(c.groups * packed.blocks, elements,
                 [&](int64_t begin, int64_t end) { pack_blocks<T, C>(c, packed, from, values, begin, end); });
@@ -199,6 +219,13 @@ SendPlan make_plan(const Backproject2dParams& p, int64_t element_bytes, bool par
   return plan;
 }
 
+// Every output for itself.
+void gather(const Backproject2dParams& p, Element element) {
+  parallel_rows(p.units * p.size.y, p.size.x * p.channels,
+                [&](int64_t begin, int64_t end) { kernels().gather_signal(element, p, begin, end); });
+}
+
+// Lists what is not zero, then sends it.
 void project(Backproject2dParams p, Element element, int64_t element_bytes, int64_t output_bytes) {
   SignalLists& lists = p.lists;
   const int64_t channels = p.channels / p.groups;
@@ -344,7 +371,14 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   p.weight = layout;
   Tensor output = result_map({shape.images, p.output_channels, p.size.y, p.size.x, true, channels_last}, dtype, input);
   p.output = output.mutable_data_ptr();
-  if (shape.images > 0) {
+  // The next to read such a result finds little of it in the caches anyway, and filling their lines first takes time.
+  constexpr int64_t kStreamedBytes = int64_t{8} << 20;
+  p.streamed = layout.tiled && channels_last && output.numel() * sum_bytes(dtype) >= kStreamedBytes &&
+               p.output_channels * sum_bytes(dtype) % kLineBytes == 0 &&
+               reinterpret_cast<uintptr_t>(p.output) % kLineBytes == 0;
+  if (layout.gathered) {
+    gather(p, element_of(input));
+  } else if (shape.images > 0) {
     project(p, element_of(input), sum_bytes(dtype),
             dtype == ScalarType::Double  ? 8
             : dtype == ScalarType::Float ? 4

@@ -62,10 +62,24 @@ void send_signal(Element element, const Backproject2dParams& params, const SendP
   }
 }
 
+void gather_signal(Element element, const Backproject2dParams& params, int64_t begin, int64_t end) {
+  switch (element) {
+    case Element::kFloat:
+      return gather_signal_rows<float>(params, begin, end);
+    case Element::kDouble:
+      return gather_signal_rows<double>(params, begin, end);
+    case Element::kHalf:
+      return gather_signal_rows<Half>(params, begin, end);
+    case Element::kBFloat16:
+      return gather_signal_rows<BFloat16>(params, begin, end);
+  }
+}
+
 }  // namespace
 
 #define DK_STRING(text) #text
 #define DK_NAME(text) DK_STRING(text)
-const Kernels kKernels{DK_NAME(DECONV_CPU_CAPABILITY), max_pool2d, max_unpool2d, list_signal, send_signal};
+const Kernels kKernels{
+    DK_NAME(DECONV_CPU_CAPABILITY), max_pool2d, max_unpool2d, list_signal, send_signal, gather_signal};
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -84,12 +84,15 @@ struct SignalLists {
 // A weight in the order in which it is read: (groups, blocks of output channels, slices, channels, lines of a slice),
 // lines of kLineBytes. `tiled`, for 3x3 taps with stride 1: a block is one line of output channels, in a single slice
 // of nine lines, one for each tap. Otherwise the taps and output channels of a block follow each other, channels
-// innermost, in slices of kSliceLines lines.
+// innermost, in slices of kSliceLines lines. `gathered`, for taps three wide with stride 1 and few output channels:
+// rows of taps, lines of channels, taps of the row, output channels.
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSliceLines = 8;
+constexpr int64_t kGatheredOutputs = 4;  // at most
 struct PackedWeight {
   const void* data;
   bool tiled;
+  bool gathered;
   int64_t channels;  // of a group
   int64_t wide;      // output channels of a block
   int64_t blocks;    // of a group
@@ -128,6 +131,7 @@ struct Backproject2dParams {
   Pair end;  // of the map that the result lies on, -1 where it has no end
   bool relu;
   bool channels_last;  // of the output
+  bool streamed;       // the output is too large to stay in the caches, and its lines of `wide` channels are aligned
   PackedWeight weight;
   SignalLists lists;
 };
@@ -148,6 +152,8 @@ struct Kernels {
   void (*list_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
   // Runs the tasks [begin, end) of a plan; `memory` holds the sums of one task.
   void (*send_signal)(Element, const Backproject2dParams&, const SendPlan&, void* memory, int64_t begin, int64_t end);
+  // Computes the rows [begin, end) of all units' results where the weight is `gathered`.
+  void (*gather_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
 };
 
 namespace baseline {

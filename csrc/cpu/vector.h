@@ -201,6 +201,24 @@ inline void store(T* to, Vector<Compute<T>, N> values) {
   }
 }
 
+// Stores whole vectors past the caches, into memory aligned to them; `finish_streams` makes that visible to others.
+template <typename T, int N>
+inline void stream(T* to, Vector<T, N> values) {
+#if defined(__AVX512F__)
+  if constexpr (N * sizeof(T) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)values);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N * sizeof(T) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)values);
+#endif
+  store_unaligned(to, values);
+}
+
+inline void finish_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // The values as the element type holds them.
 template <typename T, int N>
 inline Vector<Compute<T>, N> round_to(Vector<Compute<T>, N> values) {
@@ -287,6 +305,21 @@ inline Vector<T, N> multiply_add(Vector<T, N> a, Vector<T, N> b, Vector<T, N> c)
 #endif
   {
     return a * b + c;
+  }
+}
+
+template <typename T, int N, int... I>
+inline Vector<T, N / 2> add_halves(Vector<T, N> values, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(values, values, I...) + __builtin_shufflevector(values, values, (N / 2 + I)...);
+}
+
+// The sum of all lanes, halves first.
+template <typename T, int N>
+inline T sum_lanes(Vector<T, N> values) {
+  if constexpr (N == 1) {
+    return values[0];
+  } else {
+    return sum_lanes<T, N / 2>(add_halves<T, N>(values, std::make_integer_sequence<int, N / 2>{}));
   }
 }
 
