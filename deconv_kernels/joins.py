@@ -355,14 +355,15 @@ class MaxUnpool(Step):
     Args:
         pool: whose switches they are.
         overlap: "sum" or "last".
+        losers: whether windows whose value is not the last also get what lies at their switches, as torch has it.
         output_size: from the inputs to (H, W), or None for the smallest.
     """
 
     def __init__(
-        self, name: str, pool: MaxPool, overlap: str, output_size: Callable[..., Sequence[int] | None]
+        self, name: str, pool: MaxPool, overlap: str, losers: bool, output_size: Callable[..., Sequence[int] | None]
     ) -> None:
         super().__init__(name)
-        self.pool, self.overlap, self.output_size = pool, overlap, output_size
+        self.pool, self.overlap, self.losers, self.output_size = pool, overlap, losers, output_size
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         x, switches, *_ = inputs
@@ -381,8 +382,15 @@ class MaxUnpool(Step):
         signal, pool = windows.whole(), self.pool
         window = (pool.kernel, pool.stride, pool.padding, pool.dilation)
         switches = kept.index_select(0, windows.positions.image)
-        places = switches_to_indices(switches, tuple(signal.shape[-2:]), *window)
-        values = signal.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
+        size = (signal.shape[2], signal.shape[3])
+        places = switches_to_indices(switches, size, *window).flatten(2)
+        values = signal.flatten(2).gather(2, places)
+        if self.overlap == "last" and not self.losers:
+            order = torch.arange(1, places.shape[2] + 1, dtype=torch.float64, device=signal.device)
+            numbers = order.view(switches.shape[2:]).expand(switches.shape).contiguous()
+            last = max_unpool2d(numbers, switches, *window, size, overlap="last")
+            values.masked_fill_(last.flatten(2).gather(2, places) != order, 0)
+        values = values.reshape(switches.shape)
         result = _on_whole(values, shapes[0], windows)
         result.nonnegative = windows.nonnegative
         return [result, *[None] * (len(shapes) - 1)]

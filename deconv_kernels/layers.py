@@ -487,7 +487,8 @@ def unpooling(
     def output_size(x: Tensor, switches: Tensor, *others: Tensor) -> Any:
         return _evaluate(wanted, dict(zip(nodes, (x, *others), strict=True)), model)
 
-    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, output_size)
+    losers = not (node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxUnpool2d))
+    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, losers, output_size)
     steps: list[Step] = [unpool, Rectifier(name, rule)] if relu else [unpool]
     return steps, nodes
 
@@ -684,6 +685,15 @@ def _concatenate(call: Call) -> Step:
     return Concatenate(call.name, dimension)
 
 
+def _stack(call: Call) -> list[Step]:
+    maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", 0)
+    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
+        raise call.refused("everything it stacks must be computed from the images")
+    if dimension == 0 or not isinstance(dimension, int):
+        raise call.refused("stacking before the batch dimension moves it; name another dimension")
+    return call.whole(linear=True)
+
+
 def _dropout(call: Call) -> Step:
     if call.argument(2, "train" if call.node.target is torch.dropout else "training", True):
         raise call.refused("it drops values in eval mode too; pass training=self.training")
@@ -796,4 +806,5 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
         (operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function(), lambda: -1.0)
     ),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
+    torch.stack: _stack,
 }
