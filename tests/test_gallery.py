@@ -247,7 +247,7 @@ class TestGallery:
             assert [int(row["rank"]) for row in mine] == [1, 2, 3, 4] * 3
             for row, value in zip(mine, expected.tolist(), strict=True):
                 crop, channel, y, x = (int(row[column]) for column in ("crop", "map", "y", "x"))
-                assert maps[crop, channel, y, x].item() == pytest.approx(value)
+                assert maps[crop, channel, y, x].item() == pytest.approx(value, rel=1e-5)
 
         first = next(row for row in rows if row["layer"] == "conv1")
         y, x = int(first["y"]), int(first["x"])
