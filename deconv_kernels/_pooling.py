@@ -120,8 +120,9 @@ def pooled_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation:
     def along(axis: int) -> int:
         room = size[axis] + 2 * padding[axis] - extent(kernel[axis], dilation[axis])
         pooled = (room + (stride[axis] - 1 if ceil_mode else 0)) // stride[axis] + 1
-        if ceil_mode and (pooled - 1) * stride[axis] >= size[axis] + padding[axis]:
-            pooled -= 1
+        if ceil_mode and stride[axis] + padding[axis] > extent(kernel[axis], dilation[axis]):
+            # No window begins beyond the map and the padding before it.
+            return torch.sym_min(pooled, (size[axis] + padding[axis] - 1) // stride[axis] + 1)
         return pooled
 
     return along(0), along(1)

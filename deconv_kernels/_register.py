@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
 from . import _library, reference
-from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
-
-Context = Any  # what torch.library passes between setup_context and backward
+from ._autograd import autograd_kernel, differentials
+from ._pooling import Pair, empty, extent, is_channels_last, pooled_size, switch_dtype
 
 
 def register_all() -> None:
@@ -36,8 +33,9 @@ def register_all() -> None:
             torch.library.register_fake(f"{library.ns}::{name}", fake)
         packs = functools.partial(_fake_pack_weight, library.ns)
         torch.library.register_fake(f"{library.ns}::pack_weight", packs)
-        for name, (backward, setup) in _gradients(namespace).items():
-            torch.library.register_autograd(f"{library.ns}::{name}", backward, setup_context=setup)
+        for name, differential in differentials(namespace).items():
+            kernel = autograd_kernel(getattr(namespace, name).default, differential)
+            library.impl(name, kernel, "Autograd", with_keyset=True)
         for name, rule in _vmaps(namespace).items():
             torch.library.register_vmap(f"{library.ns}::{name}", rule)
         for device in ("CPU", "CUDA"):
@@ -142,6 +140,9 @@ def _fake_pack_weight(namespace: str, weight: Tensor, stride: Pair, dilation: Pa
     wide = line if tiled else min(outputs, 128 if taps == 1 else 64)
     lines = taps if tiled else -(-taps * wide // line)
     dtype = torch.float64 if double else torch.float32
+    sliding = tuple(stride) == tuple(dilation) == (1, 1)
+    if groups == 1 and kernel[1] == 3 and sliding and outputs <= 4 and channels % line == 0:
+        return weight.new_empty(weight.numel(), dtype=dtype)
     return weight.new_empty(-(-outputs // wide) * channels * lines * line, dtype=dtype)
 
 
@@ -161,163 +162,6 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "switches_to_indices": _fake_switches_to_indices,
     "indices_to_switches": _fake_indices_to_switches,
 }
-
-
-def _gradients(namespace: Any) -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
-    """Backward and setup_context of the differentiable ops; gradients run on the same namespace's ops."""
-
-    def pool_setup(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        input, bias, *window, _, relu = inputs
-        values, switches = output
-        ctx.save_for_backward(switches, values if relu else None)
-        ctx.window, ctx.size, ctx.has_bias = window, tuple(input.shape[-2:]), bias is not None
-
-    def pool_backward(ctx: Context, grad: Tensor, _: None) -> tuple[Any, ...]:
-        switches, rectified = ctx.saved_tensors
-        if rectified is not None:
-            grad = torch.where(rectified <= 0, 0, grad)
-        grad_input = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_input = namespace.max_unpool2d(grad, switches, *ctx.window, ctx.size, "sum", False)
-        if ctx.has_bias and ctx.needs_input_grad[1]:
-            grad_bias = grad.sum([axis for axis in range(grad.dim()) if axis != grad.dim() - 3])
-        return grad_input, grad_bias, None, None, None, None, None, None
-
-    def unpool_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, switches, *window, _, overlap, relu = inputs
-        ctx.save_for_backward(switches, output if relu else None)
-        ctx.window, ctx.pooled, ctx.overlap = window, tuple(input.shape[-2:]), overlap
-
-    def unpool_backward(ctx: Context, grad: Tensor) -> tuple[Any, ...]:
-        switches, rectified = ctx.saved_tensors
-        if rectified is not None:
-            grad = torch.where(rectified <= 0, 0, grad)
-        (kernel, stride, padding, dilation), size = ctx.window, tuple(grad.shape[-2:])
-        position, inside = _positions(switches.long(), size, kernel, stride, padding, dilation)
-        if ctx.overlap == "last":
-            order = _window_order(switches.shape, grad.device)
-            winner = namespace.max_unpool2d(order, switches, *ctx.window, size, "last", False)
-            inside = inside & (_gather(winner, position) == order)
-        grad_input = torch.where(inside, _gather(grad, position), 0)
-        return grad_input, None, None, None, None, None, None, None, None
-
-    def window_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, switches, image, origin, *window, overlap, relu = inputs
-        ctx.save_for_backward(switches, image, origin, output if relu else None)
-        ctx.window, ctx.size, ctx.overlap = window, tuple(input.shape[-2:]), overlap
-
-    def window_backward(ctx: Context, grad: Tensor) -> tuple[Any, ...]:
-        switches, image, origin, rectified = ctx.saved_tensors
-        if rectified is not None:
-            grad = torch.where(rectified <= 0, 0, grad)
-        grad_input = unpooled_back(grad, switches, image, origin, ctx.size, ctx.window, ctx.overlap)
-        return grad_input, None, None, None, None, None, None, None, None
-
-    def unpooled_back(
-        grad: Tensor, switches: Tensor, image: Tensor, origin: Tensor, size: Pair, window: Any, overlap: str
-    ) -> Tensor:
-        """The gradient of windows of `size` from that of what they were unpooled to."""
-        kernel, stride, dilation = window
-        codes = reference.window_switches(switches, image, origin, size)
-        position, inside = _positions(codes, tuple(grad.shape[-2:]), kernel, stride, (0, 0), dilation)
-        if overlap == "last":
-            order = _window_order(codes.shape, grad.device)
-            winner = namespace.max_unpool2d_window(order, switches, image, origin, *window, "last", False)
-            inside = inside & (_gather(winner, position) == order)
-        return torch.where(inside, _gather(grad, position), 0)
-
-    def send_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, image, origin, switches, _, *rest = inputs
-        ctx.save_for_backward(input, weight, image, origin, switches)
-        ctx.window, (ctx.overlap, ctx.relu) = rest[:3], rest[3:5]
-        ctx.stride, ctx.dilation, ctx.groups, ctx.begin, ctx.size, ctx.base, ctx.map_size = rest[5:]
-
-    def send_backward(ctx: Context, grad: Tensor) -> tuple[Any, ...]:
-        input, weight, image, origin, switches = ctx.saved_tensors
-        signal = input
-        if switches is not None:
-            windows = (input, switches, image, origin, *ctx.window)
-            signal = namespace.max_unpool2d_window(*windows, ctx.overlap, ctx.relu)
-        elif ctx.relu:
-            signal = torch.relu(input)
-        step = [s * (1 if switches is None else p) for s, p in zip(ctx.stride, ctx.window[1], strict=True)]
-        inside = _on_map(origin, step, ctx.base, ctx.size, ctx.map_size)
-        if inside is not None:
-            grad = torch.where(inside, grad, 0)
-        full = [
-            (signal.shape[axis + 2] - 1) * ctx.stride[axis] + extent(weight.shape[axis + 2], ctx.dilation[axis])
-            for axis in (0, 1)
-        ]
-        if ctx.begin[0] >= full[0] or ctx.begin[1] >= full[1]:
-            grad = grad.new_zeros((*grad.shape[:2], *full))
-        else:
-            after = [full[axis] - ctx.begin[axis] - ctx.size[axis] for axis in (0, 1)]
-            grad = F.pad(grad, (ctx.begin[1], after[1], ctx.begin[0], after[0]))
-        grad_input = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_input = F.conv2d(grad, weight, None, ctx.stride, 0, ctx.dilation, ctx.groups)
-            if ctx.relu:
-                grad_input = torch.where(signal <= 0, 0, grad_input)
-            if switches is not None:
-                size = tuple(input.shape[-2:])
-                grad_input = unpooled_back(grad_input, switches, image, origin, size, ctx.window, ctx.overlap)
-        if ctx.needs_input_grad[1]:
-            conv = (ctx.stride, (0, 0), ctx.dilation, ctx.groups)
-            grad_weight = conv2d_weight(grad, weight.shape, signal, *conv)
-        return grad_input, grad_weight, *[None] * 16
-
-    def pack_setup(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    def pack_backward(ctx: Context, grad: Tensor) -> tuple[Any, ...]:
-        return None, None, None, None
-
-    return {
-        "pack_weight": (pack_backward, pack_setup),
-        "max_pool2d": (pool_backward, pool_setup),
-        "max_unpool2d": (unpool_backward, unpool_setup),
-        "max_unpool2d_window": (window_backward, window_setup),
-        "backproject2d": (send_backward, send_setup),
-    }
-
-
-def _positions(
-    codes: Tensor, size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> tuple[Tensor, Tensor]:
-    """The flat position in a (H, W) map that each switch names, clamped, and whether it lies inside the map."""
-    rows = torch.arange(codes.shape[-2], device=codes.device)[:, None] * stride[0] - padding[0]
-    columns = torch.arange(codes.shape[-1], device=codes.device) * stride[1] - padding[1]
-    y = rows + torch.div(codes, kernel[1], rounding_mode="floor") * dilation[0]
-    x = columns + codes % kernel[1] * dilation[1]
-    inside = (codes >= 0) & (codes < kernel[0] * kernel[1]) & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
-    return torch.where(inside, y * size[1] + x, 0), inside
-
-
-def _on_map(origin: Tensor, step: Sequence[int], base: Pair, size: Pair, map_size: Pair) -> Tensor | None:
-    """Which elements of windows of `size` lie on the map, (U, 1, h, w); None where it has no end."""
-    if tuple(map_size) == (-1, -1):
-        return None
-    rows, columns = (
-        reference.far(origin, axis, step[axis]) * step[axis]
-        + base[axis]
-        + torch.arange(size[axis], device=origin.device)
-        for axis in (0, 1)
-    )
-    on_rows, on_columns = (rows >= 0) & (rows < map_size[0]), (columns >= 0) & (columns < map_size[1])
-    return on_rows[:, None, :, None] & on_columns[:, None, None, :]
-
-
-def _gather(map: Tensor, position: Tensor) -> Tensor:
-    flat = (*map.shape[:-2], map.shape[-2] * map.shape[-1])
-    places = (*position.shape[:-2], position.shape[-2] * position.shape[-1])
-    gathered = map.reshape(flat).gather(-1, position.reshape(places)).reshape(position.shape)
-    return dense_copy(gathered, True) if is_channels_last(map) else gathered
-
-
-def _window_order(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Row-major number of each window plus one, exact in float64."""
-    order = torch.arange(1, shape[-2] * shape[-1] + 1, dtype=torch.float64, device=device)
-    return order.view(shape[-2], shape[-1]).expand(shape).contiguous()
 
 
 def _vmaps(namespace: Any) -> dict[str, Callable[..., Any]]:

@@ -621,8 +621,12 @@ def _unpooled_size(input: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: P
 
 def _pools_to(size: Pair, pooled: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> bool:
     """Whether a map of `size` pools to the map of `pooled`, with or without ceil_mode."""
-    fits = [pooled_size(size, kernel, step, pad, spread, ceil_mode) for ceil_mode in (False, True)]
-    return min(size) > 0 and all(pooled.shape[axis - 2] in (fits[0][axis], fits[1][axis]) for axis in (0, 1))
+    floor, ceil = (pooled_size(size, kernel, step, pad, spread, ceil_mode) for ceil_mode in (False, True))
+    # One condition with | holds for every symbolic size, where two with `or` would depend on it.
+    return all(
+        size[axis] > 0 and (pooled.shape[axis - 2] == floor[axis]) | (pooled.shape[axis - 2] == ceil[axis])
+        for axis in (0, 1)
+    )
 
 
 def _check_input_size(pooled: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:

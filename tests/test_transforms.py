@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pooling_cases import DTYPES, Geometry, assert_same_bits, random_geometry, random_switches
-from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from pooling_cases import DTYPES, Geometry, assert_same_bits, random_geometry, random_switches, unpool_by_hand
+from torch import Tensor, func, nn
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils._pytree import tree_leaves
 
 import deconv_kernels as dk
+from deconv_kernels import backends, reference
 
 GEOMETRIES = {
     "2x2": Geometry((4, 6), (2, 2), (2, 2)),
     "overlapping": Geometry((5, 6), (3, 3), (2, 2), (1, 1), ceil_mode=True),
     "dilated": Geometry((6, 5), (2, 2), (1, 2), (1, 0), (2, 3)),
 }
+
+IN_BOTH_MODES = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
 
 
 def distinct(*shape: int) -> Tensor:
@@ -36,8 +41,8 @@ def test_gradients_of_pooling(device: torch.device, geometry: Geometry, relu: bo
 
     map = distinct(2, 2, *geometry.size).to(device).requires_grad_()
     bias = torch.tensor([0.01, -0.02], dtype=torch.float64, device=device, requires_grad=True)
-    assert gradcheck(pool, (map, bias))
-    assert gradgradcheck(lambda m, b: pool(m, b) ** 2, (map, bias))
+    assert gradcheck(pool, (map, bias), **IN_BOTH_MODES)
+    assert gradgradcheck(lambda m, b: pool(m, b) ** 2, (map, bias), check_fwd_over_rev=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
@@ -50,8 +55,8 @@ def test_gradients_of_unpooling(device: torch.device, geometry: Geometry, overla
         return dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=relu)
 
     input = distinct(2, 2, *geometry.pooled).to(device).requires_grad_()
-    assert gradcheck(unpool, (input,))
-    assert gradgradcheck(lambda x: unpool(x) ** 2, (input,))
+    assert gradcheck(unpool, (input,), **IN_BOTH_MODES)
+    assert gradgradcheck(lambda x: unpool(x) ** 2, (input,), check_fwd_over_rev=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
@@ -66,8 +71,8 @@ def test_gradients_of_unpooling_windows(device: torch.device, geometry: Geometry
         return dk.max_unpool2d_window(input, switches, image, origin, *geometry.window, overlap=overlap, relu=relu)[0]
 
     input = distinct(3, 2, 2, 3).to(device).requires_grad_()
-    assert gradcheck(unpool, (input,))
-    assert gradgradcheck(lambda x: unpool(x) ** 2, (input,))
+    assert gradcheck(unpool, (input,), **IN_BOTH_MODES)
+    assert gradgradcheck(lambda x: unpool(x) ** 2, (input,), check_fwd_over_rev=True, fast_mode=True)
 
 
 # Stride, padding, dilation and groups of a convolution, and its taps.
@@ -116,8 +121,8 @@ def test_gradients_of_projections(device: torch.device, pooling: str, relu: bool
     input = distinct(2, 2, 2, 2).to(device).requires_grad_()
     weight = distinct(2, 2, *taps).to(device).requires_grad_()
     what = f"{convolution} {pooled.get('overlap')}"
-    assert gradcheck(project, (input, weight)), what
-    assert gradgradcheck(project, (input, weight), fast_mode=True), what
+    assert gradcheck(project, (input, weight), check_forward_ad=True, fast_mode=True), what
+    assert gradgradcheck(project, (input, weight), check_fwd_over_rev=True, fast_mode=True), what
 
 
 @pytest.mark.parametrize("pooling", ["not pooled", "overlapping"])
@@ -346,29 +351,238 @@ def test_vmap_within_vmap(device: torch.device) -> None:
         assert_same_bits(result.flatten(0, 1), alone, "nested")
 
 
-@pytest.mark.xfail(
-    raises=RuntimeError, reason="torch.library.register_autograd does not serve torch.func.grad; autograd.grad works"
-)
-def test_functional_gradients(device: torch.device) -> None:
-    map = distinct(2, 6, 6).to(device)
-    bias = torch.tensor([0.01, -0.03], dtype=torch.float64, device=device)
+Function = Callable[..., Tensor]
+Tensors = tuple[Tensor, ...]
 
-    def pool(m: Tensor, b: Tensor) -> Tensor:
-        return dk.max_pool2d(m, 2, bias=b, relu=True)[0]
 
-    def plain(m: Tensor, b: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(m + b[:, None, None]), 2)
+def pooling_twice(device: torch.device, as_op: bool) -> tuple[Function, Function, Tensors]:
+    """An op, what it is in torch's own ops, and arguments; so do the next three."""
+    geometry = GEOMETRIES["overlapping"]
 
-    for argument in (0, 1):
-        ours = torch.func.jacrev(pool, argument)(map, bias)
-        torch.testing.assert_close(ours, torch.func.jacrev(plain, argument)(map, bias), rtol=0, atol=0)
-    gradient = torch.func.grad(lambda m: (pool(m, bias) ** 3).sum())(map)
-    expected = torch.func.grad(lambda m: (plain(m, bias) ** 3).sum())(map)
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=0)
-    switches = dk.max_pool2d(map, 2)[1]
-    jacobian = torch.func.jacrev(lambda v: dk.max_unpool2d(v, switches, 2))(torch.ones(2, 3, 3, device=device))
-    assert jacobian.sum() == 18
-    assert ((jacobian == 0) | (jacobian == 1)).all()
+    def ours(map: Tensor, bias: Tensor) -> Tensor:
+        if as_op:
+            return backends.operator("max_pool2d", map)(map, bias, *geometry.window, geometry.ceil_mode, True)[0]
+        return dk.max_pool2d(map, *geometry.window, geometry.ceil_mode, bias=bias, relu=True)[0]
+
+    def plain(map: Tensor, bias: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(map + bias[:, None, None]), *geometry.window, geometry.ceil_mode)
+
+    bias = torch.tensor([0.01, -0.02], dtype=torch.float64)
+    return ours, plain, (distinct(2, *geometry.size).to(device), bias.to(device))
+
+
+def linear(function: Function, input: Tensor) -> Function:
+    """`function` as a product with a matrix."""
+    units = torch.eye(input.numel(), dtype=input.dtype, device=input.device).view(-1, *input.shape)
+    results = torch.stack([function(unit) for unit in units])
+    return lambda input: (input.flatten() @ results.flatten(1)).view(results.shape[1:])
+
+
+def unpooling_twice(device: torch.device, as_op: bool) -> tuple[Function, Function, Tensors]:
+    geometry, overlap = GEOMETRIES["overlapping"], random.choice(["sum", "last"])
+    switches = random_switches((2, *geometry.pooled), geometry, outside=False).to(device)
+
+    def ours(input: Tensor) -> Tensor:
+        if as_op:
+            unpool = backends.operator("max_unpool2d", input)
+            return unpool(input, switches, *geometry.window, geometry.size, overlap, True)
+        return dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=True)
+
+    input = distinct(2, *geometry.pooled).to(device) + 0.5
+    by_hand = linear(lambda unit: unpool_by_hand(unit, switches, geometry, overlap, False).to(device), input)
+    return ours, lambda input: F.relu(by_hand(input)), (input,)
+
+
+def unpooling_windows_twice(device: torch.device, as_op: bool) -> tuple[Function, Function, Tensors]:
+    geometry, overlap = GEOMETRIES["overlapping"], random.choice(["sum", "last"])
+    switches = random_switches((2, 1, *geometry.pooled), geometry, outside=False).to(device)
+    places = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [-1, 1], [1, 1]], device=device)
+    kernel, stride, _, dilation = geometry.window
+
+    def ours(input: Tensor) -> Tensor:
+        if as_op:
+            unpool = backends.operator("max_unpool2d_window", input)
+            return unpool(input, switches, *places, kernel, stride, dilation, overlap, True)
+        return dk.max_unpool2d_window(input, switches, *places, *geometry.window, overlap=overlap, relu=True)[0]
+
+    def unpooled(unit: Tensor) -> Tensor:
+        return reference.max_unpool2d_window(unit, switches, *places, kernel, stride, dilation, overlap, False)
+
+    input = distinct(3, 1, 2, 3).to(device) + 0.5
+    matrix = linear(unpooled, input)
+    return ours, lambda input: F.relu(matrix(input)), (input,)
+
+
+def projecting_twice(device: torch.device, as_op: bool) -> tuple[Function, Function, Tensors]:
+    geometry, overlap = GEOMETRIES["overlapping"], random.choice(["sum", "last"])
+    switches = random_switches((2, 2, *geometry.pooled), geometry, outside=False).to(device)
+    places = torch.tensor([1, 0], device=device), torch.tensor([[0, 0], [-1, 1]], device=device)
+    kernel, stride, _, dilation = geometry.window
+    pooling = {"pool_kernel_size": kernel, "pool_stride": stride, "switches": switches, "overlap": overlap}
+    size, map_size = (5, 6), (6, 5)
+
+    def ours(input: Tensor, weight: Tensor) -> Tensor:
+        if as_op:
+            send = backends.operator("backproject2d", input)
+            pooled = (switches, None, kernel, stride, dilation, overlap, True)
+            return send(input, weight, *places, *pooled, (1, 2), (1, 1), 1, (1, 0), size, (1, 0), map_size)
+        crop = {"crop": ((1, 0), size), "output_size": map_size, "packed": dk.pack_weight(weight, (1, 2))}
+        return dk.backproject2d(input, weight, *places, (1, 2), relu=True, **pooling, **crop)[0]
+
+    def unpooled(unit: Tensor) -> Tensor:
+        return reference.max_unpool2d_window(unit, switches, *places, kernel, stride, dilation, overlap, False)
+
+    input, weight = distinct(2, 2, 2, 1).to(device) + 0.3, distinct(2, 1, 2, 3).to(device)
+    matrix = linear(unpooled, input)
+    y = places[1][:, :1] * stride[0] + 1 + torch.arange(size[0], device=device)
+    x = places[1][:, 1:] * stride[1] * 2 + torch.arange(size[1], device=device)
+    inside = ((y >= 0) & (y < map_size[0]))[:, None, :, None] & ((x >= 0) & (x < map_size[1]))[:, None, None]
+
+    def plain(input: Tensor, weight: Tensor) -> Tensor:
+        whole = F.conv_transpose2d(F.relu(matrix(input)), weight, stride=(1, 2))
+        part = whole[..., 1 : size[0] + 1, : size[1]]
+        return torch.where(inside, F.pad(part, (0, size[1] - part.shape[3], 0, size[0] - part.shape[2])), 0)
+
+    return ours, plain, (input, weight)
+
+
+def every(tensors: Tensors) -> tuple[int, ...]:
+    return tuple(range(len(tensors)))
+
+
+def total(function: Function) -> Function:
+    return lambda *tensors: (function(*tensors) ** 3).sum()
+
+
+def batch(tensors: Tensors) -> Tensors:
+    return tuple(torch.stack([t, 1.5 * t, t.flip(-1)]) for t in tensors)
+
+
+def squared_gradients(function: Function) -> Function:
+    return lambda *tensors: sum((g**2).sum() for g in func.grad(total(function), every(tensors))(*tensors))
+
+
+def without_part(function: Function) -> Function:
+    """One of two factors is a constant to the transform."""
+
+    def constant(*tensors: Tensor) -> Tensor:
+        with torch.no_grad():
+            factor = function(*tensors)
+        return (factor * function(*tensors)).sum()
+
+    return constant
+
+
+def recorded(function: Callable[..., Any], tensors: Tensors) -> Tensors:
+    """Gradients by autograd of what `function` makes, a transform inside."""
+    given = tuple(t.clone().requires_grad_() for t in tensors)
+    return torch.autograd.grad(sum((made**2).sum() for made in function(*given)), given)
+
+
+def dual(function: Callable[..., Tensors], tensors: Tensors, tangents: Tensors) -> list[tuple[Tensor, Tensor]]:
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(t, tangent) for t, tangent in zip(tensors, tangents, strict=True)]
+        return [tuple(forward_ad.unpack_dual(made)) for made in function(*duals)]
+
+
+# Each from a function f, its arguments x and tangents t of these.
+TRANSFORMS: dict[str, Callable[[Function, Tensors, Tensors], Any]] = {
+    "grad": lambda f, x, t: func.grad(total(f), every(x))(*x),
+    "vjp": lambda f, x, t: func.vjp(f, *x)[1](torch.ones_like(f(*x))),
+    "jvp": lambda f, x, t: func.jvp(f, x, t),
+    "jacrev": lambda f, x, t: func.jacrev(f, every(x))(*x),
+    "jacfwd": lambda f, x, t: func.jacfwd(f, every(x))(*x),
+    "linearize": lambda f, x, t: func.linearize(f, *x)[1](*t),
+    "grad of grad": lambda f, x, t: func.grad(squared_gradients(f), every(x))(*x),
+    "jvp of jvp": lambda f, x, t: func.jvp(lambda *y: func.jvp(f, y, t)[1], x, t),
+    "jvp of grad": lambda f, x, t: func.jvp(func.grad(total(f), every(x)), x, t),
+    "grad of jvp": lambda f, x, t: func.grad(lambda *y: total(lambda *z: func.jvp(f, z, t)[1])(*y), every(x))(*x),
+    "jacrev of jacrev": lambda f, x, t: func.jacrev(func.jacrev(total(f), every(x)), every(x))(*x),
+    "jacfwd of jacrev": lambda f, x, t: func.hessian(total(f), every(x))(*x),
+    "jacrev of jacfwd": lambda f, x, t: func.jacrev(func.jacfwd(total(f), every(x)), every(x))(*x),
+    "jacfwd of jacfwd": lambda f, x, t: func.jacfwd(func.jacfwd(total(f), every(x)), every(x))(*x),
+    "vmap of grad": lambda f, x, t: func.vmap(func.grad(total(f), every(x)))(*batch(x)),
+    "vmap of jvp": lambda f, x, t: func.vmap(lambda *y: func.jvp(f, y[: len(x)], y[len(x) :]))(*batch(x), *batch(t)),
+    "vmap of hessian": lambda f, x, t: func.vmap(func.hessian(total(f), every(x)))(*batch(x)),
+    "grad of vmap": lambda f, x, t: func.grad(total(func.vmap(f)), every(x))(*batch(x)),
+    "jvp of vmap": lambda f, x, t: func.jvp(func.vmap(f), batch(x), batch(t)),
+    "grad under no_grad": lambda f, x, t: torch.no_grad()(func.grad(total(f), every(x)))(*x),
+    "grad with a constant": lambda f, x, t: func.grad(without_part(f), every(x))(*x),
+    "autograd of grad": lambda f, x, t: recorded(func.grad(total(f), every(x)), x),
+    "autograd of jvp": lambda f, x, t: recorded(lambda *y: func.jvp(f, y, t), x),
+    "autograd of vmap": lambda f, x, t: recorded(func.vmap(f), batch(x)),
+    "dual numbers in grad": lambda f, x, t: dual(func.grad(total(f), every(x)), x, t),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # linearize
+@pytest.mark.parametrize("as_op", [False, True], ids=["function", "op"])
+@pytest.mark.parametrize("twice", [pooling_twice, unpooling_twice, unpooling_windows_twice, projecting_twice])
+def test_transforms(
+    device: torch.device, twice: Callable[..., tuple[Function, Function, Tensors]], as_op: bool
+) -> None:
+    ours, plain, tensors = twice(device, as_op)
+    tangents = tuple(torch.randn_like(t) for t in tensors)
+    for name, transform in TRANSFORMS.items():
+        results = [tree_leaves(transform(square(f), tensors, tangents)) for f in (ours, plain)]
+        assert len(results[0]) == len(results[1]) > 0, name
+        assert any(expected.any() for expected in results[1]), name
+        for actual, expected in zip(*results, strict=True):
+            torch.testing.assert_close(
+                actual, expected, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+def square(function: Function) -> Function:
+    """So that derivatives of second order are not zero."""
+    return lambda *tensors: function(*tensors) ** 2
+
+
+def test_gradients_per_sample_of_a_network(device: torch.device) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), dk.nn.MaxPool2d(2, relu=True), nn.Conv2d(3, 1, 2)).to(device).double()
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    maps = torch.randn(4, 2, 9, 8, dtype=torch.float64, device=device)
+
+    def loss(parameters: dict[str, Tensor], map: Tensor) -> Tensor:
+        return (func.functional_call(network, parameters, map) ** 2).sum()
+
+    together = func.vmap(func.grad(loss), in_dims=(None, 0))(parameters, maps)
+    for index, map in enumerate(maps):
+        alone = torch.autograd.grad((network(map) ** 2).sum(), tuple(network.parameters()))
+        for name, expected in zip(parameters, alone, strict=True):
+            assert expected.any()
+            torch.testing.assert_close(together[name][index], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_of_transforms(device: torch.device, kept: torch.dtype) -> None:
+    """As without transforms, in both modes."""
+    map, bias = torch.randn(2, 6, 6, device=device), torch.randn(2, device=device)
+    input, weight = torch.randn(1, 4, 3, 3, device=device), torch.randn(4, 3, 2, 2, device=device)
+    zeros = torch.zeros(1, 2, dtype=torch.int64, device=device)
+
+    def pool(map: Tensor, bias: Tensor) -> Tensor:
+        return dk.max_pool2d(map.to(kept), 2, bias=bias, relu=True)[0]
+
+    def project(input: Tensor, weight: Tensor) -> Tensor:
+        return dk.backproject2d(input, weight, zeros[:, 0], zeros)[0]
+
+    for function, given in ((pool, (map, bias)), (project, (input, weight))):
+        with torch.autocast(device.type, kept):
+            out, pull = func.vjp(function, *given)
+            gradients = pull(torch.ones_like(out))
+            pushed, tangent = func.jvp(function, given, given)
+            recorded = [t.clone().requires_grad_() for t in given]
+            expected = function(*recorded)
+        assert tangent.dtype == pushed.dtype == out.dtype == kept
+        assert_same_bits(out, expected, "vjp")
+        assert_same_bits(pushed, expected, "jvp")
+        for ours, wanted in zip(gradients, torch.autograd.grad(expected.sum(), recorded), strict=True):
+            assert_same_bits(ours, wanted, "gradient")
+        if function is pool:
+            torch.testing.assert_close(tangent, expected, msg="a tangent of its own map is the rectified map")
+        else:
+            torch.testing.assert_close(tangent, 2 * expected, rtol=0.05, atol=0.05, msg="twice, for two factors")
 
 
 def test_batched_gradients(device: torch.device) -> None:
