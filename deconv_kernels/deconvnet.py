@@ -82,6 +82,7 @@ class Deconvnet:
             (as a rectifier under `rule`). Under the rule "gradient" everything goes by its gradient anyway.
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
+        inputs: the names of parameters that are inputs although they have a default.
 
     Raises:
         TypeError: `model` is not a module, or a key of `rules` not what it can be.
@@ -99,13 +100,14 @@ class Deconvnet:
         *,
         rules: Mapping[Any, str] | None = None,
         arguments: Mapping[str, object] | None = None,
+        inputs: Sequence[str] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         _check_choice("rule", rule, RULES)
         _check_choice("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
-        self.tape: Tape = trace(model, rule, normalization, rules, arguments)
+        self.tape: Tape = trace(model, rule, normalization, rules, arguments, inputs)
         self._plans: dict[tuple[object, ...], Plan] = {}
 
     @property

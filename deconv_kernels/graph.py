@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import operator
+import threading
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.fx
 from torch import nn
@@ -34,10 +36,18 @@ from .steps import MaxPool, Step
 
 Node = torch.fx.Node
 _TORCH = Path(torch.__file__).parent
+_TRACING = threading.RLock()
 
 
 class UnknownLayer(ValueError):  # noqa: N818
     """The network has no layer of that name."""
+
+
+class ValuesOfCall(NamedTuple):
+    """What a call of a module was given and returned: the numbers of values, None for what is none."""
+
+    given: tuple[int | None, ...]
+    returned: tuple[int | None, ...]
 
 
 class Tape:
@@ -50,6 +60,8 @@ class Tape:
         layers: the names of all layers, in order: those of `named_modules()`; for a function, or a module called more
             than once, the name of its torch.fx node. A container stands for what it returns.
         output: the name of the layer whose output is the network's; None if it returns several tensors.
+        calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
+            for what is none.
     """
 
     def __init__(
@@ -59,8 +71,10 @@ class Tape:
         sources: Sequence[tuple[int, ...]],
         containers: Mapping[str, int],
         output: int | None,
+        calls: Mapping[str, Sequence[ValuesOfCall]],
     ) -> None:
         self.inputs, self.steps, self.sources = inputs, list(steps), list(sources)
+        self.calls = calls
         named = {step.name: index for index, step in enumerate(steps) if not isinstance(step, Switches)}
         self.layers = list(named)
         self.output = None if output is None else self.steps[output].name
@@ -102,6 +116,7 @@ def trace(
     normalization: str = "identity",
     rules: Mapping[Any, str] | None = None,
     arguments: Mapping[str, object] | None = None,
+    inputs: Collection[str] = (),
 ) -> Tape:
     """Finds the steps of a network.
 
@@ -113,11 +128,12 @@ def trace(
         rules: what to do with what has no rule of its own; see `deconv_kernels.rules.decisions`.
         arguments: values for parameters of the model's forward that are not tensors. Parameters with neither a value
             nor a default are the inputs.
+        inputs: parameters that are inputs although they have a default.
 
     Raises:
         UnsupportedModule: it has a part without an exact rule, or cannot be traced.
     """
-    return _Builder(model, rule, normalization, decisions(rules), arguments or {}).tape()
+    return _Builder(model, rule, normalization, decisions(rules), arguments or {}, inputs).tape()
 
 
 def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.GraphModule:
@@ -150,13 +166,28 @@ class _Proxy(torch.fx.Proxy):
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
+class _Call(NamedTuple):
+    """A call of a module: the nodes it was given and returned, None for what is none, and the last nodes before it was
+    called and before it returned."""
+
+    path: str
+    given: tuple[Node | None, ...]
+    returned: tuple[Node | None, ...]
+    before: Node | None
+    last: Node | None
+
+
 class _Tracer(torch.fx.Tracer):
-    """Knows which modules are steps, and which node every container returns."""
+    """Knows which modules are steps, and what every module was given and returned.
+
+    While torch.fx traces, all threads' modules are called and read through the tracer; those of others pass unchanged.
+    """
 
     def __init__(self, leaves: Collection[Any]) -> None:
         super().__init__()
         self.leaves = tuple(kind for kind in leaves if isinstance(kind, type))
-        self.returned: dict[str, Node | None] = {}
+        self.calls: list[_Call] = []
+        self.thread = threading.get_ident()
 
     def proxy(self, node: Node) -> torch.fx.Proxy:
         return _Proxy(node, self)
@@ -169,11 +200,41 @@ class _Tracer(torch.fx.Tracer):
         )
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        before = self._newest()
         result = super().call_module(m, forward, args, kwargs)
-        path = self.path_of_module(m)
-        known = path not in self.returned and isinstance(result, torch.fx.Proxy)
-        self.returned[path] = result.node if known else None
+        given, returned = _nodes(args), _nodes(result)
+        self.calls.append(_Call(self.path_of_module(m), given, returned, before, self._newest()))
         return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        mine = threading.get_ident() == self.thread
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if mine else attr_val
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
+    ) -> tuple[Any, list[Any]]:
+        """What to call: the model's forward, in which parameters have their value or are inputs."""
+        assert isinstance(concrete_args, dict)
+        values, positional, named = concrete_args, [], {}
+        for name, parameter in inspect.signature(self.root.forward).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            value = values[name] if name in values else self.create_proxy("placeholder", name, (), {})
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                named[name] = value
+            else:
+                positional.append(value)
+        return functools.partial(root_fn, self.root, *positional, **named), []
+
+    def _newest(self) -> Node | None:
+        return next(iter(reversed(self.graph.nodes)), None)
+
+
+def _nodes(value: Any) -> tuple[Node | None, ...]:
+    parts = value if isinstance(value, tuple | list) else (value,)
+    return tuple(part.node if isinstance(part, torch.fx.Proxy) else None for part in parts)
 
 
 def _in_eval(model: nn.Module) -> nn.Module:
@@ -186,7 +247,9 @@ def _in_eval(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _traced(tracer: _Tracer, model: nn.Module, arguments: Mapping[str, object]) -> torch.fx.Graph:
+def _traced(
+    tracer: _Tracer, model: nn.Module, arguments: Mapping[str, object], inputs: Collection[str] = ()
+) -> torch.fx.Graph:
     """The graph of a model in eval mode.
 
     Raises:
@@ -194,12 +257,17 @@ def _traced(tracer: _Tracer, model: nn.Module, arguments: Mapping[str, object]) 
     """
     kind = type(model).__name__
     parameters = inspect.signature(model.forward).parameters
-    unknown = [name for name in arguments if name not in parameters]
+    unknown = [name for name in (*arguments, *inputs) if name not in parameters]
     if unknown:
         raise ValueError(f"{kind}.forward has no parameter {unknown[0]!r}; it has {', '.join(parameters)}")
-    fixed = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    fixed = {
+        name: p.default
+        for name, p in parameters.items()
+        if p.default is not inspect.Parameter.empty and name not in inputs
+    }
     try:
-        graph = tracer.trace(model, {**fixed, **arguments})
+        with _TRACING:
+            return tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         frames = traceback.extract_tb(error.__traceback__)
@@ -209,19 +277,6 @@ def _traced(tracer: _Tracer, model: nn.Module, arguments: Mapping[str, object]) 
             f"torch.fx cannot trace {kind}{where}: {reason}; its forward must take tensors and be free of control flow "
             "that depends on them"
         ) from error
-    given = {**fixed, **arguments}
-    for node in reversed(graph.nodes):
-        if not node.users and _checks_argument(node, given):
-            graph.erase_node(node)
-    return graph
-
-
-def _checks_argument(node: Node, given: Collection[str]) -> bool:
-    """Whether a node that nothing reads is what tracing adds to make sure of the value of an argument."""
-    if node.op == "placeholder":
-        return node.name.rsplit("_", 1)[0] in given
-    name = getattr(node.target, "__name__", "")
-    return node.op == "call_function" and (name in ("_assert", "_assert_is_none") or node.target is operator.eq)
 
 
 class _Builder:
@@ -234,11 +289,12 @@ class _Builder:
         normalization: str,
         rules: Mapping[Any, str],
         arguments: Mapping[str, object],
+        inputs: Collection[str],
     ) -> None:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
         tracer = _Tracer(rules)
-        self.graph = _traced(tracer, _in_eval(model), arguments)
-        self.returned = tracer.returned
+        self.graph = _traced(tracer, _in_eval(model), arguments, inputs)
+        self.called = tracer.calls
         calls = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
         self.called_once = {path for path in calls if calls.count(path) == 1}
         self.steps: list[Step] = []
@@ -256,20 +312,36 @@ class _Builder:
         for number, node in enumerate(inputs):
             self._new_value(node, number, None)
         self.inputs = len(inputs)
+        opened: dict[Node | None, list[_Call]] = {}
+        closed: dict[Node | None, list[_Call]] = {}
+        for call in self.called:
+            opened.setdefault(call.before, []).append(call)
+            closed.setdefault(call.last, []).append(call)
+        given: dict[_Call, tuple[int | None, ...]] = {}
+        calls: dict[str, list[ValuesOfCall]] = {}
         for node in self.graph.nodes:
             if node.op == "output":
                 returned = node.args[0]
                 output = self._read(returned, node) - self.inputs if isinstance(returned, Node) else None
             elif node.op not in ("placeholder", "get_attr") and not is_size(node) and not is_constant(node):
                 self._append(node)
+            given.update((call, self._numbers(call.given)) for call in opened.get(node, ()))
+            for call in closed.get(node, ()):
+                calls.setdefault(call.path, []).append(ValuesOfCall(given[call], self._numbers(call.returned)))
         if not self.steps or (output is not None and output < 0):
             raise UnsupportedModule(f"{kind} has no layers")
         containers = {
-            path: self.made[node] - self.inputs
-            for path, node in self.returned.items()
-            if node is not None and self.made.get(node, -1) >= self.inputs
+            path: value - self.inputs
+            for path, times in calls.items()
+            for value in times[0].returned
+            if len(times) == len(times[0].returned) == 1 and value is not None and value >= self.inputs
         }
-        return Tape(self.inputs, self.steps, self.sources, containers, output)
+        return Tape(self.inputs, self.steps, self.sources, containers, output, calls)
+
+    def _numbers(self, nodes: Sequence[Node | None]) -> tuple[int | None, ...]:
+        """The values that nodes stand for now."""
+        values = [None if node is None else self.values.get(node) for node in nodes]
+        return tuple(None if value in self.stale else value for value in values)
 
     def _append(self, node: Node) -> None:
         if is_split(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
