@@ -70,7 +70,7 @@ class Deconvnet:
 
     Args:
         model: any `nn.Module` that torch.fx can trace; branches, skips, concatenations and shared modules are followed.
-            It is read as in eval mode and left as it is.
+            It is read as in eval mode and without its hooks, and left as it is.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
             activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
             the ceiling of a ReLU6).
@@ -154,7 +154,8 @@ class Deconvnet:
             ValueError: images of the wrong shape, no images or no layers.
             UnknownLayer: a layer the model does not have; the message lists them.
         """
-        asked = {self.tape.value(layer) for layer in ([layers] if isinstance(layers, str) else layers)}
+        names = [layers] if isinstance(layers, str) else list(layers)
+        asked = {self.tape.value(name) for name in names}
         if not asked:
             raise ValueError("layers must name at least one layer")
         if batch_size < 1:
@@ -167,6 +168,10 @@ class Deconvnet:
         recording = _Recording(record, asked, activations)
         for start, stop in _chunks(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
+        if activations:
+            # A container's layer is that of the step whose output it returns.
+            steps = {name: self.tape.steps[self.tape.index(name)].name for name in names}
+            record.activations.update({name: record.activations[step] for name, step in steps.items()})
         return record
 
     def _check_images(self, inputs: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:

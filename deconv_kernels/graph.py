@@ -18,6 +18,7 @@ from torch import nn
 from . import nn as own
 from .joins import Switches
 from .layers import (
+    CONSTANT,
     Call,
     UnsupportedModule,
     aliases,
@@ -121,7 +122,7 @@ def trace(
     """Finds the steps of a network.
 
     Args:
-        model: any module that torch.fx can trace. It is not changed, and read as in eval mode.
+        model: any module that torch.fx can trace. It is not changed, and read as in eval mode and without its hooks.
         rule: "deconvnet", "guided" or "gradient", for its rectifiers.
         normalization: "identity" or "gradient", for response and contrast normalisation. A module with an attribute
             `deconvnet_identity = True` counts as such; it must map (N, C, H, W) to the same shape and mix no positions.
@@ -146,7 +147,7 @@ def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.Gr
     Raises:
         UnsupportedModule: torch.fx cannot trace it.
     """
-    tracer, root = _Tracer(leaves), _in_eval(model)
+    tracer, root = _Tracer(leaves), _to_trace(model)
     return torch.fx.GraphModule(root, _traced(tracer, root, {}))
 
 
@@ -237,14 +238,24 @@ def _nodes(value: Any) -> tuple[Node | None, ...]:
     return tuple(part.node if isinstance(part, torch.fx.Proxy) else None for part in parts)
 
 
-def _in_eval(model: nn.Module) -> nn.Module:
-    """The model, or where it is in training mode a copy in eval mode that shares its tensors."""
+def _to_trace(model: nn.Module) -> nn.Module:
+    """A copy of a model in eval mode, on which its forward may leave traces. It has the model's parameters and copies
+    of its buffers, and no hooks."""
     try:
-        return copy_in_eval(model) if any(module.training for module in model.modules()) else model
+        copied = copy_in_eval(model, share_buffers=False)
     except Exception as error:
         raise UnsupportedModule(
-            f"{type(model).__name__} is in training mode and cannot be copied to be read in eval mode: {error}"
+            f"{type(model).__name__} cannot be copied, to be traced on the copy: {error}"
         ) from error
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copied
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a line of a traceback belongs to the tracing and not to the model."""
+    return file == Path(__file__) or _TORCH in file.parents
 
 
 def _traced(
@@ -271,12 +282,23 @@ def _traced(
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         frames = traceback.extract_tb(error.__traceback__)
-        of_user = [frame for frame in frames if _TORCH not in Path(frame.filename).parents and frame.name != "_traced"]
+        of_user = [frame for frame in frames if not _is_ours(Path(frame.filename))]
         where = f" at {of_user[-1].filename}:{of_user[-1].lineno} ({of_user[-1].line})" if of_user else ""
         raise UnsupportedModule(
             f"torch.fx cannot trace {kind}{where}: {reason}; its forward must take tensors and be free of control flow "
             "that depends on them"
         ) from error
+
+
+def _hold_constants(graph: torch.fx.Graph, model: nn.Module, root: nn.Module) -> None:
+    """Keeps with their nodes the tensors that tracing put on `root`; `model` has none of them."""
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            read = operator.attrgetter(str(node.target))
+            try:
+                read(model)
+            except AttributeError:
+                node.meta[CONSTANT] = read(root)
 
 
 class _Builder:
@@ -293,7 +315,9 @@ class _Builder:
     ) -> None:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
         tracer = _Tracer(rules)
-        self.graph = _traced(tracer, _in_eval(model), arguments, inputs)
+        root = _to_trace(model)
+        self.graph = _traced(tracer, root, arguments, inputs)
+        _hold_constants(self.graph, model, root)
         self.called = tracer.calls
         calls = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
         self.called_once = {path for path in calls if calls.count(path) == 1}

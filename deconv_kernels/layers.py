@@ -48,6 +48,7 @@ from .steps import (
 
 Node = torch.fx.Node
 Parameters = Callable[[], tuple[Tensor, Tensor | None]]
+CONSTANT = "deconv_kernels.constant"  # where a node keeps a tensor that is not the model's
 NEEDED = (
     "say what to do with it, as in Deconvnet(..., rules={{{key}: 'gradient'}}) "
     "(or 'identity', or 'rectifier'), or use rule='gradient'"
@@ -188,7 +189,7 @@ def _evaluate(value: Any, known: Mapping[Node, Any], model: nn.Module) -> Any:
 
 def _execute(node: Node, known: Mapping[Node, Any], model: nn.Module, module: nn.Module | None) -> Any:
     if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(model)
+        return node.meta[CONSTANT] if CONSTANT in node.meta else operator.attrgetter(str(node.target))(model)
     arguments = [_evaluate(value, known, model) for value in node.args]
     named = {key: _evaluate(value, known, model) for key, value in node.kwargs.items()}
     if node.op == "call_module":
@@ -203,10 +204,11 @@ def _in_eval(module: nn.Module) -> nn.Module:
     return copy_in_eval(module) if any(part.training for part in module.modules()) else module
 
 
-def copy_in_eval(module: nn.Module) -> nn.Module:
-    """A copy of a module in eval mode that shares its tensors."""
+def copy_in_eval(module: nn.Module, share_buffers: bool = True) -> nn.Module:
+    """A copy of a module in eval mode that shares its tensors, of the buffers only if asked to."""
     held = chain.from_iterable(
-        chain(part._parameters.values(), part._buffers.values(), vars(part).values()) for part in module.modules()
+        chain(part._parameters.values(), vars(part).values(), part._buffers.values() if share_buffers else ())
+        for part in module.modules()
     )
     return copy.deepcopy(module, {id(value): value for value in held if isinstance(value, Tensor)}).eval()
 
