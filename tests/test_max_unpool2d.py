@@ -8,6 +8,7 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pooling_cases import (
     DTYPES,
     GEOMETRIES,
@@ -106,6 +107,23 @@ def test_single_image(device: torch.device, dtype: torch.dtype, overlap: str) ->
         switches = random_switches(shape, geometry).to(device)
         expected = unpool_by_hand(input, switches, geometry, overlap, relu=False)
         check(input, switches, geometry, overlap, False, expected, "3-d")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_results_too_large_for_the_caches(device: torch.device, dtype: torch.dtype, threads: None) -> None:
+    torch.set_num_threads(1)
+    for channels in (64, 104, 99):
+        size = (random.randint(210, 230), random.randint(210, 230))
+        geometry = random.choice((Geometry(size, (2, 2), (2, 2)), Geometry(size, (3, 3), (2, 2))))
+        _, indices = F.max_pool2d(torch.randn(1, channels, *size), *geometry.window, return_indices=True)
+        input = random_values(indices.shape, dtype).to(device, memory_format=torch.channels_last)
+        switches = switches_of(indices, geometry).to(device, memory_format=torch.channels_last)
+        overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
+        assert channels * size[0] * size[1] * dtype.itemsize > 2**23
+        expected = aten_unpool(input, indices, geometry, overlap, relu)
+        torch.set_num_threads(2)
+        check(input, switches, geometry, overlap, relu, expected, "ATen")
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 32, 33, 63, 64, 65, 129])

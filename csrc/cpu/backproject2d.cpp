@@ -371,11 +371,7 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   p.weight = layout;
   Tensor output = result_map({shape.images, p.output_channels, p.size.y, p.size.x, true, channels_last}, dtype, input);
   p.output = output.mutable_data_ptr();
-  // The next to read such a result finds little of it in the caches anyway, and filling their lines first takes time.
-  constexpr int64_t kStreamedBytes = int64_t{8} << 20;
-  p.streamed = layout.tiled && channels_last && output.numel() * sum_bytes(dtype) >= kStreamedBytes &&
-               p.output_channels * sum_bytes(dtype) % kLineBytes == 0 &&
-               reinterpret_cast<uintptr_t>(p.output) % kLineBytes == 0;
+  p.streamed = layout.tiled && channels_last && bypasses_caches(output, p.output_channels);
   if (layout.gathered) {
     gather(p, element_of(input));
   } else if (shape.images > 0) {

@@ -175,10 +175,8 @@ void write_rows(const Backproject2dParams& p, const HeldRows<Compute<T>>& held, 
           continue;
         }
         int64_t c = 0;
-        if constexpr (std::is_same_v<T, C>) {
-          if (p.streamed) {
-            for (; c + N <= count; c += N) stream<T, N>(to + c, load<C, N>(from + c));
-          }
+        if (p.streamed) {
+          for (; c + N <= count; c += N) stream<T, N>(to + c, load<C, N>(from + c));
         }
         for (; c + N <= count; c += N) store<T, N>(to + c, load<C, N>(from + c));
         for (; c < count; ++c) store_one(to + c, from[c]);

@@ -63,6 +63,7 @@ struct MaxUnpool2dParams {
   bool last;
   bool relu;
   bool wide_switches;
+  bool streamed;  // the output is too large to stay in the caches
 };
 
 // A signal by what of it is not zero. Its positions lie in cells of one or of 2 x 2 positions. For every block of
@@ -131,7 +132,7 @@ struct Backproject2dParams {
   Pair end;  // of the map that the result lies on, -1 where it has no end
   bool relu;
   bool channels_last;  // of the output
-  bool streamed;       // the output is too large to stay in the caches, and its lines of `wide` channels are aligned
+  bool streamed;       // the output is too large to stay in the caches
   PackedWeight weight;
   SignalLists lists;
 };

@@ -33,7 +33,8 @@ inline Tensor launch_max_unpool2d(const Tensor& input, const MapShape& windows, 
                                  phases_x.view(),
                                  last,
                                  relu,
-                                 switch_dtype(pooling) == ScalarType::Short};
+                                 switch_dtype(pooling) == ScalarType::Short,
+                                 unpooled.channels_last && bypasses_caches(output, unpooled.channels)};
   const Element element = element_of(input);
   const int64_t rows = unpooled.images * unpooled.height * (windows.channels_last ? 1 : unpooled.channels);
   const int64_t row = unpooled.width * (windows.channels_last ? unpooled.channels : 1);

@@ -426,7 +426,7 @@ void scatter_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-template <typename T, typename S, bool kLast>
+template <typename T, typename S, bool kLast, bool kStreamed>
 void gather_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   constexpr int kVectors = 4;
   constexpr int kWidest = kLanes<T>;
@@ -459,7 +459,14 @@ void gather_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_
                                     load_codes<T, S, N>(seen[i].switches + at), seen[i].code);
           }
         }
-        for (int v = 0; v < kCount; ++v) store<T, N>(out + channel + v * N, p.relu ? rectified(sums[v]) : sums[v]);
+        for (int v = 0; v < kCount; ++v) {
+          const Vector<Compute<T>, N> sum = p.relu ? rectified(sums[v]) : sums[v];
+          if constexpr (kStreamed) {
+            stream<T, N>(out + channel + v * N, sum);
+          } else {
+            store<T, N>(out + channel + v * N, sum);
+          }
+        }
       };
       int64_t channel = 0;
       for (; channel + kVectors * kWidest <= p.channels; channel += kVectors * kWidest) {
@@ -480,7 +487,10 @@ void gather_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_
 template <typename T, typename S, bool kLast>
 void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   const Axis& x = p.pooling.x;
-  if (channels_last) return gather_rows_channels_last<T, S, kLast>(p, begin, end);
+  if (channels_last) {
+    return p.streamed ? gather_rows_channels_last<T, S, kLast, true>(p, begin, end)
+                      : gather_rows_channels_last<T, S, kLast, false>(p, begin, end);
+  }
   // Windows that need two bytes are large, so these shapes have one-byte switches.
   if constexpr (sizeof(S) == 1) {
     const bool pairs = x.stride == 2 && x.dilation == 1;
@@ -497,11 +507,13 @@ void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t b
 template <typename T>
 void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   if (p.wide_switches) {
-    return p.last ? max_unpool2d_rows<T, int16_t, true>(channels_last, p, begin, end)
-                  : max_unpool2d_rows<T, int16_t, false>(channels_last, p, begin, end);
+    p.last ? max_unpool2d_rows<T, int16_t, true>(channels_last, p, begin, end)
+           : max_unpool2d_rows<T, int16_t, false>(channels_last, p, begin, end);
+  } else {
+    p.last ? max_unpool2d_rows<T, uint8_t, true>(channels_last, p, begin, end)
+           : max_unpool2d_rows<T, uint8_t, false>(channels_last, p, begin, end);
   }
-  return p.last ? max_unpool2d_rows<T, uint8_t, true>(channels_last, p, begin, end)
-                : max_unpool2d_rows<T, uint8_t, false>(channels_last, p, begin, end);
+  if (p.streamed) finish_streams();
 }
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -201,16 +201,26 @@ inline void store(T* to, Vector<Compute<T>, N> values) {
   }
 }
 
-// Stores whole vectors past the caches, into memory aligned to them; `finish_streams` makes that visible to others.
+// Stores past the caches where the processor can: whole vectors, aligned to 32 bytes at least. `finish_streams` makes
+// that visible to others.
 template <typename T, int N>
-inline void stream(T* to, Vector<T, N> values) {
-#if defined(__AVX512F__)
-  if constexpr (N * sizeof(T) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)values);
-#endif
+inline void stream(T* to, Vector<Compute<T>, N> values) {
 #if defined(__AVX2__)
-  if constexpr (N * sizeof(T) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)values);
+  if constexpr (std::is_same_v<T, Compute<T>> && N * sizeof(T) == kVectorBytes) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(to);
+#if defined(__AVX512F__)
+    if (address % 64 == 0) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)values);
+    if (address % 32 == 0) {
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_extracti64x4_epi64(0xf, (__m512i)values, 0));
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, _mm512_maskz_extracti64x4_epi64(0xf, (__m512i)values, 1));
+      return;
+    }
+#else
+    if (address % 32 == 0) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)values);
 #endif
-  store_unaligned(to, values);
+  }
+#endif
+  store<T, N>(to, values);
 }
 
 inline void finish_streams() {
