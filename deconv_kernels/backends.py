@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +27,9 @@ _NAMESPACES = {
 _forced: str | None = None
 _operators: dict[str, torch._ops.OpOverload] = {}
 
-# The ops while the C++ kernels are what runs on CPU tensors: those refuse bad arguments without help.
-direct_operators: dict[str, torch._ops.OpOverload] = {}
+# (dispatch keys, arguments) -> results of the ops, while the C++ kernels are what runs on CPU tensors: those refuse bad
+# arguments without help.
+direct_operators: dict[str, Callable[..., Any]] = {}
 
 
 def why_not(backend: str) -> str | None:
@@ -171,7 +174,8 @@ def _force(backend: str | None) -> None:
     _operators.update({name: getattr(namespace, name).default for name in OPS})
     direct_operators.clear()
     if backend in (None, "cpu") and _library.cpu_error is None:
-        direct_operators.update(_operators)
+        # As `redispatch` of an operator, which would cost as much again as the dispatch.
+        direct_operators.update({name: operator._handle.redispatch_boxed for name, operator in _operators.items()})
 
 
 def _check_device(backend: str, device: torch.device) -> None:

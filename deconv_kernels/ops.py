@@ -365,7 +365,7 @@ def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, .
         direct = backends.direct_operators.get(name)
         if direct is not None:
             try:
-                return direct.redispatch(_CPU, *tensors, *arguments)
+                return direct(_CPU, *tensors, *arguments)
             except RuntimeError:
                 direct = None  # refused; the checks below say why
     check(*tensors, *arguments)
