@@ -28,6 +28,7 @@ from .layers import (
     is_in_place,
     is_size,
     is_split,
+    mark,
     returns_indices,
     switches_of,
     unpooling,
@@ -278,7 +279,7 @@ def _traced(
     }
     try:
         with _TRACING:
-            return tracer.trace(model, {**fixed, **arguments})
+            graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         frames = traceback.extract_tb(error.__traceback__)
@@ -288,6 +289,8 @@ def _traced(
             f"torch.fx cannot trace {kind}{where}: {reason}; its forward must take tensors and be free of control flow "
             "that depends on them"
         ) from error
+    mark(graph)
+    return graph
 
 
 def _hold_constants(graph: torch.fx.Graph, model: nn.Module, root: nn.Module) -> None:

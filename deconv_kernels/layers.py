@@ -48,7 +48,8 @@ from .steps import (
 
 Node = torch.fx.Node
 Parameters = Callable[[], tuple[Tensor, Tensor | None]]
-CONSTANT = "deconv_kernels.constant"  # where a node keeps a tensor that is not the model's
+# Where a node keeps a tensor that is not the model's, and what `mark` notes.
+CONSTANT, _SIZE, _FIXED = "deconv_kernels.constant", "deconv_kernels.size", "deconv_kernels.fixed"
 NEEDED = (
     "say what to do with it, as in Deconvnet(..., rules={{{key}: 'gradient'}}) "
     "(or 'identity', or 'rectifier'), or use rule='gradient'"
@@ -97,6 +98,12 @@ class Call:
         """The error for what has no rule that people agree on."""
         target = self._kind()
         return self.refused(NEEDED.format(key=repr(target) if isinstance(target, str) else target.__name__))
+
+    def _drops_branches(self) -> bool:
+        """Whether the node is torchvision's `stochastic_depth` in eval mode, which does nothing then."""
+        kind = self._kind()
+        of_torchvision = str(getattr(kind, "__module__", "")).startswith("torchvision.ops")
+        return of_torchvision and kind.__name__ == "stochastic_depth" and not self.argument(3, "training", True)
 
     def _kind(self) -> Any:
         """The type of a module, the function, or the name of the method."""
@@ -150,6 +157,8 @@ class Call:
             if "out" in self.node.kwargs:
                 raise self.refused("it writes into a given tensor; use what it returns")
             built = _FUNCTIONS.get(self.node.target, lambda call: None)(self)
+        if built is None and self._drops_branches():
+            built = Identity(self.name)
         if built is None:
             if self.rule != "gradient":
                 raise self.undecided()
@@ -222,22 +231,25 @@ def describe(node: Node, model: nn.Module) -> str:
     return f"{'method' if node.op == 'call_method' else 'function'} {target} (node {node.name!r})"
 
 
+def mark(graph: torch.fx.Graph) -> None:
+    """Notes on every node what `is_size` and `is_constant` say."""
+    for node in graph.nodes:
+        below = node.all_input_nodes if node.op in ("call_function", "call_method") else []
+        asks = (node.op == "call_method" and node.target in ("size", "dim", "ndimension", "numel")) or (
+            node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+        )
+        node.meta[_SIZE] = asks or (bool(below) and all(map(is_size, below)))
+        node.meta[_FIXED] = node.op == "get_attr" or (bool(below) and all(map(is_constant, below)))
+
+
 def is_size(node: Node) -> bool:
     """Whether a node is about the shape of a tensor, and not about what is in it."""
-    if node.op == "call_method" and node.target in ("size", "dim", "ndimension", "numel"):
-        return True
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in ("shape", "ndim", "dtype", "device")
-    below = node.all_input_nodes
-    return node.op in ("call_function", "call_method") and bool(below) and all(is_size(n) for n in below)
+    return bool(node.meta[_SIZE])
 
 
 def is_constant(node: Node) -> bool:
     """Whether a node depends on nothing but the parameters and buffers of the model."""
-    if node.op == "get_attr":
-        return True
-    below = node.all_input_nodes
-    return node.op in ("call_function", "call_method") and bool(below) and all(is_constant(n) for n in below)
+    return bool(node.meta[_FIXED])
 
 
 def _sized_by(node: Node) -> list[Node]:

@@ -472,19 +472,40 @@ class Flatten(Step):
 
 
 class Linear(Step):
-    """A fully connected layer; backwards its transposed weight."""
+    """A fully connected layer over the last dimension; backwards its transposed weight."""
 
     def __init__(self, name: str, parameters: Callable[[], tuple[Tensor, Tensor | None]]) -> None:
         super().__init__(name)
         self.parameters = parameters
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        if x.dim() != 2:
-            raise ValueError(f"{self.name} is a linear layer and needs a flat input (N, F), got {tuple(x.shape)}")
-        return F.linear(x, *self.parameters()), None
+        weight, bias = self.parameters()
+        if x.dim() < 2 or x.shape[-1] != weight.shape[1]:
+            raise ValueError(
+                f"{self.name} is a linear layer over {weight.shape[1]} features and cannot take {tuple(x.shape)}; "
+                "flatten maps first, and use images of the size the network was made for"
+            )
+        return F.linear(x, weight, bias), None
 
     def reach(self, window: Window, shape: Shape) -> Window:
         return Window.full(shape)
+
+    def send(
+        self,
+        windows: Windows,
+        kept: Kept,
+        below: Sequence[Window | None],
+        shapes: Sequence[Sequence[int]],
+        options: Options,
+    ) -> Sequence[Windows | None]:
+        if len(shapes[0]) == 1:
+            return super().send(windows, kept, below, shapes, options)
+        weight, _ = self.parameters()
+        signal = windows.whole().reshape(-1, *shapes[0][:-1], len(weight))
+        # A matrix product would not promise the same bits whatever the number of rows.
+        values = [unit @ weight for unit in signal] or [signal @ weight]
+        window = Window.full(as_map(shapes[0]))
+        return (Windows(torch.stack(values).reshape(-1, window.channels, *window.size), window, windows.positions),)
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         weight, _ = self.parameters()
