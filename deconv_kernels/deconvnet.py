@@ -70,7 +70,8 @@ class Deconvnet:
 
     Args:
         model: any `nn.Module` that torch.fx can trace; branches, skips, concatenations and shared modules are followed.
-            It is read as in eval mode and without its hooks, and left as it is.
+            It is read as in eval mode and without its hooks, and left as it is. Parameters and buffers may change
+            later, modules may not be replaced.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
             activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
             the ceiling of a ReLU6).
@@ -104,11 +105,17 @@ class Deconvnet:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        model = _unwrapped(model)
         _check_choice("rule", rule, RULES)
         _check_choice("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
         self.tape: Tape = trace(model, rule, normalization, rules, arguments, inputs)
         self._plans: dict[tuple[object, ...], Plan] = {}
+        self._arguments = (rules, arguments, inputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles trace their own model again."""
+        return _rebuilt, (self.model, self.rule, self.normalization, *self._arguments)
 
     @property
     def layers(self) -> list[str]:
@@ -352,6 +359,25 @@ class Deconvnet:
         return plan
 
 
+def _rebuilt(
+    model: nn.Module,
+    rule: str,
+    normalization: str,
+    rules: Mapping[Any, str] | None,
+    arguments: Mapping[str, object] | None,
+    inputs: Sequence[str],
+) -> Deconvnet:
+    return Deconvnet(model, rule, normalization, rules=rules, arguments=arguments, inputs=inputs)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside wrappers that compute the same: of data parallelism, and of `torch.compile`."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return _unwrapped(compiled) if isinstance(compiled, nn.Module) else model
+
+
 class _Recording:
     """Runs batches of images forward.
 
@@ -383,7 +409,13 @@ class _Recording:
         shapes: list[tuple[int, ...] | None] = [None] * (tape.inputs + len(tape.steps))
         alive = dict(enumerate(inputs))
         shapes[: tape.inputs] = [tuple(x.shape[1:]) for x in inputs]
-        foreign = {_memory(x) for x in inputs}
+        given = {_memory(x) for x in inputs}
+        foreign = set(given)
+
+        def own(x: Tensor) -> Tensor:
+            """The same, in memory that the caller cannot change."""
+            return x.clone() if _memory(x) in given else x
+
         for index in self.needed:
             step, sources, value = tape.steps[index], tape.sources[index], tape.inputs + index
             read = [alive[source] for source in sources]
@@ -405,10 +437,11 @@ class _Recording:
             shapes[value] = tuple(x.shape[1:])
             alive[value] = x
             if kept is not None:
+                kept = tuple(own(part) for part in kept) if isinstance(kept, tuple) else own(kept)
                 foreign.update(_memory(part) for part in (kept if isinstance(kept, tuple) else (kept,)))
                 record.kept[index] = _store(record.kept[index], kept, start, len(record))
             if value in self.asked:
-                self._keep_layer(step.name, x, start)
+                self._keep_layer(step.name, own(x) if self.activations else x, start)
                 if self.activations:
                     foreign.add(_memory(x))
             if value not in self.last_reader:

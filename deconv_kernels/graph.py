@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
@@ -19,6 +20,7 @@ from . import nn as own
 from .joins import Switches
 from .layers import (
     CONSTANT,
+    IN_PLACE_OPERATORS,
     Call,
     UnsupportedModule,
     aliases,
@@ -28,6 +30,7 @@ from .layers import (
     is_in_place,
     is_size,
     is_split,
+    known_type,
     mark,
     returns_indices,
     switches_of,
@@ -148,24 +151,23 @@ def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.Gr
     Raises:
         UnsupportedModule: torch.fx cannot trace it.
     """
-    tracer, root = _Tracer(leaves), _to_trace(model)
-    return torch.fx.GraphModule(root, _traced(tracer, root, {}))
+    root, _, graph = _apart(model, leaves, {})
+    return torch.fx.GraphModule(root, graph)
 
 
 class _Proxy(torch.fx.Proxy):
     """Records `x += y` as what it is; torch.fx makes it x = x + y, whose result other names of x would not see."""
 
-    def __iadd__(self, other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
-    def __isub__(self, other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+def _in_place(operation: Any) -> Any:
+    def method(self: torch.fx.Proxy, other: Any) -> torch.fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
-    def __imul__(self, other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+    return method
 
-    def __itruediv__(self, other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+for _operation in IN_PLACE_OPERATORS:
+    setattr(_Proxy, f"__{_operation.__name__}__", _in_place(_operation))
 
 
 class _Call(NamedTuple):
@@ -198,6 +200,7 @@ class _Tracer(torch.fx.Tracer):
         return (
             isinstance(m, (own.MaxPool2d, own.MaxUnpool2d, *self.leaves))
             or getattr(m, "deconvnet_identity", False)
+            or known_type(type(m)) is not None
             or super().is_leaf_module(m, module_qualified_name)
         )
 
@@ -242,6 +245,8 @@ def _nodes(value: Any) -> tuple[Node | None, ...]:
 def _to_trace(model: nn.Module) -> nn.Module:
     """A copy of a model in eval mode, on which its forward may leave traces. It has the model's parameters and copies
     of its buffers, and no hooks."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return model
     try:
         copied = copy_in_eval(model, share_buffers=False)
     except Exception as error:
@@ -252,6 +257,30 @@ def _to_trace(model: nn.Module) -> nn.Module:
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     return copied
+
+
+def _apart(
+    model: nn.Module, leaves: Collection[Any], arguments: Mapping[str, object], inputs: Collection[str] = ()
+) -> tuple[nn.Module, list[_Call], torch.fx.Graph]:
+    """Traces a copy of a model: the copy, the calls of its modules, and the graph.
+
+    Raises:
+        UnsupportedModule: torch.fx cannot trace it.
+    """
+    root, tracer = _to_trace(model), _Tracer(leaves)
+    try:
+        return root, tracer.calls, _traced(tracer, root, arguments, inputs)
+    except UnsupportedModule as error:
+        if not isinstance(error.__cause__, NameError):
+            raise
+        if any(module.training for module in model.modules()):
+            raise UnsupportedModule(
+                f"{type(model).__name__} is in training mode, and a function that it holds calls modules of its own, so "
+                "that no copy can be read in eval mode; call model.eval() first"
+            ) from error
+    # A function that the model holds calls the model's own modules and not those of the copy.
+    root, tracer = copy.copy(model), _Tracer(leaves)
+    return root, tracer.calls, _traced(tracer, root, arguments, inputs)
 
 
 def _is_ours(file: Path) -> bool:
@@ -268,6 +297,10 @@ def _traced(
         UnsupportedModule: torch.fx cannot trace it.
     """
     kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModule(
+            f"{kind} is a TorchScript module, which torch.fx cannot trace; pass the original module"
+        )
     parameters = inspect.signature(model.forward).parameters
     unknown = [name for name in (*arguments, *inputs) if name not in parameters]
     if unknown:
@@ -317,13 +350,12 @@ class _Builder:
         inputs: Collection[str],
     ) -> None:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
-        tracer = _Tracer(rules)
-        root = _to_trace(model)
-        self.graph = _traced(tracer, root, arguments, inputs)
+        root, self.called, self.graph = _apart(model, rules, arguments, inputs)
         _hold_constants(self.graph, model, root)
-        self.called = tracer.calls
         calls = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
         self.called_once = {path for path in calls if calls.count(path) == 1}
+        paths = [call.path for call in self.called]
+        self.containers = {path for path in paths if paths.count(path) == 1}
         self.steps: list[Step] = []
         self.sources: list[tuple[int, ...]] = []
         self.values: dict[Node, int] = {}  # what a reader of the node sees now
@@ -336,6 +368,8 @@ class _Builder:
     def tape(self) -> Tape:
         kind = type(self.model).__name__
         inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
+        if not inputs:
+            raise UnsupportedModule(f"{kind} takes no tensor")
         for number, node in enumerate(inputs):
             self._new_value(node, number, None)
         self.inputs = len(inputs)
@@ -425,7 +459,7 @@ class _Builder:
             self._overwrite(overwritten, sources[0], describe(node, self.model))
             self._new_value(node, sources[0], ("same", overwritten))
         else:
-            shared = aliases(node, steps[-1])
+            shared = aliases(node, steps[-1], self.model)
             self._new_value(node, sources[0], None if shared is None else (shared, overwritten))
 
     def _read(self, source: Node, reader: Node) -> int:
@@ -454,7 +488,8 @@ class _Builder:
     def _name(self, node: Node) -> str:
         if node.op == "call_module" and node.target in self.called_once:
             return str(node.target)
-        name, taken = node.name, self.called_once.union(step.name for step in self.steps)
+        taken = self.called_once.union((step.name for step in self.steps), self.containers)
+        name = node.name
         while name in taken:
             name += "_"
         return name

@@ -144,7 +144,10 @@ class Whole(Step):
     def _checked(self, output: object, images: int) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != images:
             made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"{self.name} makes {made} of {images} images; it must make one value of each, (N, ...)")
+            raise ValueError(
+                f"{self.name} makes {made} of {images} images; what it makes of each needs a dimension of its own, "
+                "(N, ...), which for instance keepdim=True keeps"
+            )
         return output
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
@@ -173,12 +176,16 @@ class Whole(Step):
                 inputs = [signal.new_zeros((len(signal), *shape)) for shape in shapes]
             else:
                 inputs = [x.index_select(0, image) for x in kept]
-            sources = [x.requires_grad_() for x in inputs[: self.signals]]
+            inputs = [x.requires_grad_(x.is_floating_point()) for x in inputs]
+            sources = [x for x in inputs[: self.signals] if x.requires_grad]
             output = self.function(*inputs)
-            gradients = torch.autograd.grad(output, sources, signal.reshape(output.shape), allow_unused=True)
+            found: Sequence[Tensor | None] = [None] * len(sources)
+            if output.requires_grad:
+                found = torch.autograd.grad(output, sources, signal.reshape(output.shape), allow_unused=True)
+        gradients = iter(found)
         return tuple(
-            torch.zeros_like(x) if gradient is None else gradient
-            for x, gradient in zip(sources, gradients, strict=True)
+            signal.new_zeros(x.shape) if not x.requires_grad or (gradient := next(gradients)) is None else gradient
+            for x in inputs[: self.signals]
         )
 
 

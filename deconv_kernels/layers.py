@@ -94,10 +94,10 @@ class Call:
         """The error that says what would be needed."""
         return UnsupportedModule(f"{describe(self.node, self.model)} has no exact backward rule: {needed}")
 
-    def undecided(self) -> UnsupportedModule:
+    def undecided(self, why: str = "") -> UnsupportedModule:
         """The error for what has no rule that people agree on."""
         target = self._kind()
-        return self.refused(NEEDED.format(key=repr(target) if isinstance(target, str) else target.__name__))
+        return self.refused(why + NEEDED.format(key=repr(target) if isinstance(target, str) else target.__name__))
 
     def _drops_branches(self) -> bool:
         """Whether the node is torchvision's `stochastic_depth` in eval mode, which does nothing then."""
@@ -152,9 +152,10 @@ class Call:
             module = self.model.get_submodule(str(self.node.target))
             if getattr(module, "deconvnet_identity", False):
                 return [Normalization(self.name, module.forward, self.exact)]
-            built = _MODULES.get(self._kind(), lambda call, module: None)(self, module)
+            known = known_type(self._kind())
+            built = None if known is None else _MODULES[known](self, module)
         else:
-            if "out" in self.node.kwargs:
+            if self.node.kwargs.get("out") is not None:
                 raise self.refused("it writes into a given tensor; use what it returns")
             built = _FUNCTIONS.get(self.node.target, lambda call: None)(self)
         if built is None and self._drops_branches():
@@ -222,6 +223,16 @@ def copy_in_eval(module: nn.Module, share_buffers: bool = True) -> nn.Module:
     return copy.deepcopy(module, {id(value): value for value in held if isinstance(value, Tensor)}).eval()
 
 
+def known_type(kind: type) -> type | None:
+    """The type of module with a rule that a type is, or of which it is a subclass with the same forward; else None."""
+    for base in kind.__mro__:
+        if base in _MODULES:
+            methods = ("forward", "_conv_forward", "_check_input_dim")
+            same = all(getattr(kind, method, None) is getattr(base, method, None) for method in methods)
+            return base if same else None
+    return None
+
+
 def describe(node: Node, model: nn.Module) -> str:
     """What a node is, for an error message."""
     if node.op == "call_module":
@@ -271,11 +282,9 @@ def is_batch_size(value: Any) -> bool:
     return bool(value.target is operator.getitem and is_size(value) and value.args[1:] == (0,))
 
 
-_IN_PLACE_OPERATORS = (
-    operator.iadd,
-    operator.isub,
-    operator.imul,
-    operator.itruediv,
+IN_PLACE_OPERATORS = tuple(
+    getattr(operator, f"i{name}")
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
 )
 
 
@@ -283,23 +292,49 @@ def is_in_place(node: Node, model: nn.Module) -> bool:
     """Whether a node overwrites its input, so that later readers of the input see its output."""
     if node.op == "call_module":
         return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
-    if node.target in _IN_PLACE_OPERATORS:
+    if node.target in IN_PLACE_OPERATORS:
         return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace", False))
 
 
-_VIEWS = ("view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "contiguous")
+_ALLOCATING_STEPS = (
+    *(AdaptiveAveragePool, AveragePool, BatchNormalization, Concatenate, Convolution, Linear, MaxPool, MaxUnpool),
+    *(Product, Rectifier, Scale, Sum, TransposedConvolution, ZeroPad),
+)
+_ALLOCATING_FUNCTIONS = frozenset(
+    (
+        "add",
+        "sub",
+        "mean",
+        "sum",
+        "clone",
+        "interpolate",
+        "upsample",
+        "pad",
+        "adaptive_max_pool2d",
+        "local_response_norm",
+    )
+)
 
 
-def aliases(node: Node, step: Step) -> str | None:
-    """Whether the output of a step may share memory with its input: "same" for the same tensor, "view" for a part."""
+def aliases(node: Node, step: Step, model: nn.Module) -> str | None:
+    """Whether the output of a step may share memory with its input.
+
+    Returns:
+        "same" for the same tensor, "view" if it may be another view of the memory, None where that cannot be.
+    """
     if isinstance(step, Identity):
         return "same"
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if isinstance(step, Flatten | ChannelSlice) or name in _VIEWS or node.target is operator.getitem:
-        return "view"
-    return None
+    if isinstance(step, _ALLOCATING_STEPS):
+        return None
+    if node.op == "call_module":
+        kind = type(model.get_submodule(str(node.target)))
+        own_memory = kind.__module__.startswith("torch.nn.modules") and kind not in (nn.Flatten, nn.Unflatten)
+    else:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        own_memory = name in _ALLOCATING_FUNCTIONS or canonical(node.target) in POINTWISE
+    return None if own_memory else "view"
 
 
 def _clamp(call: Call, low: Any, high: Any) -> Step | None:
@@ -307,10 +342,7 @@ def _clamp(call: Call, low: Any, high: Any) -> Step | None:
     if isinstance(low, Node) or isinstance(ceiling, Node) or low != 0 or not ceiling > 0:
         if call.rule == "gradient" and len(call.signals) == 1:
             return Activation(call.name, call.function(), "gradient")
-        raise call.refused(
-            f"only bounds from 0 up make a rectifier, it has {low} and {high}; "
-            "rules={torch.clamp: 'gradient'} takes its gradient"
-        )
+        raise call.undecided(f"only bounds from 0 up make a rectifier, it has {low} and {high}; ")
     return Rectifier(call.name, call.rule, float(ceiling))
 
 
@@ -318,7 +350,7 @@ def _threshold(call: Call, threshold: Any, value: Any) -> Step:
     if threshold != 0 or value != 0:
         if call.rule == "gradient":
             return Activation(call.name, call.function(), "gradient")
-        raise call.refused("only a threshold of 0 with the value 0 is a rectifier")
+        raise call.undecided("only a threshold of 0 with the value 0 is a rectifier; ")
     return Rectifier(call.name, call.rule)
 
 
@@ -343,10 +375,10 @@ def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
 
 
 def _mean(call: Call) -> list[Step]:
-    dimensions = call.argument(1, "dim")
+    dimensions = call.argument(1, "dim", call.node.kwargs.get("axis"))
     listed = dimensions if isinstance(dimensions, tuple | list) else [dimensions]
     if not listed or any(not isinstance(d, int) or d in (0, -4) for d in listed):
-        raise call.refused("a mean over dimensions of one image is needed, such as x.mean((2, 3))")
+        raise call.refused("dimensions of one image are needed, such as in x.mean((2, 3))")
     return call.whole(linear=True)
 
 
@@ -361,6 +393,9 @@ def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
 def _parameters_of(call: Call, module: nn.Module) -> Parameters:
     if "weight" not in module._parameters and not parametrize.is_parametrized(module, "weight"):
         raise call.refused("a hook computes its weight; make the weight permanent, or use parametrizations")
+    if parametrize.is_parametrized(module):
+        # In training mode some of them change what they hold whenever the weight is read.
+        return lambda: ((source := _in_eval(module)).weight, source.bias)  # type: ignore[return-value]
     return lambda: (module.weight, module.bias)  # type: ignore[return-value]
 
 
@@ -404,29 +439,26 @@ def _convolution_function(call: Call) -> Convolution:
     )
 
 
-def _transposed_convolution_module(call: Call, module: Any) -> TransposedConvolution:
+def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | TransposedConvolution:
     parameters = _parameters_of(call, module)
     window = (module.stride, module.padding, module.dilation, module.groups)
-    return TransposedConvolution(call.name, _of_one(call), lambda: parameters()[0], *window)
+    if call.looked_at:
+        return call.whole(linear=True, alone=True)
+    return TransposedConvolution(call.name, call.function(), lambda: parameters()[0], *window)
 
 
-def _transposed_convolution_function(call: Call) -> TransposedConvolution:
+def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
     parameters = _parameters_given(call)
+    if _is_computed(*call.node.args[3:]) or call.looked_at:
+        return call.whole(linear=True, alone=True)
     window = (
         pair(call.argument(3, "stride", 1), "stride"),
         pair(call.argument(4, "padding", 0), "padding"),
         pair(call.argument(7, "dilation", 1), "dilation"),
     )
     return TransposedConvolution(
-        call.name, _of_one(call), lambda: parameters()[0], *window, call.argument(6, "groups", 1)
+        call.name, call.function(), lambda: parameters()[0], *window, call.argument(6, "groups", 1)
     )
-
-
-def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
-    """What a node does, as a function of its only signal."""
-    if call.looked_at:
-        raise call.refused("its arguments must not depend on the size of another map")
-    return call.function()
 
 
 def _max_pool_module(call: Call, module: Any) -> list[Step]:
@@ -434,7 +466,14 @@ def _max_pool_module(call: Call, module: Any) -> list[Step]:
     return [Rectifier(f"{call.name}.relu", call.rule), pool] if getattr(module, "relu", False) else [pool]
 
 
-def _max_pool_function(call: Call) -> MaxPool:
+def _is_computed(*values: Any) -> bool:
+    """Whether a value in some arguments is known only when the network runs."""
+    return any(_is_computed(*value) if isinstance(value, tuple | list) else isinstance(value, Node) for value in values)
+
+
+def _max_pool_function(call: Call) -> list[Step] | MaxPool:
+    if _is_computed(*call.node.args[1:], *(v for k, v in call.node.kwargs.items() if k != "input")):
+        return _gradient(call)
     kernel, stride = call.argument(1, "kernel_size"), call.argument(2, "stride")
     padding, dilation = call.argument(3, "padding", 0), call.argument(4, "dilation", 1)
     return _max_pool(call, kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
@@ -517,7 +556,9 @@ def _average_pool_module(call: Call, module: Any) -> AveragePool:
     return _average_pool(call, *window, module.count_include_pad, module.divisor_override)
 
 
-def _average_pool_function(call: Call) -> AveragePool:
+def _average_pool_function(call: Call) -> list[Step] | AveragePool:
+    if _is_computed(*call.node.args[1:], *(v for k, v in call.node.kwargs.items() if k != "input")):
+        return call.whole(linear=True)
     window = (call.argument(1, "kernel_size"), call.argument(2, "stride"), call.argument(3, "padding", 0))
     ceil_mode, count_include_pad = call.argument(4, "ceil_mode", False), call.argument(5, "count_include_pad", True)
     return _average_pool(call, *window, ceil_mode, count_include_pad, call.argument(6, "divisor_override"))
@@ -589,6 +630,14 @@ def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
     return build
 
 
+def _flip(call: Call) -> list[Step]:
+    given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
+    dimensions = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    if any(not isinstance(d, int) or d in (0, -4) for d in dimensions):
+        raise call.refused("flipping the batch dimension mixes images")
+    return call.whole(linear=True)
+
+
 def _permute(call: Call) -> list[Step]:
     given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
     order = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
@@ -604,7 +653,7 @@ def _item(call: Call) -> list[Step] | Step:
         return _part(call, source, index)
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     if not (parts[0] == slice(None) or parts[0] is Ellipsis):
-        raise call.refused("it takes some of the images; every image must stay by itself")
+        raise call.refused("it takes one of several results that have no rule, or some of the images")
     if parts[0] is Ellipsis and len(parts) > 3:
         raise call.refused("it may take some of the images; begin the index with a colon")
     step = parts[1] if len(parts) == 2 and parts[0] == slice(None) else None
@@ -690,7 +739,7 @@ def _divide(call: Call) -> list[Step] | Step | None:
 
 
 def _concatenate(call: Call) -> Step:
-    maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", 0)
+    maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", call.node.kwargs.get("axis", 0))
     if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
         raise call.refused("everything it concatenates must be computed from the images")
     if dimension == 0 or not isinstance(dimension, int):
@@ -717,6 +766,10 @@ def _dropout(call: Call) -> Step:
 def _gradient(call: Call) -> list[Step]:
     """Something that is not linear, of which everybody takes the gradient."""
     return call.whole(linear=False)
+
+
+def _random(call: Call) -> Step:
+    raise call.refused("it is random in eval mode too")
 
 
 def _linear_map(call: Call) -> list[Step]:
@@ -747,9 +800,11 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.Threshold: lambda call, module: _threshold(call, module.threshold, module.value),
     nn.BatchNorm2d: _batch_normalization,
     nn.BatchNorm1d: _batch_normalization,
+    nn.SyncBatchNorm: _batch_normalization,
     nn.LocalResponseNorm: lambda call, module: Normalization(call.name, module.forward, call.exact),
     nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
     nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
+    nn.FractionalMaxPool2d: lambda call, module: _random(call),
     nn.AvgPool2d: _average_pool_module,
     nn.Upsample: lambda call, module: _interpolate(call, module.mode),
     nn.UpsamplingNearest2d: lambda call, module: _interpolate(call, module.mode),
@@ -761,7 +816,9 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
     nn.Identity: lambda call, module: Identity(call.name),
     **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
-    **dict.fromkeys(_PADS, lambda call, module: _pad(call, module.padding, _PADS[type(module)])),
+    **dict.fromkeys(
+        _PADS, lambda call, module: _pad(call, module.padding, _PADS[known_type(type(module)) or nn.ZeroPad2d])
+    ),
 }
 
 _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
@@ -786,10 +843,14 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
         lambda call: _threshold(call, call.argument(1, "threshold"), call.argument(2, "value")),
     ),
     **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), _max_pool_function),
-    **dict.fromkeys((F.adaptive_max_pool2d,), _gradient),
+    F.adaptive_max_pool2d: _gradient,
+    **dict.fromkeys((F.fractional_max_pool2d, F.gumbel_softmax, torch.bernoulli, torch.rand_like), _random),
+    **dict.fromkeys((torch.randn_like, torch.randint_like), _random),
     F.avg_pool2d: _average_pool_function,
     F.adaptive_avg_pool2d: lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
-    **dict.fromkeys((torch.mean, "mean"), _mean),
+    **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), _mean),
+    **dict.fromkeys((torch.flip, "flip"), _flip),
+    **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function())),
     **dict.fromkeys(
         (torch.flatten, "flatten"),
         lambda call: _flatten(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)),

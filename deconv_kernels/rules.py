@@ -49,7 +49,7 @@ _SPELLINGS: tuple[tuple[Any, ...], ...] = (
     (torch.rsqrt, "rsqrt"),
     (torch.square, "square"),
     (torch.abs, operator.abs, "abs"),
-    (torch.pow, operator.pow, "pow"),
+    (torch.pow, operator.pow, operator.ipow, "pow", "pow_"),
     (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
     (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"),
     (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm"),

@@ -8,11 +8,15 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-import numpy as np
-import pytest
-import torch
+# Workers that share the processors would otherwise spin for one another in every small parallel loop. OpenMP reads this
+# when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from deconv_kernels import backends
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from deconv_kernels import backends  # noqa: E402
 
 SEED_VARIABLE = "DECONV_TEST_SEED"
 BACKENDS = [

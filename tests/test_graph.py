@@ -379,6 +379,104 @@ def test_rules_are_for_every_spelling_and_are_checked() -> None:
         trace(Functional(F.silu), rules={nn.SiLU(): "gradient"})
 
 
+def views() -> dict[str, Callable[[Tensor], Tensor]]:
+    return {
+        "narrow": lambda x: x.narrow(1, 0, 3),
+        "select": lambda x: x.select(1, 0),
+        "swapaxes": lambda x: x.swapaxes(2, 3),
+        "movedim": lambda x: x.movedim(2, 3),
+        "detach": lambda x: x.detach(),
+        "unflatten": lambda x: x.unflatten(1, (2, 2)),
+        "flatten": lambda x: x.flatten(2),
+        "nn.Flatten": nn.Flatten(2),
+        "to": lambda x: x.to(torch.float32),
+    }
+
+
+@pytest.mark.parametrize("view", views())
+def test_what_is_overwritten_through_a_view_is_never_read_as_it_was(view: str) -> None:
+    class Overwrites(Functional):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            part = self.function(x)
+            part *= 2
+            return F.relu(x)
+
+    with pytest.raises(UnsupportedModule, match="has overwritten in place through another view"):
+        trace(Overwrites(views()[view]), "gradient")
+
+
+def test_in_place_operators_are_seen_through_other_names() -> None:
+    def power(x: Tensor) -> Tensor:
+        other = x
+        x **= 2
+        return x + other
+
+    model, x = Functional(power), torch.randn(2, 3, 7, 7)
+    assert torch.equal(run(trace(model, "gradient"), x), model(x))
+
+
+GLOBAL_POOLS = {
+    "avg_pool2d of the size": lambda x: F.avg_pool2d(x, x.size()[2:]),
+    "avg_pool2d of the width": lambda x: F.avg_pool2d(x, x.size(3)),
+    "max_pool2d of the shape": lambda x: F.max_pool2d(x, kernel_size=x.shape[2:]),
+    "mean": lambda x: x.mean(axis=(2, 3)),
+    "sum": lambda x: x.sum((2, 3), keepdim=True),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, 1),
+}
+
+
+@pytest.mark.parametrize("spelling", [*GLOBAL_POOLS, "flip", "clone", "linear over channels", "subclass"])
+def test_spellings_that_come_out_as_autograd_has_them(spelling: str) -> None:
+    batch_norm = type("Subclass", (nn.BatchNorm2d,), {})(4).eval()
+    linear = nn.Linear(4, 5)
+    others = {
+        "flip": lambda x: x.flip(3),
+        "clone": lambda x: x.clone(),
+        "linear over channels": lambda x: linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        "subclass": batch_norm,
+    }
+    model = Functional({**GLOBAL_POOLS, **others}[spelling])
+    model.linear, model.batch_norm = linear, batch_norm
+    model = model.double().eval()
+    images = torch.randn(2, 3, 7, 7, dtype=torch.float64, requires_grad=True)
+    net = Deconvnet(model)
+    record = net.record(images, net.output)
+    unit = dk.Units(net.output, 1, 2, *(size // 2 for size in record.shape(net.output)[1:]))
+    output = model(images)[1].reshape(record.shape(net.output))
+    (gradient,) = torch.autograd.grad(output[2, unit.y[0], unit.x[0]], images)
+    torch.testing.assert_close(net.project(record, unit, seed="one").full()[0], gradient[1])
+
+
+def test_a_container_keeps_its_name_where_a_function_has_it_too() -> None:
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x) * 2 - 0.3
+
+    model = nn.Sequential()
+    model.add_module("conv", nn.Conv2d(3, 4, 3))
+    model.add_module("relu", Shifted())
+    net, images = Deconvnet(model), torch.randn(2, 3, 7, 7)
+    assert net.layers == ["conv", "relu_", "mul", "sub"]
+    assert torch.equal(net.record(images, "relu", activations=True).activations["relu"], model(images))
+
+
+def test_wrapped_networks_are_unwrapped_and_scripted_ones_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        net = Deconvnet(wrapped)
+        assert net.model is model
+        assert net.layers == ["0", "1"]
+    with pytest.raises(UnsupportedModule, match="is a TorchScript module"):
+        Deconvnet(torch.jit.script(model))
+    held = Functional(lambda x: model[1](model[0](x)))
+    held.model = model
+    with pytest.raises(UnsupportedModule, match=r"call model\.eval\(\) first"):
+        Deconvnet(held)
+    with pytest.raises(UnsupportedModule, match="random in eval mode"):
+        Deconvnet(nn.Sequential(nn.FractionalMaxPool2d(2, output_size=3)), "gradient")
+
+
 def test_arguments_of_the_deconvnet_are_checked() -> None:
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, got function"):
         Deconvnet(F.relu)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -117,6 +119,39 @@ def test_two_deconvnets_on_one_model_do_not_meet() -> None:
     records = [net.record(images, "inner.2") for net in nets]
     for net, record, projections in zip(reversed(nets), reversed(records), reversed(expected), strict=True):
         assert torch.equal(net.project(record, units, seed="one").full(), projections)
+
+
+def test_a_copy_has_weights_of_its_own() -> None:
+    model, images = randomised(Talkative()).eval(), torch.randn(2, 3, 9, 10)
+    net = Deconvnet(model, "guided")
+    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert (copied.rule, copied.layers) == (net.rule, net.layers)
+        with torch.no_grad():
+            copied.model.conv.weight.mul_(2)
+        expected = copied.model(images)
+        assert not torch.equal(model(images), expected)
+        torch.testing.assert_close(copied.record(images, net.output, True).activations[net.output], expected)
+
+
+def test_a_record_keeps_nothing_that_the_caller_can_change() -> None:
+    model = nn.Sequential(nn.LocalResponseNorm(3, alpha=1.0), nn.Conv2d(3, 4, 3))
+    net, images = Deconvnet(model, "gradient", "gradient"), torch.randn(2, 3, 7, 7)
+    record = net.record(images, ["0", "1"], activations=True)
+    units = Units("1", [0, 1], [0, 1], [2, 3], [4, 1])
+    before = net.project(record, units).full()
+    images.zero_()
+    assert torch.equal(net.project(record, units).full(), before)
+
+
+def test_reading_a_spectral_norm_in_training_mode_changes_nothing() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    net, images = Deconvnet(model), torch.randn(2, 3, 7, 7)
+    record = net.record(images, "1", activations=True)
+    net.project(record, record.strongest("1", 1))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    torch.testing.assert_close(record.activations["1"], model.eval()(images))
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:

@@ -168,7 +168,7 @@ class _Attribution:
                 raise UnsupportedModule(
                     f"{kind}.forward takes several tensors as {name!r}; give each its own parameter"
                 )
-        modules = tuple((name, module, module.training) for name, module in self.model.named_modules())
+        modules = tuple((name, module, _settings(module)) for name, module in self.model.named_modules())
         key = (tuple(tensors), repr(arguments), modules) if _is_plain(arguments) else None
         if key in self._nets:
             return self._nets[key], list(tensors.values())
@@ -485,6 +485,11 @@ def _holds_tensor(value: object) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(_holds_tensor(part) for part in value))
+
+
+def _settings(module: nn.Module) -> str:
+    """What may steer the forward of a module, as text."""
+    return repr({name: value for name, value in vars(module).items() if _is_plain(value)})
 
 
 def _is_plain(value: object) -> bool:
