@@ -275,8 +275,8 @@ def _apart(
             raise
         if any(module.training for module in model.modules()):
             raise UnsupportedModule(
-                f"{type(model).__name__} is in training mode, and a function that it holds calls modules of its own, so "
-                "that no copy can be read in eval mode; call model.eval() first"
+                f"{type(model).__name__} is in training mode, and a function that it holds calls modules of its own, "
+                "so that no copy can be read in eval mode; call model.eval() first"
             ) from error
     # A function that the model holds calls the model's own modules and not those of the copy.
     root, tracer = copy.copy(model), _Tracer(leaves)
