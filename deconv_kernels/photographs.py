@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-__all__ = ["Crop", "Photograph", "cut", "load_photographs", "plan_crops"]
+__all__ = ["Crop", "Photograph", "cut", "load_photographs", "plan_centres", "plan_crops"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -125,6 +125,16 @@ def plan_crops(photographs: Sequence[Photograph], size: int = 224, limit: int = 
             grid = _grid(index, photograph, size, steps)
         count = min(share, len(grid))
         crops += [grid[place * len(grid) // count] for place in range(count)]
+    return crops
+
+
+def plan_centres(photographs: Sequence[Photograph]) -> list[Crop]:
+    """Chooses the largest square in the middle of each photograph."""
+    crops = []
+    for index, photograph in enumerate(photographs):
+        height, width = photograph.pixels.shape[:2]
+        side = min(height, width)
+        crops.append(Crop(index, (height - side) // 2, (width - side) // 2, side))
     return crops
 
 

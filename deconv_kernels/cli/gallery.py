@@ -1,0 +1,84 @@
+"""`deconv-kernels gallery`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..steps import RULES
+from .common import names, network_options, output_option, photograph_options, set_threads, user_errors
+
+
+@click.command("gallery")
+@network_options
+@photograph_options
+@click.option("--layers", required=True, help="Layers to draw, separated by commas, such as conv3_3,conv5_3.")
+@click.option("--maps", default=16, show_default=True, help="Maps per layer, chosen at random.")
+@click.option("-k", default=9, show_default=True, help="Strongest activations per map.")
+@output_option
+@click.option("--crops", default=256, show_default=True, help="Crops of 224x224 to cut from the photographs, at most.")
+@click.option("--batch-size", default=16, show_default=True, help="Crops recorded at a time.")
+@click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
+@click.option(
+    "--rule", default=RULES[0], show_default=True, help=f"What a rectifier does backwards: {', '.join(RULES)}."
+)
+@click.option(
+    "--overlap",
+    default="sum",
+    show_default=True,
+    help="What pooling windows that share a maximum do: sum, or last (the last window wins).",
+)
+@click.option("--distinct", is_flag=True, help="Show a place that several overlapping crops hold only once a map.")
+@click.option(
+    "--sample", default=4, show_default=True, help="Units per layer to compare with the baselines; 0 for none."
+)
+def command(
+    model: str,
+    weights: str,
+    images: tuple[str, ...],
+    more_images: tuple[str, ...],
+    layers: str,
+    maps: int,
+    k: int,
+    output: str,
+    crops: int,
+    batch_size: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    rule: str,
+    overlap: str,
+    distinct: bool,
+    sample: int,
+) -> None:
+    """Draw what maps respond to in photographs: their strongest activations, projected back to pixels.
+
+    Writes per layer one figure, the first layer's filters, the units as a table and the projections as arrays. Further
+    photographs may follow the options, as in --images *.jpg.
+    """
+    from ..experiments.gallery import Gallery, Settings
+
+    settings = Settings(
+        model=model,
+        weights=weights,
+        images=images + more_images,
+        layers=names(layers),
+        maps=maps,
+        k=k,
+        crops=crops,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        rule=rule,
+        overlap=overlap,
+        distinct=distinct,
+        sample=sample,
+    )
+    with user_errors(ValueError):
+        set_threads(threads)
+        job = Gallery(settings)
+    with user_errors(OSError):
+        summary = job.run(Path(output))
+    for line in summary.lines():
+        click.echo(line)

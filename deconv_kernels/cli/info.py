@@ -1,0 +1,23 @@
+"""`deconv-kernels info`."""
+
+from __future__ import annotations
+
+import click
+import torch
+
+from .. import __version__, backends
+
+
+@click.command("info")
+def command() -> None:
+    """Print the version, PyTorch, and which backends of each op can run here, or why they cannot."""
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    click.echo(f"deconv_kernels {__version__}")
+    click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, {cuda}")
+    if backends.why_not("cpu") is None:
+        click.echo(f"CPU kernels for {backends.cpu_capability()}")
+    for op, reasons in backends.available().items():
+        click.echo(f"{op}: {', '.join(backend for backend, reason in reasons.items() if reason is None)}")
+        for backend, reason in reasons.items():
+            if reason is not None:
+                click.echo(f"  not {backend}: {reason}")

@@ -1,0 +1,103 @@
+"""What experiments write: whole folders at once, and the finished parts of long runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+__all__ = ["Parts", "written_at_once"]
+
+T = TypeVar("T")
+
+
+@contextmanager
+def written_at_once(folder: Path) -> Iterator[Path]:
+    """A draft folder whose files move into `folder` when the block ends well; otherwise it vanishes.
+
+    The draft lies inside `folder`, or where that does not exist yet in its nearest existing ancestor, so that moving is
+    renaming. Files of the same names are replaced.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output folder {str(folder)!r} is a file")
+    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=ancestor))
+    except OSError as error:
+        raise OSError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
+    try:
+        yield draft
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(draft.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+class Parts:
+    """The finished parts of a long run, in a folder, so that an interrupted run goes on where it stopped.
+
+    Args:
+        folder: where to keep them; created with the first part.
+        settings: what the parts depend on, as anything that JSON can write (other objects by their text). Parts of
+            other settings lie in the same folder and are left alone.
+    """
+
+    def __init__(self, folder: Path | str, settings: object) -> None:
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        self._root: Path | None = Path(folder)
+        self._folder = self._root / key[:16]
+
+    @classmethod
+    def nowhere(cls) -> Parts:
+        """Keeps nothing: every part is computed."""
+        parts = cls("", None)
+        parts._root = None
+        return parts
+
+    def get(self, name: str, compute: Callable[[], T]) -> T:
+        """A part: what an earlier run kept under this name, or what `compute` returns.
+
+        Args:
+            name: may hold any characters.
+            compute: returns tensors, numbers, strings, None, and dicts, lists and tuples of them.
+
+        Raises:
+            OSError: the part cannot be written.
+        """
+        if self._root is None:
+            return compute()
+        path = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.pt"
+        if path.is_file():
+            kept: T = torch.load(path, weights_only=True)
+            return kept
+        part = compute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=".draft-", dir=self._folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(part, file)
+            os.replace(draft, path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+        return part
+
+    def remove(self) -> None:
+        """Deletes the parts of these settings, once the results that they went into are written."""
+        if self._root is None:
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._root.is_dir() and not any(self._root.iterdir()):
+            self._root.rmdir()
