@@ -126,6 +126,23 @@ def test_results_too_large_for_the_caches(device: torch.device, dtype: torch.dty
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_contiguous_results_too_large_for_the_caches(device: torch.device, dtype: torch.dtype, threads: None) -> None:
+    for _ in range(2):
+        size = (random.randint(50, 90), random.randint(33, 90))
+        channels = 2**23 // (size[0] * size[1] * dtype.itemsize) + random.randint(1, 9)
+        geometry = Geometry(size, (2, 2), (2, 2), ceil_mode=random.random() < 0.5)
+        torch.set_num_threads(1)
+        maps = torch.randn(1, channels, *size)
+        _, indices = F.max_pool2d(maps, *geometry.window, ceil_mode=geometry.ceil_mode, return_indices=True)
+        input = random_values(indices.shape, dtype).to(device)
+        switches = switches_of(indices, geometry).to(device)
+        overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
+        expected = aten_unpool(input, indices, geometry, overlap, relu)
+        torch.set_num_threads(random.choice([2, 3]))
+        check(input, switches, geometry, overlap, relu, expected, "ATen")
+
+
 @pytest.mark.parametrize("channels", [1, 3, 15, 16, 17, 32, 33, 63, 64, 65, 129])
 def test_channel_counts(backend: str, device: torch.device, channels: int) -> None:
     combinations = list(itertools.product(DTYPES, ("contiguous", "channels_last")))

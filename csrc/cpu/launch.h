@@ -29,11 +29,15 @@ inline Tensor result_map(const MapShape& shape, ScalarType dtype, const Tensor& 
 }
 
 // Whether a result is so large that the next to read it finds little of it in the caches anyway; reading their lines
-// first, only to overwrite them, would take time. Its rows of `row` elements have to consist of whole lines or halves.
-inline bool bypasses_caches(const Tensor& result, int64_t row) {
+// first, only to overwrite them, would take time.
+inline bool exceeds_caches(const Tensor& result) {
   constexpr int64_t kLargest = int64_t{8} << 20;
-  return result.numel() * static_cast<int64_t>(result.element_size()) >= kLargest &&
-         row * static_cast<int64_t>(result.element_size()) % 32 == 0;
+  return result.numel() * static_cast<int64_t>(result.element_size()) >= kLargest;
+}
+
+// Whether its rows of `row` elements can be written past the caches one by one: they are whole lines or halves.
+inline bool bypasses_caches(const Tensor& result, int64_t row) {
+  return exceeds_caches(result) && row * static_cast<int64_t>(result.element_size()) % 32 == 0;
 }
 
 inline Element element_of(const Tensor& tensor) {

@@ -229,16 +229,18 @@ void gather_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
 }
 
 // 2x2 windows at stride 2 without padding: a row of windows fills two output rows, and each window is loaded once.
-template <typename T, typename S, bool kLast>
+template <typename T, typename S, bool kLast, bool kStreamed>
 void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   // What a range that begins or ends between two rows of one pair computes beside its own row.
   T* const spare = new T[p.output_width];
+  T* const output = static_cast<T*>(p.output);
+  StreamedRows<T> streamed(output + begin * p.output_width, kStreamed ? 2 * p.output_width : 0);
   int64_t unit = begin / p.output_height / p.channels;
   int64_t channel = begin / p.output_height % p.channels;
   int64_t y = begin % p.output_height;
   UnitPlane<T, S> plane(p, unit, channel, p.channels, 1);
   for (int64_t row = begin; row < end;) {
-    T* const out = static_cast<T*>(p.output) + row * p.output_width;
+    T* const out = kStreamed ? streamed.next() : output + row * p.output_width;
     const bool has_upper = y % 2 == 0;
     const bool has_lower = !has_upper || (y + 1 < p.output_height && row + 1 < end);
     T* const upper = has_upper ? out : spare;
@@ -267,7 +269,7 @@ void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end
     for_each_vector<kLanes<T>>(inner_begin, inner_end, [&](auto lanes, int64_t window) {
       constexpr int N = decltype(lanes)::value;
       using Values = Vector<Compute<T>, N>;
-      prefetch_ahead<2 * N, true>(upper + 2 * window);
+      if constexpr (!kStreamed) prefetch_ahead<2 * N, true>(upper + 2 * window);
       Values value = load<T, N>(values + window);
       // A sum that begins at +0 makes +0 of -0.
       if constexpr (!kLast) value += Values{};
@@ -280,6 +282,7 @@ void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end
     single(2 * inner_end, p.output_width);
 
     const int64_t rows = has_upper && has_lower ? 2 : 1;
+    if constexpr (kStreamed) streamed.write(rows * p.output_width);
     row += rows;
     y += rows;
     if (y < p.output_height || row >= end) continue;
@@ -290,6 +293,7 @@ void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end
     }
     plane = UnitPlane<T, S>(p, unit, channel, p.channels, 1);
   }
+  if constexpr (kStreamed) streamed.finish();
   delete[] spare;
 }
 
@@ -497,7 +501,10 @@ void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t b
     const Axis& y = p.pooling.y;
     const bool quads =
         pairs && x.kernel == 2 && x.padding == 0 && y.kernel == 2 && y.stride == 2 && y.padding == 0 && y.dilation == 1;
-    if (quads && p.width >= kLanes<T> / 2) return gather_pairs_of_rows<T, S, kLast>(p, begin, end);
+    if (quads && p.width >= kLanes<T> / 2) {
+      return p.streamed ? gather_pairs_of_rows<T, S, kLast, true>(p, begin, end)
+                        : gather_pairs_of_rows<T, S, kLast, false>(p, begin, end);
+    }
     if (pairs && x.kernel == 2 && p.width >= kLanes<T>) return gather_rows<T, S, kLast, 2>(p, begin, end);
     if (pairs && x.kernel == 3 && p.width >= 2 * kLanes<T>) return gather_rows<T, S, kLast, 3>(p, begin, end);
   }

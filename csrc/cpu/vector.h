@@ -229,6 +229,62 @@ inline void finish_streams() {
 #endif
 }
 
+// Consecutive elements that are formed in cache and written past it, one whole line after the other. The lines at both
+// ends, which others may write to as well, are written as usual.
+template <typename T>
+class StreamedRows {
+ public:
+  // `to`: where the first element belongs; `most`: elements written at a time, at most.
+  StreamedRows(T* to, int64_t most)
+      : skipped_(static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % kLineBytes / sizeof(T))),
+        held_(skipped_),
+        line_(to - skipped_),
+        memory_(new T[most + kLine]) {}
+  ~StreamedRows() { delete[] memory_; }
+  StreamedRows(const StreamedRows&) = delete;
+  StreamedRows& operator=(const StreamedRows&) = delete;
+
+  // Where to form the next elements.
+  T* next() { return memory_ + held_; }
+
+  // Writes `count` elements formed there, but for those of an unfinished line.
+  void write(int64_t count) {
+    held_ += count;
+    int64_t at = 0;
+    for (; at + kLine <= held_; at += kLine, line_ += kLine) {
+      if (skipped_ > 0) {
+        copy(skipped_, kLine);
+        skipped_ = 0;
+        continue;
+      }
+      constexpr int N = kVectorBytes / sizeof(float);
+      for (int64_t byte = 0; byte < kLineBytes; byte += kVectorBytes) {
+        // Bits go through unchanged, whatever they stand for.
+        const auto bits = load_unaligned<Vector<float, N>>(reinterpret_cast<const char*>(memory_ + at) + byte);
+        stream<float, N>(reinterpret_cast<float*>(reinterpret_cast<char*>(line_) + byte), bits);
+      }
+    }
+    held_ -= at;
+    for (int64_t i = 0; i < held_; ++i) memory_[i] = memory_[at + i];
+  }
+
+  // Writes the unfinished line.
+  void finish() { copy(skipped_, held_); }
+
+ private:
+  static constexpr int64_t kLineBytes = 64;
+  static constexpr int64_t kLine = kLineBytes / sizeof(T);
+
+  void copy(int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) line_[i] = memory_[i];
+  }
+
+  int64_t skipped_;  // elements at the start of the line at hand that are not ours
+  int64_t held_;     // elements of the line at hand, those included
+  T* line_;
+  T* memory_;
+};
+
 // The values as the element type holds them.
 template <typename T, int N>
 inline Vector<Compute<T>, N> round_to(Vector<Compute<T>, N> values) {
