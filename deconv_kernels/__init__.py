@@ -8,6 +8,7 @@ from . import _register, backends, nn
 from .deconvnet import Deconvnet, Projections
 from .graph import UnknownLayer
 from .layers import UnsupportedModule
+from .one_call import project
 from .ops import (
     backproject2d,
     indices_to_switches,
@@ -38,5 +39,6 @@ __all__ = [
     "max_unpool2d_window",
     "nn",
     "pack_weight",
+    "project",
     "switches_to_indices",
 ]

@@ -1,0 +1,55 @@
+"""Crops of photographs as batches that a network takes, cut when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..models import Weights
+from ..photographs import Crop, Photograph, cut
+
+__all__ = ["CropBatches"]
+
+
+class CropBatches:
+    """Batches of preprocessed crops, to be gone through any number of times.
+
+    Args:
+        photographs, crops: as for `deconv_kernels.photographs.cut`.
+        size: rows and columns of a crop as the network sees it.
+        batch_size: crops per batch.
+        weights: whose preprocessing to use.
+        device: where the batches go.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        photographs: Sequence[Photograph],
+        crops: Sequence[Crop],
+        size: int,
+        batch_size: int,
+        weights: Weights,
+        device: torch.device,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch-size must be at least 1, got {batch_size}")
+        self.photographs, self.crops, self.size, self.batch_size = photographs, crops, size, batch_size
+        self.weights, self.device = weights, device
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return -(-len(self.crops) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.crops), self.batch_size):
+            yield self.weights.preprocess(self.pixels(range(start, start + self.batch_size))).to(self.device)
+
+    def pixels(self, numbers: Sequence[int]) -> Tensor:
+        """Crops as uint8 RGB, (k, 3, size, size); numbers beyond the last are left out."""
+        chosen = [self.crops[number] for number in numbers if number < len(self.crops)]
+        return cut(self.photographs, chosen, self.size)

@@ -1,0 +1,200 @@
+"""`deconv-kernels mine`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..models import Weights
+from ..photographs import Crop, Photograph, cut, load_photographs, plan_crops
+from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
+
+if TYPE_CHECKING:
+    from ..experiments.mining import Mined
+
+_BATCHES_PER_PART = 8
+
+
+@click.command("mine")
+@network_options
+@photograph_options
+@click.option("--layers", required=True, help="Layers to mine, separated by commas, such as conv3_3,conv5_3.")
+@click.option("-k", default=9, show_default=True, help="Units per map, of each kind.")
+@click.option("--weakest", is_flag=True, help="Find the weakest of the positive activations too.")
+@click.option(
+    "--quantiles", default="", help="Find the units at these quantiles of all activations of a map too, as in 0.5,0.99."
+)
+@click.option("--all-positions", is_flag=True, help="Let all positions of a crop compete, not only its best.")
+@size_option
+@click.option("--crops", default=256, show_default=True, help="Crops to cut from the photographs, at most.")
+@click.option("--batch-size", default=16, show_default=True, help="Crops per forward pass.")
+@output_option
+def command(
+    model: str,
+    weights: str,
+    images: tuple[str, ...],
+    more_images: tuple[str, ...],
+    layers: str,
+    k: int,
+    weakest: bool,
+    quantiles: str,
+    all_positions: bool,
+    size: int,
+    crops: int,
+    batch_size: int,
+    output: str,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Find the strongest activations of every map in photographs, and if asked the weakest positive ones and quantiles.
+
+    Writes the units (units.csv), the crops they are in (crops.csv), and everything for Python (mined.npz, read by
+    deconv_kernels.experiments.mining.Mined.load). An interrupted run goes on where it stopped when it is started again.
+    Several processes share the work under torchrun:
+
+    \b
+        torchrun --nproc-per-node 2 -m deconv_kernels mine ...
+    """
+    from ..experiments.files import Parts, written_at_once
+    from ..experiments.mining import mine
+    from ..layers import UnsupportedModule
+    from .tables import aligned, write_csv
+
+    with user_errors(ValueError, OSError, UnsupportedModule), _processes(device) as (rank, world):
+        wanted = _quantiles(quantiles)
+        if Path(output).exists() and not Path(output).is_dir():
+            raise ValueError(f"output folder {output!r} is a file")
+        subject = load(model, weights, device, threads)
+        photographs = load_photographs(images + more_images)
+        planned = plan_crops(photographs, size, crops)
+        if batch_size < 1:
+            raise ValueError(f"batch-size must be at least 1, got {batch_size}")
+        _check_size(subject.model, names(layers), size)
+        data = DataLoader(_Crops(photographs, planned, size, subject.weights), batch_size=batch_size)
+        settings = [model, subject.weights.source, _checksum(subject.weights, photographs), str(subject.device), layers]
+        settings += [k, weakest, wanted, all_positions, size, crops, batch_size]
+        parts = Parts(Path(output) / ".parts-mine", settings)
+        mined = mine(
+            subject.model,
+            data,
+            names(layers),
+            k,
+            one_per_image=not all_positions,
+            weakest=weakest,
+            quantiles=wanted,
+            parts=parts,
+            batches_per_part=_BATCHES_PER_PART,
+        )
+        if rank > 0:
+            return
+        with written_at_once(Path(output)) as draft:
+            mined.save(draft / "mined.npz")
+            write_csv(
+                draft / "units.csv", ("layer", "kind", "map", "rank", "crop", "y", "x", "activation"), _rows(mined)
+            )
+            places = [
+                (n, photographs[crop.photograph].name, crop.y, crop.x, crop.side) for n, crop in enumerate(planned)
+            ]
+            write_csv(draft / "crops.csv", ("crop", "photograph", "y", "x", "side"), places)
+        parts.remove()
+    for line in aligned(list(_table(mined))):
+        click.echo(line)
+    by = f" by {world} processes" if world > 1 else ""
+    click.echo(f"{mined.images} crops of {len(photographs)} photographs mined{by}; units and numbers in {output}")
+
+
+class _Crops(Dataset[Tensor]):
+    """Crops of photographs as a network takes them, cut when they are asked for."""
+
+    def __init__(self, photographs: Sequence[Photograph], crops: Sequence[Crop], size: int, weights: Weights) -> None:
+        self.photographs, self.crops, self.size, self.weights = photographs, crops, size, weights
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> Tensor:
+        crop = self.crops[index]
+        pixels = cut([self.photographs[crop.photograph]], [replace(crop, photograph=0)], self.size)
+        return self.weights.preprocess(pixels)[0]
+
+
+def _checksum(weights: Weights, photographs: Sequence[Photograph]) -> int:
+    """Of everything that the activations depend on."""
+    total = 0
+    for name, tensor in weights.state_dict.items():
+        total = zlib.crc32(tensor.contiguous().numpy().tobytes(), zlib.crc32(name.encode(), total))
+    for photograph in photographs:
+        total = zlib.crc32(photograph.pixels.tobytes(), zlib.crc32(str(photograph.pixels.shape).encode(), total))
+    return total
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[tuple[int, int]]:
+    """The rank and number of processes: of the group that is there, that torchrun asks for, or of this one alone."""
+    if dist.is_initialized():
+        yield dist.get_rank(), dist.get_world_size()
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1
+        return
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def _check_size(model: nn.Module, layers: tuple[str, ...], size: int) -> None:
+    """Whether the layers exist for images of this size; nothing is computed."""
+    from ..deconvnet import Deconvnet
+
+    net = Deconvnet(copy.deepcopy(model).to("meta"), rule="gradient")
+    try:
+        net.record(torch.empty(1, 3, size, size, device="meta"), layers)
+    except RuntimeError as error:
+        raise ValueError(f"images of {size}x{size} do not go through the network: {error}") from error
+
+
+def _quantiles(separated: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(q) for q in names(separated))
+    except ValueError as error:
+        raise ValueError(f"quantiles must be numbers between 0 and 1, not {separated!r}") from error
+
+
+def _rows(mined: Mined) -> Iterator[list[object]]:
+    """One row per unit; ranks count from 1 in every map."""
+    for kind, units in mined.units():
+        assert units.activation is not None
+        columns = (units.channel, units.image, units.y, units.x, units.activation.double())
+        last, rank = None, 0
+        for channel, image, y, x, activation in zip(*(column.tolist() for column in columns), strict=True):
+            rank = rank + 1 if channel == last else 1
+            last = channel
+            yield [units.layer, kind, channel, rank, image, y, x, activation]
+
+
+def _table(mined: Mined) -> Iterator[tuple[object, ...]]:
+    """What the layers are like: of every map its strongest activation."""
+    yield "layer", "maps", "never positive", "median of the maps' strongest", "strongest"
+    for layer, units in mined.strongest.items():
+        assert units.activation is not None
+        first = units.channel.new_ones(len(units)).bool()
+        first[1:] = units.channel[1:] != units.channel[:-1]
+        peaks = units.activation[first].float()
+        yield layer, len(peaks), int((peaks <= 0).sum()), f"{peaks.median():.4g}", f"{peaks.max():.4g}"

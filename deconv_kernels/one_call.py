@@ -1,0 +1,229 @@
+"""Projections in one call, with plain tensors in and out: `deconv_kernels.project`, for other tools to build on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .deconvnet import SEEDS, Deconvnet, Projections
+from .ops import check_overlap
+from .record import Record, Units
+from .steps import RULES
+from .tensor_files import load_tensors, save_tensors
+
+__all__ = ["load_projections", "project", "save_projections"]
+
+_FORMAT = "deconv_kernels projections 1"
+
+
+@overload
+def project(
+    model: Deconvnet | nn.Module,
+    images: Tensor | np.ndarray[Any, Any],
+    layer: str,
+    units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
+    *,
+    rule: str | None = ...,
+    overlap: str = ...,
+    seed: str = ...,
+    full: Literal[True] = ...,
+    batch_size: int = ...,
+    progress: bool | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def project(
+    model: Deconvnet | nn.Module,
+    images: Tensor | np.ndarray[Any, Any],
+    layer: str,
+    units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
+    *,
+    rule: str | None = ...,
+    overlap: str = ...,
+    seed: str = ...,
+    full: Literal[False],
+    batch_size: int = ...,
+    progress: bool | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def project(
+    model: Deconvnet | nn.Module,
+    images: Tensor | np.ndarray[Any, Any],
+    layer: str,
+    units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
+    *,
+    rule: str | None = None,
+    overlap: str = "sum",
+    seed: str = "activation",
+    full: bool = True,
+    batch_size: int = 16,
+    progress: bool | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Projects units of a layer back to the images in one call.
+
+    Only images that have units are run forward, `batch_size` of them at a time, so that memory does not grow with their
+    number. Whoever calls often gives a `Deconvnet`, so that the network is not traced every time.
+
+    Args:
+        model: any `nn.Module` that torch.fx can trace, read as in eval mode and left as it is; or a `Deconvnet`.
+        images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype, on any device; a NumPy array
+            is read in place.
+        layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`.
+        units: integers, (U, 4): image, channel, y and x of each; or (U, 2): image and channel, which stands for the
+            strongest unit of that map in that image (the first in row-major order of several), and for the only one
+            where the layer is flat. As a tensor, array or list.
+        rule: "deconvnet", "guided" or "gradient"; by default "deconvnet", or that of the `Deconvnet`.
+        overlap: what pooling windows that share a maximum do: "sum", or "last" (the last window wins).
+        seed: what a projection starts from: the unit's "activation", or "one".
+        full: return whole frames; otherwise receptive fields and where they lie.
+        batch_size: images per forward pass.
+        progress: show progress bars; by default on a terminal when it takes more than a second.
+
+    Returns:
+        (U, C, H, W), zero outside the receptive fields, in the order of the units and on the model's device. With
+        `full=False` the receptive fields (U, C, h, w) and their boxes, (U, 4) int64 on the host: y0, x0, y1, x1 in
+        pixels, half open; a box may overhang the image, and its window is zero there.
+
+    Raises:
+        TypeError: images that are not of the model's dtype, units that are not integers.
+        ValueError: images or units of the wrong shape, units that do not exist, unknown choices, or a rule other than
+            that of the Deconvnet.
+        UnknownLayer: a layer the model does not have.
+        UnsupportedModule: a part of the network has no exact rule.
+
+    Source: Zeiler & Fergus 2013, section 2.1.
+    """
+    net = _deconvnet(model, rule)
+    net.tape.value(layer)
+    check_overlap(overlap)
+    if seed not in SEEDS:
+        raise ValueError(f"seed must be one of {', '.join(map(repr, SEEDS))}, got {seed!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    inputs = images if isinstance(images, Tensor) else torch.as_tensor(images)
+    table = _table(units, len(inputs) if inputs.dim() else 0)
+    needed = table[:, 0].unique()
+    # Without units one image tells the sizes of everything.
+    batches = needed.split(batch_size) if len(needed) else (torch.zeros(1, dtype=torch.int64),)
+    windows, boxes, shape = None, torch.empty(len(table), 4, dtype=torch.int64), None
+    for batch in batches:
+        record = net.record(
+            inputs[batch.to(inputs.device)] if len(inputs) else inputs,
+            layer,
+            activations=seed == "activation" and table.shape[1] == 4,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        chosen = torch.isin(table[:, 0], batch).nonzero()[:, 0]
+        of_batch = table[chosen]
+        of_batch[:, 0] = torch.searchsorted(batch, of_batch[:, 0].contiguous())
+        part = net.project(record, _units(record, layer, of_batch), seed, overlap, progress=progress)
+        if windows is None:
+            windows, shape = part.windows.new_empty(len(table), *part.windows.shape[1:]), part.shape
+        windows[chosen.to(windows.device)], boxes[chosen] = part.windows, part.boxes
+    assert windows is not None and shape is not None
+    if not full:
+        return windows, boxes
+    return Projections(Units(layer, *_named(table)), windows, boxes, shape).full()
+
+
+def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tensor] | Projections) -> None:
+    """Writes projections to a `.npz` or `.safetensors` file, which is there complete or not at all.
+
+    What `project` returns becomes the arrays "frames", or "windows" and "boxes"; the `Projections` of a `Deconvnet`
+    become "windows", "boxes", "image", "channel", "y", "x" and, where they are known, "activation".
+
+    Raises:
+        TypeError: something else.
+        ValueError, OSError: as `deconv_kernels.tensor_files.save_tensors`.
+    """
+    about: dict[str, object] = {"format": _FORMAT}
+    if isinstance(projections, Tensor):
+        tensors = {"frames": projections}
+    elif isinstance(projections, Projections):
+        units = projections.units
+        tensors = {"windows": projections.windows, "boxes": projections.boxes}
+        tensors |= dict(zip(("image", "channel", "y", "x"), units.table(), strict=True))
+        if units.activation is not None:
+            tensors["activation"] = units.activation
+        about |= {"layer": units.layer, "shape": projections.shape}
+    elif isinstance(projections, tuple) and len(projections) == 2:
+        tensors = {"windows": projections[0], "boxes": projections[1]}
+    else:
+        raise TypeError(f"projections must be what project returns or Projections, got {type(projections).__name__}")
+    save_tensors(path, tensors, about)
+
+
+def load_projections(path: Path | str) -> Tensor | tuple[Tensor, Tensor] | Projections:
+    """Reads what `save_projections` wrote, as it was given. Nothing in the file is executed.
+
+    Raises:
+        ValueError: no such file, or not one of projections.
+    """
+    tensors, about = load_tensors(path)
+    if about.get("format") != _FORMAT:
+        raise ValueError(f"{str(path)!r} does not hold projections")
+    try:
+        if "frames" in tensors:
+            return tensors["frames"]
+        if "layer" not in about:
+            return tensors["windows"], tensors["boxes"]
+        image, channel, y, x = (tensors[name] for name in ("image", "channel", "y", "x"))
+        units = Units(about["layer"], image, channel, y, x, tensors.get("activation"))
+        return Projections(units, tensors["windows"], tensors["boxes"], tuple(about["shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} does not hold projections as they were saved: {error}") from error
+
+
+def _deconvnet(model: Deconvnet | nn.Module, rule: str | None) -> Deconvnet:
+    if not isinstance(model, Deconvnet):
+        return Deconvnet(model, rule=RULES[0] if rule is None else rule)
+    if rule not in (None, model.rule):
+        raise ValueError(f"the Deconvnet was made with the rule {model.rule!r}, not {rule!r}")
+    return model
+
+
+def _table(units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]], images: int) -> Tensor:
+    """Units as (U, 4) or (U, 2) int64 on the host."""
+    table = torch.as_tensor(units)
+    if table.numel() == 0 and table.dim() < 2:
+        return torch.empty(0, 4, dtype=torch.int64)
+    if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
+        raise TypeError(f"units must be integers, got {table.dtype}")
+    if table.dim() != 2 or table.shape[1] not in (2, 4):
+        raise ValueError(
+            "units must have shape (U, 4), of image, channel, y and x, or (U, 2), of image and channel, "
+            f"got {tuple(table.shape)}"
+        )
+    table = table.detach().to("cpu", torch.int64)
+    if len(table) and int(table.min()) < 0:
+        raise ValueError(f"units must not be negative, got {int(table.min())}")
+    if len(table) and int(table[:, 0].max()) >= images:
+        raise ValueError(f"images of units must be below {images}, got {int(table[:, 0].max())}")
+    return table
+
+
+def _units(record: Record, layer: str, table: Tensor) -> Units:
+    """The units of a table; of two columns, the strongest of their maps."""
+    if table.shape[1] == 4:
+        return Units(layer, *_named(table))
+    channels = record.shape(layer)[0]
+    if len(table) and int(table[:, 1].max()) >= channels:
+        raise ValueError(f"channels of {layer!r} must be below {channels}, got {int(table[:, 1].max())}")
+    peaks = record.peaks[record.tape.steps[record.tape.index(layer)].name]
+    image, channel = (column.to(peaks.value.device) for column in table.unbind(1))
+    return Units(layer, image, channel, *(part[image, channel] for part in (peaks.y, peaks.x, peaks.value)))
+
+
+def _named(table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image, channel, row and column of units, as `Units` takes them."""
+    image, channel, *place = table.unbind(1)
+    y, x = place or (torch.zeros_like(image), torch.zeros_like(image))
+    return image, channel, y, x
