@@ -1,0 +1,139 @@
+"""Figures of the unsupervised deconvolutional network: filters, units, reconstructions, and how learning went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, Features
+from .figures import new_figure, picture, save
+from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
+
+__all__ = ["draw_curves", "draw_first_layer", "draw_reconstructions", "draw_units"]
+
+
+def draw_first_layer(path: Path, title: str, caption: str, network: DeconvolutionalNetwork) -> None:
+    """Draws the filters of layer 1, contrast per filter.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above.
+        network: of grey or colour images.
+    """
+    draw_filters(path, title, caption, _rgb(network.filters[0].detach()))
+
+
+def draw_units(
+    path: Path,
+    title: str,
+    caption: str,
+    network: DeconvolutionalNetwork,
+    features: Features,
+    images: Tensor,
+    layer: int,
+    maps: Sequence[int],
+    k: int = 9,
+) -> None:
+    """Draws what maps of a layer put into images: their strongest units alone, down to pixels, beside the patches.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above.
+        network, features: the features are the network's, of the images.
+        images: what the features were inferred from, (N, C, H, W).
+        layer: from 1.
+        maps: which.
+        k: units per map, at most one per image.
+    """
+    units = network.strongest(features, layer, k, maps)
+    projections = network.project(features, units)
+    tiles = with_contrast(_rgb(projections.windows))
+    pictures = torch.from_numpy(with_contrast(_rgb(images))).permute(0, 3, 1, 2)
+    shown = patches(pictures, units.image.tolist(), projections.boxes.tolist())
+    each = len(units) // len(maps)
+    entries = []
+    for place, number in enumerate(maps):
+        rows = slice(place * each, (place + 1) * each)
+        assert units.activation is not None
+        strongest = float(units.activation[rows][0])
+        entries.append(MapTiles(f"map {number}", f"strongest {strongest:.3g}", tiles[rows], shown[rows]))
+    draw_maps(path, title, caption, entries)
+
+
+def draw_reconstructions(
+    path: Path,
+    title: str,
+    caption: str,
+    names: Sequence[str],
+    photographs: Tensor,
+    images: Tensor,
+    reconstructions: Sequence[Tensor],
+    errors: Sequence[Sequence[float]],
+) -> None:
+    """Draws photographs, what the network was given, and what each layer makes of it, a row for each photograph.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above.
+        names: of the photographs.
+        photographs: uint8 RGB (N, 3, H, W).
+        images: contrast normalised, (N, C, H, W).
+        reconstructions: of each layer, (N, C, H, W), drawn at one contrast with the image.
+        errors: of each layer for each photograph, as a share of the image's energy.
+    """
+    columns = 2 + len(reconstructions)
+    figure, area = new_figure(title, caption, 2.6 * columns, 2.75 * len(names))
+    grid = area.subplots(len(names), columns, squeeze=False)
+    for row, name in enumerate(names):
+        picture(grid[row, 0], photographs[row].permute(1, 2, 0).numpy(), name)
+        drawn = [("contrast normalised", images[row])]
+        for number, (each, error) in enumerate(zip(reconstructions, errors, strict=True)):
+            drawn.append((f"from layer {number + 1}: error {error[row]:.1%}", each[row]))
+        # One picture of all, so that all have one contrast.
+        strip = with_contrast(_rgb(torch.cat([signal for _, signal in drawn], dim=2)[None]))[0]
+        for axes, (words, _), pixels in zip(grid[row, 1:], drawn, np.split(strip, len(drawn), axis=1), strict=True):
+            picture(axes, pixels, words)
+    save(figure, path)
+
+
+def draw_curves(path: Path, title: str, caption: str, history: Sequence[Epoch]) -> None:
+    """Draws objective, error, l1 norm and share of values other than zero by epoch, a curve for each layer.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above.
+        history: as `DeconvolutionalNetwork.fit` returns it.
+    """
+    figure, area = new_figure(title, caption, 13.0, 3.4)
+    panels = [
+        ("objective", "objective, of its first epoch's"),
+        ("error", "reconstruction error, share of energy"),
+        ("l1", "l1 norm of the maps, of its first epoch's"),
+        ("nonzero", "values of the maps other than zero"),
+    ]
+    for axes, (field, words) in zip(area.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for layer in sorted({epoch.layer for epoch in history}):
+            epochs = [epoch for epoch in history if epoch.layer == layer]
+            values = [getattr(epoch, field) for epoch in epochs]
+            if field in ("objective", "l1"):
+                values = [value / values[0] if values[0] else 0.0 for value in values]
+            axes.plot([epoch.epoch for epoch in epochs], values, marker="o", markersize=3, label=f"layer {layer}")
+        axes.set_title(words, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelsize=7)
+        axes.grid(color="0.9")
+        axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def _rgb(signal: Tensor) -> Tensor:
+    """Signed values of grey (N, 1, h, w) or colour (N, 3, h, w) images as colours."""
+    return signal.expand(-1, 3, -1, -1)
