@@ -1,0 +1,143 @@
+"""`deconv-kernels evolution`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..steps import RULES
+from .common import MODEL, names, output_option, photograph_options, set_threads, size_option, user_errors
+
+
+@click.command("evolution")
+@click.option("--model", default="vgg16", show_default=True, help=MODEL)
+@click.option(
+    "--checkpoints",
+    required=True,
+    multiple=True,
+    help="State-dict files in order of training, separated by commas, or the option repeated.",
+)
+@photograph_options
+@click.option("--layers", required=True, help="Layers, separated by commas.")
+@click.option("--maps", default=6, show_default=True, help="Maps per layer, chosen at random.")
+@click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
+@size_option
+@click.option("--crops", default=256, show_default=True, help="Crops to cut from the photographs, at most.")
+@click.option("--batch-size", default=16, show_default=True, help="Crops at a time.")
+@click.option(
+    "--rule", default=RULES[0], show_default=True, help=f"What a rectifier does backwards: {', '.join(RULES)}."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
+@click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+@output_option
+def command(
+    model: str,
+    checkpoints: tuple[str, ...],
+    images: tuple[str, ...],
+    more_images: tuple[str, ...],
+    layers: str,
+    maps: int,
+    seed: int,
+    size: int,
+    crops: int,
+    batch_size: int,
+    rule: str,
+    device: str,
+    threads: int | None,
+    output: str,
+) -> None:
+    """Draw how features evolve while a network trains: each map's strongest activation, checkpoint by checkpoint.
+
+    Writes a figure per layer, the units (evolution.csv) and their projections (projections.npz). Interrupted, it goes
+    on after the last checkpoint that was finished.
+    """
+    from functools import partial
+
+    import numpy as np
+
+    from ..backends import usable_device
+    from ..deconvnet import Deconvnet
+    from ..experiments.evolution import evolve
+    from ..experiments.files import Parts, written_at_once
+    from ..experiments.gallery import choose_maps
+    from ..layers import UnsupportedModule
+    from ..models import load_weights
+    from ..photographs import load_photographs, plan_crops
+    from ..plot.evolution import draw_evolution
+    from .crops import CropBatches
+    from .tables import aligned, write_csv
+
+    with user_errors(ValueError, OSError, UnsupportedModule):
+        set_threads(threads)
+        where = usable_device(device)
+        files = [name for entry in checkpoints for name in names(entry)]
+        if repeated := [file for file in files if files.count(file) > 1]:
+            raise ValueError(f"checkpoint {repeated[0]!r} was given more than once")
+        if not files:
+            raise ValueError("no checkpoints were given")
+        if missing := [file for file in files if not Path(file).is_file()]:
+            raise ValueError(f"checkpoint {missing[0]!r}: no such file")
+        if maps < 1:
+            raise ValueError(f"maps must be at least 1, got {maps}")
+        first = load_weights(model, files[0])
+        photographs = load_photographs(images + more_images)
+        planned = plan_crops(photographs, size, crops)
+        batches = CropBatches(photographs, planned, size, batch_size, first, where)
+        layer_names = names(layers)
+        shapes = Deconvnet(first.model().to(where)).record(next(iter(batches))[:1], layer_names, progress=False)
+        chosen = {layer: choose_maps(layer, shapes.shape(layer)[0], maps, seed) for layer in layer_names}
+
+        seen = {file: _identity(Path(file)) for file in files}
+        pictures = [(photograph.name, photograph.pixels.shape, photograph.pixels.sum()) for photograph in photographs]
+        settings = [model, seen, pictures, planned, chosen, size, batch_size, rule, device]
+        parts = Parts(Path(output) / ".parts-evolution", settings)
+        networks = {
+            name: partial(lambda file: load_weights(model, file).model().to(where), file)
+            for name, file in zip(_labels(files), files, strict=True)
+        }
+        found = evolve(networks, batches, chosen, rule=rule, parts=parts)
+
+        rows = []
+        arrays = {}
+        for layer, stages in found.stages.items():
+            jumps = found.jumps(layer)
+            for column, (name, stage) in enumerate(zip(found.checkpoints, stages, strict=True)):
+                arrays[f"{layer}/{name}"] = stage.windows.numpy()
+                activation = stage.units.activation
+                assert activation is not None
+                values = (stage.units.table().T.tolist(), activation.tolist(), stage.boxes.tolist())
+                for row, ((image, channel, y, x), value, box) in enumerate(zip(*values, strict=True)):
+                    crop = planned[image]
+                    rows.append([layer, channel, name, image, photographs[crop.photograph].name, y, x, value, *box])
+                    rows[-1].append(int(jumps[row, column]))
+        with written_at_once(Path(output)) as draft:
+            head = ["layer", "map", "checkpoint", "crop", "photograph", "y", "x", "activation", "y0", "x0", "y1", "x1"]
+            write_csv(draft / "evolution.csv", [*head, "jump"], rows)
+            np.savez(draft / "projections.npz", **arrays)  # type: ignore[arg-type]
+            for layer in layer_names:
+                title = f"{layer}: the evolution of {len(chosen[layer])} of its maps over {len(files)} checkpoints"
+                caption = f"{model}; {found.images} crops of {size}x{size} of {len(photographs)} photographs."
+                to_rgb = first.preprocessing.to_rgb
+                draw_evolution(draft / f"{layer}_evolution.png", found, layer, title, caption, to_rgb, batches.pixels)
+        parts.remove()
+    table = [["layer", "checkpoint", "median activation", "jumps"]]
+    for layer in layer_names:
+        medians, counts = found.activations(layer).median(0).values.tolist(), found.jumps(layer).sum(0).tolist()
+        for name, median, jumped in zip(found.checkpoints, medians, counts, strict=True):
+            table.append([layer, name, f"{median:.3g}", f"{jumped} of {len(chosen[layer])}"])
+    for line in aligned(table):
+        click.echo(line)
+    click.echo(f"figures and numbers in {output}")
+
+
+def _identity(path: Path) -> tuple[str, int, int]:
+    """What tells one state of a file from another."""
+    status = path.stat()
+    return str(path.resolve()), status.st_size, status.st_mtime_ns
+
+
+def _labels(files: list[str]) -> list[str]:
+    """Names for checkpoints: those of their files, with folders where they would not differ."""
+    stems = [Path(file).stem for file in files]
+    return stems if len(set(stems)) == len(stems) else files

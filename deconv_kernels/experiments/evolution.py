@@ -1,0 +1,212 @@
+"""The evolution of features while a network trains: what the strongest activation of each map looks like by checkpoint.
+
+    found = evolve({"epoch 1": first, "epoch 2": second}, batches, {"conv3": [0, 5, 7]})
+    found.activations("conv3")      # (maps, checkpoints)
+    found.jumps("conv3")            # where another image became the strongest
+
+Source: Zeiler & Fergus 2013, section 4 and Fig 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..deconvnet import Deconvnet, Projections
+from ..record import Units
+from .files import Parts
+
+__all__ = ["Evolution", "Stage", "evolve", "strongest_of"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of one checkpoint.
+
+    Args:
+        units: (maps,) the strongest unit of every chosen map over the data set, with its activation; `image` is its
+            number in the order in which the batches came.
+        windows: (maps, C, h, w), their projections.
+        boxes: (maps, 4) int64, where those lie in the image: y0, x0, y1, x1, half open.
+    """
+
+    units: Units
+    windows: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """The strongest units of chosen maps, checkpoint by checkpoint.
+
+    Args:
+        checkpoints: their names.
+        maps: the chosen maps by layer.
+        images: how many images the data set holds.
+        stages: by layer, one for every checkpoint.
+    """
+
+    checkpoints: tuple[str, ...]
+    maps: Mapping[str, tuple[int, ...]]
+    images: int
+    stages: Mapping[str, tuple[Stage, ...]]
+
+    def activations(self, layer: str) -> Tensor:
+        """(maps, checkpoints) the strongest activations."""
+        columns = [stage.units.activation for stage in self.stages[layer]]
+        return torch.stack([column for column in columns if column is not None], 1)
+
+    def strongest_images(self, layer: str) -> Tensor:
+        """(maps, checkpoints) int64: the number of the image that holds the strongest activation."""
+        return torch.stack([stage.units.image for stage in self.stages[layer]], 1)
+
+    def jumps(self, layer: str) -> Tensor:
+        """(maps, checkpoints) bool: another image than at the checkpoint before is the strongest; never at the first.
+
+        A projection's appearance changes abruptly there. Source: Zeiler & Fergus 2013, section 4, Fig 4.
+        """
+        image = self.strongest_images(layer)
+        return torch.cat([torch.zeros_like(image[:, :1], dtype=torch.bool), image[:, 1:] != image[:, :-1]], 1)
+
+
+def evolve(
+    checkpoints: Mapping[str, nn.Module | Callable[[], nn.Module]],
+    batches: Iterable[Any],
+    maps: Mapping[str, Sequence[int]],
+    *,
+    rule: str = "deconvnet",
+    overlap: str = "sum",
+    parts: Parts | None = None,
+    progress: bool = True,
+) -> Evolution:
+    """Finds the strongest unit of chosen maps at every checkpoint and projects it back to pixels.
+
+    Args:
+        checkpoints: by name in order of training, networks, or functions that make one when its turn comes; any that
+            Deconvnet can trace, all with the layers asked for.
+        batches: float images (N, C, H, W), read once per checkpoint (so not an iterator); or tuples whose first member
+            is the images.
+        maps: the chosen maps of every layer.
+        rule: as for `Deconvnet`.
+        overlap: as for `Deconvnet.project`.
+        parts: where finished checkpoints are kept.
+        progress: show a progress bar over the checkpoints.
+
+    Raises:
+        ValueError: no checkpoints, layers or images, batches that can be read only once, a layer that a network lacks,
+            a map that a layer lacks, or activations that are not finite.
+        UnsupportedModule: a network that cannot be followed.
+
+    Source: Zeiler & Fergus 2013, section 4, Fig 4.
+    """
+    if not checkpoints:
+        raise ValueError("at least one checkpoint is needed")
+    if not maps or not all(len(chosen) for chosen in maps.values()):
+        raise ValueError("at least one layer, and one map of each, is needed")
+    if iter(batches) is batches:
+        raise ValueError("batches are read once per checkpoint: give a list or a DataLoader, not an iterator")
+    wanted = {layer: tuple(int(map_) for map_ in chosen) for layer, chosen in maps.items()}
+    parts = parts or Parts.nowhere()
+    found = []
+    for name, source in tqdm(checkpoints.items(), desc="evolution", unit="checkpoint", disable=not progress):
+        found.append(parts.get(name, partial(_stage, name, source, batches, wanted, rule, overlap)))
+    counts = {part["images"] for part in found}
+    if len(counts) > 1:
+        raise ValueError(f"the batches did not hold the same number of images every time: {sorted(counts)}")
+    stages = {layer: tuple(_as_stage(layer, part["layers"][layer]) for part in found) for layer in wanted}
+    return Evolution(tuple(checkpoints), wanted, counts.pop(), stages)
+
+
+@torch.no_grad()
+def strongest_of(
+    net: Deconvnet, batches: Iterable[Any], maps: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Units], dict[str, Tensor], int]:
+    """The strongest unit of chosen maps over a data set, and the images they lie in. One image per map is held.
+
+    Args:
+        net: the network.
+        batches, maps: as for `evolve`.
+
+    Returns:
+        By layer the units, one per map in the order given, the first image among equals; by layer their images
+        (maps, C, H, W); and how many images were seen.
+
+    Raises:
+        ValueError, UnknownLayer: as `evolve`.
+    """
+    best: dict[str, tuple[Tensor, Tensor]] = {}
+    seen = 0
+    for batch in batches:
+        images = batch[0] if isinstance(batch, tuple | list) else batch
+        record = net.record(images, list(maps), batch_size=max(1, len(images)), progress=False)
+        for layer, chosen in maps.items():
+            units = record.strongest(layer, 1, chosen)
+            activation = record.seeds(units)
+            if not bool(activation.isfinite().all()):
+                raise ValueError(f"the activations of {layer!r} are not finite numbers")
+            table = torch.cat([units.table().to(torch.float64), activation[None].to(torch.float64)])
+            table[0] += seen
+            sources = images[units.image.to(images.device)]
+            if layer in best:
+                before, kept = best[layer]
+                stronger = table[4] > before[4]
+                table = torch.where(stronger, table, before)
+                if sources.shape[1:] != kept.shape[1:]:
+                    raise ValueError(
+                        f"images must be of one size, got {tuple(kept.shape[1:])} and {tuple(sources.shape[1:])}"
+                    )
+                sources = torch.where(stronger.to(images.device).view(-1, *[1] * (images.dim() - 1)), sources, kept)
+            best[layer] = table, sources
+        seen += len(images)
+    if not seen:
+        raise ValueError("no images were given")
+    units_by_layer = {}
+    for layer, (table, _) in best.items():
+        image, channel, y, x = table[:4].to(torch.int64)
+        units_by_layer[layer] = Units(layer, image, channel, y, x, table[4])
+    return units_by_layer, {layer: images for layer, (_, images) in best.items()}, seen
+
+
+@torch.no_grad()
+def _stage(
+    name: str,
+    source: nn.Module | Callable[[], nn.Module],
+    batches: Iterable[Any],
+    maps: Mapping[str, tuple[int, ...]],
+    rule: str,
+    overlap: str,
+) -> dict[str, Any]:
+    """One checkpoint as plain tensors."""
+    net = Deconvnet(source if isinstance(source, nn.Module) else source(), rule=rule)
+    try:
+        strongest, images, seen = strongest_of(net, batches, maps)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {name!r}: {error}") from error
+    layers = {}
+    for layer, units in strongest.items():
+        projections = _project(net, images[layer], units, overlap)
+        layers[layer] = {
+            "table": units.table(),
+            "activation": units.activation,
+            "windows": projections.windows.cpu(),
+            "boxes": projections.boxes,
+        }
+    return {"images": seen, "layers": layers}
+
+
+def _project(net: Deconvnet, images: Tensor, units: Units, overlap: str) -> Projections:
+    """Projections of units, each of the image of its own place in `images`."""
+    record = net.record(images, units.layer, progress=False)
+    own = Units(units.layer, range(len(units)), units.channel, units.y, units.x, units.activation)
+    return net.project(record, own, overlap=overlap, progress=False)
+
+
+def _as_stage(layer: str, part: Mapping[str, Tensor]) -> Stage:
+    image, channel, y, x = part["table"]
+    return Stage(Units(layer, image, channel, y, x, part["activation"]), part["windows"], part["boxes"])

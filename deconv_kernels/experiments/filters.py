@@ -1,0 +1,622 @@
+"""The filters of a network: how large they are, which frequencies they pass, which are dead and which dominate.
+
+    found = diagnose(model, ["conv1"], batches)        # one Diagnosis per layer
+    changed = renormalize_(model, radius=0.1)          # the paper's repair, in place
+    clip = ClipFilters(model, radius=0.1)              # and while training: clip.step() after optimizer.step()
+
+Source: Zeiler & Fergus 2013, sections 3 and 4.1, Fig 6.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
+
+from ..deconvnet import Deconvnet
+from ..graph import Tape
+from ..steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift
+
+__all__ = [
+    "Activity",
+    "ClipFilters",
+    "Comparison",
+    "Diagnosis",
+    "Renormalized",
+    "aliased_energy",
+    "centroid_frequency",
+    "compare",
+    "convolutions",
+    "diagnose",
+    "dominating",
+    "filter_rms",
+    "power_spectrum",
+    "renormalize_",
+]
+
+DOMINANCE = 5.0
+"""A filter dominates its layer when it is more than so many times the mean of the others."""
+
+SPECTRUM_SIZE = 64
+"""Frequencies per axis at which spectra are sampled; larger where a filter is larger."""
+
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the filters of a layer did over a data set, after the rectifier that follows them.
+
+    Args:
+        layer: whose output was counted: the rectifier's, or where none follows, the convolution's own (after its batch
+            normalisation).
+        images: how many images were seen.
+        peak: (F,) the highest value of each map anywhere, float64.
+        mean: (F,) the mean of each map's positive values, the others counted as zero, float64.
+        active_images: (F,) in how many images the map was positive somewhere, int64.
+        aliased: (F,) of the variance of the filter's responses at every pixel, the share above the Nyquist frequency of
+            the layer's stride, which the layer's output shows at wrong frequencies; float64. Zero for stride 1, NaN
+            where nothing varies.
+    """
+
+    layer: str
+    images: int
+    peak: Tensor
+    mean: Tensor
+    active_images: Tensor
+    aliased: Tensor
+
+    @property
+    def dead(self) -> Tensor:
+        """(F,) bool: never positive in any image."""
+        return self.active_images == 0
+
+    @property
+    def share(self) -> Tensor:
+        """(F,) each map's share of the layer's activation; NaN where all maps are silent."""
+        return self.mean / self.mean.sum()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The filters of one convolution. Frequencies are in cycles per pixel of the layer's input.
+
+    Args:
+        layer: the convolution's name.
+        stride, dilation: its own, rows and columns.
+        weight: (F, C / groups, KH, KW), a copy.
+        rms: (F,) root mean square of each filter's weights, float64.
+        spectrum: (F, n, n) power spectra summed over the channels, zero frequency at [n // 2, n // 2], float64.
+        centroid: (F,) the mean distance from frequency zero, weighted by power, float64.
+        aliased: (F,) the share of the energy above the Nyquist frequency of the stride, float64.
+        dominance: how many times the mean of the others a filter must exceed to dominate.
+        activity: over a data set, if there was one.
+    """
+
+    layer: str
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    weight: Tensor
+    rms: Tensor
+    spectrum: Tensor
+    centroid: Tensor
+    aliased: Tensor
+    dominance: float = DOMINANCE
+    activity: Activity | None = None
+
+    def __len__(self) -> int:
+        """How many filters."""
+        return len(self.rms)
+
+    @property
+    def nyquist(self) -> tuple[float, float]:
+        """The highest frequencies that the layer's output can represent, vertically and horizontally."""
+        return 0.5 / self.stride[0], 0.5 / self.stride[1]
+
+    @property
+    def share(self) -> Tensor:
+        """(F,) each filter's share of the layer's total RMS; NaN where all are zero."""
+        return self.rms / self.rms.sum()
+
+    @property
+    def dominating(self) -> Tensor:
+        """(F,) bool: filters whose RMS, or whose activation, dominates the layer."""
+        found = dominating(self.rms, self.dominance)
+        return found if self.activity is None else found | dominating(self.activity.mean, self.dominance)
+
+
+@dataclass(frozen=True)
+class Renormalized:
+    """A filter that was scaled down: its convolution's name, its number, its RMS before and the factor."""
+
+    layer: str
+    filter: int
+    rms: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A network before and after its filters were renormalised.
+
+    Args:
+        radius: the largest RMS allowed.
+        changed: the filters that were scaled down, of all convolutions.
+        before, after: the diagnoses of the layers asked for.
+        model: the repaired copy.
+    """
+
+    radius: float
+    changed: tuple[Renormalized, ...]
+    before: tuple[Diagnosis, ...]
+    after: tuple[Diagnosis, ...]
+    model: nn.Module
+
+
+def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """The two-dimensional convolutions of a model by name, in the order of `named_modules()`."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def filter_rms(weight: Tensor) -> Tensor:
+    """Root mean square of every filter's weights, over its input channels and its kernel.
+
+    Args:
+        weight: (F, C / groups, ...) of a convolution, any floating dtype.
+
+    Returns:
+        (F,) float64.
+    """
+    return weight.detach().to(torch.float64).flatten(1).square().mean(1).sqrt()
+
+
+def power_spectrum(weight: Tensor, dilation: tuple[int, int] = (1, 1), size: int | None = None) -> Tensor:
+    """Power spectra of filters: of the discrete Fourier transform of each, padded with zeros to size x size.
+
+    The power |W(fy, fx)|^2 is summed over the input channels. Row i stands for fy = (i - size // 2) / size cycles per
+    pixel of the layer's input, columns alike; size^2 times a filter's sum of squares is the sum over its spectrum.
+
+    Args:
+        weight: (F, C / groups, KH, KW).
+        dilation: pixels between neighbouring taps, rows and columns.
+        size: samples per axis; by default `SPECTRUM_SIZE`, doubled until the dilated kernel fits twice.
+
+    Returns:
+        (F, size, size) float64.
+
+    Raises:
+        ValueError: the dilated kernel is larger than `size`.
+    """
+    taps = _dilated(weight, dilation)
+    largest = max(taps.shape[2:])
+    if size is None:
+        size = SPECTRUM_SIZE
+        while size < 2 * largest:
+            size *= 2
+    if size < largest:
+        raise ValueError(f"size must be at least {largest}, the filters' extent, got {size}")
+    waves = (torch.view_as_real(torch.fft.fft2(each, (size, size))) for each in taps)
+    power = torch.stack([each.square().sum((0, 3)) for each in waves])
+    return torch.fft.fftshift(power, dim=(1, 2))
+
+
+def centroid_frequency(spectrum: Tensor) -> Tensor:
+    """The centroid of power spectra: the mean of the distance sqrt(fy^2 + fx^2) from zero, weighted by power.
+
+    Args:
+        spectrum: (F, n, n) as from `power_spectrum`.
+
+    Returns:
+        (F,) float64, cycles per pixel; NaN for a filter of zeros.
+    """
+    size = spectrum.shape[-1]
+    frequency = (torch.arange(size, dtype=torch.float64, device=spectrum.device) - size // 2) / size
+    distance = torch.hypot(frequency[:, None], frequency[None, :])
+    return (spectrum * distance).sum((1, 2)) / spectrum.sum((1, 2))
+
+
+def aliased_energy(weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> Tensor:
+    """The share of each filter's energy that a strided layer cannot represent.
+
+    Sampled every s pixels, a response keeps the frequencies up to the Nyquist frequency 1 / (2 s) cycles per pixel;
+    what the filter passes above it, vertically or horizontally, appears at wrong, lower frequencies. The share is that
+    of the filter's continuous power spectrum outside |fy| <= 1 / (2 sy), |fx| <= 1 / (2 sx). The integral inside is
+    computed in closed form: taps a pixels apart contribute sinc(a / s) / s per axis. It is what sampled spectra of ever
+    larger size converge to.
+
+    Args:
+        weight: (F, C / groups, KH, KW).
+        stride: of the layer, rows and columns.
+        dilation: pixels between neighbouring taps, rows and columns.
+
+    Returns:
+        (F,) float64 from 0 to 1; exactly 0 for stride 1, 1 - 1 / (sy sx) for a single tap, NaN for a filter of zeros.
+
+    Source: Zeiler & Fergus 2013, section 4.1 and Fig 6, on the aliasing that stride 4 causes.
+    """
+    taps = weight.detach().to(torch.float64)
+    inside = taps
+    for axis, (step, spread) in enumerate(zip(stride, dilation, strict=True), start=2):
+        place = spread * torch.arange(taps.shape[axis], dtype=torch.float64, device=taps.device)
+        kernel = torch.sinc((place[:, None] - place[None, :]) / step) / step
+        inside = (inside.movedim(axis, -1) @ kernel).movedim(-1, axis)
+    energy = taps.square().flatten(1).sum(1)
+    if tuple(stride) == (1, 1):
+        return torch.where(energy > 0, 0.0, torch.nan).to(torch.float64)
+    return (1 - (taps * inside).flatten(1).sum(1) / energy).clamp(0, 1)
+
+
+def dominating(values: Tensor, factor: float = DOMINANCE) -> Tensor:
+    """Which of a layer's filters dominate: those above `factor` times the mean of the others.
+
+    Args:
+        values: (F,) not negative: the RMS of each filter, or its mean activation.
+        factor: a filter of an even layer has 1.
+
+    Returns:
+        (F,) bool. A single filter dominates nobody.
+    """
+    others = (values.sum() - values) / max(1, len(values) - 1)
+    return (values > factor * others) & (len(values) > 1)
+
+
+def diagnose(
+    model: nn.Module,
+    layers: Sequence[str] | None = None,
+    batches: Iterable[Tensor] | None = None,
+    *,
+    dominance: float = DOMINANCE,
+    progress: bool = True,
+) -> tuple[Diagnosis, ...]:
+    """Diagnoses the filters of convolutions, and over a data set which are dead.
+
+    Args:
+        model: any module; with `batches`, one that Deconvnet can trace. It is left as it is.
+        layers: names of `nn.Conv2d` modules; by default the first.
+        batches: float images (N, C, H, W) as the network takes them, read once, batch by batch; a batch may also be a
+            tuple whose first member is the images, as DataLoaders of labelled images give. Memory is that of
+            one batch's maps.
+        dominance: how many times the mean of the others a filter must exceed to dominate.
+        progress: show a progress bar over the batches.
+
+    Returns:
+        One diagnosis per layer, on the host.
+
+    Raises:
+        ValueError: no such convolution, a convolution the network does not use, no images, weights that are not finite.
+        UnsupportedModule: with `batches`, a part of the network cannot be followed.
+
+    Source: Zeiler & Fergus 2013, section 4.1, Fig 6.
+    """
+    if not dominance > 0:
+        raise ValueError(f"dominance must be above 0, got {dominance}")
+    chosen = _chosen(model, layers)
+    for name, module in chosen.items():
+        _check_finite(name, module)
+    activities = {} if batches is None else _activities(model, chosen, batches, progress)
+    return tuple(_diagnosis(name, module, dominance, activities.get(name)) for name, module in chosen.items())
+
+
+@torch.no_grad()
+def renormalize_(model: nn.Module, radius: float = 0.1) -> tuple[Renormalized, ...]:
+    """Scales every convolution filter whose RMS exceeds a radius down to that radius, in place.
+
+    A filter is what makes one output map: a row of the weight of an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`. Its
+    direction is kept and biases are not touched. A second call changes nothing: what exceeds the radius by less than
+    the rounding of the weights' dtype is left alone.
+
+    Args:
+        model: any module.
+        radius: the largest RMS allowed.
+
+    Returns:
+        What was changed, by layer and filter.
+
+    Raises:
+        ValueError: radius not above 0; before anything is changed, a weight that is not finite, or one that is
+            computed from other parameters (weight norm, pruning), so that scaling it would not last.
+
+    Source: Zeiler & Fergus 2013, section 3, where the radius is 1e-1 for inputs of about -128 to 128.
+    """
+    modules = _clipped_modules(model, radius)
+    for name, module in modules.items():
+        _check_finite(name, module)
+    changed = []
+    for name, module in modules.items():
+        rms, factor = _clip(module.weight, radius)
+        for number in (factor < 1).nonzero()[:, 0].tolist():
+            changed.append(Renormalized(name, number, rms[number].item(), factor[number].item()))
+    return tuple(changed)
+
+
+class ClipFilters:
+    """Keeps the RMS of every convolution filter within a radius during training, as the paper trained.
+
+        clip = ClipFilters(model, radius=0.1)
+        ...
+        optimizer.step()
+        clip.step()
+
+    or once, `clip.register(optimizer)`, after which every `optimizer.step()` clips. Nothing waits for the device.
+
+    Args:
+        model: any module; its convolutions are those of `renormalize_`.
+        radius: the largest RMS allowed.
+
+    Attributes:
+        counts: by layer, (F,) int64: how many steps scaled each filter down.
+
+    Raises:
+        ValueError: as `renormalize_`; weights that become infinite or NaN later are left as they are.
+
+    Source: Zeiler & Fergus 2013, section 3.
+    """
+
+    def __init__(self, model: nn.Module, radius: float = 0.1) -> None:
+        self._modules = _clipped_modules(model, radius)
+        self.radius = radius
+        self.counts = {
+            name: torch.zeros(len(module.weight), dtype=torch.int64, device=module.weight.device)
+            for name, module in self._modules.items()
+        }
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Clips now; to be called after `optimizer.step()`."""
+        for name, module in self._modules.items():
+            _, factor = _clip(module.weight, self.radius)
+            self.counts[name] += (factor < 1).to(self.counts[name].device)
+
+    def register(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Clips after every step of an optimizer; the handle's `remove()` ends it."""
+
+        def hook(*_: Any) -> None:
+            self.step()
+
+        return optimizer.register_step_post_hook(hook)
+
+
+def compare(
+    model: nn.Module,
+    radius: float = 0.1,
+    layers: Sequence[str] | None = None,
+    batches: Iterable[Tensor] | None = None,
+    *,
+    dominance: float = DOMINANCE,
+    progress: bool = True,
+) -> Comparison:
+    """Diagnoses a network before and after `renormalize_`. The model is left as it is.
+
+    Args:
+        model, layers, batches, dominance, progress: as for `diagnose`; `batches` are read twice, so not a generator.
+        radius: as for `renormalize_`.
+
+    Raises:
+        ValueError, UnsupportedModule: as `diagnose` and `renormalize_`, and for batches that can be read only once.
+    """
+    if batches is not None and iter(batches) is batches:
+        raise ValueError("batches are read twice, before and after: give a list or a DataLoader, not an iterator")
+    repaired = copy.deepcopy(model)
+    changed = renormalize_(repaired, radius)
+    before, after = (
+        diagnose(network, layers, batches, dominance=dominance, progress=progress) for network in (model, repaired)
+    )
+    return Comparison(radius, changed, before, after, repaired)
+
+
+def _dilated(weight: Tensor, dilation: tuple[int, int]) -> Tensor:
+    """Filters with zeros between their taps, (F, C, h, w) float64."""
+    (filters, channels, height, width), (dy, dx) = weight.shape, dilation
+    taps = torch.zeros(
+        (filters, channels, dy * (height - 1) + 1, dx * (width - 1) + 1), dtype=torch.float64, device=weight.device
+    )
+    taps[:, :, ::dy, ::dx] = weight.detach().to(torch.float64)
+    return taps
+
+
+def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Conv2d]:
+    known = convolutions(model)
+    if not known:
+        raise ValueError(f"{type(model).__name__} has no nn.Conv2d")
+    if layers is None:
+        return dict([next(iter(known.items()))])
+    if not layers:
+        raise ValueError("layers must name at least one convolution")
+    for name in layers:
+        if name not in known:
+            raise ValueError(f"{name!r} is no nn.Conv2d of the network; its convolutions are {', '.join(known)}")
+    return {name: known[name] for name in layers}
+
+
+def _check_finite(name: str, module: nn.Module) -> None:
+    if isinstance(module.weight, nn.parameter.UninitializedParameter):
+        raise ValueError(f"the weight of {name!r} has no shape yet: run the lazy network once")
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    bad = (~filter_rms(weight).isfinite()).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(f"filter {bad[0]} of {name!r} holds weights that are not finite numbers")
+
+
+def _diagnosis(name: str, module: nn.Conv2d, dominance: float, activity: Activity | None) -> Diagnosis:
+    weight = module.weight.detach().cpu().clone()
+    stride, dilation = _pair(module.stride), _pair(module.dilation)
+    spectrum = power_spectrum(weight, dilation)
+    return Diagnosis(
+        name,
+        stride,
+        dilation,
+        weight,
+        filter_rms(weight),
+        spectrum,
+        centroid_frequency(spectrum),
+        aliased_energy(weight, stride, dilation),
+        dominance,
+        activity,
+    )
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    height, width = value
+    return height, width
+
+
+def _clipped_modules(model: nn.Module, radius: float) -> dict[str, _Convolution]:
+    if not (radius > 0 and isfinite(radius)):
+        raise ValueError(f"radius must be a number above 0, got {radius}")
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, _Convolution)}
+    for name, module in modules.items():
+        if "weight" not in module._parameters:
+            raise ValueError(
+                f"the weight of {name!r} is computed from other parameters (a parametrization, weight norm or pruning) "
+                "and scaling it would not last; remove that first"
+            )
+        if isinstance(module.weight, nn.parameter.UninitializedParameter):
+            raise ValueError(f"the weight of {name!r} has no shape yet: run the lazy network once")
+    return modules
+
+
+def _clip(weight: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Scales the filters beyond `radius`; returns their RMS before and the factors, 1 for those left alone."""
+    rms = filter_rms(weight)
+    exceeds = (rms > radius * (1 + torch.finfo(weight.dtype).eps)) & rms.isfinite()
+    factor = torch.where(exceeds, radius / rms, 1.0)
+    # In float64 and rounded once; a factor of 1 keeps the bits.
+    weight.copy_(weight.to(torch.float64) * factor.view(-1, *[1] * (weight.dim() - 1)))
+    return rms, factor
+
+
+class _Observed:
+    """What is counted of one convolution while batches go by.
+
+    Args:
+        calls: for every call of it, the layer that makes its input (None for the images) and the layer that is counted.
+    """
+
+    def __init__(self, module: nn.Conv2d, calls: Sequence[tuple[str | None, str]]) -> None:
+        self.module, self.calls = module, calls
+        filters = module.out_channels
+        self.peak = torch.full((filters,), -torch.inf, dtype=torch.float64)
+        self.total, self.variance, self.above = (torch.zeros(filters, dtype=torch.float64) for _ in range(3))
+        self.active = torch.zeros(filters, dtype=torch.int64)
+        self.positions = 0
+
+    @property
+    def strided(self) -> bool:
+        return _pair(self.module.stride) != (1, 1)
+
+    @property
+    def layers(self) -> set[str]:
+        """The layers whose activations are needed."""
+        inputs = {given for given, _ in self.calls if given is not None} if self.strided else set()
+        return inputs | {counted for _, counted in self.calls}
+
+    def see(self, images: Tensor, activations: dict[str, Tensor]) -> None:
+        active = torch.zeros((len(images), len(self.peak)), dtype=torch.bool)
+        for given, counted in self.calls:
+            maps = activations[counted].flatten(2)
+            peaks = maps.amax(2)
+            active |= (peaks > 0).cpu()
+            self.peak = torch.maximum(self.peak, peaks.amax(0).to("cpu", torch.float64))
+            self.total += maps.clamp(min=0).sum((0, 2), dtype=torch.float64).cpu()
+            self.positions += maps.shape[0] * maps.shape[2]
+            if self.strided:
+                for image in images if given is None else activations[given]:
+                    variance, above = _response_variance(self.module, image)
+                    self.variance += variance.cpu()
+                    self.above += above.cpu()
+        self.active += active.sum(0)
+
+    def activity(self, images: int) -> Activity:
+        aliased = self.above / self.variance if self.strided else torch.zeros_like(self.above)
+        mean = self.total / self.positions
+        return Activity(self.calls[-1][1], images, self.peak, mean, self.active, aliased)
+
+
+@torch.no_grad()
+def _activities(
+    model: nn.Module, chosen: dict[str, nn.Conv2d], batches: Iterable[Tensor], progress: bool
+) -> dict[str, Activity]:
+    net = Deconvnet(model)
+    observed = {name: _Observed(module, _calls(net.tape, name)) for name, module in chosen.items()}
+    needed = sorted(set().union(*(each.layers for each in observed.values())))
+    seen = 0
+    with tqdm(batches, desc="filters", unit="batch", disable=not progress) as bar:
+        for batch in bar:
+            images = batch[0] if isinstance(batch, tuple | list) else batch
+            record = net.record(images, needed, activations=True, batch_size=max(1, len(images)), progress=False)
+            for each in observed.values():
+                each.see(images.to(record.device), record.activations)
+            seen += len(images)
+    if not seen:
+        raise ValueError("no images were given")
+    return {name: each.activity(seen) for name, each in observed.items()}
+
+
+def _calls(tape: Tape, layer: str) -> list[tuple[str | None, str]]:
+    """For every call of a module: the layer that makes its input (None for the images), and the layer to count."""
+    calls = []
+    for call in tape.calls.get(layer, ()):
+        given, returned = call.given[0], call.returned[0]
+        if given is None or returned is None:
+            continue
+        below = None if given < tape.inputs else tape.steps[given - tape.inputs].name
+        calls.append((below, tape.steps[_rectified(tape, returned) - tape.inputs].name))
+    if not calls:
+        raise ValueError(f"the network has {layer!r} but does not use it")
+    return calls
+
+
+def _rectified(tape: Tape, value: int) -> int:
+    """The value to count for a convolution's output: that of the rectifier behind it.
+
+    Between them may stand steps that keep each map to itself, such as batch normalisation; where the way forks or
+    another step follows first, the value before that is taken.
+    """
+    last = value
+    while True:
+        readers = [index for index, sources in enumerate(tape.sources) if last in sources]
+        if len(readers) != 1:
+            return last
+        step = tape.steps[readers[0]]
+        reached = tape.inputs + readers[0]
+        if isinstance(step, Rectifier):
+            return reached
+        if not isinstance(step, BatchNormalization | Scale | Shift | Identity | MaxPool):
+            return last
+        last = reached
+
+
+def _response_variance(convolution: nn.Conv2d, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance of every filter's responses to one map at every pixel, and how much of it lies above the Nyquist
+    frequency of the stride; (F,) each.
+
+    The responses, less their mean, are weighted with a Hann window, so that the map's edges do not count as high
+    frequencies.
+    """
+    padding: Any = convolution.padding
+    if convolution.padding_mode != "zeros":
+        image = F.pad(image[None], convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)[0]
+        padding = 0
+    maps = F.conv2d(image[None], convolution.weight, None, 1, padding, convolution.dilation, convolution.groups)[0]
+    maps = maps.to(torch.float64)
+    height, width = maps.shape[1:]
+    rows, columns = (
+        torch.hann_window(length + 2, periodic=False, dtype=torch.float64, device=maps.device)[1:-1]
+        for length in (height, width)
+    )
+    window = rows[:, None] * columns[None, :]
+    maps = (maps - (maps * window).sum((1, 2), keepdim=True) / window.sum()) * window
+    power = torch.view_as_real(torch.fft.fft2(maps)).square().sum(3)
+    fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64, device=maps.device).abs() for n in (height, width))
+    sy, sx = _pair(convolution.stride)
+    above = (fy[:, None] > 0.5 / sy) | (fx[None, :] > 0.5 / sx)
+    return power.sum((1, 2)), power[:, above].sum(1)

@@ -1,0 +1,216 @@
+"""The evolution of features against Record.strongest and Deconvnet.project over all images at once."""
+
+from __future__ import annotations
+
+import copy
+import csv
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from networks import NETWORKS
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from deconv_kernels import Deconvnet
+from deconv_kernels.cli.evolution import command
+from deconv_kernels.experiments.evolution import evolve, strongest_of
+from deconv_kernels.experiments.files import Parts
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 5),
+    ).double()
+
+
+IMAGES = (13, 3, 23, 25)
+MAPS = {"1": [4, 0], "4": [7, 2, 2, 5], "6": [1]}
+
+
+def fitting():
+    """A network whose dense layer fits IMAGES."""
+    net = network()
+    net[6] = nn.Linear(net[:6](torch.zeros(1, *IMAGES[1:], dtype=torch.float64)).shape[1], 5).double()
+    return net
+
+
+class TestEvolve:
+    def test_units_and_projections_are_those_of_one_record_of_all_images(self):
+        images = torch.randn(IMAGES, dtype=torch.float64)
+        checkpoints = {f"epoch {number}": fitting() for number in range(3)}
+        loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), batch_size=4)
+        found = evolve(checkpoints, loader, MAPS, progress=False)
+        assert found.checkpoints == tuple(checkpoints)
+        assert found.images == len(images)
+        for column, model in enumerate(checkpoints.values()):
+            net = Deconvnet(model)
+            record = net.record(images, list(MAPS), batch_size=len(images))
+            for layer, chosen in MAPS.items():
+                expected = record.strongest(layer, 1, chosen)
+                stage = found.stages[layer][column]
+                assert torch.equal(stage.units.table(), expected.table())
+                assert torch.allclose(stage.units.activation, expected.activation, rtol=1e-12)
+                projections = net.project(record, expected)
+                assert torch.equal(stage.boxes, projections.boxes)
+                assert torch.allclose(stage.windows, projections.windows, rtol=1e-9, atol=1e-12)
+                assert torch.equal(found.activations(layer)[:, column], stage.units.activation)
+
+    def test_jumps_are_changes_of_the_image(self):
+        images = torch.randn(IMAGES, dtype=torch.float64)
+        model, turned = fitting(), fitting()
+        found = evolve({"a": model, "b": copy.deepcopy(model), "c": turned}, images.split(5), MAPS, progress=False)
+        for layer in MAPS:
+            image = found.strongest_images(layer)
+            assert image.shape == (len(MAPS[layer]), 3)
+            jumps = found.jumps(layer)
+            assert not jumps[:, :2].any()
+            assert torch.equal(jumps[:, 2], image[:, 2] != image[:, 1])
+
+    def test_the_first_of_equal_images_wins_whatever_the_batches(self):
+        images = torch.randn(IMAGES, dtype=torch.float64)[:4].repeat(3, 1, 1, 1)
+        net = Deconvnet(fitting())
+        for size in (1, 3, 5, 12):
+            units, sources, seen = strongest_of(net, images.split(size), MAPS)
+            assert seen == 12
+            for layer in MAPS:
+                assert int(units[layer].image.max()) < 4
+                assert torch.equal(sources[layer], images[units[layer].image])
+
+    def test_activations_below_zero_are_found_too(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3)).double()
+        model[0].bias.data.fill_(-1e3)
+        images = torch.randn(5, 3, 7, 7, dtype=torch.float64)
+        found = evolve({"only": model}, images.split(2), {"0": range(4)}, progress=False)
+        expected = model(images).amax((0, 2, 3))
+        assert torch.allclose(found.activations("0")[:, 0], expected, rtol=1e-12)
+        assert (expected < 0).all()
+
+    @pytest.mark.parametrize("name", ["ResNet-18", "GoogLeNet", "ZFNet", "U-Net with max-unpool", "perceptron"])
+    def test_other_networks(self, name):
+        kind = NETWORKS[name]
+        model = kind.build().eval()
+        net = Deconvnet(model)
+        images = torch.randn(5, kind.channels, *kind.size, dtype=torch.float64)
+        layer = (kind.layers or net.layers)[-2]
+        record = net.record(images, layer)
+        expected = record.strongest(layer, 1, [0, 1])
+        (stage,) = evolve({"only": model}, images.split(2), {layer: [0, 1]}, progress=False).stages[layer]
+        assert torch.equal(stage.units.table(), expected.table())
+        assert torch.allclose(stage.windows, net.project(record, expected).windows, rtol=1e-7, atol=1e-10)
+
+    def test_networks_are_made_when_their_turn_comes_and_parts_are_not_computed_again(self, tmp_path):
+        images = torch.randn(IMAGES, dtype=torch.float64)
+        models = [fitting() for _ in range(3)]
+        made = []
+
+        def make(number):
+            if number == 2 and len(made) == 2:
+                made.append("interrupted")
+                raise KeyboardInterrupt
+            made.append(number)
+            return models[number]
+
+        checkpoints = {str(number): lambda number=number: make(number) for number in range(3)}
+        with pytest.raises(KeyboardInterrupt):
+            evolve(checkpoints, images.split(4), MAPS, parts=Parts(tmp_path, 1), progress=False)
+        resumed = evolve(checkpoints, images.split(4), MAPS, parts=Parts(tmp_path, 1), progress=False)
+        assert made == [0, 1, "interrupted", 2]
+        whole = evolve(dict(zip("012", models, strict=True)), images.split(4), MAPS, progress=False)
+        for layer in MAPS:
+            for ours, theirs in zip(resumed.stages[layer], whole.stages[layer], strict=True):
+                assert torch.equal(ours.units.table(), theirs.units.table())
+                assert torch.equal(ours.units.activation, theirs.units.activation)
+                assert torch.equal(ours.windows, theirs.windows)
+
+    def test_bad_input_is_refused(self):
+        images = torch.randn(IMAGES, dtype=torch.float64)
+        model = fitting()
+
+        def run(checkpoints=None, batches=None, maps=MAPS):
+            checkpoints = {"first": model} if checkpoints is None else checkpoints
+            return evolve(checkpoints, images.split(4) if batches is None else batches, maps, progress=False)
+
+        with pytest.raises(ValueError, match="at least one checkpoint"):
+            run(checkpoints={})
+        with pytest.raises(ValueError, match="one map of each"):
+            run(maps={"1": []})
+        with pytest.raises(ValueError, match="not an iterator"):
+            run(batches=iter(images.split(4)))
+        with pytest.raises(ValueError, match="'first': no images were given"):
+            run(batches=[])
+        with pytest.raises(ValueError, match="'first': no layer 'conv9'"):
+            run(maps={"conv9": [0]})
+        with pytest.raises(ValueError, match="'first': channels of '1' must be below 6, got 6"):
+            run(maps={"1": [6]})
+        with pytest.raises(ValueError, match="images must be of one size"):
+            run(batches=[images, images[:, :, 1:]], maps={"1": [0]})
+        diverged = fitting()
+        diverged[0].weight.data.fill_(torch.nan)
+        with pytest.raises(ValueError, match="checkpoint 'late': the activations of '1' are not finite"):
+            run(checkpoints={"first": model, "late": diverged})
+
+
+class TestCommand:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        generator = np.random.default_rng(torch.randint(2**31, ()).item())
+        (tmp_path / "photographs").mkdir()
+        for number in range(2):
+            small = generator.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+            large = Image.fromarray(small).resize((110, 90), Image.Resampling.BICUBIC)
+            large.save(tmp_path / "photographs" / f"{number}.png")
+        (tmp_path / "network.py").write_text(
+            "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU())\n"
+        )
+        for number in range(3):
+            torch.save(
+                {"0.weight": torch.randn(8, 3, 5, 5), "0.bias": torch.randn(8)}, tmp_path / f"epoch-{number}.pth"
+            )
+        return tmp_path
+
+    def _run(self, folder, *more, checkpoints=("epoch-0.pth", "epoch-1.pth", "epoch-2.pth")):
+        arguments = ["--model", f"{folder / 'network.py'}:build", "--images", str(folder / "photographs")]
+        arguments += ["--checkpoints", ",".join(str(folder / name) for name in checkpoints), "--size", "48"]
+        arguments += ["--crops", "9", "--batch-size", "4", "--maps", "3", "-o", str(folder / "out"), *more]
+        return CliRunner().invoke(command, arguments)
+
+    def test_it_writes_figures_and_numbers(self, folder):
+        result = self._run(folder, "--layers", "1")
+        assert result.exit_code == 0, result.output
+        out = folder / "out"
+        assert sorted(path.name for path in out.iterdir()) == ["1_evolution.png", "evolution.csv", "projections.npz"]
+        rows = list(csv.DictReader((out / "evolution.csv").open()))
+        assert [row["checkpoint"] for row in rows] == [f"epoch-{number}" for number in range(3) for _ in range(3)]
+        assert all(row["jump"] == "0" for row in rows[:3])
+        before = rows[:3]
+        for number in (1, 2):
+            after = rows[3 * number : 3 * number + 3]
+            assert [row["jump"] for row in after] == [
+                str(int(new["crop"] != old["crop"])) for new, old in zip(after, before, strict=True)
+            ]
+            before = after
+        arrays = np.load(out / "projections.npz")
+        assert arrays["1/epoch-2"].shape == (3, 3, 5, 5)
+        assert min(Image.open(out / "1_evolution.png").size) > 500
+
+    def test_bad_input_is_one_line_and_leaves_nothing(self, folder):
+        for layers, checkpoints, message in (
+            ("1", ("epoch-0.pth", "absent.pth"), "absent.pth': no such file"),
+            ("1", ("epoch-0.pth", "epoch-0.pth"), "was given more than once"),
+            ("conv1", ("epoch-0.pth",), "no layer 'conv1'"),
+            ("1", ("network.py",), "weights must be a .pth, .pt or .safetensors file"),
+            ("", ("epoch-0.pth",), "at least one layer"),
+        ):
+            result = self._run(folder, "--layers", layers, checkpoints=checkpoints)
+            assert result.exit_code == 2, result.output
+            assert message in " ".join(result.output.split())
+            assert not (folder / "out").exists()
