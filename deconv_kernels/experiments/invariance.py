@@ -1,0 +1,422 @@
+"""How features change when an image is moved, enlarged or turned (Zeiler & Fergus 2013, section 4.1 and Fig 5).
+
+The paper does not say what fills the part of the image that a transformation uncovers, about which point images are
+enlarged and turned, or how they are interpolated. Here images turn and grow about their middle, interpolation is
+bilinear, and what is uncovered becomes zero in the network's input, which is the mean colour for networks that subtract
+it and what their own padding is made of; all but the point can be chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import cos, isfinite, radians, sin
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..deconvnet import Deconvnet
+from .files import Parts
+
+__all__ = ["Curves", "Invariance", "Transformation", "figure_5", "invariance", "rotate", "scale", "translate"]
+
+BORDERS = {"edge": "border", "reflect": "reflection"}
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+OUTPUTS = ("logits", "probabilities")
+PREDICTED = "predicted"
+
+Fill = str | float | Tensor
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """A change of images with one parameter.
+
+    Args:
+        name: of the transformation, such as "rotation".
+        unit: of the parameter, such as "degrees".
+        parameters: the values to try.
+        apply: makes of images (N, C, H, W) and a parameter images of the same shape.
+    """
+
+    name: str
+    unit: str
+    parameters: tuple[float, ...]
+    apply: Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one transformation does to N images.
+
+    Attributes:
+        transformation: which.
+        distances: for each layer (N, P) float64, the Euclidean distance between the features of the transformed and of
+            the original image, by image and parameter.
+        probabilities: (N, P) float64 of the images' labels; None without labels.
+    """
+
+    transformation: Transformation
+    distances: Mapping[str, Tensor]
+    probabilities: Tensor | None
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """What transformations do to the features of N images.
+
+    Attributes:
+        layers: the layers looked at.
+        norms: for each layer (N,) float64, the Euclidean norm of the original image's features.
+        labels: the class of every image whose probability was followed, or None.
+        curves: one for each transformation.
+    """
+
+    layers: tuple[str, ...]
+    norms: Mapping[str, Tensor]
+    labels: tuple[int, ...] | None
+    curves: tuple[Curves, ...]
+
+    def relative(self, curves: Curves, layer: str) -> Tensor:
+        """Distances divided by the norm of the original image's features, (N, P); nan where that is zero."""
+        return curves.distances[layer] / self.norms[layer][:, None]
+
+
+def translate(images: Tensor, pixels: float, fill: Fill = 0.0, interpolation: str = "bilinear") -> Tensor:
+    """Moves images down.
+
+    Args:
+        images: (N, C, H, W), floating point.
+        pixels: how far, in pixels; negative is up. A whole number of pixels moves every value as it is.
+        fill: what comes in at the border: a number, or one for each channel (C,); "edge" repeats the border's pixels,
+            "reflect" mirrors the image at its edge, border pixels included.
+        interpolation: "bilinear", "bicubic" or "nearest".
+
+    Returns:
+        Images of the same shape and type; for 0 pixels the same to the last bit.
+
+    Raises:
+        TypeError, ValueError: images, a parameter or an option that cannot be.
+
+    Source: Zeiler & Fergus 2013, Fig 5 column a.
+    """
+    _check(images, "pixels", pixels, fill, interpolation)
+    if pixels != round(pixels):
+        return _resample(images, ((1.0, 0.0), (0.0, 1.0)), (0.0, -pixels), fill, interpolation)
+    height = images.shape[2]
+    rows = torch.arange(height, device=images.device) - int(pixels)
+    if fill == "reflect":
+        rows = rows % (2 * height)
+        rows = torch.where(rows < height, rows, 2 * height - 1 - rows)
+    moved = images[:, :, rows.clamp(0, height - 1)]
+    if not isinstance(fill, str):
+        moved[:, :, (rows < 0) | (rows >= height)] = _colour(images, fill).to(images.dtype)
+    return moved
+
+
+def scale(images: Tensor, ratio: float, fill: Fill = 0.0, interpolation: str = "bilinear") -> Tensor:
+    """Enlarges images about their middle.
+
+    Args:
+        images: (N, C, H, W), floating point.
+        ratio: by how much; what it pushes over the border is lost. Below 1 images shrink and the border comes in; below
+            a half pixels are left out, not averaged.
+        fill, interpolation: as for `translate`.
+
+    Returns:
+        Images of the same shape and type; for a ratio of 1 the same to the last bit.
+
+    Raises:
+        TypeError, ValueError: images, a parameter or an option that cannot be.
+
+    Source: Zeiler & Fergus 2013, Fig 5 column b.
+    """
+    _check(images, "ratio", ratio, fill, interpolation)
+    if ratio <= 0:
+        raise ValueError(f"ratio must be above 0, got {ratio:g}")
+    if ratio == 1:
+        return images.clone()
+    return _resample(images, ((1 / ratio, 0.0), (0.0, 1 / ratio)), (0.0, 0.0), fill, interpolation)
+
+
+def rotate(images: Tensor, degrees: float, fill: Fill = 0.0, interpolation: str = "bilinear") -> Tensor:
+    """Turns images about their middle.
+
+    Args:
+        images: (N, C, H, W), floating point.
+        degrees: how far, counter-clockwise as the image is seen, with row 0 at the top. Half turns, and quarter turns
+            of square images, move every value as it is.
+        fill, interpolation: as for `translate`.
+
+    Returns:
+        Images of the same shape and type; for full turns the same to the last bit.
+
+    Raises:
+        TypeError, ValueError: images, a parameter or an option that cannot be.
+
+    Source: Zeiler & Fergus 2013, Fig 5 column c.
+    """
+    _check(images, "degrees", degrees, fill, interpolation)
+    degrees = degrees % 360
+    if degrees % 180 == 0 or (degrees % 90 == 0 and images.shape[2] == images.shape[3]):
+        return torch.rot90(images, int(degrees // 90), (2, 3)).clone()
+    cosine, sine = cos(radians(degrees)), sin(radians(degrees))
+    return _resample(images, ((cosine, -sine), (sine, cosine)), (0.0, 0.0), fill, interpolation)
+
+
+def figure_5(height: int, fill: Fill = 0.0, interpolation: str = "bilinear") -> tuple[Transformation, ...]:
+    """The paper's three transformations, over the ranges of its figure.
+
+    Args:
+        height: of the images, in pixels. Translations reach up and down as far as the paper's 60 pixels of 224.
+        fill, interpolation: as for `translate`.
+
+    Returns:
+        Vertical translation in 24 steps, scale from 1 to 1.8 in steps of 0.05, rotation from 0 to 350 degrees in steps
+        of 10.
+
+    Source: Zeiler & Fergus 2013, Fig 5.
+    """
+    options: dict[str, Any] = {"fill": fill, "interpolation": interpolation}
+    translations = dict.fromkeys(float(round(height * 60 / 224 * step / 12)) for step in range(-12, 13))
+    return (
+        Transformation("vertical translation", "pixels down", tuple(translations), partial(translate, **options)),
+        Transformation("scale", "ratio", tuple(1 + step / 20 for step in range(17)), partial(scale, **options)),
+        Transformation(
+            "rotation",
+            "degrees counter-clockwise",
+            tuple(10.0 * step for step in range(36)),
+            partial(rotate, **options),
+        ),
+    )
+
+
+def invariance(
+    model: nn.Module,
+    images: Tensor,
+    layers: Sequence[str],
+    transformations: Sequence[Transformation] | None = None,
+    labels: Sequence[int] | Tensor | str | None = None,
+    *,
+    outputs: str = "logits",
+    batch_size: int = 16,
+    parts: Parts | None = None,
+    progress: bool = True,
+) -> Invariance:
+    """Measures how far features move when images are transformed.
+
+    At most the activations of these layers for one batch are in memory. A transformation that leaves an image as it is
+    has distance zero, exactly.
+
+    Args:
+        model: any network that `Deconvnet` can trace, whatever its activations.
+        images: (N, C, H, W) as the model takes them; every one is looked at alone.
+        layers: whose features to compare, such as a low and a high one.
+        transformations: what to do to the images; `figure_5` by default.
+        labels: the true class of each image, to follow its probability, or "predicted" for the class that the model
+            gives the original image.
+        outputs: whether the model ends in "logits", which go through a softmax, or in "probabilities".
+        batch_size: images per pass.
+        parts: where to keep what is finished, image by image.
+        progress: show a progress bar.
+
+    Returns:
+        Distances and probabilities by image and parameter, on the host.
+
+    Raises:
+        TypeError: images that are no tensor of the model's type.
+        ValueError: no image, layer or parameter; a number of labels that does not fit; a model whose output is not one
+            row of classes.
+        UnknownLayer: a layer the model does not have.
+
+    Source: Zeiler & Fergus 2013, section 4.1 and Fig 5.
+    """
+    if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape:
+        raise ValueError(f"images must have shape (N, C, H, W), got {getattr(images, 'shape', type(images).__name__)}")
+    chosen = figure_5(images.shape[2]) if transformations is None else tuple(transformations)
+    if not chosen or not all(each.parameters for each in chosen):
+        raise ValueError("transformations must hold at least one, each with at least one parameter")
+    names = tuple(dict.fromkeys(layers))
+    if not names:
+        raise ValueError("layers must name at least one layer")
+    if outputs not in OUTPUTS:
+        raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    wanted = _labels(labels, len(images))
+    # Only the way forward is needed, which the rule "gradient" has for every network.
+    net = Deconvnet(model, rule="gradient")
+    if wanted is not None:
+        _, classes = _features(net, images[:1], names[:1], outputs)
+        most = 0 if classes is None else classes.shape[1] - 1
+        if outside := [label for label in wanted if isinstance(label, int) and not 0 <= label <= most]:
+            raise ValueError(f"labels must be from 0 to {most}, got {outside[0]}")
+    parts = parts or Parts.nowhere()
+
+    found = []
+    total = len(images) * sum(len(each.parameters) for each in chosen)
+    with tqdm(total=total, desc="transforming", unit="image", disable=not progress) as bar:
+        for number in range(len(images)):
+            label = None if wanted is None else wanted[number]
+            look = partial(_of_image, net, images[number : number + 1], names, chosen, label, outputs, batch_size, bar)
+            found.append(parts.get(f"image {number}", look))
+            bar.n = total * (number + 1) // len(images)
+            bar.refresh()
+    norms = torch.stack([norms for norms, _, _ in found])
+    stacked = [torch.stack(rows) for rows in zip(*(rows for _, _, rows in found), strict=True)]
+    return Invariance(
+        names,
+        {name: norms[:, place] for place, name in enumerate(names)},
+        None if wanted is None else tuple(label for _, label, _ in found),
+        tuple(
+            Curves(
+                transformation,
+                {name: rows[:, place] for place, name in enumerate(names)},
+                None if wanted is None else rows[:, len(names)],
+            )
+            for transformation, rows in zip(chosen, stacked, strict=True)
+        ),
+    )
+
+
+def _of_image(
+    net: Deconvnet,
+    image: Tensor,
+    layers: tuple[str, ...],
+    transformations: Sequence[Transformation],
+    label: int | str | None,
+    outputs: str,
+    batch_size: int,
+    bar: tqdm[Any],
+) -> tuple[Tensor, int, list[Tensor]]:
+    """What transformations do to one image (1, C, H, W).
+
+    Returns:
+        The norms of its features by layer, its label (-1 if there is none), and for each transformation the distances
+        by layer and parameter, with a label below them a row of its probabilities.
+    """
+    look = partial(_features, net, layers=layers, outputs=None if label is None else outputs)
+    original, classes = look(image)
+    norms = torch.stack([torch.linalg.vector_norm(of.double()).cpu() for of in original])
+    followed = -1
+    if classes is not None:
+        followed = label if isinstance(label, int) else int(classes.argmax())
+    found = []
+    for transformation in transformations:
+        rows = []
+        for start in range(0, len(transformation.parameters), batch_size):
+            chosen = transformation.parameters[start : start + batch_size]
+            changed = torch.cat([transformation.apply(image, parameter) for parameter in chosen])
+            moved = torch.tensor([not torch.equal(each, image[0]) for each in changed])
+            block = torch.zeros(len(layers) + (classes is not None), len(chosen), dtype=torch.float64)
+            if classes is not None:
+                block[-1] = classes[0, followed]
+            if moved.any():
+                features, others = look(changed[moved.to(changed.device)])
+                for row, of, reference in zip(block, features, original, strict=False):
+                    row[moved] = _distances(of, reference[0])
+                if others is not None:
+                    block[-1, moved] = others[:, followed]
+            rows.append(block)
+            bar.update(len(chosen))
+        found.append(torch.cat(rows, dim=1))
+    return norms, followed, found
+
+
+def _features(
+    net: Deconvnet, images: Tensor, layers: Sequence[str], outputs: str | None
+) -> tuple[list[Tensor], Tensor | None]:
+    """The features of images by layer, and unless `outputs` is None their probabilities, (N, classes) float64."""
+    asked = layers if outputs is None else [*layers, net.output]
+    found = net.record(images, asked, activations=True, batch_size=len(images), progress=False).activations
+    features = [found[name] for name in layers]
+    if outputs is None:
+        return features, None
+    out = found[net.output]
+    if out.numel() != out.shape[0] * out.shape[1]:
+        raise ValueError(
+            f"labels need a network that ends in one value per class; {net.output!r} gives {tuple(out.shape[1:])} for "
+            "an image: leave the labels out, or add a classifier"
+        )
+    out = out.flatten(1).to("cpu", torch.float64)
+    return features, out.softmax(1) if outputs == "logits" else out
+
+
+def _distances(features: Tensor, original: Tensor) -> Tensor:
+    """Euclidean distances in float64 of each row of features from the original, one at a time to bound the memory."""
+    original = original.double()
+    return torch.stack([torch.linalg.vector_norm(each.double() - original) for each in features]).cpu()
+
+
+def _labels(labels: Sequence[int] | Tensor | str | None, count: int) -> list[int] | list[str] | None:
+    if labels is None:
+        return None
+    if isinstance(labels, str):
+        if labels != PREDICTED:
+            raise ValueError(f"labels must be one class per image or {PREDICTED!r}, got {labels!r}")
+        return [PREDICTED] * count
+    classes = torch.as_tensor(labels)
+    if classes.shape != (count,):
+        raise ValueError(f"labels must be one class for each of {count} images, got {tuple(classes.shape)}")
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {classes.dtype}")
+    return [int(label) for label in classes]
+
+
+def _check(images: Tensor, name: str, parameter: float, fill: Fill, interpolation: str) -> None:
+    if images.dim() != 4 or not images.is_floating_point():
+        raise TypeError(
+            f"images must be floating point of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
+    if not isfinite(parameter):
+        raise ValueError(f"{name} must be a finite number, got {parameter}")
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    if isinstance(fill, str) and fill not in BORDERS:
+        raise ValueError(f"fill must be a number, one number per channel, or one of {', '.join(BORDERS)}, got {fill!r}")
+    if isinstance(fill, Tensor) and fill.shape not in ((), (images.shape[1],)):
+        raise ValueError(f"fill must hold one number for each of {images.shape[1]} channels, got {tuple(fill.shape)}")
+
+
+def _colour(images: Tensor, fill: float | Tensor) -> Tensor:
+    return torch.as_tensor(fill, dtype=torch.float64, device=images.device).reshape(-1, 1, 1)
+
+
+def _resample(
+    images: Tensor,
+    matrix: tuple[tuple[float, float], tuple[float, float]],
+    offset: tuple[float, float],
+    fill: Fill,
+    interpolation: str,
+) -> Tensor:
+    """Reads images at other positions.
+
+    Computed in float64 and rounded once. Around the image lies the border: interpolation runs from its outermost pixels
+    into it.
+
+    Args:
+        images: (N, C, H, W).
+        matrix: takes a pixel's (x, y) from the middle of the result to where it is read, from the middle of the image.
+        offset: (x, y), added to that.
+        fill, interpolation: as for `translate`.
+    """
+    height, width = images.shape[2:]
+    (a, b), (c, d) = matrix
+    # affine_grid measures from the middle in halves of the width and of the height.
+    theta = torch.tensor(
+        [[a, b * height / width, 2 * offset[0] / width], [c * width / height, d, 2 * offset[1] / height]],
+        dtype=torch.float64,
+        device=images.device,
+    )
+    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    exact = images.double()
+    if isinstance(fill, str):
+        result = F.grid_sample(exact, grid, interpolation, BORDERS[fill], align_corners=False)
+    else:
+        colour = _colour(images, fill)
+        result = F.grid_sample(exact - colour, grid, interpolation, "zeros", align_corners=False) + colour
+    return result.to(images.dtype)
