@@ -1,0 +1,337 @@
+"""Occlusion: what a network's activations and its answer owe to each part of an image.
+
+A square of one colour slides over the image; at each of its positions the network sees the image with that part hidden.
+Only what the square can have changed is computed again.
+
+Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..deconvnet import Deconvnet
+from ..recompute import Recomputation
+from ..record import Units
+
+__all__ = ["Occlusion", "Raise", "colour_of", "occlude", "occluded", "positions"]
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Raise:
+    """A position at which hiding a part of the image makes the true class more probable.
+
+    Attributes:
+        y, x: of the square's first pixel.
+        probability: of the class there.
+        gain: by how much that is more than for the clean image.
+    """
+
+    y: int
+    x: int
+    probability: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What became of one image under an occluder at R x K positions. Parts that were not asked for are None.
+
+    Attributes:
+        size: rows and columns of the occluder.
+        rows, columns: (R,) and (K,) int64, where its first pixel was.
+        layer: whose strongest map was watched.
+        map: the number of that map.
+        activation: (R, K) float64, its total activation.
+        clean_activation: that of the clean image.
+        units: (U, 2) int64, y and x of the map's strongest units.
+        projection: (C, H, W), these units projected back to the image and added up.
+        label: the true class.
+        probability: (R, K) float64, that of the true class.
+        clean_probability: that of the clean image.
+        most_probable: (R, K) int64, the most probable class.
+        highest_probability: (R, K) float64, that of the most probable class.
+        clean_most_probable: the most probable class of the clean image.
+    """
+
+    size: Pair
+    rows: Tensor
+    columns: Tensor
+    layer: str | None = None
+    map: int | None = None
+    activation: Tensor | None = None
+    clean_activation: float | None = None
+    units: Tensor | None = None
+    projection: Tensor | None = None
+    label: int | None = None
+    probability: Tensor | None = None
+    clean_probability: float | None = None
+    most_probable: Tensor | None = None
+    highest_probability: Tensor | None = None
+    clean_most_probable: int | None = None
+
+    def raises(self, by: float = 0.0) -> list[Raise]:
+        """The positions at which the true class is more probable than in the clean image, the greatest gain first.
+
+        Args:
+            by: what the probability has to gain at least; more than 0 in any case.
+
+        Raises:
+            ValueError: no probabilities were computed.
+        """
+        if self.probability is None or self.clean_probability is None:
+            raise ValueError("no probabilities were computed: name the layer of the logits")
+        gain = self.probability - self.clean_probability
+        places = ((gain > 0) & (gain >= by)).nonzero().tolist()
+        found = [
+            Raise(int(self.rows[r]), int(self.columns[k]), float(self.probability[r, k]), float(gain[r, k]))
+            for r, k in places
+        ]
+        return sorted(found, key=lambda position: -position.gain)
+
+
+def positions(length: int, size: int, stride: int, cover: bool = True) -> Tensor:
+    """Where the occluder begins along one axis.
+
+    Args:
+        length: of the image.
+        size: of the occluder.
+        stride: from one position to the next, in pixels.
+        cover: end with a position that touches the far border, however near to the one before, so that every pixel is
+            hidden at some position if the stride is not above the size. Else all positions are multiples of the stride.
+
+    Returns:
+        (R,) int64, rising; the occluder is wholly inside the image at each.
+
+    Raises:
+        ValueError: a size or stride below 1, or an occluder larger than the image.
+    """
+    if size < 1 or stride < 1:
+        raise ValueError(f"size and stride of the occluder must be at least 1, got {size} and {stride}")
+    if size > length:
+        raise ValueError(f"the occluder of {size} pixels is larger than the image of {length}")
+    places = list(range(0, length - size + 1, stride))
+    if cover and places[-1] != length - size:
+        places.append(length - size)
+    return torch.tensor(places)
+
+
+def occluded(image: Tensor, origins: Tensor, content: Tensor) -> Tensor:
+    """Copies of an image, each with one rectangle replaced.
+
+    Args:
+        image: (C, H, W).
+        origins: (P, 2) integers, row and column of the rectangles' first pixels; they may overhang the image.
+        content: (C, h, w).
+
+    Returns:
+        (P, C, H, W).
+    """
+    images = image.repeat(len(origins), 1, 1, 1)
+    height, width = image.shape[1:]
+    for copy, (y, x) in zip(images, origins.tolist(), strict=True):
+        top, left = max(y, 0), max(x, 0)
+        bottom, right = (min(y + content.shape[1], height), min(x + content.shape[2], width))
+        if top < bottom and left < right:
+            copy[:, top:bottom, left:right] = content[:, top - y : bottom - y, left - x : right - x]
+    return images
+
+
+@torch.no_grad()
+def occlude(
+    net: Deconvnet,
+    image: Tensor,
+    layer: str | None = None,
+    logits: str | None = None,
+    *,
+    size: int | Pair = 32,
+    stride: int | Pair = 8,
+    fill: float | str | Sequence[float] | Tensor = 0.0,
+    cover: bool = True,
+    map: int | None = None,
+    units: int = 1,
+    label: int | None = None,
+    softmax: bool = True,
+    max_bytes: int | None = None,
+    progress: bool = True,
+    title: str = "occluding",
+) -> Occlusion:
+    """Slides an occluder over an image and watches a map of a layer, the classes, or both.
+
+    Args:
+        net: the network, of one input.
+        image: (C, H, W) as the network takes it.
+        layer: whose map is watched (the paper: layer 5); none by default.
+        logits: the layer that has one value for each class, usually `net.output`; by default no probabilities.
+        size: of the occluder in pixels, one number or rows and columns. The paper does not say; 32 is a seventh of 224.
+        stride: from one position to the next, likewise.
+        fill: what the occluder holds: a number, one number for each channel, or "mean", the image's mean in each
+            channel. For networks whose input has its mean subtracted, 0 is the grey square of the paper.
+        cover: whether positions have to reach the far borders; see `positions`.
+        map: the map to watch; by default the one with the greatest total activation in the clean image.
+        units: how many of the map's strongest units to project back; 0 for no projection.
+        label: the true class; by default the most probable class of the clean image.
+        softmax: take the softmax of the logits. False for a network whose output is probabilities.
+        max_bytes: working memory; see `Recomputation`.
+        progress: show a progress bar.
+        title: what it says.
+
+    Raises:
+        TypeError: an image that is not a tensor of the model's dtype.
+        ValueError: neither layer nor logits; what does not fit the image or the network; logits that are
+            probabilities already.
+        UnknownLayer: a layer the network does not have.
+
+    Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
+    """
+    if not isinstance(image, Tensor) or image.dim() != 3:
+        raise ValueError(f"image must be a tensor (C, H, W), got {tuple(getattr(image, 'shape', ()))}")
+    if layer is None and logits is None:
+        raise ValueError("nothing to watch: name a layer, or the layer of the logits")
+    if units < 0:
+        raise ValueError(f"units must be at least 0, got {units}")
+    rows_size, columns_size = _pair("size", size)
+    strides = _pair("stride", stride)
+    rows = positions(image.shape[1], rows_size, strides[0], cover)
+    columns = positions(image.shape[2], columns_size, strides[1], cover)
+    content = colour_of(image, fill)[:, None, None].expand(-1, rows_size, columns_size)
+    wanted = [name for name in (layer, logits) if name is not None]
+    recomputation = Recomputation(net, image, wanted, max_bytes=max_bytes)
+    grid = (len(rows), len(columns))
+    found: dict[str, Tensor] = {}
+    watched = None if layer is None else _Watched(recomputation.clean[layer], layer, map)
+    classes = None if logits is None else _Classes(recomputation.clean[logits], logits, softmax, label)
+    with tqdm(total=len(rows) * len(columns), desc=title, unit="position", disable=not progress) as bar:
+        for places, outputs in recomputation.chunks(torch.cartesian_prod(rows, columns), content):
+            values: dict[str, Tensor] = {}
+            if watched is not None:
+                values["activation"] = watched.totals(outputs[watched.layer])
+            if classes is not None:
+                values |= classes.answers(outputs[classes.layer])
+            for name, value in values.items():
+                found.setdefault(name, value.new_empty(len(rows) * len(columns)))[places] = value
+            bar.update(len(places))
+    more: dict[str, object] = {name: values.view(grid) for name, values in found.items()}
+    if watched is not None:
+        more |= {"layer": layer, "map": watched.map, "clean_activation": watched.clean}
+        if units:
+            more["units"], more["projection"] = _projected(net, image, watched, units)
+    if classes is not None:
+        more |= {"label": classes.label, "clean_probability": classes.clean}
+        more["clean_most_probable"] = classes.most_probable
+    return Occlusion((rows_size, columns_size), rows, columns, **more)  # type: ignore[arg-type]
+
+
+class _Watched:
+    """The map of a layer whose total activation is recorded.
+
+    Args:
+        maps: of the clean image.
+        layer: their name.
+        map: which of them, or None for the strongest.
+    """
+
+    def __init__(self, maps: Tensor, layer: str, map: int | None) -> None:
+        if maps.dim() != 3:
+            raise ValueError(f"a layer of maps is needed, but {layer!r} has values of shape {tuple(maps.shape)}")
+        if map is not None and not 0 <= map < len(maps):
+            raise ValueError(f"map of {layer!r} must be from 0 to {len(maps) - 1}, got {map}")
+        totals = self._sums(maps)
+        self.layer, self.map = layer, int(totals.argmax()) if map is None else map
+        self.clean, self.maps = float(totals[self.map]), maps
+
+    @staticmethod
+    def _sums(maps: Tensor) -> Tensor:
+        return maps.double().sum((-2, -1)).cpu()
+
+    def totals(self, maps: Tensor) -> Tensor:
+        """Of maps (n, C, H, W): (n,)."""
+        return self._sums(maps[:, self.map])
+
+    def strongest(self, count: int) -> Units:
+        """The map's strongest units, at most as many as it has."""
+        values = self.maps[self.map].flatten()
+        strength, place = values.sort(descending=True, stable=True)
+        strength, place = strength[:count], place[:count]
+        width = self.maps.shape[2]
+        return Units(self.layer, 0, self.map, (place // width).cpu(), (place % width).cpu(), strength)
+
+
+class _Classes:
+    """The classes whose probabilities are recorded.
+
+    Args:
+        scores: of the clean image.
+        layer: their name.
+        softmax: whether they are logits.
+        label: the true class, or None for the most probable.
+    """
+
+    def __init__(self, scores: Tensor, layer: str, softmax: bool, label: int | None) -> None:
+        self.layer, self.softmax = layer, softmax
+        if scores.dim() not in (1, 3) or scores.numel() != len(scores) or len(scores) < 2:
+            raise ValueError(f"one value for each class is needed, but {layer!r} has the shape {tuple(scores.shape)}")
+        already = bool((scores >= 0).all()) and abs(float(scores.double().sum()) - 1) < 1e-4
+        if softmax and already:
+            raise ValueError(f"the values of {layer!r} are probabilities already; pass softmax=False")
+        if not softmax and not already:
+            raise ValueError(f"the values of {layer!r} are no probabilities: they must be at least 0 and add up to 1")
+        probabilities = self._probabilities(scores[None])[0]
+        if label is not None and not 0 <= label < len(scores):
+            raise ValueError(f"label must be from 0 to {len(scores) - 1}, got {label}")
+        self.most_probable = int(probabilities.argmax())
+        self.label = self.most_probable if label is None else label
+        self.clean = float(probabilities[self.label])
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        scores = scores.double().cpu().flatten(1)
+        return scores.softmax(1) if self.softmax else scores
+
+    def answers(self, scores: Tensor) -> dict[str, Tensor]:
+        """Of scores (n, classes), what becomes of them: (n,) each."""
+        probabilities = self._probabilities(scores)
+        highest, most_probable = probabilities.max(1)
+        return {
+            "probability": probabilities[:, self.label],
+            "most_probable": most_probable,
+            "highest_probability": highest,
+        }
+
+
+def _projected(net: Deconvnet, image: Tensor, watched: _Watched, count: int) -> tuple[Tensor, Tensor]:
+    """The places of a map's strongest units, and the sum of their projections."""
+    units = watched.strongest(count)
+    record = net.record(image[None], watched.layer, progress=False)
+    projections = net.project(record, units, progress=False)
+    return torch.stack((units.y, units.x), 1), projections.full().sum(0).cpu()
+
+
+def _pair(name: str, value: int | Pair) -> Pair:
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
+        raise ValueError(f"{name} must be a whole number or two, got {value!r}")
+    return pair[0], pair[1]
+
+
+def colour_of(image: Tensor, fill: float | str | Sequence[float] | Tensor) -> Tensor:
+    """What an occluder of an image (C, H, W) holds, (C,); `fill` as for `occlude`.
+
+    Raises:
+        ValueError: no finite number, or not one for each channel.
+    """
+    channels = len(image)
+    if isinstance(fill, str):
+        if fill != "mean":
+            raise ValueError(f"fill must be numbers or 'mean', got {fill!r}")
+        return image.mean((1, 2))
+    colour = torch.as_tensor(fill, dtype=image.dtype, device=image.device)
+    if colour.dim() > 1 or (colour.dim() == 1 and len(colour) != channels) or not bool(colour.isfinite().all()):
+        raise ValueError(f"fill must be one finite number, or one for each of {channels} channels, got {fill}")
+    return colour.expand(channels)

@@ -1,0 +1,170 @@
+"""The figure of an occlusion experiment, as Fig 7 of the paper has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from ..experiments.occlusion import Occlusion
+from .figures import heat, new_figure, picture, save
+
+__all__ = ["OccludedImage", "draw_occlusion"]
+
+Pixels = NDArray[np.uint8]
+
+_COLOURS = 9
+_PANEL = 2.75
+_LEGEND_ROWS = 5
+_CUT = 24
+
+
+@dataclass(frozen=True)
+class OccludedImage:
+    """One row of the figure.
+
+    Attributes:
+        name: of the image.
+        pixels: (H, W, 3), the image with the occluder at one position.
+        found: what became of it.
+        projection: (H, W, 3), that of the strongest units of the map; None for none.
+        classes: the names of the classes, from class 0 on; numbers stand for those beyond.
+    """
+
+    name: str
+    pixels: Pixels
+    found: Occlusion
+    projection: Pixels | None = None
+    classes: Sequence[str] = ()
+
+    def class_name(self, number: int) -> str:
+        """What a class is called."""
+        name = self.classes[number] if number < len(self.classes) else f"class {number}"
+        return name if len(name) <= _CUT else f"{name[: _CUT - 1]}…"
+
+
+def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[OccludedImage]) -> None:
+    """Draws the experiment on several images, one row for each.
+
+    From left to right: (a) the image; (b) the total activation of its strongest map by position of the occluder; (c)
+    that map projected back; (d) the probability of the true class; (e) the most probable class. What was not computed
+    for any image has no column.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above.
+        images: at least one.
+
+    Source: Zeiler & Fergus 2013, Fig 7.
+    """
+    columns: list[Callable[[Axes, OccludedImage], None]] = [_draw_image]
+    if any(image.found.activation is not None for image in images):
+        columns.append(_draw_activation)
+    if any(image.projection is not None for image in images):
+        columns.append(_draw_projection)
+    legend = 0.0
+    if any(image.found.probability is not None for image in images):
+        columns += [_draw_probability, partial(_draw_classes, coloured=_coloured(images))]
+        legend = 0.19 * _LEGEND_ROWS
+    width, height = len(columns) * (_PANEL + 0.5), len(images) * (_PANEL + 0.25 + legend)
+    figure, area = new_figure(title, caption, max(width, 7.0), height)
+    grid = area.subplots(len(images), len(columns), squeeze=False)
+    for row, image in zip(grid, images, strict=True):
+        for axes, draw in zip(row, columns, strict=True):
+            draw(axes, image)
+    save(figure, path)
+
+
+def _draw_image(axes: Axes, image: OccludedImage) -> None:
+    picture(axes, image.pixels, f"(a) {image.name}")
+
+
+def _draw_projection(axes: Axes, image: OccludedImage) -> None:
+    if image.projection is None:
+        axes.set_axis_off()
+        return
+    count = 0 if image.found.units is None else len(image.found.units)
+    units = "its strongest unit" if count == 1 else f"its {count} strongest units"
+    picture(axes, image.projection, f"(c) {units} projected")
+
+
+def _draw_activation(axes: Axes, image: OccludedImage) -> None:
+    found = image.found
+    if found.activation is None:
+        axes.set_axis_off()
+        return
+    title = f"(b) {found.layer}, map {found.map}: total activation\nclean image {found.clean_activation:.4g}"
+    heat(axes, found.activation.numpy(), title, extent=_extent(found))
+    _in_frame(axes, image)
+
+
+def _draw_probability(axes: Axes, image: OccludedImage) -> None:
+    found = image.found
+    if found.probability is None or found.label is None:
+        axes.set_axis_off()
+        return
+    title = f"(d) probability of {image.class_name(found.label)}\nclean image {found.clean_probability:.3g}"
+    heat(axes, found.probability.numpy(), title, extent=_extent(found))
+    _in_frame(axes, image)
+
+
+def _coloured(images: Sequence[OccludedImage]) -> dict[int, int]:
+    """The classes that get a colour of their own in the whole figure: those most probable most often."""
+    counts: Counter[int] = Counter()
+    for image in images:
+        if image.found.most_probable is not None:
+            counts.update(image.found.most_probable.flatten().tolist())
+    return {number: place for place, (number, _) in enumerate(counts.most_common(_COLOURS))}
+
+
+def _draw_classes(axes: Axes, image: OccludedImage, coloured: dict[int, int]) -> None:
+    found = image.found
+    if found.most_probable is None:
+        axes.set_axis_off()
+        return
+    places = [[coloured.get(number, _COLOURS) for number in row] for row in found.most_probable.tolist()]
+    colours = ListedColormap([colormaps["tab10"](place) for place in range(_COLOURS + 1)])
+    axes.imshow(places, cmap=colours, vmin=-0.5, vmax=_COLOURS + 0.5, extent=_extent(found), interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _in_frame(axes, image)
+    axes.set_title("(e) most probable class", fontsize=9)
+    counts = Counter(found.most_probable.flatten().tolist())
+    others = {number: count for number, count in counts.items() if number not in coloured}
+    named = [
+        (coloured[number], image.class_name(number), count)
+        for number, count in counts.most_common()
+        if number in coloured
+    ]
+    if others:
+        named.append((_COLOURS, f"{len(others)} others", sum(others.values())))
+    handles = [Patch(color=colours(place), label=f"{name}: {count}") for place, name, count in named]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), fontsize=6.5, ncols=2, frameon=False)
+
+
+def _extent(found: Occlusion) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a map by position, each position at the middle of its occluder."""
+    edges = []
+    for places, size in ((found.columns, found.size[1]), (found.rows, found.size[0])):
+        first, last = float(places[0]) + size / 2, float(places[-1]) + size / 2
+        half = (last - first) / (len(places) - 1) / 2 if len(places) > 1 else size / 2
+        edges += [first - half, last + half]
+    left, right, top, bottom = edges
+    return left, right, bottom, top
+
+
+def _in_frame(axes: Axes, image: OccludedImage) -> None:
+    """Lays a map by position over the frame of the image."""
+    height, width = image.pixels.shape[:2]
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_facecolor("0.9")

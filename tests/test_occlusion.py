@@ -1,0 +1,347 @@
+"""Occlusion experiments against brute force and closed forms, the command, and what both refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from networks import NETWORKS, randomise
+from PIL import Image
+from torch import Tensor, nn
+
+from deconv_kernels.cli.occlusion import command
+from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.experiments.occlusion import Occlusion, colour_of, occlude, occluded, positions
+from deconv_kernels.graph import UnknownLayer
+from deconv_kernels.plot.occlusion import OccludedImage, draw_occlusion
+from deconv_kernels.record import Units
+
+
+def test_positions() -> None:
+    assert positions(224, 32, 8).tolist() == list(range(0, 193, 8))
+    assert positions(10, 4, 5).tolist() == [0, 5, 6]
+    assert positions(10, 4, 5, cover=False).tolist() == [0, 5]
+    assert positions(7, 7, 3).tolist() == [0]
+    assert positions(7, 1, 1).tolist() == list(range(7))
+
+
+def test_positions_hide_every_pixel_when_they_cover() -> None:
+    for _ in range(50):
+        length = random.randint(1, 60)
+        size = random.randint(1, length)
+        places = positions(length, size, random.randint(1, size))
+        hidden = (places[:, None] + torch.arange(size)).unique()
+        assert hidden.tolist() == list(range(length)) and bool((places[1:] > places[:-1]).all())
+
+
+def test_occluded_by_hand() -> None:
+    image, content = torch.arange(12.0).view(1, 3, 4), torch.full((1, 2, 2), -1.0)
+    found = occluded(image, torch.tensor([[1, 1], [-1, 3], [9, 0]]), content)
+    assert found[0, 0].tolist() == [[0, 1, 2, 3], [4, -1, -1, 7], [8, -1, -1, 11]]
+    assert found[1, 0].tolist() == [[0, 1, 2, -1], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert torch.equal(found[2], image)
+
+
+def brute_force(net: Deconvnet, image: Tensor, layer: str, origins: Tensor, content: Tensor) -> Tensor:
+    """The layer's output for every occluded image."""
+    return net.record(occluded(image, origins, content), layer, activations=True).activations[layer]
+
+
+@pytest.mark.parametrize("name", ["VGG16", "ResNet-18", "GoogLeNet", "SqueezeNet 1.1"])
+def test_maps_by_position_are_those_of_whole_images(name: str) -> None:
+    network = NETWORKS[name]
+    net, image = Deconvnet(network.build()), network.images(1)[0]
+    layer = {"VGG16": "features.15", "ResNet-18": "layer2", "GoogLeNet": "cat_2", "SqueezeNet 1.1": "features.5"}[name]
+    size, stride = (random.randint(3, 14), random.randint(3, 14)), (random.randint(4, 9), random.randint(4, 9))
+    fill = random.choice((0.0, [0.5, -1.0, 2.0], "mean"))
+    label = random.randrange(5)
+    given = {"size": size, "stride": stride, "fill": fill, "label": label, "units": 2, "progress": False}
+    found = occlude(net, image, layer, net.output, **given)
+
+    origins = torch.cartesian_prod(found.rows, found.columns)
+    grid = (len(found.rows), len(found.columns))
+    assert found.rows.tolist() == positions(37, size[0], stride[0]).tolist()
+    assert found.columns.tolist() == positions(43, size[1], stride[1]).tolist()
+    colour = image.mean((1, 2)) if fill == "mean" else torch.as_tensor(fill, dtype=torch.float64).expand(3)
+    content = colour[:, None, None].expand(-1, *size)
+    clean = net.record(image[None], [layer, net.output], activations=True).activations
+    assert found.map == int(clean[layer][0].sum((1, 2)).argmax())
+    assert found.clean_activation == pytest.approx(float(clean[layer][0, found.map].sum()))
+    totals = brute_force(net, image, layer, origins, content)[:, found.map].sum((1, 2))
+    torch.testing.assert_close(found.activation, totals.view(grid), rtol=1e-10, atol=1e-10)
+
+    probabilities = net.model(occluded(image, origins, content)).detach().softmax(1)
+    torch.testing.assert_close(found.probability, probabilities[:, label].view(grid), rtol=1e-9, atol=1e-12)
+    highest = probabilities.max(1).values
+    torch.testing.assert_close(found.highest_probability, highest.view(grid), rtol=1e-9, atol=1e-12)
+    said = probabilities.gather(1, found.most_probable.flatten()[:, None])[:, 0]
+    torch.testing.assert_close(said, highest)
+    before = clean[net.output][0].softmax(0)
+    assert found.clean_probability == pytest.approx(float(before[label]))
+    assert found.clean_most_probable == int(before.argmax()) and found.label == label
+
+    gains = probabilities[:, label] - before[label]
+    raises = found.raises()
+    assert len(raises) == int((gains > 1e-9).sum()) or bool((gains.abs() < 1e-8).any())
+    for one, other in zip(raises, raises[1:], strict=False):
+        assert one.gain >= other.gain
+    for each in raises:
+        place = origins.tolist().index([each.y, each.x])
+        assert each.gain == pytest.approx(float(gains[place]), abs=1e-9)
+        assert each.probability == pytest.approx(float(probabilities[place, label]))
+    least = float(gains.max()) / 2
+    assert all(each.gain >= least for each in found.raises(by=max(least, 0)))
+
+    values, places = clean[layer][0, found.map].flatten().topk(2)
+    width = clean[layer].shape[3]
+    units = Units(layer, 0, found.map, places // width, places % width, values)
+    chosen = clean[layer][0, found.map][tuple(found.units.T)]
+    torch.testing.assert_close(chosen, values)
+    if values[0] != values[1]:
+        record = net.record(image[None], layer)
+        torch.testing.assert_close(found.projection, net.project(record, units).full().sum(0))
+
+
+def test_closed_form_of_a_sum() -> None:
+    """A mean over 4x4 cells loses what the square hides: total activation falls by the hidden sum / 16."""
+    net = Deconvnet(nn.Sequential(nn.AvgPool2d(4), nn.ReLU()).double())
+    image = torch.rand(2, 16, 16, dtype=torch.float64)
+    found = occlude(net, image, "1", size=3, stride=2, units=0, progress=False)
+    channel = int(image.sum((1, 2)).argmax())
+    assert found.map == channel and found.projection is None and found.probability is None
+    for r, y in enumerate(found.rows.tolist()):
+        for k, x in enumerate(found.columns.tolist()):
+            left = image[channel].sum() - image[channel, y : y + 3, x : x + 3].sum()
+            assert float(found.activation[r, k]) == pytest.approx(float(left) / 16)
+
+
+def test_hiding_a_distractor_raises_the_class() -> None:
+    """Class 0 sees the left half, class 1 the right: hiding a part of the right half makes class 0 more probable."""
+
+    class Halves(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(x, (1, 2)).flatten(1)
+
+    net = Deconvnet(Halves())
+    found = occlude(net, torch.ones(1, 8, 8), logits=net.output, size=4, stride=4, label=0, progress=False)
+    assert found.clean_probability == pytest.approx(0.5)
+    sure = float(torch.tensor([1.0, 0.5]).softmax(0)[0])
+    torch.testing.assert_close(
+        found.probability, torch.tensor([[1 - sure, sure], [1 - sure, sure]], dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
+    assert found.most_probable.tolist() == [[1, 0], [1, 0]]
+    assert [(each.y, each.x) for each in found.raises()] == [(0, 4), (4, 4)]
+    assert found.raises()[0].gain == pytest.approx(sure - 0.5, abs=1e-6)
+    assert found.raises(by=0.4) == []
+
+
+def test_probabilities_are_told_from_logits() -> None:
+    logits = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    image = torch.randn(3, 9, 9)
+    plain, ended = Deconvnet(logits), Deconvnet(nn.Sequential(logits, nn.Softmax(1)), rules={nn.Softmax: "gradient"})
+    given = {"size": 3, "stride": 3, "progress": False}
+    with pytest.raises(ValueError, match="probabilities already"):
+        occlude(ended, image, logits=ended.output, **given)
+    with pytest.raises(ValueError, match="no probabilities"):
+        occlude(plain, image, logits=plain.output, softmax=False, **given)
+    one = occlude(plain, image, logits=plain.output, **given)
+    other = occlude(ended, image, logits=ended.output, softmax=False, **given)
+    torch.testing.assert_close(one.probability, other.probability, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    network = NETWORKS["VGG16"]
+    net, image = Deconvnet(network.build()), network.images(1)[0]
+    refused = {
+        "nothing to watch": {"layer": None},
+        "larger than the image": {"size": 38},
+        "at least 1": {"stride": 0},
+        "at least 1, got 0": {"size": 0},
+        "size must be a whole number": {"size": 3.5},
+        "map of 'features.3' must be": {"map": 4},
+        "units must be": {"units": -1},
+        "fill must be numbers": {"fill": "grey"},
+        "one for each of 3 channels": {"fill": [1.0, 2.0]},
+        "finite": {"fill": float("nan")},
+        "label must be from 0 to 4": {"logits": net.output, "label": 5},
+        "a layer of maps is needed": {"layer": net.output},
+        "one value for each class": {"logits": "features.3"},
+    }
+    for message, wrong in refused.items():
+        given = {"layer": "features.3", "size": 8, "stride": 8, "progress": False, **wrong}
+        with pytest.raises(ValueError, match=message):
+            occlude(net, image, **given)
+    with pytest.raises(ValueError, match=r"\(C, H, W\)"):
+        occlude(net, image[None], "features.3")
+    with pytest.raises(UnknownLayer, match="did you mean"):
+        occlude(net, image, "features.33")
+    with pytest.raises(TypeError, match="float64"):
+        occlude(net, image.float(), "features.3")
+    with pytest.raises(ValueError, match="no probabilities were computed"):
+        Occlusion((1, 1), torch.arange(2), torch.arange(2)).raises()
+
+
+def test_colours() -> None:
+    image = torch.rand(3, 5, 7)
+    assert torch.equal(colour_of(image, "mean"), image.mean((1, 2)))
+    assert colour_of(image, 0.25).tolist() == [0.25] * 3
+    assert colour_of(image, (1, 2, 3)).tolist() == [1, 2, 3]
+
+
+def test_figures_of_every_combination(tmp_path: Path) -> None:
+    """Columns for what was computed; more classes than colours are told together."""
+    grid = torch.rand(4, 5, dtype=torch.float64)
+    place = (torch.arange(4) * 3, torch.arange(5) * 2)
+    layers = {"layer": "conv5", "map": 3, "activation": grid, "clean_activation": 1.0, "units": torch.zeros(2, 2)}
+    classes = {
+        "label": 2,
+        "probability": grid,
+        "clean_probability": 0.5,
+        "most_probable": torch.arange(20).view(4, 5),
+        "highest_probability": grid,
+        "clean_most_probable": 2,
+    }
+    pixels = np.zeros((20, 16, 3), np.uint8)
+    widths = []
+    for number, more in enumerate((layers, classes, layers | classes)):
+        image = OccludedImage("a photograph.jpg", pixels, Occlusion((4, 4), *place, **more), None, ["cat", "dog " * 20])
+        draw_occlusion(tmp_path / f"{number}.png", "title", "caption", [image, image])
+        with Image.open(tmp_path / f"{number}.png") as figure:
+            widths.append(figure.width)
+    assert widths[0] < widths[1] < widths[2]
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )
+"""
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[str]:
+    paths = []
+    for name, size in (("wide.png", (61, 47)), ("tall.png", (40, 52))):
+        pixels = np.random.default_rng(random.randrange(2**31)).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        paths.append(str(tmp_path / name))
+    (tmp_path / "model.py").write_text(FACTORY)
+    (tmp_path / "names.txt").write_text("cat\ndog\nhorse\nship\n")
+    return paths
+
+
+def run(folder: Path, photographs: list[str], *more: str) -> tuple[int, str]:
+    arguments = ["--model", f"{folder / 'model.py'}:network", "--weights", "random", "--images", photographs[0]]
+    arguments += ["--size", "41", "--occluder", "8", "--stride", "7", "-o", str(folder / "out"), *more, photographs[1]]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_the_command_writes_figures_and_numbers(tmp_path: Path, photographs: list[str]) -> None:
+    code, text = run(tmp_path, photographs, "--labels", "dog,3", "--classes", str(tmp_path / "names.txt"))
+    assert code == 0, text
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {f"occlusion.{kind}" for kind in ("png", "csv", "json", "npz")}
+    numbers = json.loads((out / "occlusion.json").read_text())
+    assert numbers["layer"] == "4" and numbers["logits"] == "7" and numbers["labels"] == [1, 3]
+    assert [each["label"] for each in numbers["found"]] == [1, 3]
+    with (out / "occlusion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    arrays = np.load(out / "occlusion.npz")
+    steps = positions(41, 8, 7).tolist()
+    assert len(rows) == 2 * len(steps) ** 2 and arrays["rows"][0].tolist() == steps
+    assert {(int(row["y"]), int(row["x"])) for row in rows} == {(y, x) for y in steps for x in steps}
+    column = np.array([float(row["probability"]) for row in rows])
+    np.testing.assert_allclose(column, arrays["probability"].ravel(), rtol=1e-7)
+    for each, probability in zip(numbers["found"], arrays["probability"], strict=True):
+        gains = probability - each["clean_probability"]
+        assert len(each["raises"]) == int((gains > 0).sum())
+    assert "make class dog more probable" in text and "make class ship more probable" in text
+
+
+def test_the_command_without_classes(tmp_path: Path, photographs: list[str]) -> None:
+    (tmp_path / "model.py").write_text(FACTORY.replace("nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),", ""))
+    code, text = run(tmp_path, photographs, "--fill", "200,10,0", "--units", "3")
+    assert code == 0 and "No probabilities" in text
+    assert not any("probab" in name for name in np.load(tmp_path / "out" / "occlusion.npz"))
+    code, text = run(tmp_path, photographs, "--labels", "1,2")
+    assert code == 2 and "does not end in one value for each class" in text
+
+
+def test_an_interrupted_command_goes_on(
+    tmp_path: Path, photographs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deconv_kernels.experiments import occlusion
+
+    seen: list[str] = []
+
+    def counted(*given: object, title: str, **more: object) -> Occlusion:
+        seen.append(title)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return occlude(*given, title=title, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(occlusion, "occlude", counted)
+    code, _ = run(tmp_path, photographs)
+    assert code == 1 and [path.name for path in (tmp_path / "out").iterdir()] == [".parts-occlusion"]
+    code, _ = run(tmp_path, photographs)
+    assert code == 0 and seen == ["wide.png", "tall.png", "tall.png"]
+    assert not (tmp_path / "out" / ".parts-occlusion").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--occluder", "42"], "larger than the image"),
+        (["--occluder", "0"], "at least 1"),
+        (["--stride", "0"], "at least 1"),
+        (["--fill", "300"], "fill must be"),
+        (["--fill", "1,2"], "fill must be"),
+        (["--layer", "99"], "no layer '99'"),
+        (["--layer", "7"], "a layer of maps is needed"),
+        (["--map", "8"], "from 0 to 7"),
+        (["--units", "-1"], "units must be"),
+        (["--labels", "1"], "2 photographs need one each"),
+        (["--labels", "1,9"], "label must be from 0 to 3"),
+        (["--classes", "missing.txt"], "cannot be read"),
+        (["--probabilities"], "no probabilities"),
+        (["--size", "0"], "size must be at least 1"),
+        (["--size", "4"], "images of 4x4 do not fit"),
+        (["--size", "2"], "images of 2x2 do not fit"),
+        (["--images", "missing.jpg"], "no such file"),
+        (["--device", "tpu"], "device"),
+    ],
+)
+def test_the_command_refuses_in_one_line(tmp_path: Path, photographs: list[str], more: list[str], message: str) -> None:
+    code, text = run(tmp_path, photographs, *more)
+    assert code == 2 and message in text and "Traceback" not in text
+    assert len([line for line in text.splitlines() if line.startswith("Error")]) == 1
+    assert not list(tmp_path.glob("out/occlusion.*"))
+
+
+def test_a_network_of_random_weights_in_float64_has_a_map_and_a_class() -> None:
+    image = torch.randn(3, 33, 33, dtype=torch.float64)
+    model = randomise(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 31 * 31, 3)).double(),
+        image[None].repeat(4, 1, 1, 1),
+    )
+    net = Deconvnet(model)
+    found = occlude(net, image, "1", "3", size=33, stride=1, fill=0.0, progress=False)
+    assert found.activation.shape == (1, 1)
+    torch.testing.assert_close(
+        float(found.activation),
+        float(net.record(torch.zeros_like(image)[None], "1", activations=True).activations["1"][0, found.map].sum()),
+    )
