@@ -169,7 +169,7 @@ class Deconvnet:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         several = self.tape.inputs > 1 and not isinstance(images, Tensor)
         inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
-        dtype, device = self._check_images(inputs)
+        dtype, device = self.check_images(inputs)
         record = Record(self.tape, len(inputs[0]), dtype, device)
         record.kept = [None] * len(self.tape.steps)
         recording = _Recording(record, asked, activations)
@@ -181,7 +181,16 @@ class Deconvnet:
             record.activations.update({name: record.activations[step] for name, step in steps.items()})
         return record
 
-    def _check_images(self, inputs: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
+    def check_images(self, inputs: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
+        """Whether the network can take these tensors, one for each of its inputs.
+
+        Returns:
+            The dtype and the device of the network.
+
+        Raises:
+            TypeError: no tensor, or not of the model's dtype.
+            ValueError: another number of tensors, or shapes that cannot be.
+        """
         if len(inputs) != self.tape.inputs:
             raise ValueError(f"the network takes {self.tape.inputs} tensors, got {len(inputs)}")
         images = inputs[0]

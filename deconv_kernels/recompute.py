@@ -226,7 +226,7 @@ class Recomputation:
             raise ValueError("layers must name at least one layer")
         self.values = {name: self.tape.value(name) for name in names}
         images = [image] if isinstance(image, Tensor) else list(image)
-        dtype, device = net._check_images([x[None] if isinstance(x, Tensor) else x for x in images])
+        dtype, device = net.check_images([x[None] if isinstance(x, Tensor) else x for x in images])
         if not 0 <= input < len(images):
             raise ValueError(f"input must be from 0 to {len(images) - 1}, got {input}")
         if images[input].dim() != 3:

@@ -89,11 +89,11 @@ def command(
         read_points,
         squares_around,
     )
-    from ..experiments.files import Parts, written_at_once
+    from ..experiments.files import Parts, fingerprint, written_at_once
     from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs
     from ..plot.correspondence import draw_correspondence, with_deviation
-    from .invariance import FILLS, fill_level, fingerprint
+    from .fills import describe_fill, fill_colour
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, RuntimeError, UnsupportedModule):
@@ -107,7 +107,7 @@ def command(
         shown = points_in_crops(places, crops, photographs, size)
         pixels = cut(photographs, crops, size)
         inputs = subject.weights.preprocess(pixels).to(subject.device)
-        colour = fill_level(subject.weights, fill)
+        colour = fill_colour(subject.weights, fill)
         settings = {
             "model": model,
             "weights": subject.weights.source,
@@ -163,7 +163,7 @@ def command(
             draw_correspondence(
                 draft / "correspondence.png",
                 f"{model}: do the same parts of {len(photographs)} images change features alike?",
-                f"Squares of {side} pixels ({FILLS.get(fill, f'grey level {fill}')}) hide a part of each photograph at "
+                f"Squares of {side} pixels ({describe_fill(fill)}) hide a part of each photograph at "
                 f"{size}x{size}; beside them {draws} random squares in each"
                 f"{', at shared places' if shared else ''}, that cover none of the parts. "
                 f"Weights: {subject.weights.source}.",

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from ..models import Weights
     from ..plot.invariance import Examples
 
-FILLS = {
-    "mean": "zero in the network's input",
-    "edge": "the border's pixels repeated",
-    "reflect": "the image mirrored",
-}
-
+_BORDERS = ("edge", "reflect")
 _SHOWN = 5
 _MOST_STEPS = 1000
 
@@ -46,8 +41,8 @@ _MOST_STEPS = 1000
     "--fill",
     default="mean",
     show_default=True,
-    help="What fills the uncovered border: mean (zero in the network's input), a grey level 0..255, edge (the border's "
-    "pixels repeated) or reflect.",
+    help="What fills the uncovered border: mean (zero in the network's input), a grey level 0..255, R,G,B, edge (the "
+    "border's pixels repeated) or reflect.",
 )
 @click.option("--interpolation", default="bilinear", show_default=True, help="bilinear, bicubic or nearest.")
 @click.option("--raw", is_flag=True, help="Draw distances as in the paper, not divided by the original features' norm.")
@@ -83,11 +78,13 @@ def command(
     import json
     from dataclasses import replace
 
-    from ..experiments.files import Parts, written_at_once
+    from ..experiments.files import Parts, fingerprint, written_at_once
     from ..experiments.invariance import figure_5, invariance
     from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs, plan_centres
     from ..plot.invariance import draw_invariance
+    from .fills import describe_fill, fill_colour
+    from .labels import read_labels
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, RuntimeError, UnsupportedModule):
@@ -97,7 +94,7 @@ def command(
         photographs = load_photographs(images + more_images)
         called = [photograph.name for photograph in photographs]
         inputs = subject.weights.preprocess(cut(photographs, plan_centres(photographs), size)).to(subject.device)
-        border = fill if fill in ("edge", "reflect") else fill_level(subject.weights, fill)
+        border = fill if fill in _BORDERS else fill_colour(subject.weights, fill, _BORDERS)
         transformations = tuple(
             each if steps is None else replace(each, parameters=_steps(option, steps))
             for each, option, steps in zip(
@@ -143,10 +140,10 @@ def command(
                 f"{model}: features of translated, scaled and rotated images",
                 f"Central squares of {len(photographs)} photographs at {size}x{size}, turned and scaled about their "
                 f"middle, {interpolation} interpolation; what comes in at the border: "
-                f"{FILLS.get(fill, f'grey level {fill}')}. Weights: {subject.weights.source}.",
+                f"{describe_fill(fill)}. Weights: {subject.weights.source}.",
                 found,
                 called,
-                [_examples(subject.weights, inputs, each) for each in transformations],
+                [examples_of(subject.weights, inputs, each) for each in transformations],
                 relative=not raw,
             )
         parts.remove()
@@ -154,62 +151,6 @@ def command(
         click.echo(line)
     click.echo("Means over the images and all but the parameters that change nothing; distances divided by the norm.")
     click.echo(f"invariance.png, invariance.csv and invariance.json in {output}")
-
-
-def fill_level(weights: Weights, fill: str) -> float | Tensor:
-    """What "mean" or a grey level 0..255 is in a network's input.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    import torch
-
-    if fill == "mean":
-        return 0.0
-    if not (fill.isdecimal() and int(fill) <= 255):
-        raise ValueError(f"fill must be mean, a grey level from 0 to 255, or one of those the help names, got {fill!r}")
-    return weights.preprocess(torch.full((3, 1, 1), int(fill), dtype=torch.uint8))[:, 0, 0]
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """A hash of the values of tensors, by which a run knows its own finished parts again."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def read_labels(labels: str, classes: str | None, count: int) -> list[int] | str:
-    """What --labels and --classes say: "predicted", or one class number for each photograph.
-
-    Raises:
-        ValueError: another number of labels, or one that is neither a number nor a known name.
-    """
-    known: dict[str, int] = {}
-    if classes is not None:
-        for number, name in enumerate(_lines(classes, "classes")):
-            known.setdefault(name, number)
-    if labels == "predicted":
-        return labels
-    given = _lines(labels, "labels") if Path(labels).is_file() else [label.strip() for label in labels.split(",")]
-    if len(given) != count:
-        raise ValueError(f"labels: {count} photographs need one each, got {len(given)}")
-    if unknown := [label for label in given if label not in known and not label.isdecimal()]:
-        where = "a number" if classes is None else f"a number, and not in {classes}"
-        raise ValueError(f"label {unknown[0]!r} is not {where}")
-    return [known[label] if label in known else int(label) for label in given]
-
-
-def _lines(path: str, what: str) -> list[str]:
-    try:
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise ValueError(f"{what} {path!r} cannot be read: {reason}") from error
 
 
 def _steps(option: str, text: str) -> tuple[float, ...]:
@@ -224,7 +165,7 @@ def _steps(option: str, text: str) -> tuple[float, ...]:
     return tuple(round(first + number * step, 9) for number in range(int(count) + 1))
 
 
-def _examples(weights: Weights, inputs: Tensor, transformation: Transformation) -> Examples:
+def examples_of(weights: Weights, inputs: Tensor, transformation: Transformation) -> Examples:
     """The first images under five of the parameters, as pixels."""
     import torch
 

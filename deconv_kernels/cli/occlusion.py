@@ -86,11 +86,11 @@ def command(
     from dataclasses import asdict
 
     from ..deconvnet import Deconvnet
-    from ..experiments.files import Parts, written_at_once
+    from ..experiments.files import Parts, fingerprint, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
     from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs, plan_centres
-    from .invariance import fingerprint, read_labels
+    from .labels import read_labels, read_lines
     from .tables import aligned
 
     with user_errors(ValueError, OSError, UnsupportedModule):
@@ -109,7 +109,7 @@ def command(
         wanted = read_labels(labels, classes, len(photographs))
         if logits is None and (wanted != "predicted" or probabilities):
             raise ValueError("the network does not end in one value for each class, so no class has a probability")
-        names = [] if classes is None else _class_names(classes)
+        names = [] if classes is None else read_lines(classes, "classes")
         colour = _colour(subject.weights, fill)
         settings: dict[str, Any] = {
             "model": model,
@@ -178,12 +178,6 @@ def _shapes(net: Deconvnet, images: Tensor) -> dict[str, tuple[int, ...]]:
     return {layer: shape for layer, shape in shapes.items() if shape is not None}
 
 
-def _class_names(path: str) -> list[str]:
-    """The lines of a file that are not empty, as `read_labels` counts them."""
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
 def _last_maps(shapes: dict[str, tuple[int, ...]]) -> str:
     """The last layer whose output is maps of more than one position.
 
@@ -197,20 +191,10 @@ def _last_maps(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def _colour(weights: Weights, fill: str) -> float | str | Tensor:
-    """What the square holds in the network's input.
+    """What the square holds, as `occlude` takes it."""
+    from .fills import fill_colour
 
-    Raises:
-        ValueError: not a colour.
-    """
-    import torch
-
-    if fill in ("mean", "image"):
-        return 0.0 if fill == "mean" else "mean"
-    levels = fill.split(",")
-    if len(levels) not in (1, 3) or not all(level.strip().isdecimal() and int(level) <= 255 for level in levels):
-        raise ValueError(f"fill must be mean, image, a grey level from 0 to 255 or R,G,B, got {fill!r}")
-    rgb = torch.tensor([int(level) for level in levels], dtype=torch.uint8).expand(3)
-    return weights.preprocess(rgb[:, None, None])[:, 0, 0]
+    return "mean" if fill == "image" else fill_colour(weights, fill, ("image",))
 
 
 def _write_numbers(folder: Path, settings: dict[str, Any], found: Sequence[Occlusion], called: Sequence[str]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-__all__ = ["Parts", "written_at_once"]
+__all__ = ["Parts", "fingerprint", "written_at_once"]
 
 T = TypeVar("T")
 
@@ -43,6 +44,15 @@ def written_at_once(folder: Path) -> Iterator[Path]:
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """A hash of the types, shapes and values of tensors, by which a run knows its own finished parts again."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Parts:

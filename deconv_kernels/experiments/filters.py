@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from ..deconvnet import Deconvnet
 from ..graph import Tape
-from ..steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift
 
 __all__ = [
     "Activity",
@@ -569,30 +568,10 @@ def _calls(tape: Tape, layer: str) -> list[tuple[str | None, str]]:
         if given is None or returned is None:
             continue
         below = None if given < tape.inputs else tape.steps[given - tape.inputs].name
-        calls.append((below, tape.steps[_rectified(tape, returned) - tape.inputs].name))
+        calls.append((below, tape.steps[tape.rectified(returned) - tape.inputs].name))
     if not calls:
         raise ValueError(f"the network has {layer!r} but does not use it")
     return calls
-
-
-def _rectified(tape: Tape, value: int) -> int:
-    """The value to count for a convolution's output: that of the rectifier behind it.
-
-    Between them may stand steps that keep each map to itself, such as batch normalisation; where the way forks or
-    another step follows first, the value before that is taken.
-    """
-    last = value
-    while True:
-        readers = [index for index, sources in enumerate(tape.sources) if last in sources]
-        if len(readers) != 1:
-            return last
-        step = tape.steps[readers[0]]
-        reached = tape.inputs + readers[0]
-        if isinstance(step, Rectifier):
-            return reached
-        if not isinstance(step, BatchNormalization | Scale | Shift | Identity | MaxPool):
-            return last
-        last = reached
 
 
 def _response_variance(convolution: nn.Conv2d, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 
-from ..models import _TORCHVISION as TORCHVISION
-from ..models import ContrastNormalization, _Chain
+from ..models import TORCHVISION, Chain, ContrastNormalization
 from ..photographs import Crop, Photograph, cut
 from .files import Parts
 from .filters import ClipFilters, convolutions, diagnose, renormalize_
@@ -51,7 +50,7 @@ __all__ = [
 Labelled = Dataset[Any]
 
 
-class SmallZFNet(_Chain):
+class SmallZFNet(Chain):
     """A small network of the paper's form, for images of about 64x64: conv1 to pool3, fc4 and fc5.
 
     The maps of the second layer are of one size whatever the first layer's stride: its stride times the second's

@@ -1,0 +1,48 @@
+"""What stands in the place of hidden or missing pixels, from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models import Weights
+
+__all__ = ["describe_fill", "fill_colour"]
+
+_DESCRIPTIONS = {
+    "mean": "zero in the network's input",
+    "image": "each photograph's own mean",
+    "edge": "the border's pixels repeated",
+    "reflect": "the image mirrored",
+}
+
+
+def fill_colour(weights: Weights, fill: str, others: Sequence[str] = ()) -> float | Tensor:
+    """What "mean", a grey level 0..255 or R,G,B is in a network's input: one number, or one for each channel.
+
+    Args:
+        weights: whose preprocessing to use.
+        fill: as the user gave it.
+        others: what else the command takes, for the message.
+
+    Raises:
+        ValueError: it is no colour.
+    """
+    import torch
+
+    if fill == "mean":
+        return 0.0
+    levels = fill.split(",")
+    if len(levels) not in (1, 3) or not all(level.strip().isdecimal() and int(level) <= 255 for level in levels):
+        named = ", ".join(("mean", *others))
+        raise ValueError(f"fill must be {named}, a grey level from 0 to 255 or R,G,B, got {fill!r}")
+    rgb = torch.tensor([int(level) for level in levels], dtype=torch.uint8).expand(3)
+    return weights.preprocess(rgb[:, None, None])[:, 0, 0]
+
+
+def describe_fill(fill: str) -> str:
+    """A fill in words, for captions."""
+    return _DESCRIPTIONS.get(fill, f"{'colour' if ',' in fill else 'grey level'} {fill}")

@@ -1,0 +1,170 @@
+"""Everything about one network on one set of photographs, for a page: galleries, occlusion, invariance, filters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..deconvnet import Deconvnet, Projections
+from ..record import Record, Units
+from .files import Parts
+from .filters import Diagnosis, convolutions, diagnose
+from .gallery import choose_maps
+from .invariance import Invariance, invariance
+from .occlusion import Occlusion, occlude
+
+__all__ = ["Report", "make_report", "spread_layers"]
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found out about a network.
+
+    Attributes:
+        galleries: for each layer the projections of the strongest units of some of its maps, k for each map, by falling
+            activation.
+        k: units per map.
+        maps: how many maps each layer has.
+        occlusions: of each image.
+        invariance: of all images, at the first and the last of the layers.
+        diagnosis: of the first convolution's filters.
+    """
+
+    galleries: tuple[Projections, ...]
+    k: int
+    maps: Mapping[str, int]
+    occlusions: tuple[Occlusion, ...]
+    invariance: Invariance
+    diagnosis: Diagnosis
+
+
+def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
+    """Convolutions spread evenly over a network, the first and the last among them.
+
+    Raises:
+        ValueError: the network has no convolution that `Deconvnet` knows as a layer.
+    """
+    known = set(Deconvnet(model).layers)
+    names = [name for name in convolutions(model) if name in known]
+    if not names:
+        raise ValueError("the network has no nn.Conv2d layer")
+    count = min(count, len(names))
+    return tuple(names[round(place * (len(names) - 1) / max(1, count - 1))] for place in range(count))
+
+
+@torch.no_grad()
+def make_report(
+    model: nn.Module,
+    crops: Tensor,
+    images: Tensor,
+    layers: Sequence[str],
+    *,
+    maps: int = 16,
+    k: int = 9,
+    seed: int = 0,
+    occluder: int = 32,
+    stride: int = 8,
+    parts: Parts | None = None,
+    progress: bool = True,
+) -> Report:
+    """Looks at a network in all the ways that one page can show.
+
+    Args:
+        model: any network that `Deconvnet` can trace.
+        crops: (N, C, H, W) as the model takes them, what the maps' strongest units are looked for in.
+        images: (M, C, H, W) as the model takes them, to occlude and to transform.
+        layers: whose maps to show, from low to high. The last one's strongest map, rectified if a rectifier follows,
+            is watched under the occluder.
+        maps: maps per layer, chosen at random.
+        k: units per map, at most one per crop.
+        seed: chooses the maps.
+        occluder, stride: side of the square and its step, in pixels.
+        parts: where to keep what is finished, so that an interrupted run goes on.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: fewer crops than k, no layer, or what does not fit the network.
+        UnknownLayer: a layer the model does not have.
+    """
+    if not layers:
+        raise ValueError("no layers were given")
+    if maps < 1 or k < 1:
+        raise ValueError(f"maps and k must be at least 1, got {maps} and {k}")
+    if len(crops) < k:
+        raise ValueError(f"{len(crops)} crops are too few for the {k} strongest activations, one per crop")
+    parts = parts or Parts.nowhere()
+    net = Deconvnet(model)
+    for layer in layers:
+        net.tape.index(layer)
+
+    @cache
+    def record() -> Record:
+        return net.record(crops, layers, batch_size=_BATCH, progress=progress)
+
+    galleries = []
+    counts = {}
+    for layer in layers:
+        plain = parts.get(f"gallery {layer}", partial(_gallery, net, record, layer, maps, k, seed, progress))
+        image, channel, y, x = plain["units"]
+        units = Units(layer, image, channel, y, x, plain["activation"])
+        galleries.append(Projections(units, plain["windows"], plain["boxes"], tuple(plain["shape"])))
+        counts[layer] = plain["maps"]
+
+    logits = _logits(net, images[:1])
+    watched = net.tape.steps[net.tape.rectified(net.tape.value(layers[-1])) - net.tape.inputs].name
+    occlusions = []
+    for number, image in enumerate(images):
+        occluding = partial(_occlusion, net, image, watched, logits, occluder, stride, progress)
+        occlusions.append(Occlusion(**parts.get(f"occlusion {number}", occluding)))
+
+    moved = invariance(
+        model,
+        images,
+        list(dict.fromkeys((layers[0], layers[-1]))),
+        labels=None if logits is None else "predicted",
+        parts=parts,
+        progress=progress,
+    )
+    batches = crops.split(_BATCH)
+    (diagnosis,) = diagnose(model, batches=batches, progress=progress)
+    return Report(tuple(galleries), k, counts, tuple(occlusions), moved, diagnosis)
+
+
+def _gallery(net: Deconvnet, record: Any, layer: str, maps: int, k: int, seed: int, progress: bool) -> dict[str, Any]:
+    """Projections of a layer's strongest units as plain tensors and numbers."""
+    kept = record()
+    channels = kept.shape(layer)[0]
+    units = kept.strongest(layer, k, choose_maps(layer, channels, maps, seed))
+    found = net.project(kept, units, progress=progress)
+    return {
+        "units": list(units.table()),
+        "activation": units.activation,
+        "windows": found.windows.cpu(),
+        "boxes": found.boxes.cpu(),
+        "shape": list(found.shape),
+        "maps": channels,
+    }
+
+
+def _occlusion(
+    net: Deconvnet, image: Tensor, layer: str, logits: str | None, size: int, stride: int, progress: bool
+) -> dict[str, Any]:
+    return asdict(occlude(net, image, layer, logits, size=size, stride=stride, progress=progress))
+
+
+def _logits(net: Deconvnet, image: Tensor) -> str | None:
+    """The network's output if it is one row of classes for each image."""
+    try:
+        output = net.output
+    except ValueError:
+        return None
+    record = net.record(image, output, progress=False)
+    shape = record.shapes[net.tape.value(output)]
+    return output if shape is not None and len(shape) == 1 else None

@@ -1,0 +1,195 @@
+"""One HTML page of everything: galleries to click through, occlusion to point at, invariance and filters.
+
+The page stands alone: its pictures are inside it, and it asks no server for anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..deconvnet import Projections
+from ..experiments.occlusion import Occlusion
+from ..experiments.report import Report
+from .filters import draw_diagnosis
+from .invariance import Examples, draw_invariance
+from .tiles import with_contrast
+
+__all__ = ["Photographs", "write_page"]
+
+Pixels = NDArray[np.uint8]
+
+_SMALL = 48
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Pictures the network saw.
+
+    Attributes:
+        pixels: (N, 3, H, W) uint8 RGB.
+        names: (N,) of the photographs they were cut from.
+    """
+
+    pixels: Tensor
+    names: Sequence[str]
+
+
+def write_page(
+    path: Path,
+    report: Report,
+    crops: Photographs,
+    images: Photographs,
+    examples: Sequence[Examples],
+    to_rgb: Callable[[Tensor], Tensor],
+    title: str,
+    facts: Sequence[str],
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: the HTML file.
+        report: what to show.
+        crops: those in which the strongest units were looked for.
+        images: those that were occluded and transformed.
+        examples: of the transformations, for the figure of the invariance.
+        to_rgb: turns (..., 3, h, w) from the network's input into RGB.
+        title: the network's name.
+        facts: lines about where weights and photographs came from.
+    """
+    used = sorted({number for gallery in report.galleries for number in gallery.units.image.tolist()})
+    data = {
+        "layers": [_gallery(gallery, report, to_rgb) for gallery in report.galleries],
+        "crops": {number: {"src": _jpeg(_picture(crops, number)), "name": crops.names[number]} for number in used},
+        "size": list(crops.pixels.shape[2:]),
+        "occlusions": [
+            _occlusion(found, images.names[number], _picture(images, number), to_rgb)
+            for number, found in enumerate(report.occlusions)
+        ],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        invariance, filters = Path(folder) / "invariance.png", Path(folder) / "filters.png"
+        draw_invariance(
+            invariance,
+            "Invariance",
+            "How far the features of the first and the last of the layers above move when an image does.",
+            report.invariance,
+            images.names,
+            examples,
+        )
+        diagnosis = report.diagnosis
+        coloured = to_rgb if diagnosis.weight.shape[1] == 3 else None
+        draw_diagnosis(
+            filters, diagnosis, f"Filters of {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
+        )
+        figures = {name: _embedded("png", file.read_bytes()) for name, file in _named(invariance, filters)}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("deconv_kernels", "plot"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    text = environment.get_template("page.html").render(
+        title=title, facts=facts, data=data, figures=figures, filters=_filters(report)
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _named(*files: Path) -> list[tuple[str, Path]]:
+    return [(file.stem, file) for file in files]
+
+
+def _gallery(gallery: Projections, report: Report, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """A layer's maps and, for each, its units with their pictures, as JSON takes them."""
+    units = gallery.units
+    assert units.activation is not None
+    pictures = with_contrast(to_rgb(gallery.windows))
+    columns = (units.channel, units.image, units.y, units.x, units.activation, gallery.boxes)
+    maps: dict[int, list[dict[str, Any]]] = {}
+    for picture, channel, image, y, x, activation, box in zip(pictures, *(c.tolist() for c in columns), strict=True):
+        unit = {"crop": image, "y": y, "x": x, "a": activation, "box": box, "src": _tile(picture)}
+        maps.setdefault(channel, []).append(unit)
+    height, width = gallery.windows.shape[2:]
+    return {
+        "name": units.layer,
+        "of": report.maps[units.layer],
+        "field": [height, width],
+        "maps": [{"map": channel, "units": shown} for channel, shown in maps.items()],
+    }
+
+
+def _occlusion(found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    shown: list[dict[str, Any]] = []
+    if found.activation is not None:
+        what = f"total activation of map {found.map} of {found.layer}"
+        shown.append(_heat(what, found.activation, found.clean_activation))
+    if found.probability is not None:
+        shown.append(_heat(f"probability of class {found.label}", found.probability, found.clean_probability))
+    if found.highest_probability is not None and found.most_probable is not None:
+        heat = _heat("probability of the most probable class", found.highest_probability, None)
+        shown.append({**heat, "classes": found.most_probable.tolist()})
+    projection = None if found.projection is None else _jpeg(with_contrast(to_rgb(found.projection[None]))[0])
+    return {
+        "name": name,
+        "src": _jpeg(picture),
+        "size": list(picture.shape[:2]),
+        "occluder": list(found.size),
+        "rows": found.rows.tolist(),
+        "columns": found.columns.tolist(),
+        "projection": projection,
+        "maps": shown,
+        "raises": len(found.raises()) if found.probability is not None else None,
+    }
+
+
+def _heat(what: str, values: Tensor, clean: float | None) -> dict[str, Any]:
+    low, high = float(values.min()), float(values.max())
+    shares = (values.double().numpy() - low) / (high - low if high > low else 1.0)
+    colours = (colormaps["viridis"](shares)[..., :3] * 255).round().astype(np.uint8)
+    return {"what": what, "clean": clean, "low": low, "high": high, "values": values.tolist(), "src": _png(colours)}
+
+
+def _filters(report: Report) -> list[dict[str, Any]]:
+    """One row of the table of filters for each."""
+    diagnosis = report.diagnosis
+    dominating = diagnosis.dominating.tolist()
+    dead = [False] * len(diagnosis) if diagnosis.activity is None else diagnosis.activity.dead.tolist()
+    columns = (diagnosis.rms.tolist(), diagnosis.centroid.tolist(), diagnosis.aliased.tolist(), dominating, dead)
+    names = ("rms", "centroid", "aliased", "dominates", "dead")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _picture(photographs: Photographs, number: int) -> Pixels:
+    return photographs.pixels[number].permute(1, 2, 0).numpy()
+
+
+def _tile(picture: Pixels) -> str:
+    """Small pictures are kept to the pixel, large ones compressed."""
+    return _png(picture) if max(picture.shape[:2]) <= _SMALL else _jpeg(picture)
+
+
+def _png(picture: Pixels) -> str:
+    return _encoded(picture, "png")
+
+
+def _jpeg(picture: Pixels) -> str:
+    return _encoded(picture, "jpeg", quality=85)
+
+
+def _encoded(picture: Pixels, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format=kind, **options)
+    return _embedded(kind, buffer.getvalue())
+
+
+def _embedded(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
