@@ -13,10 +13,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -329,7 +332,9 @@ def _built(place: str) -> nn.Module:
             if specification is None or specification.loader is None or not Path(where).is_file():
                 raise ValueError(f"model {place!r}: no such file")
             module = importlib.util.module_from_spec(specification)
-            specification.loader.exec_module(module)
+            # Dataclasses, among others, look their module up by its name while it runs.
+            with _known(module):
+                specification.loader.exec_module(module)
         else:
             module = importlib.import_module(where)
         with torch.random.fork_rng():
@@ -340,6 +345,20 @@ def _built(place: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"model {place!r} builds a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+@contextmanager
+def _known(module: ModuleType) -> Iterator[None]:
+    """The module in `sys.modules` under its name, for the length of a `with` block."""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[module.__name__]
+        else:
+            sys.modules[module.__name__] = before
 
 
 def _of_own_network(place: str, source: str) -> Weights:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-__all__ = ["Crop", "Photograph", "cut", "load_photographs", "plan_centres", "plan_crops"]
+__all__ = ["Crop", "Photograph", "cut", "image_files", "load_photographs", "plan_centres", "plan_crops"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -83,7 +83,7 @@ def load_photographs(sources: str | Path | Iterable[str | Path]) -> list[Photogr
     """
     photographs = []
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        paths = _samples() if str(source) == "samples" else _image_files(Path(source))
+        paths = _samples() if str(source) == "samples" else image_files(Path(source))
         photographs += [Photograph(path.name, _read(path)) for path in paths]
     if not photographs:
         raise ValueError("no images were given")
@@ -190,7 +190,12 @@ def _samples() -> list[Path]:
     return paths
 
 
-def _image_files(source: Path) -> list[Path]:
+def image_files(source: Path) -> list[Path]:
+    """The image files of a folder by name, or the file itself.
+
+    Raises:
+        ValueError: there is none.
+    """
     if source.is_file():
         return [source]
     if not source.is_dir():

@@ -334,11 +334,19 @@ class TestNetworksOfTheUsers:
     """ "package.module:function" and "file.py:function" in place of an architecture's name."""
 
     CODE = """
+from __future__ import annotations
+
+import dataclasses
+
 import torch
 from torch import nn
 
+@dataclasses.dataclass
+class Settings:
+    width: int = 4
+
 def build():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout())
+    return nn.Sequential(nn.Conv2d(3, Settings().width, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout())
 
 number = 3
 

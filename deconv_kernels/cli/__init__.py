@@ -5,7 +5,22 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from . import bench, gallery, info, plan
+from . import (
+    bench,
+    correspondence,
+    evolution,
+    filters,
+    gallery,
+    info,
+    invariance,
+    mine,
+    occlusion,
+    plan,
+    repair,
+    report,
+    transfer,
+    unsupervised,
+)
 
 __all__ = ["main"]
 
@@ -16,5 +31,20 @@ def main() -> None:
     """See what a convolutional network has learned, by deconvnet projections."""
 
 
-for _module in (gallery, bench, plan, info):
+for _module in (
+    gallery,
+    mine,
+    occlusion,
+    invariance,
+    correspondence,
+    filters,
+    repair,
+    evolution,
+    transfer,
+    unsupervised,
+    report,
+    bench,
+    plan,
+    info,
+):
     main.add_command(_module.command)

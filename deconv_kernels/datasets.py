@@ -1,0 +1,190 @@
+"""Labelled images: sets that installed packages ship, crops by photograph, and folders by class.
+
+data = load_digits(96)                       # or load_faces, load_class_folders("birds/", 96)
+data = crops_by_photograph(photographs, 96)
+data.images[0], data.classes[data.labels[0]]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .photographs import Crop, Photograph, cut, image_files, load_photographs, plan_centres
+
+__all__ = [
+    "ImageFiles",
+    "LabelledImages",
+    "crops_by_photograph",
+    "load_class_folders",
+    "load_digits",
+    "load_faces",
+]
+
+CROP_SIDE = 64
+GAP = 16
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images that each belong to a class.
+
+    Attributes:
+        images: uint8 RGB, (N, 3, size, size), or a `Dataset` that reads them one by one, (3, size, size).
+        labels: (N,) int64, places in `classes`.
+        classes: their names.
+        source: where they came from, for people.
+        groups: (N,) int64 where images have more in common than their class: one number for those that do.
+    """
+
+    images: Tensor | ImageFiles = field(repr=False)
+    labels: Tensor = field(repr=False)
+    classes: tuple[str, ...]
+    source: str
+    groups: Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class ImageFiles(Dataset[Tensor]):
+    """Image files read when they are asked for: the central square of each, scaled to size x size, uint8 RGB."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths, self.size = list(paths), size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """(3, size, size). ValueError: the file cannot be read as an image."""
+        photographs = load_photographs(self.paths[index])
+        return cut(photographs, plan_centres(photographs), self.size)[0]
+
+
+def load_digits(size: int) -> LabelledImages:
+    """1797 handwritten digits of 8x8 pixels, ten classes, enlarged to size x size, out of scikit-learn.
+
+    Raises:
+        ValueError: scikit-learn is not installed, or `size` is below 1.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ValueError(f"the digits come with scikit-learn, which cannot be imported here ({error})") from error
+    digits = datasets.load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    classes = tuple(str(name) for name in digits.target_names)
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    return LabelledImages(_enlarged(pixels, size), labels, classes, "scikit-learn's digits")
+
+
+def load_faces(size: int) -> LabelledImages:
+    """100 faces and 100 patches without one, of 25x25 pixels (Labeled Faces in the Wild), enlarged to size x size.
+
+    Raises:
+        ValueError: scikit-image, which ships them, is not installed, or `size` is below 1.
+    """
+    specification = importlib.util.find_spec("skimage")
+    folders = (specification.submodule_search_locations if specification else None) or []
+    files = [path for folder in folders if (path := Path(folder) / "data/lfw_subset.npy").is_file()]
+    if not files:
+        raise ValueError("the faces come with scikit-image, which is not installed")
+    pixels = np.rint(np.load(files[0], allow_pickle=False) * 255).astype(np.uint8)
+    labels = torch.arange(2).repeat_interleave(len(pixels) // 2)
+    return LabelledImages(_enlarged(pixels, size), labels, ("face", "no face"), "faces of scikit-image")
+
+
+def crops_by_photograph(
+    photographs: Sequence[Photograph], size: int, side: int = CROP_SIDE, gap: int = GAP
+) -> LabelledImages:
+    """Small crops, whose class is the photograph that they were cut from.
+
+    Every photograph is divided into four quarters with `gap` pixels between them, and crops are cut on an even grid
+    inside each quarter, half a crop apart. A quarter is a group: crops of different groups share no pixel, and with a
+    gap of 16 no block of JPEG compression either.
+
+    Args:
+        photographs: at least two.
+        size: side at which crops are shown, in pixels.
+        side: of the crops, in the photographs' pixels.
+        gap: between quarters, in the photographs' pixels.
+
+    Raises:
+        ValueError: a quarter of a photograph does not hold a crop, or `size` is below 1.
+    """
+    _check_size(size)
+    if side < 2 or gap < 0:
+        raise ValueError(f"crops must have a side of at least 2 pixels and gaps of at least 0, got {side} and {gap}")
+    crops: list[Crop] = []
+    groups: list[int] = []
+    for index, photograph in enumerate(photographs):
+        height, width = photograph.pixels.shape[:2]
+        if min(height, width) < 2 * side + gap:
+            raise ValueError(
+                f"{photograph.name} is {width}x{height} pixels; {2 * side + gap} are needed for crops of {side} from "
+                "separate quarters"
+            )
+        for quarter in range(4):
+            rows = _range(height, gap, quarter // 2)
+            columns = _range(width, gap, quarter % 2)
+            for y in range(rows.start, rows.stop - side + 1, side // 2):
+                for x in range(columns.start, columns.stop - side + 1, side // 2):
+                    crops.append(Crop(index, y, x, side))
+                    groups.append(4 * index + quarter)
+    return LabelledImages(
+        cut(photographs, crops, size),
+        torch.tensor([crop.photograph for crop in crops], dtype=torch.int64),
+        tuple(photograph.name for photograph in photographs),
+        f"crops of {side}x{side} pixels of {len(photographs)} photographs",
+        torch.tensor(groups, dtype=torch.int64),
+    )
+
+
+def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
+    """The images of a folder with one subfolder for each class; files are read when they are asked for.
+
+    Args:
+        folder: holds the subfolders; whatever is no folder in it, and hidden folders, are left out.
+        size: side of the images, in pixels.
+
+    Raises:
+        ValueError: no such folder, fewer than two subfolders, one without images, or `size` below 1.
+    """
+    _check_size(size)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"folder {str(folder)!r}: no such folder")
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(subfolders) < 2:
+        raise ValueError(f"folder {str(folder)!r} must hold a subfolder for each class, at least two")
+    files = [image_files(path) for path in subfolders]
+    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(paths) for paths in files]))
+    images = ImageFiles([path for paths in files for path in paths], size)
+    return LabelledImages(images, labels, tuple(path.name for path in subfolders), str(folder))
+
+
+def _range(length: int, gap: int, half: int) -> range:
+    """The first or second half of 0..length, without its share of the gap between them."""
+    middle = (length - gap) // 2
+    return range(middle) if half == 0 else range(length - middle, length)
+
+
+def _enlarged(pixels: np.ndarray, size: int) -> Tensor:
+    """Grey images (N, h, w) uint8 as RGB (N, 3, size, size)."""
+    _check_size(size)
+    images = [Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC) for grey in pixels]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))[:, None].repeat(1, 3, 1, 1)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
