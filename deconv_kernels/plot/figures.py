@@ -31,7 +31,7 @@ def new_figure(title: str, caption: str, width: float, height: float) -> tuple[F
     Returns:
         The figure, for `save`, and its area below the caption, laid out by Matplotlib: `area.subplots(...)`.
     """
-    columns = max(20, int((width - 0.4) / (0.5 * _CAPTION_POINTS * _POINT)))
+    columns = max(20, int((width - 0.4) / (0.54 * _CAPTION_POINTS * _POINT)))
     lines = [part for line in caption.splitlines() for part in wrap(line, columns) or [""]]
     head = (42 + 14 * len(lines)) * _POINT
     figure = Figure(figsize=(width, head + height), layout="constrained")
