@@ -5,9 +5,9 @@ deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Netwo
 """
 
 from . import _register, backends, nn
+from .calls import UnsupportedModule
 from .deconvnet import Deconvnet, Projections
 from .graph import UnknownLayer
-from .layers import UnsupportedModule
 from .one_call import project
 from .ops import (
     backproject2d,

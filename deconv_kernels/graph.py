@@ -17,8 +17,7 @@ import torch.fx
 from torch import nn
 
 from . import nn as own
-from .joins import Switches
-from .layers import (
+from .calls import (
     CONSTANT,
     IN_PLACE_OPERATORS,
     Call,
@@ -29,13 +28,10 @@ from .layers import (
     is_constant,
     is_in_place,
     is_size,
-    is_split,
-    known_type,
     mark,
-    returns_indices,
-    switches_of,
-    unpooling,
 )
+from .joins import Switches
+from .layers import is_split, known_type, returns_indices, steps_of, switches_of, unpooling
 from .rules import decisions
 from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
@@ -438,7 +434,7 @@ class _Builder:
         call = Call(node, self.model, name, self.rule, self.exact, self.rules)
         if not call.signals:
             raise UnsupportedModule(f"{describe(node, self.model)} computes nothing from the images")
-        steps = call.steps()
+        steps = steps_of(call)
         self._link(node, steps, call.reads)
         if returns_indices(node, self.model):
             pool = steps[-1]

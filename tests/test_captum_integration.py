@@ -23,7 +23,7 @@ from deconv_kernels import reference
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.graph import graph_module
 from deconv_kernels.integrations import captum as ours
-from deconv_kernels.layers import UnsupportedModule
+from deconv_kernels.calls import UnsupportedModule
 
 OF_OUTPUTS = ["Deconvolution", "GuidedBackprop"]
 OF_NEURONS = ["NeuronDeconvolution", "NeuronGuidedBackprop"]

@@ -81,6 +81,7 @@ def command(
     import numpy as np
     import torch
 
+    from ..calls import UnsupportedModule
     from ..experiments.correspondence import (
         correspondence,
         occlude,
@@ -90,7 +91,6 @@ def command(
         squares_around,
     )
     from ..experiments.files import Parts, fingerprint, written_at_once
-    from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs
     from ..plot.correspondence import draw_correspondence, with_deviation
     from .fills import describe_fill, fill_colour

@@ -57,11 +57,11 @@ def command(
     import numpy as np
 
     from ..backends import usable_device
+    from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.evolution import evolve
     from ..experiments.files import Parts, written_at_once
     from ..experiments.gallery import choose_maps
-    from ..layers import UnsupportedModule
     from ..models import load_weights
     from ..photographs import load_photographs, plan_crops
     from ..plot.evolution import draw_evolution

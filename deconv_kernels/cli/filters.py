@@ -57,9 +57,9 @@ def command(
     import numpy as np
     import torch
 
+    from ..calls import UnsupportedModule
     from ..experiments.files import written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
-    from ..layers import UnsupportedModule
     from ..photographs import load_photographs, plan_crops
     from ..plot.filters import draw_comparison, draw_diagnosis
     from .crops import CropBatches

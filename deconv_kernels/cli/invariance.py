@@ -78,9 +78,9 @@ def command(
     import json
     from dataclasses import replace
 
+    from ..calls import UnsupportedModule
     from ..experiments.files import Parts, fingerprint, written_at_once
     from ..experiments.invariance import figure_5, invariance
-    from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs, plan_centres
     from ..plot.invariance import draw_invariance
     from .fills import describe_fill, fill_colour

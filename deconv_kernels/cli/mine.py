@@ -67,9 +67,9 @@ def command(
     \b
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
+    from ..calls import UnsupportedModule
     from ..experiments.files import Parts, written_at_once
     from ..experiments.mining import mine
-    from ..layers import UnsupportedModule
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule), _processes(device) as (rank, world):

@@ -85,10 +85,10 @@ def command(
     """
     from dataclasses import asdict
 
+    from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.files import Parts, fingerprint, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
-    from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs, plan_centres
     from .labels import read_labels, read_lines
     from .tables import aligned

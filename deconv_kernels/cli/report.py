@@ -47,10 +47,10 @@ def command(
     Writes report.html, which stands alone: any browser shows it, without a server or a network. An interrupted run goes
     on where it stopped.
     """
+    from ..calls import UnsupportedModule
     from ..experiments.files import Parts, fingerprint, written_at_once
     from ..experiments.invariance import figure_5
     from ..experiments.report import make_report, spread_layers
-    from ..layers import UnsupportedModule
     from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.page import Photographs, write_page
     from .invariance import examples_of

@@ -36,8 +36,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..calls import UnsupportedModule
 from ..deconvnet import Deconvnet
-from ..layers import UnsupportedModule
 from ..ops import check_overlap
 from ..record import Units
 
