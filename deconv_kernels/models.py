@@ -330,7 +330,7 @@ def _built(place: str) -> nn.Module:
         if where.endswith(".py"):
             specification = importlib.util.spec_from_file_location(Path(where).stem, where)
             if specification is None or specification.loader is None or not Path(where).is_file():
-                raise ValueError(f"model {place!r}: no such file")
+                raise FileNotFoundError("no such file")
             module = importlib.util.module_from_spec(specification)
             # Dataclasses, among others, look their module up by its name while it runs.
             with _known(module):
@@ -340,8 +340,9 @@ def _built(place: str) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = getattr(module, name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"model {place!r} cannot be built: {error}") from error
+    except Exception as error:  # the user's code may fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"model {place!r} cannot be built: {reason}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model {place!r} builds a {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -107,10 +107,12 @@ def plan_crops(photographs: Sequence[Photograph], size: int = 224, limit: int = 
         The crops, by photograph, then from large to small, then by row and column.
 
     Raises:
-        ValueError: a photograph is smaller than `size`, or `limit` is below 1.
+        ValueError: a photograph is smaller than `size`, or `size` or `limit` is below 1.
     """
     if limit < 1:
         raise ValueError(f"the number of crops must be at least 1, got {limit}")
+    if size < 1:
+        raise ValueError(f"the size of crops must be at least 1 pixel, got {size}")
     for photograph in photographs:
         height, width = photograph.pixels.shape[:2]
         if min(height, width) < size:
@@ -211,7 +213,13 @@ def _read(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I;16"):
+                    levels = np.asarray(upright).astype(np.float32) / 257
+                    upright = Image.fromarray(levels.round().astype(np.uint8))
+                elif upright.mode in ("I", "F"):
+                    raise ValueError(f"its grey levels are of {upright.mode!r}, whose range is not known")
+                return np.asarray(upright.convert("RGB"))
     except Exception as error:  # a damaged file may fail in any way its decoder can
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"image {str(path)!r} cannot be read: {reason}") from error

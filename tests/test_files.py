@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from deconv_kernels.experiments.files import Parts, written_at_once
+from deconv_kernels.experiments.files import Parts, file_name, fingerprint, fingerprint_of_network, written_at_once
 
 
 def test_files_appear_when_the_block_ends_well(tmp_path):
@@ -82,3 +83,46 @@ def test_nowhere_keeps_nothing():
     assert parts.get("a", lambda: 1) == 1
     assert parts.get("a", lambda: 2) == 2
     parts.remove()
+
+
+def test_a_damaged_part_is_computed_again(tmp_path):
+    parts = Parts(tmp_path, "settings")
+    parts.get("part", lambda: 1)
+    (file,) = tmp_path.rglob("*.pt")
+    for content in (b"", file.read_bytes()[:50], b"no part"):
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match="computed again"):
+            assert parts.get("part", lambda: 2) == 2
+        assert parts.get("part", lambda: 3) == 2
+
+
+def test_fingerprints_tell_types_shapes_and_values():
+    values = torch.arange(6.0)
+    others = (values + 1, values.double(), values.view(2, 3), values.flip(0))
+    assert fingerprint(values) == fingerprint(values.clone())
+    assert len({fingerprint(x) for x in (values, *others)}) == 5
+    assert fingerprint(values, values) != fingerprint(values)
+
+
+class Small(nn.Module):
+    def __init__(self, function, factor=2.0, pool=2):
+        super().__init__()
+        self.convolution, self.pool = nn.Conv2d(3, 4, 3), nn.MaxPool2d(pool)
+        self.function, self.factor = function, factor
+        nn.init.ones_(self.convolution.weight)
+        nn.init.ones_(self.convolution.bias)
+
+    def forward(self, x):
+        return self.function(self.pool(self.convolution(x)) * self.factor + torch.full((1,), self.factor))
+
+
+def test_a_network_is_its_weights_its_modules_and_its_code():
+    other_weights = Small(torch.relu)
+    nn.init.zeros_(other_weights.convolution.bias)
+    networks = (Small(torch.relu), Small(torch.sin), Small(torch.relu, 3.0), Small(torch.relu, pool=3), other_weights)
+    assert len({fingerprint_of_network(network) for network in networks}) == 5
+    assert fingerprint_of_network(Small(torch.relu)) == fingerprint_of_network(Small(torch.relu).train())
+
+
+def test_layers_as_names_of_files():
+    assert file_name("block/a.b") == "block_a.b"

@@ -102,8 +102,24 @@ class TestPhotographs:
         with pytest.raises(ValueError, match="no images were given"):
             load_photographs([])
 
+    def test_sixteen_bit_greys_keep_their_range(self, tmp_path):
+        levels = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(64, 48)
+        Image.fromarray(levels).save(tmp_path / "deep.png")
+        (photograph,) = load_photographs(tmp_path / "deep.png")
+        assert np.array_equal(photograph.pixels, np.rint(levels / 257).astype(np.uint8)[..., None].repeat(3, axis=2))
+
+    def test_greys_of_unknown_range_are_refused(self, tmp_path):
+        Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(tmp_path / "float.tiff")
+        with pytest.raises(ValueError, match="grey levels are of 'F'"):
+            load_photographs(tmp_path / "float.tiff")
+
 
 class TestCrops:
+    @pytest.mark.parametrize("size", [0, -5])
+    def test_crops_of_no_pixels_are_refused(self, size):
+        with pytest.raises(ValueError, match="size of crops must be at least 1"):
+            plan_crops([Photograph("one", np.zeros((9, 9, 3), dtype=np.uint8))], size)
+
     def test_crops_are_squares_inside_their_photographs_at_several_scales(self, folder):
         photographs = load_photographs(folder)
         crops = plan_crops(photographs, limit=300)

@@ -321,8 +321,8 @@ def test_bad_arguments_are_named(change, error, message):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: translate(x, float("nan")), ValueError, "pixels must be a finite"),
-        (lambda x: rotate(x, float("inf")), ValueError, "degrees must be a finite"),
+        (lambda x: translate(x, float("nan")), ValueError, "pixels must be a number"),
+        (lambda x: rotate(x, float("inf")), ValueError, "degrees must be a number"),
         (lambda x: scale(x, 0), ValueError, "above 0"),
         (lambda x: scale(x, -2), ValueError, "above 0"),
         (lambda x: rotate(x, 5, fill="mirror"), ValueError, "edge, reflect"),
@@ -358,7 +358,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "photographs").mkdir()
     for name, size in (("a.png", (50, 40)), ("b.png", (33, 61)), ("c.jpg", (40, 40))):
         Image.effect_noise(size, 60).save(tmp_path / "photographs" / name)
-    (tmp_path / "classes.txt").write_text("cat\ndog\n\nbird of prey\ncup\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\nbird of prey\ncup\n")
     (tmp_path / "labels.txt").write_text("bird of prey\n0\ncat\n")
     (tmp_path / "file").write_text("in the way")
     return tmp_path

@@ -355,6 +355,9 @@ def needs(argument):
 
 def tensor():
     return torch.zeros(1)
+
+def fails():
+    raise RuntimeError("first line\\nsecond line")
 """
 
     @pytest.fixture
@@ -390,11 +393,14 @@ def tensor():
             ("own.py:number", "not callable"),
             ("own.py:needs", "missing 1 required positional argument"),
             ("own.py:tensor", "builds a Tensor, not a torch.nn.Module"),
+            ("own.py:fails", "cannot be built: first line$"),
+            ("broken.py:build", "cannot be built: .*invalid syntax|cannot be built: .*was never closed"),
             ("absent.py:build", "no such file"),
             ("no_such_module_at_all:build", "No module named"),
         ],
     )
     def test_what_cannot_be_built_is_refused(self, file, name, message):
+        (file.parent / "broken.py").write_text("def build(:")
         place = str(file.parent / name) if ".py" in name else name
         with pytest.raises(ValueError, match=message):
             load_weights(place, "random")

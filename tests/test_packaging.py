@@ -123,7 +123,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "deconv_kernels").rglob("*.py")}
     with zipfile.ZipFile(wheel) as opened:
         held = {name for name in opened.namelist() if ".dist-info/" not in name}
-    assert held == modules | {"deconv_kernels/py.typed", "deconv_kernels/_cpu.abi3.so"}
+    data = {"deconv_kernels/py.typed", "deconv_kernels/plot/page.html", "deconv_kernels/_cpu.abi3.so"}
+    assert held == modules | data
 
 
 CHECK_INSTALLED = """

@@ -7,7 +7,10 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -29,6 +32,25 @@ def build():
         nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
     )
+"""
+OTHERS = """
+import torch
+from torch import nn
+from network import build
+
+def grey():
+    return nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Conv2d(6, 4, 3))
+
+def double():
+    return build().double()
+
+def nan(value=float("nan")):
+    network = build()
+    network[3].weight.data[0, 0, 0, 0] = value
+    return network
+
+def infinite():
+    return nan(float("inf"))
 """
 MAPS, K, SIZE = 4, 4, 40
 
@@ -152,6 +174,51 @@ def test_an_interrupted_report_goes_on(place, monkeypatch):
     monkeypatch.setattr(report, "_gallery", lambda *_: pytest.fail("the galleries were finished already"))
     assert run(place, output="resumed").exit_code == 0
     assert [path.name for path in (place / "resumed").iterdir()] == ["report.html"]
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(place):
+    (place / "formulas").mkdir()
+    Image.effect_noise((70, 56), 70).convert("RGB").save(place / "formulas" / r"$\frac$ a$b$.png")
+    result = run(place, "--images", str(place / "formulas"), "--whole", "1", output="formulas-out")
+    assert result.exit_code == 0, result.output
+
+
+def test_networks_that_do_not_fit_are_said_in_one_line(place, monkeypatch):
+    monkeypatch.syspath_prepend(place)
+    (place / "others.py").write_text(OTHERS)
+    for name, message in (
+        ("grey", "does not take images of 3x40x40"),
+        ("double", "parameters of torch.float64"),
+        ("nan", "not finite"),
+        ("infinite", "not finite"),
+    ):
+        result = run(place, "--model", f"{place / 'others.py'}:{name}", output="unfit")
+        assert result.exit_code == 2, (name, result.output)
+        assert message in result.stderr.splitlines()[-1], result.stderr
+        assert not (place / "unfit" / "report.html").exists()
+
+
+def test_a_run_that_is_asked_to_end_leaves_no_draft(place):
+    command_line = [sys.executable, "-m", "deconv_kernels", "report", "--model", f"{place / 'network.py'}:build"]
+    command_line += [
+        "--weights",
+        "random",
+        "--images",
+        str(place / "photographs"),
+        "--size",
+        "56",
+        "--crops",
+        "200",
+        "-k",
+        "2",
+    ]
+    command_line += ["--occluder", "3", "--stride", "1", "-o", str(place / "ended" / "out")]
+    run = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not list((place / "ended").rglob("*.pt")):
+        time.sleep(0.05)
+    run.terminate()
+    assert run.wait(60) == 128 + signal.SIGTERM
+    assert [path.name for path in (place / "ended" / "out").iterdir()] == [".parts-report"]
 
 
 @pytest.mark.parametrize(

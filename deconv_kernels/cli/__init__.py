@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from types import FrameType
+
 import click
 
 from .. import __version__
@@ -29,6 +33,12 @@ __all__ = ["main"]
 @click.version_option(__version__, package_name="deconv_kernels", message="%(package)s %(version)s")
 def main() -> None:
     """See what a convolutional network has learned, by deconvnet projections."""
+    # What a command has begun to write vanishes when it is asked to end, as it does when it is interrupted.
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 for _module in (

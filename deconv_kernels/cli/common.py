@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..backends import usable_device
+from ..deconvnet import Deconvnet
 from ..models import ARCHITECTURES, Weights, load_weights
 
 __all__ = [
     "MODEL",
     "Subject",
+    "check_takes",
     "load",
     "names",
     "network_options",
@@ -44,9 +46,11 @@ class _UserError(click.ClickException):
 
 @contextmanager
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turns errors of these kinds into one line on stderr and exit code 2."""
+    """Turns errors of these kinds, and too little memory, into one line on stderr and exit code 2."""
     try:
         yield
+    except MemoryError as error:
+        raise _UserError(f"not enough memory: {error}") from error
     except kinds as error:
         raise _UserError(str(error)) from error
 
@@ -107,9 +111,26 @@ def load(model: str, weights: str, device: str, threads: int | None) -> Subject:
     set_threads(threads)
     where = usable_device(device)
     loaded = load_weights(model, weights)
-    network = loaded.model().to(where)
+    network = loaded.model()
+    if other := {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}:
+        raise ValueError(f"model {model!r} has parameters of {other.pop()}; commands run networks of torch.float32")
+    network = network.to(where)
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
     return Subject(loaded, network.to(memory_format=torch.channels_last), where)  # type: ignore[call-overload]
+
+
+def check_takes(network: nn.Module, model: str, images: Tensor) -> None:
+    """Whether a network runs on images, before any work is done.
+
+    Raises:
+        ValueError: it does not.
+    """
+    net = Deconvnet(network, rule="gradient")
+    try:
+        net.record(images[:1], net.layers[-1], progress=False)
+    except RuntimeError as error:
+        shape = "x".join(map(str, images.shape[1:]))
+        raise ValueError(f"{model} does not take images of {shape}: {error}") from error
 
 
 def names(separated: str) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def command(
         read_points,
         squares_around,
     )
-    from ..experiments.files import Parts, fingerprint, written_at_once
+    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
     from ..photographs import cut, load_photographs
     from ..plot.correspondence import draw_correspondence, with_deviation
     from .fills import describe_fill, fill_colour
@@ -123,7 +123,7 @@ def command(
             "tolerance": tolerance,
             "size": size,
         }
-        exactly = {**settings, "bytes": fingerprint(inputs, *subject.model.state_dict().values())}
+        exactly = {**settings, "bytes": [fingerprint(inputs), fingerprint_of_network(subject.model)]}
         parts = Parts(Path(output) / ".parts-correspondence", exactly)
         with written_at_once(Path(output)) as draft:
             found = correspondence(

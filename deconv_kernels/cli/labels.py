@@ -19,23 +19,30 @@ def read_labels(labels: str, classes: str | None, count: int) -> list[int] | str
             known.setdefault(name, number)
     if labels == "predicted":
         return labels
-    given = read_lines(labels, "labels") if Path(labels).is_file() else [label.strip() for label in labels.split(",")]
+    separated = [label.strip() for label in labels.split(",")]
+    given = read_lines(labels, "labels") if len(separated) == 1 and Path(labels).is_file() else separated
     if len(given) != count:
         raise ValueError(f"labels: {count} photographs need one each, got {len(given)}")
     if unknown := [label for label in given if label not in known and not label.isdecimal()]:
         where = "a number" if classes is None else f"a number, and not in {classes}"
         raise ValueError(f"label {unknown[0]!r} is not {where}")
-    return [known[label] if label in known else int(label) for label in given]
+    numbers = [known[label] if label in known else int(label) for label in given]
+    if max(numbers) >= 2**31:
+        raise ValueError(f"label {max(numbers)} is no class number")
+    return numbers
 
 
 def read_lines(path: str, what: str) -> list[str]:
-    """The lines of a file that are not empty.
+    """The lines of a file, but for empty ones at its end.
 
     Raises:
         ValueError: it cannot be read; `what` is what it was to hold.
     """
     try:
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         raise ValueError(f"{what} {path!r} cannot be read: {reason}") from error
+    if "" in lines:
+        raise ValueError(f"{what} {path!r}: line {lines.index('') + 1} is empty; every line stands for one")
+    return lines

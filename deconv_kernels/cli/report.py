@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    check_takes,
+    load,
+    names,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 
 @click.command("report")
@@ -48,7 +57,7 @@ def command(
     on where it stopped.
     """
     from ..calls import UnsupportedModule
-    from ..experiments.files import Parts, fingerprint, written_at_once
+    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
     from ..experiments.invariance import figure_5
     from ..experiments.report import make_report, spread_layers
     from ..photographs import cut, load_photographs, plan_centres, plan_crops
@@ -67,8 +76,9 @@ def command(
         centres = plan_centres(photographs)[:whole]
         shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
         inputs, wholes = (subject.weights.preprocess(each.pixels).to(subject.device) for each in (seen, shown))
+        check_takes(subject.model, model, inputs)
         settings = [chosen, maps, k, seed, occluder, stride]
-        mark = fingerprint(inputs, wholes, *subject.model.state_dict().values())
+        mark = [fingerprint(inputs, wholes), fingerprint_of_network(subject.model)]
         parts = Parts(Path(output) / ".parts-report", [settings, mark])
         with written_at_once(Path(output)) as draft:
             report = make_report(

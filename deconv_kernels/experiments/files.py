@@ -7,15 +7,19 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Parts", "fingerprint", "written_at_once"]
+from ..calls import CONSTANT
+from ..graph import graph_module
+
+__all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
 
 T = TypeVar("T")
 
@@ -24,26 +28,35 @@ T = TypeVar("T")
 def written_at_once(folder: Path) -> Iterator[Path]:
     """A draft folder whose files move into `folder` when the block ends well; otherwise it vanishes.
 
-    The draft lies inside `folder`, or where that does not exist yet in its nearest existing ancestor, so that moving is
-    renaming. Files of the same names are replaced.
+    The draft lies inside `folder`, so that moving is renaming. A folder that did not exist vanishes with it. Files of
+    the same names are replaced.
 
     Raises:
         OSError: the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"output folder {str(folder)!r} is a file")
-    ancestor = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    missing = [parent for parent in (folder.absolute(), *folder.absolute().parents) if not parent.exists()]
     try:
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=ancestor))
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
     except OSError as error:
         raise OSError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
     try:
         yield draft
-        folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(draft.iterdir()):
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        for parent in missing:
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+def file_name(layer: str) -> str:
+    """A layer's name as part of a file's name."""
+    return layer.replace("/", "_")
 
 
 def fingerprint(*tensors: Tensor) -> str:
@@ -53,6 +66,18 @@ def fingerprint(*tensors: Tensor) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def fingerprint_of_network(model: nn.Module) -> str:
+    """A hash of all that decides what a network computes: its parameters and buffers, its modules and its code.
+
+    Raises:
+        UnsupportedModule: torch.fx cannot trace it.
+    """
+    graph = graph_module(model).graph
+    constants = [node.meta[CONSTANT] for node in graph.nodes if isinstance(node.meta.get(CONSTANT), Tensor)]
+    tensors = (*model.parameters(), *model.buffers(), *constants)
+    return hashlib.sha256(f"{model!r} {graph} {fingerprint(*tensors)}".encode()).hexdigest()
 
 
 class Parts:
@@ -90,14 +115,19 @@ class Parts:
             return compute()
         path = self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.pt"
         if path.is_file():
-            kept: T = torch.load(path, weights_only=True)
-            return kept
+            try:
+                kept: T = torch.load(path, weights_only=True)
+                return kept
+            except Exception as error:  # a damaged file may fail in any way its reader can
+                warnings.warn(f"{path} cannot be read and is computed again: {error!r}", stacklevel=2)
         part = compute()
         self._folder.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(prefix=".draft-", dir=self._folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 torch.save(part, file)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(draft, path)
         except BaseException:
             Path(draft).unlink(missing_ok=True)

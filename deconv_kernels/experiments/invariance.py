@@ -29,6 +29,8 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 OUTPUTS = ("logits", "probabilities")
 PREDICTED = "predicted"
 
+_LARGEST = 1e6
+
 Fill = str | float | Tensor
 
 
@@ -198,7 +200,7 @@ def figure_5(height: int, fill: Fill = 0.0, interpolation: str = "bilinear") -> 
 def invariance(
     model: nn.Module,
     images: Tensor,
-    layers: Sequence[str],
+    layers: str | Sequence[str],
     transformations: Sequence[Transformation] | None = None,
     labels: Sequence[int] | Tensor | str | None = None,
     *,
@@ -240,7 +242,7 @@ def invariance(
     chosen = figure_5(images.shape[2]) if transformations is None else tuple(transformations)
     if not chosen or not all(each.parameters for each in chosen):
         raise ValueError("transformations must hold at least one, each with at least one parameter")
-    names = tuple(dict.fromkeys(layers))
+    names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     if not names:
         raise ValueError("layers must name at least one layer")
     if outputs not in OUTPUTS:
@@ -334,6 +336,9 @@ def _features(
     asked = layers if outputs is None else [*layers, net.output]
     found = net.record(images, asked, activations=True, batch_size=len(images), progress=False).activations
     features = [found[name] for name in layers]
+    for name in asked:
+        if not bool(found[name].isfinite().all()):
+            raise ValueError(f"the features of {name!r} are not finite")
     if outputs is None:
         return features, None
     out = found[net.output]
@@ -368,18 +373,20 @@ def _labels(labels: Sequence[int] | Tensor | str | None, count: int) -> list[int
 
 
 def _check(images: Tensor, name: str, parameter: float, fill: Fill, interpolation: str) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
     if images.dim() != 4 or not images.is_floating_point():
         raise TypeError(
             f"images must be floating point of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
         )
-    if not isfinite(parameter):
-        raise ValueError(f"{name} must be a finite number, got {parameter}")
+    if not isfinite(parameter) or abs(parameter) > _LARGEST:
+        raise ValueError(f"{name} must be a number of at most {_LARGEST:g}, got {parameter}")
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
     if isinstance(fill, str) and fill not in BORDERS:
         raise ValueError(f"fill must be a number, one number per channel, or one of {', '.join(BORDERS)}, got {fill!r}")
-    if isinstance(fill, Tensor) and fill.shape not in ((), (images.shape[1],)):
-        raise ValueError(f"fill must hold one number for each of {images.shape[1]} channels, got {tuple(fill.shape)}")
+    if not isinstance(fill, str) and torch.as_tensor(fill).shape not in ((), (images.shape[1],)):
+        raise ValueError(f"fill must hold one number for each of {images.shape[1]} channels, got {fill!r}")
 
 
 def _colour(images: Tensor, fill: float | Tensor) -> Tensor:

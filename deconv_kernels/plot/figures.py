@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["heat", "new_figure", "picture", "save"]
+__all__ = ["heat", "new_figure", "picture", "plain_text", "save"]
 
 _DPI = 150
 _POINT = 1 / 72
@@ -88,6 +89,18 @@ def heat(
     return drawn
 
 
+def plain_text(figure: Figure) -> None:
+    """Has all words of a figure drawn as they are: names of files and layers may hold what Matplotlib takes for TeX.
+
+    The numbers at the ticks are written when the figure is drawn, and are not among them.
+    """
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text.get_text():
+            text.set_parse_math(False)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG."""
+    plain_text(figure)
     figure.savefig(path, dpi=_DPI, facecolor="white")

@@ -91,14 +91,17 @@ def draw_invariance(
                 axes[-1, column].set_ylabel("probability of the label", fontsize=9)
         axes[-1, column].set_xlabel(f"{transformation.name} ({transformation.unit})", fontsize=9)
     if len(names) > shown:
-        area.legend(
-            [axes[1, 0].lines[n] for n in range(len(names))], names, loc="outside lower center", ncols=6, fontsize=7
-        )
+        lines = [axes[1, 0].lines[n] for n in range(len(names))]
+        area.legend(lines, [_short(name) for name in names], loc="outside lower center", ncols=6, fontsize=7)
     save(figure, path)
 
 
 def _place(number: int, count: int) -> float | int:
     return number if count <= 10 else number / (count - 1)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "\u2026"
 
 
 def _draw_curves(axes: Axes, parameters: Sequence[float], values: Tensor, colours: Sequence[object]) -> None:
@@ -134,7 +137,7 @@ def _draw_examples(
             axes.text(
                 -4 * gap,
                 top + height / 2,
-                name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "\u2026",
+                _short(name),
                 fontsize=8,
                 rotation=90,
                 ha="right",

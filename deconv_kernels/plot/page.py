@@ -98,6 +98,7 @@ def write_page(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("deconv_kernels", "plot"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     text = environment.get_template("page.html").render(
         title=title, facts=facts, data=data, figures=figures, filters=_filters(report)
     )

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .figures import plain_text
+
 __all__ = ["MapTiles", "draw_filters", "draw_maps", "patches", "with_contrast"]
 
 Pixels = NDArray[np.uint8]
@@ -178,6 +180,7 @@ def _draw_page(
         write(x, y - 4 * point, label, fontsize=8.5, va="baseline")
         if note:
             write(x + width, y - 4 * point, note, fontsize=7.5, va="baseline", ha="right", color="0.4")
+    plain_text(figure)
     canvas.draw()
     page = np.array(np.asarray(canvas.buffer_rgba())[..., :3])
     for block, (y, x) in zip(blocks, corners, strict=True):
