@@ -20,10 +20,10 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 from deconv_kernels import reference
+from deconv_kernels.calls import UnsupportedModule
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.graph import graph_module
 from deconv_kernels.integrations import captum as ours
-from deconv_kernels.calls import UnsupportedModule
 
 OF_OUTPUTS = ["Deconvolution", "GuidedBackprop"]
 OF_NEURONS = ["NeuronDeconvolution", "NeuronGuidedBackprop"]
