@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from deconv_kernels.cli.transfer import command
-from deconv_kernels.datasets import crops_by_photograph
+from deconv_kernels.datasets import crops_by_photograph, load_digits
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.experiments import folds as folds_module
 from deconv_kernels.experiments import transfer as experiment
@@ -30,6 +30,10 @@ from deconv_kernels.models import VGG16, load_weights
 from deconv_kernels.photographs import load_photographs
 
 pytest.importorskip("sklearn", reason="the classifiers are scikit-learn's")
+
+from sklearn.exceptions import ConvergenceWarning  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.svm import LinearSVC  # noqa: E402
 
 
 def small_network() -> nn.Sequential:
@@ -330,6 +334,28 @@ class TestClassify:
         (score,) = classify({"x": features}, labels, [fold], [15], [classifier], C=2.0, scaling=scaling, progress=False)
         assert score.accuracies[0] == pytest.approx(expected, abs=undecided + 1e-9)
 
+    @pytest.mark.parametrize("classifier", ["svm", "softmax"])
+    def test_it_goes_on_until_it_converges(self, classifier):
+        digits = load_digits(8)
+        features, labels = digits.images[:, 0].flatten(1).double(), digits.labels
+        folds = make_folds(labels, 30, 3, 50)
+        (score,) = classify({"x": features}, labels, folds, 30, [classifier], C=1000.0, progress=False)
+        for fold, accuracy in zip(folds, score.accuracies, strict=True):
+            train, test = (features[side] for side in (fold.train.flatten(), fold.test))
+            length = (train - train.mean(0)).square().sum(1).mean().sqrt()
+            train, test = (train - train.mean(0)) / length, (test - train.mean(0)) / length
+            most = {"C": 1000.0, "tol": 1e-11, "max_iter": 10**6}
+            solver = LinearSVC(dual=False, **most) if classifier == "svm" else LogisticRegression(**most)
+            found = solver.fit(train.numpy(), labels[fold.train.flatten()].numpy()).predict(test.numpy())
+            truth = labels[fold.test].numpy()
+            assert accuracy == pytest.approx(np.mean([(found[truth == c] == c).mean() for c in range(10)]), abs=1e-12)
+
+    def test_one_that_does_not_converge_is_warned_about(self, monkeypatch):
+        labels = torch.arange(3).repeat(10)
+        monkeypatch.setattr(experiment, "_classifier", lambda name, C: LogisticRegression(C=C, max_iter=1))
+        with pytest.warns(ConvergenceWarning, match="softmax with C=7 has not converged, so its accuracy is not final"):
+            classify({"x": torch.randn(30, 5)}, labels, make_folds(labels, 4, 1), 4, ["softmax"], C=7.0, progress=False)
+
     def test_separable_classes_are_learnt_and_swapped_ones_missed(self):
         labels = torch.arange(4).repeat_interleave(20)
         features = torch.eye(4)[labels].repeat(1, 30) + 0.01 * torch.randn(80, 120)
@@ -374,8 +400,8 @@ class TestClassify:
             ({"labels": labels[:7]}, r"must have shape \(7, F\)"),
             ({"folds": []}, "at least one fold"),
             ({"per_class": [5]}, "hold 4 training images per class, fewer than 5"),
-            ({"per_class": []}, "per_class must hold numbers from 1 up"),
-            ({"per_class": [0]}, "per_class must hold numbers from 1 up"),
+            ({"per_class": []}, "per_class must be whole numbers from 1 up"),
+            ({"per_class": [0]}, "per_class must be whole numbers from 1 up"),
             ({"classifiers": ["forest"]}, r"classifiers must be of svm, softmax, got \['forest'\]"),
             ({"classifiers": []}, "classifiers must be of svm, softmax, got none"),
             ({"C": 0}, "C must be above 0"),
@@ -504,6 +530,40 @@ class TestTransfer:
             model[0].weight.add_(1)
         self.run(model, images, labels, parts=parts)
         assert counts["forward passes"] == 2 * batches
+
+    def test_parts_of_networks_that_differ_in_forward_alone_are_kept_apart(self, tmp_path):
+        class Network(nn.Module):
+            def __init__(self, function):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+                self.function = function
+
+            def forward(self, images):
+                return self.function(self.conv(images)).mean((2, 3))
+
+        networks = {"relu": Network(torch.relu).eval(), "sin": Network(torch.sin).eval()}
+        networks["sin"].load_state_dict(networks["relu"].state_dict())
+        images, parts = torch.randn(4, 3, 9, 9), Parts(tmp_path, "test")
+        for network in networks.values():
+            expected = network(images).detach()
+            features = extract_features(network, images, ["mean"], parts=parts, progress=False)
+            torch.testing.assert_close(features.layers["mean"], expected)
+
+    @pytest.mark.parametrize("channels, dtype", [(1, torch.float32), (3, torch.float64)])
+    def test_images_that_the_network_does_not_take(self, channels, dtype, tmp_path):
+        images, labels = self.coloured(10)
+        model = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU()).to(dtype).eval()
+        with pytest.raises(ValueError, match=r"takes no images \(C, H, W\) = \(3, 16, 16\) of torch.float32: "):
+            transfer(model, images, labels, per_class=2, progress=False, parts=Parts(tmp_path / "parts", "test"))
+        assert not (tmp_path / "parts").exists()
+
+    def test_one_number_per_class(self):
+        images, labels = self.coloured(10)
+        model = small_network()
+        assert self.run(model, images, labels, per_class=3) == self.run(model, images, labels, per_class=[np.int64(3)])
+        for per_class in (0, 1.5, [2, 0], []):
+            with pytest.raises(ValueError, match="per_class must be whole numbers from 1 up"):
+                self.run(model, images, labels, per_class=per_class)
 
     def test_training_on_imagenet_carries_over_to_photographs(self):
         for package, what in (("skimage", "the photographs"), ("onnx", "the weights")):
@@ -650,3 +710,20 @@ class TestCommand:
             assert result.exit_code == 2, result.output
             assert message in result.output.splitlines()[-1]
             assert not output.exists() or [path.name for path in output.iterdir()] == [".parts-transfer"]
+
+    @pytest.mark.parametrize("seed", [-1, 10**20])
+    def test_seeds_out_of_range(self, folder, network, tmp_path, seed):
+        options = ("--model", network, "--weights", "random", "--images", folder, "--size", 24, "--seed", seed)
+        result = self.invoke(*options, "-o", tmp_path / "out")
+        assert result.exit_code == 2
+        assert f"--seed must be from 0 to 2**63 - 1, got {seed}" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_a_file_in_the_way_is_said_before_the_work(self, folder, network, tmp_path, monkeypatch):
+        monkeypatch.setattr(experiment, "extract_features", None)
+        (tmp_path / "file.csv").write_text("mine")
+        options = ("--model", network, "--weights", "random", "--images", folder, "--size", 24, "--per-class", 2)
+        result = self.invoke(*options, "-o", tmp_path / "file.csv")
+        assert result.exit_code == 2, result.output
+        assert result.stderr.splitlines()[-1].endswith("file.csv' is a file")
+        assert (tmp_path / "file.csv").read_text() == "mine"

@@ -233,6 +233,20 @@ class TestInference:
             for one, other in zip(together.codes, apart.codes, strict=True):
                 torch.testing.assert_close(one.maps, other.maps, rtol=0, atol=1e-9)
 
+    def test_each_image_stops_at_its_own_gap(self):
+        network = network_of(1, [(4, 3, 2), (3, 3, 2)])
+        scales = torch.tensor([0.1, 1.0, 5.0, 0.0], dtype=torch.float64).view(-1, 1, 1, 1)
+        images = torch.randn(4, 1, 12, 11, dtype=torch.float64) * scales
+        arguments = {"steps": 300, "pooling": "after", "tolerance": 1e-2}
+        together = network.infer(images, **arguments)
+        apart = network.infer(images, batch_size=1, **arguments)
+        for one, other in zip(together.codes, apart.codes, strict=True):
+            torch.testing.assert_close(one.maps, other.maps, rtol=0, atol=1e-9)
+            torch.testing.assert_close(one.objective, other.objective, rtol=1e-9, atol=1e-9)
+            assert bool((one.gap <= 1e-2 * one.objective[-1]).all())
+        stops = (together.codes[0].objective.diff(dim=0) != 0).sum(0)
+        assert len(set(stops.tolist())) > 1
+
     def test_an_image_of_zeros_has_zero_maps(self):
         network = network_of(3, [(4, 5, 2), (3, 3, 2)])
         features = network.infer(torch.zeros(2, 3, 9, 9, dtype=torch.float64), pooling="after")
@@ -254,6 +268,25 @@ class TestInference:
         network = network_of(3, [(4, 5, 2), (3, 3, 2)])
         with pytest.raises(ValueError, match=message):
             network.infer(torch.randn(1, 3, 8, 8, dtype=torch.float64), **arguments)
+
+    @pytest.mark.parametrize("fidelity", [-1.0, 0.0, float("nan"), float("inf"), "much"])
+    def test_refused_fidelity(self, fidelity):
+        _, _, images, operator, _ = setting(NETWORKS[0])
+        with pytest.raises(ValueError, match="fidelity must be a number above 0"), torch.no_grad():
+            sparse_code(operator, images, fidelity)
+
+    @pytest.mark.parametrize("arguments", [{"tolerance": -1.0}, {"tolerance": float("nan")}, {"pool": 0}])
+    def test_refused_tolerance_and_pool(self, arguments):
+        _, _, images, operator, _ = setting(NETWORKS[0])
+        with pytest.raises(ValueError, match="must be (a number of )?at least"), torch.no_grad():
+            sparse_code(operator, images, 1.0, **arguments)
+
+    @pytest.mark.parametrize("scale, fidelity", [(1.0, 1e38), (1e20, 1.0), (float("nan"), 1.0)])
+    def test_an_objective_that_is_not_finite_is_refused(self, scale, fidelity):
+        network = DeconvolutionalNetwork([SparseLayer(3, 1.0, 3)])
+        images = scale * torch.full((1, 3, 12, 12), 2.0)
+        with pytest.raises(ValueError, match="the objective is not finite"), torch.no_grad():
+            sparse_code(network.operator([], (12, 12)), images, fidelity)
 
     def test_refused_images(self):
         network = network_of(3, [(4, 5, 2)])
@@ -444,6 +477,11 @@ class TestUnits:
         units = network.strongest(features, 1)
         with pytest.raises(ValueError, match="layer must be between 1 and 1"):
             network.strongest(features, 2)
+        for maps in ([99], [-1]):
+            with pytest.raises(ValueError, match="maps of layer1 are from 0 to 3, got"):
+                network.strongest(features, 1, 1, maps)
+        with pytest.raises(ValueError, match="k must be at least 1"):
+            network.strongest(features, 1, 0)
         units.layer = "conv1"
         with pytest.raises(ValueError, match="units are of layer 'conv1'; this network has layer1, layer2"):
             network.project(features, units)
@@ -488,6 +526,11 @@ class TestContrast:
             contrast_normalised(torch.rand(3, 8, 8))
         with pytest.raises(ValueError, match="kernel_size must be odd"):
             contrast_normalised(torch.rand(1, 3, 8, 8), 4)
+        for value in (torch.nan, torch.inf):
+            images = torch.rand(1, 3, 8, 8)
+            images[0, 1, 2, 3] = value
+            with pytest.raises(ValueError, match="images must be finite"):
+                contrast_normalised(images)
 
 
 class TestFiles:
@@ -538,6 +581,8 @@ class TestFiles:
     def test_refused_networks(self):
         with pytest.raises(ValueError, match="at least one layer"):
             DeconvolutionalNetwork([])
+        with pytest.raises(TypeError, match="layers must be SparseLayer, got 3"):
+            DeconvolutionalNetwork([3])
         with pytest.raises(ValueError, match="channels must be at least 1"):
             DeconvolutionalNetwork([SparseLayer(2, 1.0)], channels=0)
         assert isinstance(DeconvolutionalNetwork([SparseLayer(2, 1.0)]), nn.Module)
@@ -617,6 +662,23 @@ class TestCommand:
         assert second["reconstructions"] == first["reconstructions"]
         assert "curves.png" not in {path.name for path in (place / "again").iterdir()}
 
+    @pytest.mark.parametrize("dtype", [np.float16, np.float64])
+    def test_filters_of_other_dtypes_are_computed_with_in_float32(self, place, dtype):
+        DeconvolutionalNetwork([SparseLayer(3, 1.0, 3)]).save(place / "filters.npz")
+        with np.load(place / "filters.npz") as file:
+            arrays = {"settings": file["settings"], "layer1": file["layer1"].astype(dtype)}
+        np.savez(place / "other.npz", **arrays)
+        result = run("--filters", "other.npz")
+        assert result.exit_code == 0, result.output
+        learned = DeconvolutionalNetwork.load(place / "out/deep/filters.npz").filters[0].detach()
+        assert torch.equal(learned, torch.from_numpy(arrays["layer1"]).float())
+
+    def test_an_objective_that_overflows_is_refused(self, place):
+        result = run("--fidelity", "1e38")
+        assert result.exit_code == 2
+        assert "the objective is not finite" in result.stderr.splitlines()[-1]
+        assert not (place / "out").exists()
+
     @pytest.mark.parametrize(
         "arguments, message",
         [
@@ -629,7 +691,10 @@ class TestCommand:
             (["--shown-size", "0"], "shown-size must be at least 1"),
             (["--images", "nowhere"], "no such file or folder"),
             (["--filters", "one.png"], "holds no deconvolutional network"),
-            (["--filters", "nowhere.npz"], "nowhere.npz"),
+            (["--filters", "nowhere.npz"], "filters 'nowhere.npz': no such file"),
+            (["--fidelity", "nan"], "fidelity must be a number above 0"),
+            (["--seed", "-1"], "--seed must be from 0 to 2**63 - 1"),
+            (["--seed", "9" * 20], "--seed must be from 0 to 2**63 - 1"),
             (["--epochs", "-1"], "epochs must be at least 0"),
             (["--batch-size", "0"], "batch_size must be at least 1"),
             (["--device", "tpu"], "device"),

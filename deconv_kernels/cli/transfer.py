@@ -98,6 +98,8 @@ def command(
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError):
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {seed}")
         numbers = _numbers(per_class)
         subject = load(model, weights, device, threads)
         dataset = _load_data(data, images + more_images, size)
@@ -117,44 +119,44 @@ def command(
             except ValueError as error:
                 raise ValueError(f"{error}: leave that out with --no-untrained") from error
         parts = Parts(Path(output) / ".parts-transfer", "transfer")
-        result = transfer(
-            networks,
-            dataset.images,
-            dataset.labels,
-            names(layers),
-            groups=dataset.groups,
-            per_class=numbers,
-            folds=folds,
-            test_per_class=test,
-            classifiers=names(classifiers),
-            C=loss_weight,
-            scaling=scaling,
-            grid=grid or None,
-            pooling=pooling,
-            pixels=pixels,
-            overlap=overlap,
-            preprocess=preprocess,
-            batch_size=batch_size,
-            seed=seed,
-            parts=parts,
-        )
-        settings = {
-            "model": model,
-            "weights": subject.weights.source,
-            "data": dataset.source,
-            "classes": dataset.classes,
-            "size": size,
-            "per_class": numbers,
-            "folds": folds,
-            "test_per_class": test,
-            "C": loss_weight,
-            "scaling": scaling,
-            "grid": grid or None,
-            "pooling": pooling,
-            "overlap": overlap,
-            "seed": seed,
-        }
         with written_at_once(Path(output)) as draft:
+            result = transfer(
+                networks,
+                dataset.images,
+                dataset.labels,
+                names(layers),
+                groups=dataset.groups,
+                per_class=numbers,
+                folds=folds,
+                test_per_class=test,
+                classifiers=names(classifiers),
+                C=loss_weight,
+                scaling=scaling,
+                grid=grid or None,
+                pooling=pooling,
+                pixels=pixels,
+                overlap=overlap,
+                preprocess=preprocess,
+                batch_size=batch_size,
+                seed=seed,
+                parts=parts,
+            )
+            settings = {
+                "model": model,
+                "weights": subject.weights.source,
+                "data": dataset.source,
+                "classes": dataset.classes,
+                "size": size,
+                "per_class": numbers,
+                "folds": folds,
+                "test_per_class": test,
+                "C": loss_weight,
+                "scaling": scaling,
+                "grid": grid or None,
+                "pooling": pooling,
+                "overlap": overlap,
+                "seed": seed,
+            }
             (draft / "transfer.json").write_text(
                 json.dumps({"settings": settings, **result.as_dict()}, indent=2) + "\n"
             )

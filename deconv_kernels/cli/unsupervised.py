@@ -49,7 +49,8 @@ _NUMBERS = {int: "whole numbers", float: "numbers"}
 @click.option(
     "--filters",
     type=click.Path(path_type=Path),
-    help="A filters.npz of an earlier run: nothing is learned, and options about layers do not count.",
+    help="A filters.npz of an earlier run, computed with in float32: nothing is learned, and options about layers do "
+    "not count.",
 )
 @click.option("--shown", default=6, show_default=True, help="Photographs to reconstruct, at most, in colour or grey.")
 @click.option("--shown-size", default=160, show_default=True, help="Rows and columns at which they are reconstructed.")
@@ -102,6 +103,8 @@ def command(
         for name, value in (("size", size), ("shown-size", shown_size), ("shown", shown), ("shown-maps", shown_maps)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {seed}")
         set_threads(threads)
         where = usable_device(device)
         if filters is None:
@@ -118,7 +121,7 @@ def command(
             network = DeconvolutionalNetwork.load(filters)
             if network.channels not in (1, 3):
                 raise ValueError(f"{str(filters)!r} is for images of {network.channels} channels, not grey or colour")
-        network.to(where)
+        network.to(where, torch.float32)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         pixels = cut(photographs, planned, size)

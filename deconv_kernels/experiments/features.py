@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..deconvnet import Deconvnet
-from .files import Parts
+from .files import Parts, fingerprint_of_network
 
 __all__ = [
     "POOLINGS",
@@ -107,14 +107,16 @@ def extract_features(
         pooling: "max" or "average".
         preprocess: applied to every batch on the model's device, such as uint8 to what the network takes.
         batch_size: images per pass, if `batches` is one tensor.
-        parts: keeps the features of finished batches. A batch is known by its images, the weights and the arguments.
+        parts: keeps the features of finished batches. A batch is known by its images, the network (weights and code)
+            and the arguments.
         progress: show a progress bar.
 
     Returns:
         Features on the host, float32 (float64 of a float64 network).
 
     Raises:
-        ValueError: an unknown pooling, a number below 1, no images, or a feature that is not finite.
+        ValueError: an unknown pooling, a number below 1, no images, images that the network does not take, or a feature
+            that is not finite.
         UnknownLayer: a layer that the network does not have.
 
     Source: Zeiler & Fergus 2013, section 5.2.
@@ -130,7 +132,7 @@ def extract_features(
     for layer in layers:
         net.tape.index(layer)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    weights = digest(str(model), *(part for entry in model.state_dict().items() for part in entry))
+    known_by = fingerprint_of_network(model)
 
     def features(images: Tensor) -> dict[str, Tensor]:
         record = net.record(images, layers, activations=True, batch_size=len(images), progress=False)
@@ -147,8 +149,10 @@ def extract_features(
                 continue
             images = images.to(device)
             images = images if preprocess is None else preprocess(images)
+            if not count:
+                _check_takes(model, images)
             layers = layers or last_layers(model, images)
-            name = f"features {digest(weights, layers, grid, pooling, images)}"
+            name = f"features {digest(known_by, layers, grid, pooling, images)}"
             for layer, values in parts.get(name, partial(features, images)).items():
                 check_finite(values, layer, count)
                 collected.setdefault(layer, []).append(values)
@@ -209,6 +213,15 @@ def _pooled(maps: Tensor, grid: int | None, pooling: str) -> Tensor:
         pool = F.adaptive_max_pool2d if pooling == "max" else F.adaptive_avg_pool2d
         maps = pool(maps, (min(grid, maps.shape[2]), min(grid, maps.shape[3])))
     return maps.flatten(1)
+
+
+def _check_takes(model: nn.Module, images: Tensor) -> None:
+    """Raises ValueError with channels, size and dtype if the network cannot run the first of the images."""
+    try:
+        model(images[:1])
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        shape, reason = tuple(images.shape[1:]), str(error).strip().partition("\n")[0]
+        raise ValueError(f"the network takes no images (C, H, W) = {shape} of {images.dtype}: {reason}") from error
 
 
 def _storable(values: Tensor) -> Tensor:

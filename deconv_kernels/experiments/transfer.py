@@ -15,10 +15,12 @@ as being cut from one region of a photograph, is told by `groups`, which no fold
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from math import inf, nan
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +56,7 @@ PIXELS = "raw pixels"
 """The layer that stands for the images themselves in results, and the network that it belongs to."""
 
 _ROUNDING = 1e-12
+_TOLERANCE = 1e-8  # at scikit-learn's own, 1e-4, predictions still change for C of some hundreds and more
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def transfer(
     labels: Tensor | Sequence[int] | None = None,
     layers: Sequence[str] = (),
     *,
-    per_class: Sequence[int] = (15, 30),
+    per_class: int | Sequence[int] = (15, 30),
     folds: int = 5,
     test_per_class: int = 50,
     groups: Tensor | Sequence[int] | None = None,
@@ -210,7 +213,8 @@ def transfer(
     named = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
     if not named or PIXELS in named:
         raise ValueError(f"networks must hold at least one, none of them called {PIXELS!r}, got {list(named)}")
-    _check_classification(per_class, classifiers, C, scaling)
+    per_class = _numbers(per_class)
+    _check_classification(classifiers, C, scaling)
     _require_scikit_learn()
     if overlap is not None:
         check_threshold(overlap)
@@ -291,7 +295,7 @@ def classify(
     features: Mapping[str, Tensor],
     labels: Tensor | Sequence[int],
     folds: Sequence[Fold],
-    per_class: Sequence[int],
+    per_class: int | Sequence[int],
     classifiers: Sequence[str] = CLASSIFIERS,
     *,
     C: float = 10.0,
@@ -308,15 +312,16 @@ def classify(
     Test images are moved and scaled by the same numbers.
 
     "svm" is scikit-learn's `LinearSVC` (squared hinge loss, one class against the rest), "softmax" its
-    `LogisticRegression` (multinomial), both with an L2 penalty. The weights of either lie in the span of the training
-    images, so both are trained on the coordinates of the images in an orthonormal basis of that span: the same
-    classifier, with as many numbers per image as there are training images, however many features there are.
+    `LogisticRegression` (multinomial), both with an L2 penalty and trained until they converge; one that does not is
+    warned about. The weights of either lie in the span of the training images, so both are trained on the coordinates
+    of the images in an orthonormal basis of that span: the same classifier, with as many numbers per image as there are
+    training images, however many features there are.
 
     Args:
         features: for every layer (N, F).
         labels: (N,) integers.
         folds: as `make_folds` draws them for these labels.
-        per_class: numbers of training images per class, each at most as many as the folds hold.
+        per_class: training images per class, one or several numbers, each at most as many as the folds hold.
         classifiers: "svm", "softmax".
         C: weight of the loss against the penalty.
         scaling: "layer" for one scale of the whole layer, as the network has it, or "feature".
@@ -332,7 +337,8 @@ def classify(
 
     Source: Zeiler & Fergus 2013, section 5.2 and Table 7.
     """
-    _check_classification(per_class, classifiers, C, scaling)
+    per_class = _numbers(per_class)
+    _check_classification(classifiers, C, scaling)
     _require_scikit_learn()
     parts = parts or Parts.nowhere()
     labels = class_numbers(labels)
@@ -405,7 +411,7 @@ class _Problem:
     def accuracy(self, classifier: str, C: float) -> float:
         """Mean over the classes of the share of their test images that are recognised."""
         train, test = self.coordinates
-        fitted = _classifier(classifier, C).fit(train, self.labels[self.train].numpy())
+        fitted = _fitted(_classifier(classifier, C), f"{classifier} with C={C:g}", train, self.labels[self.train])
         truth = self.labels[self.test].numpy()
         right = fitted.predict(test) == truth
         return float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
@@ -416,8 +422,23 @@ def _classifier(name: str, C: float) -> Any:
     from sklearn.svm import LinearSVC
 
     if name == "svm":
-        return LinearSVC(C=C, dual=False, max_iter=10000)
-    return LogisticRegression(C=C, max_iter=10000)
+        return LinearSVC(C=C, dual=False, tol=_TOLERANCE, max_iter=10000)
+    return LogisticRegression(C=C, tol=_TOLERANCE, max_iter=10000)
+
+
+def _fitted(classifier: Any, described: str, train: NDArray[np.float64], labels: Tensor) -> Any:
+    """The classifier, trained; a warning of our own, which says which one it was, if it has not converged."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted = classifier.fit(train, labels.numpy())
+    for warning in caught:
+        message = str(warning.message)
+        if issubclass(warning.category, ConvergenceWarning):
+            message = f"{described} has not converged, so its accuracy is not final: choose a smaller C"
+        warnings.warn(message, warning.category, stacklevel=3)
+    return fitted
 
 
 def _require_scikit_learn() -> None:
@@ -430,9 +451,15 @@ def _require_scikit_learn() -> None:
         ) from error
 
 
-def _check_classification(per_class: Sequence[int], classifiers: Sequence[str], C: float, scaling: str) -> None:
-    if not per_class or min(per_class) < 1:
-        raise ValueError(f"per_class must hold numbers from 1 up, got {list(per_class)}")
+def _numbers(per_class: int | Sequence[int]) -> list[int]:
+    """Numbers of training images per class."""
+    given: list[Any] = list(per_class) if isinstance(per_class, Iterable) else [per_class]
+    if not given or not all(isinstance(number, Integral) and int(number) >= 1 for number in given):
+        raise ValueError(f"per_class must be whole numbers from 1 up, got {per_class!r}")
+    return [int(number) for number in given]
+
+
+def _check_classification(classifiers: Sequence[str], C: float, scaling: str) -> None:
     if not classifiers or (unknown := [name for name in classifiers if name not in CLASSIFIERS]):
         raise ValueError(f"classifiers must be of {', '.join(CLASSIFIERS)}, got {unknown if classifiers else 'none'}")
     if not 0 < C < inf:

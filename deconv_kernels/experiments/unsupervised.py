@@ -36,6 +36,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from math import inf
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -92,8 +93,7 @@ class SparseLayer:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-        if not 0 < self.fidelity < float("inf"):
-            raise ValueError(f"fidelity must be a number above 0, got {self.fidelity!r}")
+        _check_fidelity(self.fidelity)
 
     def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the maps that explain something of this size."""
@@ -244,33 +244,42 @@ def sparse_code(
         steps: how many at most; each goes down and up once, and once more down where backtracking shortens it.
         method: "fista", or "ista" without momentum.
         pool: keep at most one value other than zero in every window of this size (see the module).
-        tolerance: stop when the duality gap of every image is at most this share of its objective.
+        tolerance: an image whose duality gap is at most this share of its objective takes no further steps; 0 for all
+            the steps.
 
     Returns:
         The maps, with the objective of every step.
 
     Raises:
-        ValueError: an argument is out of range; a tolerance with `pool`, which leaves no gap to measure.
+        ValueError: an argument is out of range; a tolerance with `pool`, which leaves no gap to measure; images that
+            are not finite, or an objective too large for their dtype.
 
     Source: Zeiler et al. 2011, inference (ISTA); Beck & Teboulle 2009 (FISTA, backtracking).
     """
     _at_least("steps", steps, 1)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if pool is not None and tolerance > 0:
-        raise ValueError("tolerance needs the duality gap, which inference with pooling within does not have")
+    _check_fidelity(fidelity)
+    _check_tolerance(tolerance)
+    if pool is not None:
+        _at_least("pool", pool, 1)
+        if tolerance > 0:
+            raise ValueError("tolerance needs the duality gap, which inference with pooling within does not have")
     momentum = method == "fista"
     seen = _norm(images)
     eps = torch.finfo(images.dtype).eps
-    gradient = operator.up(images).mul_(-fidelity)
-    maps, shown = torch.zeros_like(gradient), torch.zeros_like(images)
-    norm = _norm(gradient)
-    curvature = fidelity * (_norm(operator.down(gradient)) / norm.clamp(min=torch.finfo(norm.dtype).tiny)) ** 2
+    steepest = operator.up(images)
+    norm = _norm(steepest)
+    curvature = fidelity * (_norm(operator.down(steepest)) / norm.clamp(min=torch.finfo(norm.dtype).tiny)) ** 2
     curvature = torch.where(curvature > 0, curvature, fidelity)
+    gradient = steepest.mul_(-fidelity)
+    maps, shown = torch.zeros_like(gradient), torch.zeros_like(images)
     cost = fidelity / 2 * seen**2
+    _check_finite(images, fidelity, cost, curvature, gradient)
     gap = torch.full_like(cost, torch.inf)
     trace = [cost]
     before, time = (maps, shown, gradient), torch.ones_like(cost)
+    going = torch.ones_like(cost, dtype=torch.bool)
     for _ in range(steps):
         later = (1 + (1 + 4 * time**2).sqrt()) / 2 if momentum else time
         weight = _per_image(1 + (time - 1) / later)  # of the present; the past has one less it
@@ -285,16 +294,18 @@ def sparse_code(
             rounding = 32 * eps * (seen + _norm(moved_shown))
             bound = (_norm(moved_shown - start_shown) - rounding).clamp(min=0) ** 2 * fidelity
             allowed = _norm(moved - start) ** 2
-            short = bound > curvature * allowed
+            short = going & (bound > curvature * allowed)
             if not bool(short.any()):
                 break
             curvature = torch.where(short, _GROWTH * bound / allowed, curvature)
+            _check_finite(images, fidelity, curvature)
         moved_error = moved_shown - images
         moved_l1 = moved.abs().sum((1, 2, 3))
         moved_cost = fidelity / 2 * _norm(moved_error) ** 2 + moved_l1
         moved_gradient = operator.up(moved_error).mul_(fidelity)
+        _check_finite(images, fidelity, moved_cost)
 
-        falls = moved_cost <= cost
+        falls = going & (moved_cost <= cost)
         before = (maps, shown, gradient)
         if bool(falls.all()):
             maps, shown, gradient, cost, time = moved, moved_shown, moved_gradient, moved_cost, later
@@ -306,8 +317,10 @@ def sparse_code(
         trace.append(cost)
         if pool is None:
             gap = torch.where(falls, _duality_gap(images, moved_error, moved_gradient, moved_cost, fidelity), gap)
-            if tolerance > 0 and bool((gap <= tolerance * cost).all()):
-                break
+            if tolerance > 0:
+                going = gap > tolerance * cost
+                if not bool(going.any()):
+                    break
     trace += [cost] * (steps + 1 - len(trace))
     return SparseCode(maps, torch.stack(trace), curvature, gap if pool is None else None)
 
@@ -338,7 +351,7 @@ def contrast_normalised(images: Tensor, kernel_size: int = 13, sigma: float = 5.
     Gaussian is cut off and has weight one all the same.
 
     Args:
-        images: (N, C, H, W), uint8 or floating point.
+        images: (N, C, H, W), uint8 or floating point, finite.
         kernel_size: rows and columns of the Gaussian, odd.
         sigma: its standard deviation, in pixels.
         floor: the least divisor, in the images' units, of which uint8 has 1 for 255: keeps the noise of images without
@@ -348,7 +361,7 @@ def contrast_normalised(images: Tensor, kernel_size: int = 13, sigma: float = 5.
         Images of the same shape; float32 for uint8, else the same dtype. An image of one colour becomes zero.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or images that are not finite.
 
     Source: Zeiler et al. 2011, experiments (13x13, sigma 5); Jarrett et al. 2009 for the mean as the least divisor.
     """
@@ -358,6 +371,8 @@ def contrast_normalised(images: Tensor, kernel_size: int = 13, sigma: float = 5.
         raise ValueError(
             f"kernel_size must be odd, sigma above 0 and floor at least 0, got {kernel_size}, {sigma:g} and {floor:g}"
         )
+    if not bool(images.isfinite().all()):
+        raise ValueError("images must be finite")
     values = images if images.is_floating_point() else images.to(torch.float32) / 255
     offsets = torch.arange(kernel_size, dtype=values.dtype, device=values.device) - kernel_size // 2
     line = torch.exp(-((offsets / sigma) ** 2) / 2)
@@ -391,6 +406,7 @@ class DeconvolutionalNetwork(nn.Module):
         names: "layer1", "layer2", ..., as `Units` of this network name them.
 
     Raises:
+        TypeError: layers that are no `SparseLayer`.
         ValueError: no layer or no channel.
 
     Filters, settings and nothing else make its state_dict; `save` and `load` keep both in one file.
@@ -400,6 +416,9 @@ class DeconvolutionalNetwork(nn.Module):
         super().__init__()
         if not layers:
             raise ValueError("a deconvolutional network needs at least one layer")
+        for layer in layers:
+            if not isinstance(layer, SparseLayer):
+                raise TypeError(f"layers must be SparseLayer, got {layer!r}")
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
         self.layers = tuple(layers)
@@ -442,7 +461,7 @@ class DeconvolutionalNetwork(nn.Module):
             steps, method: as in `sparse_code`.
             pooling: "within" every step, as in the 2011 paper, or "after" the last (see the module).
             tolerance: as in `sparse_code`, with pooling after.
-            batch_size: images at a time; it changes nothing but time and memory.
+            batch_size: images at a time; it changes nothing but time, memory and rounding.
             progress: show a progress bar.
 
         Raises:
@@ -627,11 +646,15 @@ class DeconvolutionalNetwork(nn.Module):
             Map by map, with signed activations.
 
         Raises:
-            ValueError: the features have no such layer.
+            ValueError: the features have no such layer, or the layer no such map; `k` is below 1.
         """
         level = self._level(features, layer)
+        _at_least("k", k, 1)
         values = features.codes[level].maps.detach()
-        channels = torch.arange(values.shape[1]) if maps is None else torch.as_tensor(maps)
+        for number in () if maps is None else maps:
+            if not 0 <= number < values.shape[1]:
+                raise ValueError(f"maps of {self.names[level]} are from 0 to {values.shape[1] - 1}, got {number}")
+        channels = torch.as_tensor(range(values.shape[1]) if maps is None else maps, dtype=torch.int64)
         flat = values[:, channels.to(values.device)].flatten(2)
         peak, place = flat.abs().max(2)
         images = peak.sort(dim=0, descending=True, stable=True).indices[:k].T.reshape(-1).cpu()
@@ -708,11 +731,15 @@ class DeconvolutionalNetwork(nn.Module):
             OSError: the file cannot be read.
             ValueError: it holds no such network.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"filters {str(path)!r}: no such file")
         try:
             with np.load(path, allow_pickle=False) as file:
                 settings = json.loads(str(file["settings"]))
                 network = cls([SparseLayer(**layer) for layer in settings["layers"]], settings["channels"])
                 weights = [torch.from_numpy(file[name]) for name in network.names]
+        except OSError as error:
+            raise OSError(f"filters {str(path)!r} cannot be read: {error.strerror}") from error
         except (BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
             raise ValueError(f"{str(path)!r} holds no deconvolutional network: {error}") from error
         for name, parameter, weight in zip(network.names, network.filters, weights, strict=True):
@@ -809,6 +836,7 @@ class _Inference:
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        _check_tolerance(self.tolerance)
 
     def __call__(self, operator: Reconstruction, images: Tensor, layer: SparseLayer) -> SparseCode:
         pool = layer.pool if self.pooling == "within" and layer.pool > 1 else None
@@ -827,6 +855,25 @@ def _at_least(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def _check_fidelity(fidelity: float) -> None:
+    if not isinstance(fidelity, int | float) or not 0 < fidelity < inf:
+        raise ValueError(f"fidelity must be a number above 0, got {fidelity!r}")
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 <= tolerance < inf:
+        raise ValueError(f"tolerance must be a number of at least 0, got {tolerance!r}")
+
+
+def _check_finite(images: Tensor, fidelity: float, *values: Tensor) -> None:
+    """Refuses an objective, or what it is made of, that is not finite."""
+    if not all(bool(value.isfinite().all()) for value in values):
+        raise ValueError(
+            f"the objective is not finite: images must be, and fidelity {fidelity:g} times their squares must be "
+            f"within {images.dtype}"
+        )
 
 
 def _size(images: Tensor) -> tuple[int, int]:
