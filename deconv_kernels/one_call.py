@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .arguments import whole_number
 from .deconvnet import SEEDS, Deconvnet, Projections
 from .ops import check_overlap
 from .record import Record, Units
@@ -74,14 +75,15 @@ def project(
     Args:
         model: any `nn.Module` that torch.fx can trace, read as in eval mode and left as it is; or a `Deconvnet`.
         images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype, on any device; a NumPy array
-            is read in place.
+            is read in place, or copied where torch cannot (read-only, or with negative strides).
         layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`.
         units: integers, (U, 4): image, channel, y and x of each; or (U, 2): image and channel, which stands for the
             strongest unit of that map in that image (the first in row-major order of several), and for the only one
             where the layer is flat. As a tensor, array or list.
         rule: "deconvnet", "guided" or "gradient"; by default "deconvnet", or that of the `Deconvnet`.
         overlap: what pooling windows that share a maximum do: "sum", or "last" (the last window wins).
-        seed: what a projection starts from: the unit's "activation", or "one".
+        seed: what the projection of one is multiplied by when it is finished: the unit's "activation", so that a
+            negative one turns its signs, or "one".
         full: return whole frames; otherwise receptive fields and where they lie.
         batch_size: images per forward pass.
         progress: show progress bars; by default on a terminal when it takes more than a second.
@@ -92,7 +94,7 @@ def project(
         pixels, half open; a box may overhang the image, and its window is zero there.
 
     Raises:
-        TypeError: images that are not of the model's dtype, units that are not integers.
+        TypeError: images that are not of the model's dtype, units or a batch size that are not integers.
         ValueError: images or units of the wrong shape, units that do not exist, unknown choices, or a rule other than
             that of the Deconvnet.
         UnknownLayer: a layer the model does not have.
@@ -105,9 +107,10 @@ def project(
     check_overlap(overlap)
     if seed not in SEEDS:
         raise ValueError(f"seed must be one of {', '.join(map(repr, SEEDS))}, got {seed!r}")
+    batch_size = whole_number("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    inputs = images if isinstance(images, Tensor) else torch.as_tensor(images)
+    inputs = _tensor("images", images)
     table = _table(units, len(inputs) if inputs.dim() else 0)
     needed = table[:, 0].unique()
     # Without units one image tells the sizes of everything.
@@ -154,7 +157,11 @@ def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tenso
         if units.activation is not None:
             tensors["activation"] = units.activation
         about |= {"layer": units.layer, "shape": projections.shape}
-    elif isinstance(projections, tuple) and len(projections) == 2:
+    elif (
+        isinstance(projections, tuple)
+        and len(projections) == 2
+        and all(isinstance(part, Tensor) for part in projections)
+    ):
         tensors = {"windows": projections[0], "boxes": projections[1]}
     else:
         raise TypeError(f"projections must be what project returns or Projections, got {type(projections).__name__}")
@@ -190,9 +197,21 @@ def _deconvnet(model: Deconvnet | nn.Module, rule: str | None) -> Deconvnet:
     return model
 
 
+def _tensor(name: str, given: Tensor | np.ndarray[Any, Any] | Sequence[Any]) -> Tensor:
+    """A tensor of a tensor, an array or lists."""
+    if isinstance(given, np.ndarray) and (not given.flags.writeable or min(given.strides, default=0) < 0):
+        given = given.copy()
+    try:
+        return torch.as_tensor(given)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"{name} must be a tensor, an array or lists of numbers, got {given!r:.80}") from error
+    except ValueError as error:
+        raise ValueError(f"{name} must be a tensor, an array or lists of numbers of one length: {error}") from error
+
+
 def _table(units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]], images: int) -> Tensor:
     """Units as (U, 4) or (U, 2) int64 on the host."""
-    table = torch.as_tensor(units)
+    table = _tensor("units", units)
     if table.numel() == 0 and table.dim() < 2:
         return torch.empty(0, 4, dtype=torch.int64)
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["load_tensors", "save_tensors"]
+__all__ = ["load_tensors", "save_arrays", "save_tensors"]
 
 _SUFFIXES = (".npz", ".safetensors")
 _ABOUT = "about"
@@ -29,10 +30,12 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping
             `.safetensors` the metadata "about".
 
     Raises:
-        ValueError: another suffix, or `.safetensors` where that package is not installed.
+        ValueError: another suffix, a tensor called "about", or `.safetensors` where that package is not installed.
         OSError: the file cannot be written.
     """
     path = _checked(path)
+    if _ABOUT in tensors:
+        raise ValueError(f"no tensor can be called {_ABOUT!r}, as the description of the others is")
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         handle, draft = tempfile.mkstemp(prefix=".draft-", suffix=path.suffix, dir=path.parent)
@@ -45,7 +48,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping
             arrays = {name: (t.float() if name in narrow else t).numpy() for name, t in held.items()}
             arrays[_ABOUT] = np.frombuffer(text.encode(), dtype=np.uint8)
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+                save_arrays(file, arrays)
         else:
             os.close(handle)
             _safetensors(path).save_file(held, draft, metadata={_ABOUT: json.dumps(dict(about))})
@@ -54,6 +57,14 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def save_arrays(file: Path | IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Writes an `.npz` file of arrays of any names, of which `numpy.savez` keeps some for itself."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from deconv_kernels import Deconvnet
 from deconv_kernels.cli.evolution import command
+from deconv_kernels.experiments import evolution
 from deconv_kernels.experiments.evolution import evolve, strongest_of
 from deconv_kernels.experiments.files import Parts
 
@@ -76,14 +77,31 @@ class TestEvolve:
             assert torch.equal(jumps[:, 2], image[:, 2] != image[:, 1])
 
     def test_the_first_of_equal_images_wins_whatever_the_batches(self):
-        images = torch.randn(IMAGES, dtype=torch.float64)[:4].repeat(3, 1, 1, 1)
-        net = Deconvnet(fitting())
+        # Small whole numbers add up exactly, in any order.
+        images = torch.randint(-3, 4, IMAGES)[:4].double().repeat(3, 1, 1, 1)
+        model = fitting()
+        for parameter in model.parameters():
+            parameter.data = torch.randint(-2, 3, parameter.shape).double()
+        net = Deconvnet(model)
+        expected = net.record(images, list(MAPS), batch_size=12)
         for size in (1, 3, 5, 12):
             units, sources, seen = strongest_of(net, images.split(size), MAPS)
             assert seen == 12
             for layer in MAPS:
                 assert int(units[layer].image.max()) < 4
+                assert torch.equal(units[layer].table(), expected.strongest(layer, 1, MAPS[layer]).table())
                 assert torch.equal(sources[layer], images[units[layer].image])
+
+    def test_every_form_of_batches(self):
+        images = torch.randn(37, *IMAGES[1:], dtype=torch.float64)
+        model = fitting()
+        expected = evolve({"only": model}, images.split(16), MAPS, progress=False)
+        labels = torch.zeros(37, dtype=torch.int64)
+        dicts = [{"label": labels[: len(batch)], "image": batch} for batch in images.split(16)]
+        for batches in (images, dicts, DataLoader(TensorDataset(labels, images), 16)):
+            found = evolve({"only": model}, batches, {layer: np.array(maps) for layer, maps in MAPS.items()})
+            for layer in MAPS:
+                assert torch.equal(found.activations(layer), expected.activations(layer))
 
     def test_activations_below_zero_are_found_too(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 3)).double()
@@ -143,7 +161,7 @@ class TestEvolve:
             run(checkpoints={})
         with pytest.raises(ValueError, match="one map of each"):
             run(maps={"1": []})
-        with pytest.raises(ValueError, match="not an iterator"):
+        with pytest.raises(ValueError, match="can be read only once"):
             run(batches=iter(images.split(4)))
         with pytest.raises(ValueError, match="'first': no images were given"):
             run(batches=[])
@@ -151,6 +169,10 @@ class TestEvolve:
             run(maps={"conv9": [0]})
         with pytest.raises(ValueError, match="'first': channels of '1' must be below 6, got 6"):
             run(maps={"1": [6]})
+        with pytest.raises(TypeError, match="a map must be a whole number, got 1.7"):
+            run(maps={"1": [1.7]})
+        with pytest.raises(ValueError, match="RandomSampler shuffles"):
+            run(batches=DataLoader(TensorDataset(images), batch_size=4, shuffle=True))
         with pytest.raises(ValueError, match="images must be of one size"):
             run(batches=[images, images[:, :, 1:]], maps={"1": [0]})
         diverged = fitting()
@@ -214,3 +236,69 @@ class TestCommand:
             assert result.exit_code == 2, result.output
             assert message in " ".join(result.output.split())
             assert not (folder / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("network", "message"),
+        [
+            ("nn.Sequential(nn.Conv2d(1, 8, 5, 2), nn.ReLU())", "images of 3x48x48 do not go through the network"),
+            ("nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU()).double()", "torch.float64"),
+        ],
+    )
+    def test_networks_of_other_images_are_one_line(self, folder, network, message):
+        text = f"from torch import nn\n\n\ndef build():\n    return {network}\n"
+        (folder / "network.py").write_text(text)
+        space: dict[str, object] = {}
+        exec(text, space)
+        torch.save(space["build"]().state_dict(), folder / "epoch-0.pth")
+        result = self._run(folder, "--layers", "1", checkpoints=("epoch-0.pth",))
+        assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+        assert not (folder / "out").exists()
+
+    def test_what_cannot_be_is_found_before_the_work(self, folder, monkeypatch):
+        monkeypatch.setattr(evolution, "evolve", None)
+        (folder / "bad.pth").write_bytes(b"nothing")
+        for more, checkpoints, message in (
+            (["--seed", "-1"], ("epoch-0.pth",), "seed must be at least 0, got -1"),
+            (["-o", str(folder / "network.py" / "out")], ("epoch-0.pth",), "cannot be written"),
+            ([], ("epoch-0.pth", "epoch-1.pth", "bad.pth"), "bad.pth"),
+        ):
+            result = self._run(folder, "--layers", "1", *more, checkpoints=checkpoints)
+            assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
+            assert not (folder / "out").exists()
+
+    def test_layers_of_any_names(self, folder):
+        (folder / "network.py").write_text(
+            "from collections import OrderedDict\nfrom torch import nn\n\n\ndef build():\n"
+            "    layers = [('file', nn.Conv2d(3, 4, 3)), ('a/b', nn.ReLU())]\n"
+            "    return nn.Sequential(OrderedDict(layers))\n"
+        )
+        for name in ("epoch-0.pth", "epoch-1.pth"):
+            torch.save({"file.weight": torch.randn(4, 3, 3, 3), "file.bias": torch.randn(4)}, folder / name)
+        result = self._run(folder, "--layers", "file,a/b", checkpoints=("epoch-0.pth", "epoch-1.pth"))
+        assert result.exit_code == 0, result.output
+        keys = {f"{layer}/epoch-{number}" for layer in ("file", "a/b") for number in range(2)}
+        assert set(np.load(folder / "out" / "projections.npz").files) == keys
+        assert {path.name for path in (folder / "out").glob("*.png")} == {"file_evolution.png", "a_b_evolution.png"}
+
+    def test_parts_of_an_edited_network_are_not_used(self, folder, monkeypatch):
+        text = (
+            "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.add_module('0', nn.Conv2d(3, 8, 5, 2))\n        self.relu = nn.ReLU()\n\n"
+            "    def forward(self, x):\n        return self.relu(getattr(self, '0')(x))\n\n\n"
+            "def build():\n    return Net()\n"
+        )
+        stage, made = evolution._stage, []
+
+        def interrupted(name, *more):
+            if name == "epoch-1" and not made:
+                made.append(name)
+                raise KeyboardInterrupt
+            return stage(name, *more)
+
+        monkeypatch.setattr(evolution, "_stage", interrupted)
+        (folder / "network.py").write_text(text)
+        assert self._run(folder, "--layers", "relu").exit_code == 1
+        (folder / "network.py").write_text(text.replace("'0')(x)", "'0')(x) * 2 + 1"))
+        assert self._run(folder, "--layers", "relu").exit_code == 0
+        assert self._run(folder, "--layers", "relu", "-o", str(folder / "fresh")).exit_code == 0
+        assert (folder / "out" / "evolution.csv").read_text() == (folder / "fresh" / "evolution.csv").read_text()

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from deconv_kernels.cli.filters import command
+from deconv_kernels.experiments import filters
 from deconv_kernels.experiments.filters import (
     ClipFilters,
     aliased_energy,
@@ -225,11 +226,36 @@ class TestDiagnosis:
             diagnose(model, batches=[], progress=False)
         with pytest.raises(ValueError, match=r"Linear has no nn\.Conv2d"):
             diagnose(nn.Linear(2, 2))
-        with pytest.raises(ValueError, match="dominance must be above 0"):
+        with pytest.raises(ValueError, match="dominance must be a number above 0"):
             diagnose(model, dominance=0)
+        for wrong in (torch.nan, torch.inf):
+            images = torch.zeros(5, 3, 33, 33)
+            images[3, 1, 2, 4] = wrong
+            with pytest.raises(ValueError, match="image 3 holds values that are not finite"):
+                diagnose(model, batches=images.split(2), progress=False)
         model[0].weight.data[3, 0, 0, 0] = torch.nan
         with pytest.raises(ValueError, match="filter 3 of '0'"):
             diagnose(model)
+
+    def test_complex_convolutions_are_refused_by_name(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3, dtype=torch.complex64))
+        before = copy.deepcopy(model.state_dict())
+        for refused in (lambda: renormalize_(model, 1e-3), lambda: ClipFilters(model), lambda: diagnose(model, ["1"])):
+            with pytest.raises(ValueError, match="the weight of '1' must be real, got torch.complex64"):
+                refused()
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+        for function in (filter_rms, power_spectrum, lambda weight: aliased_energy(weight, (2, 2))):
+            with pytest.raises(ValueError, match="must be real"):
+                function(model[1].weight)
+
+    def test_every_form_of_batches(self):
+        model = small_network().eval()
+        images, labels = torch.randn(37, 3, 25, 27), torch.zeros(37, dtype=torch.int64)
+        expected = diagnose(model, ["0", "4"], images.split(16), progress=False)
+        dicts = [{"label": y, "image": x} for x, y in zip(images.split(16), labels.split(16), strict=True)]
+        for batches in (images, dicts, DataLoader(TensorDataset(labels, images), 16)):
+            for one, other in zip(diagnose(model, ["0", "4"], batches, progress=False), expected, strict=True):
+                assert one.activity.images == 37 and torch.equal(one.activity.mean, other.activity.mean)
 
 
 class TestRenormalize:
@@ -435,9 +461,42 @@ class TestCommand:
             (["--renormalize", "-1"], "radius must be a number above 0, got -1"),
             (["--batch-size", "0"], "batch-size must be at least 1"),
             (["--size", "500"], "smaller than a crop"),
+            (["-o", str(folder / "alexnet.pth" / "out")], "cannot be written"),
+            (["--dominance", "inf"], "dominance must be a number above 0"),
+            (["--model", f"{folder / 'other.py'}:grey", "--weights", "random"], "images of 3x64x64 do not go through"),
+            (["--model", f"{folder / 'other.py'}:double", "--weights", "random"], "torch.float64"),
         ):
+            (folder / "other.py").write_text(
+                "from torch import nn\n\n\ndef grey():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())\n\n\n"
+                "def double():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()\n"
+            )
             result = self._run(folder, *more)
             assert result.exit_code == 2
             assert message in result.output
             assert len([line for line in result.output.splitlines() if "Error" in line]) == 1
             assert not (folder / "out").exists()
+
+    def test_an_output_that_cannot_be_written_is_found_before_the_work(self, folder, weights, monkeypatch):
+        monkeypatch.setattr(filters, "compare", None)
+        result = self._run(folder, "--renormalize", "0.1", "-o", str(folder / "alexnet.pth" / "out"))
+        assert result.exit_code == 2 and "cannot be written" in result.output
+
+    def test_layers_of_any_names(self, folder):
+        (folder / "network.py").write_text(NAMED)
+        more = ["--model", f"{folder / 'network.py'}:build", "--weights", "random", "--layers", "file,a/b"]
+        result = self._run(folder, *more, "--renormalize", "0.01")
+        assert result.exit_code == 0, result.output
+        assert sorted(np.load(folder / "out" / "spectra.npz").files) == ["a/b", "file"]
+        pictures = {path.name for path in (folder / "out").glob("*.png")}
+        assert pictures == {f"{name}_{kind}.png" for name in ("file", "a_b") for kind in ("filters", "before_after")}
+
+
+NAMED = """
+from collections import OrderedDict
+from torch import nn
+
+
+def build():
+    layers = [("file", nn.Conv2d(3, 4, 3)), ("relu", nn.ReLU()), ("a/b", nn.Conv2d(4, 5, 3, 2))]
+    return nn.Sequential(OrderedDict(layers))
+"""

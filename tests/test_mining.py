@@ -361,8 +361,6 @@ def test_every_kind_of_data() -> None:
     }
     for name, data in kinds.items():
         assert_equal(mine(model, data, "4", 3, progress=False), expected), name
-    short = mine(model, DataLoader(Labelled(images), batch_size=4, drop_last=True), "4", 3, progress=False)
-    assert_equal(short, mine(model, images[:12], "4", 3, progress=False))
     reverse = DataLoader(Labelled(images), batch_sampler=[[13, 12, 11], list(range(10, -1, -1))])
     assert_equal(mine(model, reverse, "4", 3, progress=False), mine(model, images.flip(0), "4", 3, progress=False))
 
@@ -447,6 +445,8 @@ def test_the_model_is_left_as_it_is(training: bool) -> None:
         ([{"label": torch.zeros(3, dtype=torch.int64)}], "got torch.int64"),
         (5, "data must be an iterable of batches, got int"),
         (DataLoader(TensorDataset(torch.zeros(3, 2, 11, 13)), shuffle=True), "RandomSampler shuffles"),
+        (DataLoader(Labelled(torch.zeros(3, 2, 11, 13)), batch_size=2, drop_last=True), "drop_last=True leaves"),
+        (DataLoader(Stream(torch.zeros(3, 2, 11, 13)), batch_size=2, drop_last=True), "drop_last=True leaves"),
         (
             DataLoader(Labelled(torch.zeros(3, 2, 11, 13)), sampler=DistributedSampler([0] * 3, 1, 0)),
             "without DistributedSampler",
@@ -476,6 +476,14 @@ def test_arguments_that_cannot_be() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             mine(**{"model": model, "data": data, "layers": "4", "progress": False, **arguments})
+    for name in ("k", "first_image", "batches_per_part"):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number, got 1.5"):
+            mine(model, data, "4", **{name: 1.5}, progress=False)
+    assert_equal(mine(model, data, "4", np.int64(2), progress=False), mine(model, data, "4", 2, progress=False))
+    for numbers in ([0.5], torch.tensor([True])):
+        with pytest.raises(TypeError, match="numbers of images must be integers"):
+            fetch(data, numbers)
+    assert torch.equal(fetch(data, np.array([1])), data[0][1:])
     with pytest.raises(ValueError, match="gave 5 maps"):
         model = nn.Sequential(nn.Flatten())
         mine(model, [torch.randn(2, 1, 1, 5), torch.randn(2, 1, 1, 4)], "0", progress=False)
@@ -580,6 +588,32 @@ def network():
 """
 
 
+OTHER = """
+from torch import nn
+
+def grey():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+
+def double():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()
+"""
+
+EDITED = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x)
+
+def network():
+    return Net()
+"""
+
+
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of the command: a small network in a file, three photographs of noise, two layers, everything asked for."""
@@ -652,6 +686,30 @@ def test_an_interrupted_command_goes_on(
     assert_equal(Mined.load(out / "mined.npz"), Mined.load(tmp_path / "whole" / "mined.npz"))
 
 
+def test_parts_of_an_edited_network_are_not_used(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, threads: None
+) -> None:
+    network, out = tmp_path / "edited.py", tmp_path / "out"
+    network.write_text(EDITED)
+    given = [*arguments, "--model", f"{network}:network", "--layers", "conv"]
+    load, loads = mine_command._Crops.__getitem__, []
+
+    def failing(crops: Any, index: int) -> Tensor:
+        loads.append(index)
+        if len(loads) == 6:
+            raise KeyboardInterrupt
+        return load(crops, index)
+
+    monkeypatch.setattr(mine_command, "_BATCHES_PER_PART", 1)
+    monkeypatch.setattr(mine_command._Crops, "__getitem__", failing)
+    assert CliRunner().invoke(command, [*given, "-o", str(out)]).exit_code == 1
+    network.write_text(EDITED.replace("conv(x)", "conv(x * 2 - 1)"))
+    for folder in (out, tmp_path / "fresh"):
+        result = CliRunner().invoke(command, [*given, "-o", str(folder)])
+        assert result.exit_code == 0, result.output
+    assert_equal(Mined.load(out / "mined.npz"), Mined.load(tmp_path / "fresh" / "mined.npz"))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -662,16 +720,22 @@ def test_an_interrupted_command_goes_on(
         (["--quantiles", "2"], "quantiles must be between 0 and 1, got 2.0"),
         (["--batch-size", "0"], "batch-size must be at least 1"),
         (["--size", "500"], "smaller than a crop of 500x500"),
-        (["--size", "2"], "images of 2x2 do not go through the network"),
+        (["--size", "2"], "images of 3x2x2 do not go through the network"),
         (["--images", "nowhere.png"], "no such file or folder"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--device", "tpu"], "device must be cpu or cuda"),
         (["-o", __file__], "is a file"),
+        (["-o", f"{__file__}/out"], "cannot be written"),
+        (["--model", "grey"], "images of 3x48x48 do not go through the network"),
+        (["--model", "double"], "torch.float64"),
     ],
 )
 def test_commands_that_cannot_work(
     tmp_path: Path, arguments: list[str], changed: list[str], message: str, threads: None
 ) -> None:
+    if changed[0] == "--model":
+        (tmp_path / "other.py").write_text(OTHER)
+        changed = ["--model", f"{tmp_path / 'other.py'}:{changed[1]}", "--layers", "1"]
     result = CliRunner().invoke(command, [*arguments, "-o", str(tmp_path / "out"), *changed])
     assert result.exit_code == 2, (result.output, result.exception)
     assert message in result.output.splitlines()[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from pathlib import Path
 
@@ -172,11 +173,16 @@ def test_what_cannot_be_is_refused() -> None:
         "label must be from 0 to 4": {"logits": net.output, "label": 5},
         "a layer of maps is needed": {"layer": net.output},
         "one value for each class": {"logits": "features.3"},
+        "image holds values that are not finite": {"image": torch.full_like(image, math.nan)},
+        "image holds values that are not finite$": {"image": torch.full_like(image, math.inf)},
     }
     for message, wrong in refused.items():
-        given = {"layer": "features.3", "size": 8, "stride": 8, "progress": False, **wrong}
+        given = {"layer": "features.3", "size": 8, "stride": 8, "progress": False, "image": image, **wrong}
         with pytest.raises(ValueError, match=message):
-            occlude(net, image, **given)
+            occlude(net, **given)
+    for name in ("units", "map", "label"):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number, got 1.5"):
+            occlude(net, image, "features.3", net.output, **{name: 1.5}, progress=False)
     with pytest.raises(ValueError, match=r"\(C, H, W\)"):
         occlude(net, image[None], "features.3")
     with pytest.raises(UnknownLayer, match="did you mean"):
@@ -185,6 +191,29 @@ def test_what_cannot_be_is_refused() -> None:
         occlude(net, image.float(), "features.3")
     with pytest.raises(ValueError, match="no probabilities were computed"):
         Occlusion((1, 1), torch.arange(2), torch.arange(2)).raises()
+
+
+def test_values_that_are_not_finite_are_refused_by_the_name_of_their_layer() -> None:
+    image = torch.randn(3, 12, 13)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model[2].weight.data[1] = math.nan
+    net = Deconvnet(model)
+    assert bool(occlude(net, image, "1", size=4, progress=False).activation.isfinite().all())
+    for layer, logits, named in (("2", None, "2"), ("1", "4", "4"), (None, "4", "4")):
+        with pytest.raises(ValueError, match=f"the values of '{named}' are not finite"):
+            occlude(net, image, layer, logits, size=4, progress=False)
+    huge = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False)).double()
+    huge[0].weight.data.fill_(1e307)
+    with pytest.raises(ValueError, match="under the occluder the activation is not finite"):
+        occlude(huge, torch.zeros(3, 4, 4).double(), "0", size=2, fill=1e10, progress=False)
+
+
+def test_a_plain_module_and_numpys_integers_do() -> None:
+    image = torch.randn(3, 12, 13)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    one = occlude(model, image, "1", size=np.int64(4), stride=np.int32(3), units=np.int16(2), map=1, progress=False)
+    other = occlude(Deconvnet(model), image, "1", size=4, stride=3, units=2, map=np.int64(1), progress=False)
+    assert torch.equal(one.activation, other.activation) and torch.equal(one.projection, other.projection)
 
 
 def test_colours() -> None:
@@ -302,6 +331,57 @@ def test_an_interrupted_command_goes_on(
     assert not (tmp_path / "out" / ".parts-occlusion").exists()
 
 
+def test_parts_of_an_edited_network_are_not_used(
+    tmp_path: Path, photographs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deconv_kernels.experiments import occlusion
+
+    def interrupted(*given: object, title: str, **more: object) -> Occlusion:
+        if title == "tall.png":
+            raise KeyboardInterrupt
+        return occlude(*given, title=title, **more)  # type: ignore[arg-type]
+
+    text = (
+        "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 4, 3)\n    def forward(self, x):\n        return self.conv(x).relu()\n\n"
+        "def network():\n    return Net()\n"
+    )
+    (tmp_path / "model.py").write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(occlusion, "occlude", interrupted)
+        assert run(tmp_path, photographs)[0] == 1
+    (tmp_path / "model.py").write_text(text.replace("self.conv(x)", "(self.conv(x) * 2)"))
+    assert run(tmp_path, photographs)[0] == 0
+    assert run(tmp_path, photographs, "-o", str(tmp_path / "fresh"))[0] == 0
+    resumed, fresh = (np.load(tmp_path / name / "occlusion.npz")["activation"] for name in ("out", "fresh"))
+    np.testing.assert_array_equal(resumed, fresh)
+
+
+def test_labels_are_checked_before_the_first_photograph(
+    tmp_path: Path, photographs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deconv_kernels.experiments import occlusion
+
+    monkeypatch.setattr(occlusion, "occlude", None)
+    code, text = run(tmp_path, photographs, "--labels", "1,9")
+    assert code == 2 and "label must be from 0 to 3, got 9" in text
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())", "images of 3x41x41 do not go through the network"),
+        ("nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()", "torch.float64"),
+    ],
+)
+def test_networks_of_other_images_are_one_line(
+    tmp_path: Path, photographs: list[str], network: str, message: str
+) -> None:
+    (tmp_path / "model.py").write_text(f"from torch import nn\n\ndef network():\n    return {network}\n")
+    code, text = run(tmp_path, photographs)
+    assert code == 2 and message in text and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -319,8 +399,8 @@ def test_an_interrupted_command_goes_on(
         (["--classes", "missing.txt"], "cannot be read"),
         (["--probabilities"], "no probabilities"),
         (["--size", "0"], "size must be at least 1"),
-        (["--size", "4"], "images of 4x4 do not fit"),
-        (["--size", "2"], "images of 2x2 do not fit"),
+        (["--size", "4"], "images of 3x4x4 do not go through"),
+        (["--size", "2"], "images of 3x2x2 do not go through"),
         (["--images", "missing.jpg"], "no such file"),
         (["--device", "tpu"], "device"),
     ],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import deconv_kernels as dk
 from deconv_kernels import reference
 from deconv_kernels.one_call import load_projections, project, save_projections
+from deconv_kernels.tensor_files import load_tensors, save_tensors
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NAMED = ("AlexNet", "ZFNet", "GoogLeNet", "pre-activation ResNet", "U-Net with max-unpool", "skip before relu")
@@ -164,6 +165,10 @@ def test_the_model_is_left_as_it_is(training: bool) -> None:
         ({"overlap": "other"}, "'other'"),
         ({"seed": "other"}, "'other'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"units": None}, "units must be a tensor, an array or lists of numbers, got None"),
+        ({"units": [[0, 0], [0]]}, "units must be a tensor, an array or lists of numbers of one length"),
+        ({"images": None}, "images must be a tensor, an array"),
         ({"model": "vgg16"}, "nn.Module"),
     ],
 )
@@ -171,6 +176,44 @@ def test_bad_calls(changed: dict[str, Any], message: str) -> None:
     call: dict[str, Any] = {"model": network(), "images": images(), "layer": "4", "units": [[0, 0]], **changed}
     with pytest.raises((TypeError, ValueError), match=message):
         project(**call)
+
+
+def test_arrays_that_torch_cannot_share() -> None:
+    model, given = network(), images().numpy()
+    units = np.array([[1, 2, 3, 0], [0, 4, 1, 2]])
+    expected = project(model, torch.from_numpy(given[::-1, :, :, ::-1].copy()), "4", torch.from_numpy(units))
+    backwards = given[::-1, :, :, ::-1]
+    frozen = backwards.copy()
+    frozen.flags.writeable = False
+    units.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(project(model, backwards, "4", units), expected)
+        assert torch.equal(project(model, frozen, "4", units[::-1], batch_size=np.int64(2)), expected.flip(0))
+
+
+def test_the_activation_multiplies_the_finished_projection() -> None:
+    model = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 1)).double()
+    model[2].bias.data.fill_(-100.0)
+    given = torch.randn(3, 7, dtype=torch.float64)
+    values = model(given)[:, 0].detach()
+    assert bool((values < 0).all())
+    ones = project(model, given, "2", [[n, 0] for n in range(3)], seed="one")
+    torch.testing.assert_close(project(model, given, "2", [[n, 0] for n in range(3)]), ones * values[:, None])
+
+
+def test_arrays_of_any_names(tmp_path: Path) -> None:
+    tensors = {name: torch.randn(2, 3) for name in ("file", "a/b", "allow_pickle", "args", "self")}
+    for suffix in (".npz", ".safetensors"):
+        save_tensors(tmp_path / f"x{suffix}", tensors, {"number": 3})
+        read, about = load_tensors(tmp_path / f"x{suffix}")
+        assert about == {"number": 3} and read.keys() == tensors.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    with pytest.raises(ValueError, match="no tensor can be called 'about'"):
+        save_tensors(tmp_path / "y.npz", {"about": torch.zeros(1)}, {})
+    with pytest.raises(TypeError, match="projections must be"):
+        save_projections(tmp_path / "y.npz", (1, 2))  # type: ignore[arg-type]
+    assert not (tmp_path / "y.npz").exists()
 
 
 def test_a_deconvnet_keeps_its_rule() -> None:

@@ -348,6 +348,8 @@ class TestCommand:
             (["--checkpoints", "3"], "epochs from 0 to 2, got 3"),
             (["--seeds", "0"], "seeds must be at least 1"),
             (["--size", "100"], "too small for training and validation crops"),
+            (["--size", "16"], "images of (3, 16, 16) do not go through the network of '7x7 stride 2'"),
+            (["--size", "1"], "images of (3, 1, 1) do not go through the network of '7x7 stride 2'"),
             (["--learning-rate", "-1"], "learning_rate must be a number above 0"),
             (["--radius", "0"], "radius must be a number above 0"),
         ):

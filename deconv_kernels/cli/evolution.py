@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import torch
 
 from ..steps import RULES
 from .common import MODEL, names, output_option, photograph_options, set_threads, size_option, user_errors
@@ -54,18 +55,17 @@ def command(
     """
     from functools import partial
 
-    import numpy as np
-
     from ..backends import usable_device
     from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.evolution import evolve
-    from ..experiments.files import Parts, written_at_once
+    from ..experiments.files import Parts, file_name, fingerprint, fingerprint_of_network, written_at_once
     from ..experiments.gallery import choose_maps
     from ..models import load_weights
     from ..photographs import load_photographs, plan_crops
     from ..plot.evolution import draw_evolution
-    from .crops import CropBatches
+    from ..tensor_files import save_arrays
+    from .crops import CropBatches, shapes_of
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule):
@@ -80,46 +80,53 @@ def command(
             raise ValueError(f"checkpoint {missing[0]!r}: no such file")
         if maps < 1:
             raise ValueError(f"maps must be at least 1, got {maps}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
         first = load_weights(model, files[0])
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         batches = CropBatches(photographs, planned, size, batch_size, first, where)
         layer_names = names(layers)
-        shapes = Deconvnet(first.model().to(where)).record(next(iter(batches))[:1], layer_names, progress=False)
-        chosen = {layer: choose_maps(layer, shapes.shape(layer)[0], maps, seed) for layer in layer_names}
+        network = first.model().to(where)
+        shapes = shapes_of(Deconvnet(network, rule=rule), batches.first(), layer_names)
+        chosen = {layer: choose_maps(layer, shapes[layer][0], maps, seed) for layer in layer_names}
+        for file in files[1:]:
+            load_weights(model, file)  # one that cannot be used is found before the work
 
         seen = {file: _identity(Path(file)) for file in files}
-        pictures = [(photograph.name, photograph.pixels.shape, photograph.pixels.sum()) for photograph in photographs]
-        settings = [model, seen, pictures, planned, chosen, size, batch_size, rule, device]
+        pictures = fingerprint(*(torch.tensor(photograph.pixels) for photograph in photographs))
+        settings: list[object] = [model, fingerprint_of_network(network), seen, pictures, planned, chosen]
+        settings += [size, batch_size, rule, device]
         parts = Parts(Path(output) / ".parts-evolution", settings)
         networks = {
             name: partial(lambda file: load_weights(model, file).model().to(where), file)
             for name, file in zip(_labels(files), files, strict=True)
         }
-        found = evolve(networks, batches, chosen, rule=rule, parts=parts)
-
-        rows = []
-        arrays = {}
-        for layer, stages in found.stages.items():
-            jumps = found.jumps(layer)
-            for column, (name, stage) in enumerate(zip(found.checkpoints, stages, strict=True)):
-                arrays[f"{layer}/{name}"] = stage.windows.numpy()
-                activation = stage.units.activation
-                assert activation is not None
-                values = (stage.units.table().T.tolist(), activation.tolist(), stage.boxes.tolist())
-                for row, ((image, channel, y, x), value, box) in enumerate(zip(*values, strict=True)):
-                    crop = planned[image]
-                    rows.append([layer, channel, name, image, photographs[crop.photograph].name, y, x, value, *box])
-                    rows[-1].append(int(jumps[row, column]))
         with written_at_once(Path(output)) as draft:
+            found = evolve(networks, batches, chosen, rule=rule, parts=parts)
+            rows = []
+            arrays = {}
+            for layer, stages in found.stages.items():
+                jumps = found.jumps(layer)
+                for column, (name, stage) in enumerate(zip(found.checkpoints, stages, strict=True)):
+                    arrays[f"{layer}/{name}"] = stage.windows.numpy()
+                    activation = stage.units.activation
+                    assert activation is not None
+                    values = (stage.units.table().T.tolist(), activation.tolist(), stage.boxes.tolist())
+                    for row, ((image, channel, y, x), value, box) in enumerate(zip(*values, strict=True)):
+                        crop = planned[image]
+                        rows.append([layer, channel, name, image, photographs[crop.photograph].name, y, x, value, *box])
+                        rows[-1].append(int(jumps[row, column]))
             head = ["layer", "map", "checkpoint", "crop", "photograph", "y", "x", "activation", "y0", "x0", "y1", "x1"]
             write_csv(draft / "evolution.csv", [*head, "jump"], rows)
-            np.savez(draft / "projections.npz", **arrays)  # type: ignore[arg-type]
+            save_arrays(draft / "projections.npz", arrays)
             for layer in layer_names:
                 title = f"{layer}: the evolution of {len(chosen[layer])} of its maps over {len(files)} checkpoints"
                 caption = f"{model}; {found.images} crops of {size}x{size} of {len(photographs)} photographs."
                 to_rgb = first.preprocessing.to_rgb
-                draw_evolution(draft / f"{layer}_evolution.png", found, layer, title, caption, to_rgb, batches.pixels)
+                draw_evolution(
+                    draft / f"{file_name(layer)}_evolution.png", found, layer, title, caption, to_rgb, batches.pixels
+                )
         parts.remove()
     table = [["layer", "checkpoint", "median activation", "jumps"]]
     for layer in layer_names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -54,15 +54,15 @@ def command(
     """
     import json
 
-    import numpy as np
     import torch
 
     from ..calls import UnsupportedModule
-    from ..experiments.files import written_at_once
+    from ..experiments.files import file_name, written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
     from ..photographs import load_photographs, plan_crops
     from ..plot.filters import draw_comparison, draw_diagnosis
-    from .crops import CropBatches
+    from ..tensor_files import save_arrays
+    from .crops import CropBatches, running_on
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule):
@@ -71,32 +71,33 @@ def command(
         planned = plan_crops(photographs, size, crops)
         batches = CropBatches(photographs, planned, size, batch_size, subject.weights, subject.device)
         chosen = names(layers) or None
-        if renormalize is None:
-            comparison = None
-            found = diagnose(subject.model, chosen, batches, dominance=dominance)
-        else:
-            comparison = compare(subject.model, renormalize, chosen, batches, dominance=dominance)
-            found = comparison.before
-
-        first = next(iter(convolutions(subject.model)))
-        caption = (
-            f"Over {len(planned)} crops of {size}x{size} of {len(photographs)} photographs. "
-            f"Weights: {subject.weights.source}."
-        )
+        one = batches.first()
+        with running_on(one, RuntimeError, TypeError):
+            diagnose(subject.model, chosen, [one], dominance=dominance, progress=False)
         with written_at_once(Path(output)) as draft:
+            if renormalize is None:
+                comparison = None
+                found = diagnose(subject.model, chosen, batches, dominance=dominance)
+            else:
+                comparison = compare(subject.model, renormalize, chosen, batches, dominance=dominance)
+                found = comparison.before
+            first = next(iter(convolutions(subject.model)))
+            caption = (
+                f"Over {len(planned)} crops of {size}x{size} of {len(photographs)} photographs. "
+                f"Weights: {subject.weights.source}."
+            )
             for number, diagnosis in enumerate(found):
                 to_rgb = subject.weights.preprocessing.to_rgb if diagnosis.layer == first else None
                 rows, columns = diagnosis.weight.shape[2:]
                 title = f"{model} {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
-                draw_diagnosis(draft / f"{diagnosis.layer}_filters.png", diagnosis, title, caption, to_rgb)
+                draw_diagnosis(draft / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)
                 if comparison is not None:
                     scaled = sum(change.layer == diagnosis.layer for change in comparison.changed)
                     words = f"Filters scaled to an RMS of {renormalize:g}, which they exceeded: {scaled}. {caption}"
-                    path = draft / f"{diagnosis.layer}_before_after.png"
+                    path = draft / f"{file_name(diagnosis.layer)}_before_after.png"
                     draw_comparison(path, comparison, number, f"{title}, before and after", words, to_rgb)
             write_csv(draft / "filters.csv", _HEAD, _filters(found))
-            spectra: dict[str, Any] = {each.layer: each.spectrum.numpy() for each in found}
-            np.savez(draft / "spectra.npz", **spectra)
+            save_arrays(draft / "spectra.npz", {each.layer: each.spectrum.numpy() for each in found})
             summary = {"model": model, "weights": subject.weights.source, "size": size, "crops": len(planned)}
             summary |= {"dominance": dominance, "layers": [_summary(each) for each in found]}
             if comparison is not None:
@@ -106,7 +107,7 @@ def command(
                 torch.save(comparison.model.cpu().state_dict(), draft / "repaired.pth")
                 summary |= {"radius": renormalize, "changed": len(changes)}
                 summary["after"] = [_summary(each) for each in comparison.after]
-            (draft / "filters.json").write_text(json.dumps(summary, indent=2) + "\n")
+            (draft / "filters.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     states = [("", found)] if comparison is None else [("before", found), ("after", comparison.after)]
     for line in aligned(_table(states)):
         click.echo(line)

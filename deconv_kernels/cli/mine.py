@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..models import Weights
@@ -68,42 +66,50 @@ def command(
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
     from ..calls import UnsupportedModule
-    from ..experiments.files import Parts, written_at_once
+    from ..deconvnet import Deconvnet
+    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
     from ..experiments.mining import mine
+    from .crops import shapes_of
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule), _processes(device) as (rank, world):
         wanted = _quantiles(quantiles)
-        if Path(output).exists() and not Path(output).is_dir():
-            raise ValueError(f"output folder {output!r} is a file")
         subject = load(model, weights, device, threads)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         if batch_size < 1:
             raise ValueError(f"batch-size must be at least 1, got {batch_size}")
-        _check_size(subject.model, names(layers), size)
+        net = Deconvnet(subject.model, rule="gradient")
+        first = subject.weights.preprocess(cut(photographs, planned[:1], size))
+        shapes_of(net, first.to(subject.device), names(layers))
         data = DataLoader(_Crops(photographs, planned, size, subject.weights), batch_size=batch_size)
-        settings = [model, subject.weights.source, _checksum(subject.weights, photographs), str(subject.device), layers]
+        settings: list[object] = [
+            model,
+            subject.weights.source,
+            fingerprint_of_network(subject.model),
+            str(subject.device),
+            layers,
+        ]
+        settings += [fingerprint(*(torch.tensor(photograph.pixels) for photograph in photographs))]
         settings += [k, weakest, wanted, all_positions, size, crops, batch_size]
         parts = Parts(Path(output) / ".parts-mine", settings)
-        mined = mine(
-            subject.model,
-            data,
-            names(layers),
-            k,
-            one_per_image=not all_positions,
-            weakest=weakest,
-            quantiles=wanted,
-            parts=parts,
-            batches_per_part=_BATCHES_PER_PART,
-        )
-        if rank > 0:
-            return
-        with written_at_once(Path(output)) as draft:
-            mined.save(draft / "mined.npz")
-            write_csv(
-                draft / "units.csv", ("layer", "kind", "map", "rank", "crop", "y", "x", "activation"), _rows(mined)
+        with written_at_once(Path(output)) if rank == 0 else nullcontext() as draft:
+            mined = mine(
+                net,
+                data,
+                names(layers),
+                k,
+                one_per_image=not all_positions,
+                weakest=weakest,
+                quantiles=wanted,
+                parts=parts,
+                batches_per_part=_BATCHES_PER_PART,
             )
+            if draft is None:
+                return
+            mined.save(draft / "mined.npz")
+            head = ("layer", "kind", "map", "rank", "crop", "y", "x", "activation")
+            write_csv(draft / "units.csv", head, _rows(mined))
             places = [
                 (n, photographs[crop.photograph].name, crop.y, crop.x, crop.side) for n, crop in enumerate(planned)
             ]
@@ -130,16 +136,6 @@ class _Crops(Dataset[Tensor]):
         return self.weights.preprocess(pixels)[0]
 
 
-def _checksum(weights: Weights, photographs: Sequence[Photograph]) -> int:
-    """Of everything that the activations depend on."""
-    total = 0
-    for name, tensor in weights.state_dict.items():
-        total = zlib.crc32(tensor.contiguous().numpy().tobytes(), zlib.crc32(name.encode(), total))
-    for photograph in photographs:
-        total = zlib.crc32(photograph.pixels.tobytes(), zlib.crc32(str(photograph.pixels.shape).encode(), total))
-    return total
-
-
 @contextmanager
 def _processes(device: str) -> Iterator[tuple[int, int]]:
     """The rank and number of processes: of the group that is there, that torchrun asks for, or of this one alone."""
@@ -157,17 +153,6 @@ def _processes(device: str) -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
-
-
-def _check_size(model: nn.Module, layers: tuple[str, ...], size: int) -> None:
-    """Whether the layers exist for images of this size; nothing is computed."""
-    from ..deconvnet import Deconvnet
-
-    net = Deconvnet(copy.deepcopy(model).to("meta"), rule="gradient")
-    try:
-        net.record(torch.empty(1, 3, size, size, device="meta"), layers)
-    except RuntimeError as error:
-        raise ValueError(f"images of {size}x{size} do not go through the network: {error}") from error
 
 
 def _quantiles(separated: str) -> tuple[float, ...]:

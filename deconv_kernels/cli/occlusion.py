@@ -14,7 +14,6 @@ from .common import load, network_options, output_option, photograph_options, si
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..deconvnet import Deconvnet
     from ..experiments.occlusion import Occlusion
     from ..models import Weights
 
@@ -87,9 +86,10 @@ def command(
 
     from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
-    from ..experiments.files import Parts, fingerprint, written_at_once
+    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
     from ..photographs import cut, load_photographs, plan_centres
+    from .crops import shapes_of
     from .labels import read_labels, read_lines
     from .tables import aligned
 
@@ -102,13 +102,15 @@ def command(
         pixels = cut(photographs, plan_centres(photographs), size)
         inputs = subject.weights.preprocess(pixels).to(subject.device)
         net = Deconvnet(subject.model)
-        shapes = _shapes(net, inputs[:1])
+        shapes = shapes_of(net, inputs, net.layers)
         layer = _last_maps(shapes) if layer is None else layer
         if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
             logits = net.output
         wanted = read_labels(labels, classes, len(photographs))
         if logits is None and (wanted != "predicted" or probabilities):
             raise ValueError("the network does not end in one value for each class, so no class has a probability")
+        if isinstance(wanted, list) and logits in shapes and max(wanted) >= shapes[logits][0]:
+            raise ValueError(f"label must be from 0 to {shapes[logits][0] - 1}, got {max(wanted)}")
         names = [] if classes is None else read_lines(classes, "classes")
         colour = _colour(subject.weights, fill)
         settings: dict[str, Any] = {
@@ -127,7 +129,7 @@ def command(
             "labels": wanted,
             "size": size,
         }
-        exactly = {**settings, "bytes": fingerprint(inputs, *subject.model.state_dict().values())}
+        exactly = {**settings, "network": fingerprint_of_network(subject.model), "bytes": fingerprint(inputs)}
         parts = Parts(Path(output) / ".parts-occlusion", exactly)
 
         def one(place: int) -> dict[str, Any]:
@@ -161,21 +163,6 @@ def command(
         for line in _raises(each, name, names):
             click.echo(line)
     click.echo(f"occlusion.png, occlusion.csv, occlusion.npz and occlusion.json in {output}")
-
-
-def _shapes(net: Deconvnet, images: Tensor) -> dict[str, tuple[int, ...]]:
-    """The shape of every layer's output for one image.
-
-    Raises:
-        ValueError: the network does not take images of this size.
-    """
-    try:
-        record = net.record(images, net.layers, progress=False)
-    except (RuntimeError, ValueError) as error:
-        size = "x".join(map(str, images.shape[2:]))
-        raise ValueError(f"images of {size} do not fit the network: {error}") from error
-    shapes = {layer: record.shapes[net.tape.value(layer)] for layer in net.layers}
-    return {layer: shape for layer, shape in shapes.items() if shape is not None}
 
 
 def _last_maps(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -227,7 +214,7 @@ def _write_numbers(folder: Path, settings: dict[str, Any], found: Sequence[Occlu
         scalars = {key: value for key, value in asdict(each).items() if not isinstance(value, Tensor | None)}
         raises = {} if each.probability is None else {"raises": [asdict(position) for position in each.raises()]}
         numbers.append({"image": name, **scalars, **raises})
-    (folder / "occlusion.json").write_text(json.dumps({**settings, "found": numbers}, indent=2) + "\n")
+    (folder / "occlusion.json").write_text(json.dumps({**settings, "found": numbers}, indent=2, allow_nan=False) + "\n")
 
 
 def _draw(

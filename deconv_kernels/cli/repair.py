@@ -96,14 +96,14 @@ def command(
         }
         pixels = [tensor.double().sum().item() for tensor in (data.train.tensors[0], data.validation.tensors[0])]
         parts = Parts(Path(output) / ".parts-repair", [settings, pixels, device])
-        runs = repair(
-            data.train, data.validation, arms, range(seeds), recipe, checkpoints=kept, device=where, parts=parts
-        )
-        by_arm = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
         with written_at_once(Path(output)) as draft:
+            runs = repair(
+                data.train, data.validation, arms, range(seeds), recipe, checkpoints=kept, device=where, parts=parts
+            )
+            by_arm = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
             write_csv(draft / "repair.csv", _HEAD, [_row(run) for run in runs])
             content = {"settings": settings, "runs": [_numbers(run) for run in runs]}
-            (draft / "repair.json").write_text(json.dumps(content, indent=2) + "\n")
+            (draft / "repair.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
             caption = (
                 f"{len(data.train)} training and {len(data.validation)} validation crops of {size}x{size} from "
                 f"separate regions of {len(data.names)} photographs; chance is {1 / len(data.names):.1%}. Hot: "

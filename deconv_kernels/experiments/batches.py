@@ -16,13 +16,28 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-__all__ = ["Share", "check_data", "fetch"]
+__all__ = ["Share", "batches_of", "check_data", "fetch", "images_of"]
 
 Numbered = tuple[int, int, list[Tensor]]
 """The number of a batch, that of its first image, and its tensors."""
 
 _BATCH_SIZE = 16
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def batches_of(data: Iterable[Any]) -> Iterable[Any]:
+    """The data itself, or where it is a tensor of images, batches of 16."""
+    return data.split(_BATCH_SIZE) if isinstance(data, Tensor) else data
+
+
+def images_of(data: Iterable[Any]) -> Iterator[Tensor]:
+    """The images of every batch, whatever form the batches have; `data` as for `Share`.
+
+    Raises:
+        TypeError, ValueError: a batch that holds no images.
+    """
+    for batch in batches_of(data):
+        yield _tensors(batch, 1)[0]
 
 
 def check_data(data: Iterable[Any], passes: str | None = None) -> None:
@@ -34,8 +49,8 @@ def check_data(data: Iterable[Any], passes: str | None = None) -> None:
 
     Raises:
         TypeError: not iterable.
-        ValueError: a DataLoader that shuffles or already shares batches out, or an iterator where several passes are
-            needed.
+        ValueError: a DataLoader that shuffles, drops images or already shares batches out, or an iterator where several
+            passes are needed.
     """
     if not isinstance(data, Iterable):
         raise TypeError(f"data must be an iterable of batches, got {type(data).__name__}")
@@ -44,6 +59,8 @@ def check_data(data: Iterable[Any], passes: str | None = None) -> None:
             f"{passes} go over the data several times, and a {type(data).__name__} can be read only once: "
             "give a list or a DataLoader"
         )
+    if isinstance(data, DataLoader) and (data.drop_last or getattr(data.batch_sampler, "drop_last", False)):
+        raise ValueError("drop_last=True leaves the last images out: use drop_last=False")
     for sampler in _samplers(data):
         if isinstance(sampler, DistributedSampler):
             raise ValueError("the batches are shared out here: give a DataLoader without DistributedSampler")
@@ -66,7 +83,7 @@ class Share:
     """
 
     def __init__(self, data: Iterable[Any], first_image: int = 0, rank: int = 0, world: int = 1, inputs: int = 1):
-        self._data: Iterable[Any] = data.split(_BATCH_SIZE) if isinstance(data, Tensor) else data
+        self._data = batches_of(data)
         self._first, self._rank, self._world, self._inputs = first_image, rank, world, inputs
         self._batches: Iterator[Numbered] | None = None
         self._expected = -1
@@ -110,24 +127,26 @@ def fetch(data: Iterable[Any], numbers: Sequence[int] | Tensor, first_image: int
         (len(numbers), ...), in the order of `numbers`.
 
     Raises:
+        TypeError: numbers that are not integers.
         ValueError: numbers that do not rise, an image that is not in the data, or images of different shapes.
     """
     check_data(data)
-    wanted = torch.as_tensor(numbers, dtype=torch.int64).cpu()
-    if len(wanted) > 1 and not bool((wanted[1:] > wanted[:-1]).all()):
-        raise ValueError("numbers must rise")
-    if not len(wanted):
+    wanted = torch.as_tensor(numbers).cpu()
+    if wanted.dim() != 1 or not len(wanted):
         raise ValueError("numbers must name at least one image")
+    if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
+        raise TypeError(f"numbers of images must be integers, got {wanted.dtype}")
+    wanted = wanted.to(torch.int64)
+    if not bool((wanted[1:] > wanted[:-1]).all()):
+        raise ValueError("numbers must rise")
 
     def inside(number: int, start: int, length: int) -> bool:
         first, last = torch.searchsorted(wanted, torch.tensor([start, start + length])).tolist()
         return bool(last > first)
 
-    if isinstance(data, Tensor):
-        data = data.split(_BATCH_SIZE)
     found: list[Tensor] = []
     last = int(wanted[-1])
-    for _, start, (images, *_) in _numbered(data, first_image, 1, inside):
+    for _, start, (images, *_) in _numbered(batches_of(data), first_image, 1, inside):
         chosen = wanted[(wanted >= start) & (wanted < start + len(images))] - start
         found += images[chosen.to(images.device)].unbind()
         if start + len(images) > last:

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..arguments import whole_number
 from ..deconvnet import Deconvnet, Projections
 from ..record import Units
+from .batches import check_data, images_of
 from .files import Parts
 
 __all__ = ["Evolution", "Stage", "evolve", "strongest_of"]
@@ -90,8 +92,9 @@ def evolve(
     Args:
         checkpoints: by name in order of training, networks, or functions that make one when its turn comes; any that
             Deconvnet can trace, all with the layers asked for.
-        batches: float images (N, C, H, W), read once per checkpoint (so not an iterator); or tuples whose first member
-            is the images.
+        batches: float images (N, C, H, W), read once per checkpoint in one order (so not an iterator, nor a DataLoader
+            that shuffles); or tuples, lists or dicts, of which the first floating-point tensor is taken. A tensor of
+            images is taken as batches of 16.
         maps: the chosen maps of every layer.
         rule: as for `Deconvnet`.
         overlap: as for `Deconvnet.project`.
@@ -99,8 +102,9 @@ def evolve(
         progress: show a progress bar over the checkpoints.
 
     Raises:
-        ValueError: no checkpoints, layers or images, batches that can be read only once, a layer that a network lacks,
-            a map that a layer lacks, or activations that are not finite.
+        TypeError: batches without images of the networks' dtype, or maps that are not whole numbers.
+        ValueError: no checkpoints, layers or images, batches that can be read only once or that shuffle or drop images,
+            a layer that a network lacks, a map that a layer lacks, or activations that are not finite.
         UnsupportedModule: a network that cannot be followed.
 
     Source: Zeiler & Fergus 2013, section 4, Fig 4.
@@ -109,9 +113,8 @@ def evolve(
         raise ValueError("at least one checkpoint is needed")
     if not maps or not all(len(chosen) for chosen in maps.values()):
         raise ValueError("at least one layer, and one map of each, is needed")
-    if iter(batches) is batches:
-        raise ValueError("batches are read once per checkpoint: give a list or a DataLoader, not an iterator")
-    wanted = {layer: tuple(int(map_) for map_ in chosen) for layer, chosen in maps.items()}
+    check_data(batches, "checkpoints")
+    wanted = {layer: tuple(whole_number("a map", map_) for map_ in chosen) for layer, chosen in maps.items()}
     parts = parts or Parts.nowhere()
     found = []
     for name, source in tqdm(checkpoints.items(), desc="evolution", unit="checkpoint", disable=not progress):
@@ -142,8 +145,7 @@ def strongest_of(
     """
     best: dict[str, tuple[Tensor, Tensor]] = {}
     seen = 0
-    for batch in batches:
-        images = batch[0] if isinstance(batch, tuple | list) else batch
+    for images in images_of(batches):
         record = net.record(images, list(maps), batch_size=max(1, len(images)), progress=False)
         for layer, chosen in maps.items():
             units = record.strongest(layer, 1, chosen)

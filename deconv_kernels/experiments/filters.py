@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..deconvnet import Deconvnet
 from ..graph import Tape
+from .batches import batches_of, images_of
 
 __all__ = [
     "Activity",
@@ -173,7 +174,11 @@ def filter_rms(weight: Tensor) -> Tensor:
 
     Returns:
         (F,) float64.
+
+    Raises:
+        ValueError: complex weights.
     """
+    _check_real("the weight", weight)
     return weight.detach().to(torch.float64).flatten(1).square().mean(1).sqrt()
 
 
@@ -192,8 +197,9 @@ def power_spectrum(weight: Tensor, dilation: tuple[int, int] = (1, 1), size: int
         (F, size, size) float64.
 
     Raises:
-        ValueError: the dilated kernel is larger than `size`.
+        ValueError: the dilated kernel is larger than `size`, or complex weights.
     """
+    _check_real("the weight", weight)
     taps = _dilated(weight, dilation)
     largest = max(taps.shape[2:])
     if size is None:
@@ -239,8 +245,12 @@ def aliased_energy(weight: Tensor, stride: tuple[int, int], dilation: tuple[int,
     Returns:
         (F,) float64 from 0 to 1; exactly 0 for stride 1, 1 - 1 / (sy sx) for a single tap, NaN for a filter of zeros.
 
+    Raises:
+        ValueError: complex weights.
+
     Source: Zeiler & Fergus 2013, section 4.1 and Fig 6, on the aliasing that stride 4 causes.
     """
+    _check_real("the weight", weight)
     taps = weight.detach().to(torch.float64)
     inside = taps
     for axis, (step, spread) in enumerate(zip(stride, dilation, strict=True), start=2):
@@ -270,7 +280,7 @@ def dominating(values: Tensor, factor: float = DOMINANCE) -> Tensor:
 def diagnose(
     model: nn.Module,
     layers: Sequence[str] | None = None,
-    batches: Iterable[Tensor] | None = None,
+    batches: Iterable[Any] | None = None,
     *,
     dominance: float = DOMINANCE,
     progress: bool = True,
@@ -280,9 +290,9 @@ def diagnose(
     Args:
         model: any module; with `batches`, one that Deconvnet can trace. It is left as it is.
         layers: names of `nn.Conv2d` modules; by default the first.
-        batches: float images (N, C, H, W) as the network takes them, read once, batch by batch; a batch may also be a
-            tuple whose first member is the images, as DataLoaders of labelled images give. Memory is that of
-            one batch's maps.
+        batches: float images (N, C, H, W) as the network takes them, read once, batch by batch; or tuples, lists or
+            dicts, of which the first floating-point tensor is taken, as DataLoaders of labelled images give. A tensor
+            of images is taken as batches of 16. Memory is that of one batch's maps.
         dominance: how many times the mean of the others a filter must exceed to dominate.
         progress: show a progress bar over the batches.
 
@@ -290,13 +300,15 @@ def diagnose(
         One diagnosis per layer, on the host.
 
     Raises:
-        ValueError: no such convolution, a convolution the network does not use, no images, weights that are not finite.
+        TypeError: batches without images of the network's dtype.
+        ValueError: no such convolution, a convolution the network does not use, no images, weights or images that are
+            not finite, complex weights.
         UnsupportedModule: with `batches`, a part of the network cannot be followed.
 
     Source: Zeiler & Fergus 2013, section 4.1, Fig 6.
     """
-    if not dominance > 0:
-        raise ValueError(f"dominance must be above 0, got {dominance}")
+    if not (dominance > 0 and isfinite(dominance)):
+        raise ValueError(f"dominance must be a number above 0, got {dominance}")
     chosen = _chosen(model, layers)
     for name, module in chosen.items():
         _check_finite(name, module)
@@ -320,7 +332,7 @@ def renormalize_(model: nn.Module, radius: float = 0.1) -> tuple[Renormalized, .
         What was changed, by layer and filter.
 
     Raises:
-        ValueError: radius not above 0; before anything is changed, a weight that is not finite, or one that is
+        ValueError: radius not above 0; before anything is changed, a weight that is not finite, complex, or
             computed from other parameters (weight norm, pruning), so that scaling it would not last.
 
     Source: Zeiler & Fergus 2013, section 3, where the radius is 1e-1 for inputs of about -128 to 128.
@@ -387,7 +399,7 @@ def compare(
     model: nn.Module,
     radius: float = 0.1,
     layers: Sequence[str] | None = None,
-    batches: Iterable[Tensor] | None = None,
+    batches: Iterable[Any] | None = None,
     *,
     dominance: float = DOMINANCE,
     progress: bool = True,
@@ -429,6 +441,7 @@ def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Conv
         return dict([next(iter(known.items()))])
     if not layers:
         raise ValueError("layers must name at least one convolution")
+    layers = [layers] if isinstance(layers, str) else layers
     for name in layers:
         if name not in known:
             raise ValueError(f"{name!r} is no nn.Conv2d of the network; its convolutions are {', '.join(known)}")
@@ -440,9 +453,15 @@ def _check_finite(name: str, module: nn.Module) -> None:
         raise ValueError(f"the weight of {name!r} has no shape yet: run the lazy network once")
     weight = module.weight
     assert isinstance(weight, Tensor)
+    _check_real(f"the weight of {name!r}", weight)
     bad = (~filter_rms(weight).isfinite()).nonzero()[:, 0].tolist()
     if bad:
         raise ValueError(f"filter {bad[0]} of {name!r} holds weights that are not finite numbers")
+
+
+def _check_real(what: str, weight: Tensor) -> None:
+    if weight.is_complex():
+        raise ValueError(f"{what} must be real, got {weight.dtype}")
 
 
 def _diagnosis(name: str, module: nn.Conv2d, dominance: float, activity: Activity | None) -> Diagnosis:
@@ -480,6 +499,7 @@ def _clipped_modules(model: nn.Module, radius: float) -> dict[str, _Convolution]
             )
         if isinstance(module.weight, nn.parameter.UninitializedParameter):
             raise ValueError(f"the weight of {name!r} has no shape yet: run the lazy network once")
+        _check_real(f"the weight of {name!r}", module.weight)
     return modules
 
 
@@ -542,15 +562,17 @@ class _Observed:
 
 @torch.no_grad()
 def _activities(
-    model: nn.Module, chosen: dict[str, nn.Conv2d], batches: Iterable[Tensor], progress: bool
+    model: nn.Module, chosen: dict[str, nn.Conv2d], batches: Iterable[Any], progress: bool
 ) -> dict[str, Activity]:
     net = Deconvnet(model)
     observed = {name: _Observed(module, _calls(net.tape, name)) for name, module in chosen.items()}
     needed = sorted(set().union(*(each.layers for each in observed.values())))
     seen = 0
-    with tqdm(batches, desc="filters", unit="batch", disable=not progress) as bar:
-        for batch in bar:
-            images = batch[0] if isinstance(batch, tuple | list) else batch
+    with tqdm(batches_of(batches), desc="filters", unit="batch", disable=not progress) as bar:
+        for images in images_of(bar):
+            bad = (~images.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+            if bad:
+                raise ValueError(f"image {seen + bad[0]} holds values that are not finite numbers")
             record = net.record(images, needed, activations=True, batch_size=max(1, len(images)), progress=False)
             for each in observed.values():
                 each.see(images.to(record.device), record.activations)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..arguments import whole_number
 from ..deconvnet import Deconvnet
 from ..record import Record, Units
 from ..tensor_files import load_tensors, save_tensors
@@ -261,7 +262,7 @@ def mine(
         The units, on the host.
 
     Raises:
-        TypeError: data or batches that do not hold images of the model's dtype.
+        TypeError: data or batches that do not hold images of the model's dtype, or a number that is not whole.
         ValueError: no layers, no images, k or a quantile that cannot be, a DataLoader that shuffles or drops images, or
             an iterator (which can be read only once) where quantiles need several passes.
         UnknownLayer: a layer the model does not have.
@@ -274,6 +275,8 @@ def mine(
         raise ValueError("layers must name at least one layer")
     for name in names:
         net.tape.value(name)
+    k, first_image = whole_number("k", k), whole_number("first_image", first_image)
+    batches_per_part = whole_number("batches_per_part", batches_per_part)
     for what, value, least in (("k", k, 1), ("first_image", first_image, 0), ("batches_per_part", batches_per_part, 1)):
         if value < least:
             raise ValueError(f"{what} must be at least {least}, got {value}")

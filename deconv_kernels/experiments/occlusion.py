@@ -8,13 +8,15 @@ Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..arguments import whole_number
 from ..deconvnet import Deconvnet
 from ..recompute import Recomputation
 from ..record import Units
@@ -146,7 +148,7 @@ def occluded(image: Tensor, origins: Tensor, content: Tensor) -> Tensor:
 
 @torch.no_grad()
 def occlude(
-    net: Deconvnet,
+    model: Deconvnet | nn.Module,
     image: Tensor,
     layer: str | None = None,
     logits: str | None = None,
@@ -166,7 +168,7 @@ def occlude(
     """Slides an occluder over an image and watches a map of a layer, the classes, or both.
 
     Args:
-        net: the network, of one input.
+        model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
         image: (C, H, W) as the network takes it.
         layer: whose map is watched (the paper: layer 5); none by default.
         logits: the layer that has one value for each class, usually `net.output`; by default no probabilities.
@@ -184,9 +186,9 @@ def occlude(
         title: what it says.
 
     Raises:
-        TypeError: an image that is not a tensor of the model's dtype.
+        TypeError: an image that is not a tensor of the model's dtype; numbers that are not whole.
         ValueError: neither layer nor logits; what does not fit the image or the network; logits that are
-            probabilities already.
+            probabilities already; an image, or values of the watched layers, that are not finite.
         UnknownLayer: a layer the network does not have.
 
     Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
@@ -195,6 +197,13 @@ def occlude(
         raise ValueError(f"image must be a tensor (C, H, W), got {tuple(getattr(image, 'shape', ()))}")
     if layer is None and logits is None:
         raise ValueError("nothing to watch: name a layer, or the layer of the logits")
+    net = model if isinstance(model, Deconvnet) else Deconvnet(model)
+    net.check_images([image[None]])
+    if not bool(image.isfinite().all()):
+        raise ValueError("the image holds values that are not finite")
+    units = whole_number("units", units)
+    map = None if map is None else whole_number("map", map)
+    label = None if label is None else whole_number("label", label)
     if units < 0:
         raise ValueError(f"units must be at least 0, got {units}")
     rows_size, columns_size = _pair("size", size)
@@ -204,6 +213,9 @@ def occlude(
     content = colour_of(image, fill)[:, None, None].expand(-1, rows_size, columns_size)
     wanted = [name for name in (layer, logits) if name is not None]
     recomputation = Recomputation(net, image, wanted, max_bytes=max_bytes)
+    for name in wanted:
+        if not bool(recomputation.clean[name].isfinite().all()):
+            raise ValueError(f"the values of {name!r} are not finite")
     grid = (len(rows), len(columns))
     found: dict[str, Tensor] = {}
     watched = None if layer is None else _Watched(recomputation.clean[layer], layer, map)
@@ -216,6 +228,8 @@ def occlude(
             if classes is not None:
                 values |= classes.answers(outputs[classes.layer])
             for name, value in values.items():
+                if not bool(value.isfinite().all()):
+                    raise ValueError(f"under the occluder the {name} is not finite")
                 found.setdefault(name, value.new_empty(len(rows) * len(columns)))[places] = value
             bar.update(len(places))
     more: dict[str, object] = {name: values.view(grid) for name, values in found.items()}
@@ -314,10 +328,11 @@ def _projected(net: Deconvnet, image: Tensor, watched: _Watched, count: int) -> 
 
 
 def _pair(name: str, value: int | Pair) -> Pair:
-    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
-        raise ValueError(f"{name} must be a whole number or two, got {value!r}")
-    return pair[0], pair[1]
+    try:
+        first, second = map(operator.index, value if isinstance(value, Sequence) else (value, value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a whole number or two, got {value!r}") from error
+    return first, second
 
 
 def colour_of(image: Tensor, fill: float | str | Sequence[float] | Tensor) -> Tensor:

@@ -368,7 +368,8 @@ def repair(
         The runs, by arm and then by seed.
 
     Raises:
-        ValueError: no arm or seed, arms of one name, empty sets, or a checkpoint beyond the last epoch.
+        ValueError: no arm or seed, arms of one name, empty sets, images that an arm's network does not take, or a
+            checkpoint beyond the last epoch.
 
     Source: Zeiler & Fergus 2013, sections 3 and 4.1.
     """
@@ -377,6 +378,9 @@ def repair(
         raise ValueError("at least one arm and one seed are needed")
     if len({arm.name for arm in arms}) < len(arms):
         raise ValueError(f"arms must have different names, got {', '.join(arm.name for arm in arms)}")
+    _check_sets(train_set, validation_set)
+    for arm in arms:
+        _Trainer(train_set, validation_set, arm, seeds[0], recipe, torch.device(device)).check()
     runs = []
     with tqdm(total=len(arms) * len(seeds) * recipe.epochs, desc="training", unit="epoch", disable=not progress) as bar:
         for arm in arms:
@@ -416,9 +420,7 @@ def train(
         arm, seed: which network.
         after_epoch: called after every epoch.
     """
-    for name, images in (("training", train_set), ("validation", validation_set)):
-        if not isinstance(images, Sized) or not len(images):
-            raise ValueError(f"the {name} set must hold images and know how many")
+    _check_sets(train_set, validation_set)
     if unknown := [epoch for epoch in checkpoints if not 0 <= epoch <= recipe.epochs]:
         raise ValueError(f"checkpoints must be epochs from 0 to {recipe.epochs}, got {unknown[0]}")
     parts = parts or Parts.nowhere()
@@ -441,6 +443,12 @@ def train(
     )
 
 
+def _check_sets(train_set: Labelled, validation_set: Labelled) -> None:
+    for name, images in (("training", train_set), ("validation", validation_set)):
+        if not isinstance(images, Sized) or not len(images):
+            raise ValueError(f"the {name} set must hold images and know how many")
+
+
 class _Trainer:
     """One network's training as pure functions of its state, so that it can stop after any epoch and go on.
 
@@ -458,6 +466,19 @@ class _Trainer:
     ) -> None:
         self.train_set, self.validation_set = train_set, validation_set
         self.arm, self.seed, self.recipe, self.device = arm, seed, recipe, device
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Refuses, before any training, a network that cannot be made or does not take the images."""
+        network = self._network(self.start()).eval()
+        with self._random(0):
+            image = self.validation_set[0][0]
+        try:
+            network(image[None].to(self.device))
+        except RuntimeError as error:
+            raise ValueError(
+                f"images of {tuple(image.shape)} do not go through the network of {self.arm.name!r}: {error}"
+            ) from error
 
     def start(self) -> dict[str, Any]:
         """The state before training."""
