@@ -88,8 +88,8 @@ def rendered(rows: list[Row]) -> list[str]:
         body = []
         for row in chosen:
             seconds, ratios = row["seconds"], row["ratios"]
-            size = "x".join(map(str, row["size"]))
-            cells = [row["shape"] if row["shape"] == size else f"{row['shape']} ({size})", row["layout"]]
+            size = "x".join(map(str, row.get("size", ())))
+            cells = [row["shape"] if size in ("", row["shape"]) else f"{row['shape']} ({size})", row.get("layout", "")]
             cells += [milliseconds(seconds["ours"])]
             cells += [milliseconds(seconds[name]) if name in ratios else "" for name in names]
             cells += [times(ratios[name]) if name in ratios else "" for name in names]

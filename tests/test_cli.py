@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -62,6 +63,23 @@ def _refused(result: Result, message: str) -> None:
     assert result.stderr.startswith("Error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_gallery_of_a_network_of_the_users(place):
+    (place / "own.py").write_text(
+        "from collections import OrderedDict\nfrom torch import nn\n"
+        "def build(channels=3):\n"
+        "    first = nn.Conv2d(channels, 6, 9, stride=4, groups=channels)\n"
+        "    return nn.Sequential(OrderedDict(file=first, relu=nn.ReLU(), pool=nn.MaxPool2d(3, 2, ceil_mode=True)))\n"
+        "def grey():\n"
+        "    return build(1)\n"
+    )
+    result = _gallery("random", "--model", "own.py:build", "--layers", "file,pool")
+    assert result.exit_code == 0, result.output
+    with np.load(place / "out" / "deep" / "projections.npz") as projections:
+        assert projections["file"].shape == (8, 3, 9, 9)
+        assert projections["pool"].shape == (8, 3, 17, 17)
+    _refused(_gallery("random", "--model", "own.py:grey", "--layers", "file"), "does not take images of 3x224x224")
 
 
 def test_gallery_draws_and_reports(place, weights):

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,8 @@ from ..models import load_weights
 from ..ops import check_overlap
 from ..photographs import Crop, cut, load_photographs, plan_crops
 from ..record import Record, Units
-from .files import written_at_once
+from ..tensor_files import save_arrays
+from .files import file_name, written_at_once
 
 __all__ = ["Gallery", "Settings", "Summary", "choose_maps", "distinct"]
 
@@ -180,6 +180,13 @@ class Gallery:
                 f"{settings.model} with these weights has no layer {unknown[0]!r}; "
                 f"its layers are {', '.join(self.net.layers)}"
             )
+        blank = self.weights.preprocess(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, dtype=torch.uint8)).to(self.device)
+        try:
+            self.net.record(blank, settings.layers, progress=False)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{settings.model} does not take images of 3x{CROP_SIZE}x{CROP_SIZE} in torch.float32: {error}"
+            ) from error
         self.photographs = load_photographs(settings.images)
         self.crops = plan_crops(self.photographs, CROP_SIZE, settings.crops)
         if len(self.crops) < settings.k:
@@ -308,8 +315,7 @@ class Gallery:
         with _table(folder / "crops.csv", "crop photograph y x side") as write:
             for place, crop in enumerate(self.crops):
                 write([place, self.photographs[crop.photograph].name, crop.y, crop.x, crop.side])
-        windows: dict[str, Any] = {p.units.layer: p.windows.cpu().numpy() for p in projected}
-        np.savez(folder / "projections.npz", **windows)
+        save_arrays(folder / "projections.npz", {p.units.layer: p.windows.cpu().numpy() for p in projected})
 
     def _draw(self, folder: Path, images: Tensor, record: Record, projected: Sequence[Projections]) -> None:
         settings = self.settings
@@ -332,7 +338,7 @@ class Gallery:
             height, width = _size(projections)
             where = "at most one per crop and place" if settings.distinct else "at most one per crop"
             plot.draw_maps(
-                folder / f"{layer}.png",
+                folder / f"{file_name(layer)}.png",
                 f"{network} {layer}: what {len(tiles)} of its {record.shape(layer)[0]} maps respond to",
                 f"In each pair, left: {settings.rule} projections of the {k} strongest activations over "
                 f"{len(self.crops)} crops of {len(self.photographs)} photographs, {where}. "
@@ -342,12 +348,17 @@ class Gallery:
                 f"The maps are a random choice (seed {settings.seed}). Weights: {self.weights.source}.",
                 tiles,
             )
-        first, convolution = next(
-            (name, module) for name, module in self.model.named_modules() if isinstance(module, nn.Conv2d)
-        )
+        self._draw_filters(folder, network)
+
+    def _draw_filters(self, folder: Path, network: str) -> None:
+        """The filters of the first convolution, if it reads the photographs' channels together."""
+        convolutions = ((n, m) for n, m in self.model.named_modules() if isinstance(m, nn.Conv2d))
+        first, convolution = next(convolutions, ("", None))
+        if convolution is None or convolution.weight.shape[1] != 3:
+            return
         maps, _, height, width = convolution.weight.shape
         plot.draw_filters(
-            folder / f"{first}_filters.png",
+            folder / f"{file_name(first)}_filters.png",
             f"{network} {first}: its {maps} filters",
             f"{width}x{height} pixels, drawn as RGB (the network reads {self.weights.preprocessing.channels}). "
             f"Contrast is normalised per filter: zero is grey. Weights: {self.weights.source}.",
