@@ -92,15 +92,6 @@ class Call:
             return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
         return self.node.target
 
-    def evaluator(self, value: Any) -> Callable[..., Any]:
-        """A function from the tensors of `signals` and `looked_at` to an argument that is made from them."""
-        nodes = [*self.signals, *self.looked_at]
-
-        def evaluate(*tensors: Tensor) -> Any:
-            return evaluated(value, dict(zip(nodes, tensors, strict=True)), self.model)
-
-        return evaluate
-
     def function(self) -> Callable[..., Tensor]:
         """What the node does, as a function of the tensors of `signals` and `looked_at`; it changes none of them."""
         node, nodes = self.node, [*self.signals, *self.looked_at]

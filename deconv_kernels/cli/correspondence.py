@@ -90,9 +90,10 @@ def command(
         read_points,
         squares_around,
     )
-    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
+    from ..experiments.files import Parts, written_at_once
     from ..photographs import cut, load_photographs
     from ..plot.correspondence import draw_correspondence, with_deviation
+    from ..tensor_files import save_arrays
     from .fills import describe_fill, fill_colour
     from .tables import aligned, write_csv
 
@@ -123,8 +124,7 @@ def command(
             "tolerance": tolerance,
             "size": size,
         }
-        exactly = {**settings, "bytes": [fingerprint(inputs), fingerprint_of_network(subject.model)]}
-        parts = Parts(Path(output) / ".parts-correspondence", exactly)
+        parts = Parts.of_run(output, "correspondence", settings, subject.model, inputs)
         with written_at_once(Path(output)) as draft:
             found = correspondence(
                 subject.model,
@@ -149,7 +149,7 @@ def command(
                 for kind, changes in (("named", found.named[layer]), ("random", found.random[layer])):
                     for what in ("differing", "either", "changed"):
                         arrays[f"{layer}.{kind}.{what}"] = getattr(changes, what).numpy()
-            np.savez(draft / "correspondence.npz", **arrays)  # type: ignore[arg-type]
+            save_arrays(draft / "correspondence.npz", arrays)
             features = {layer: found.named[layer].features for layer in found.layers}
             content = {**settings, "features": features}
             (draft / "correspondence.json").write_text(json.dumps(content, indent=2) + "\n")

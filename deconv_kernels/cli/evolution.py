@@ -59,7 +59,7 @@ def command(
     from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.evolution import evolve
-    from ..experiments.files import Parts, file_name, fingerprint, fingerprint_of_network, written_at_once
+    from ..experiments.files import Parts, file_name, written_at_once
     from ..experiments.gallery import choose_maps
     from ..models import load_weights
     from ..photographs import load_photographs, plan_crops
@@ -94,10 +94,9 @@ def command(
             load_weights(model, file)  # one that cannot be used is found before the work
 
         seen = {file: _identity(Path(file)) for file in files}
-        pictures = fingerprint(*(torch.tensor(photograph.pixels) for photograph in photographs))
-        settings: list[object] = [model, fingerprint_of_network(network), seen, pictures, planned, chosen]
-        settings += [size, batch_size, rule, device]
-        parts = Parts(Path(output) / ".parts-evolution", settings)
+        settings = [model, seen, planned, chosen, size, batch_size, rule, device]
+        pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
+        parts = Parts.of_run(output, "evolution", settings, network, *pixels)
         networks = {
             name: partial(lambda file: load_weights(model, file).model().to(where), file)
             for name, file in zip(_labels(files), files, strict=True)

@@ -79,7 +79,7 @@ def command(
     from dataclasses import replace
 
     from ..calls import UnsupportedModule
-    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
+    from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5, invariance
     from ..photographs import cut, load_photographs, plan_centres
     from ..plot.invariance import draw_invariance
@@ -117,8 +117,7 @@ def command(
             "interpolation": interpolation,
             "size": size,
         }
-        exactly = {**settings, "bytes": [fingerprint(inputs), fingerprint_of_network(subject.model)]}
-        parts = Parts(Path(output) / ".parts-invariance", exactly)
+        parts = Parts.of_run(output, "invariance", settings, subject.model, inputs)
         with written_at_once(Path(output)) as draft:
             found = invariance(
                 subject.model,

@@ -67,7 +67,7 @@ def command(
     """
     from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
-    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
+    from ..experiments.files import Parts, written_at_once
     from ..experiments.mining import mine
     from .crops import shapes_of
     from .tables import aligned, write_csv
@@ -83,16 +83,10 @@ def command(
         first = subject.weights.preprocess(cut(photographs, planned[:1], size))
         shapes_of(net, first.to(subject.device), names(layers))
         data = DataLoader(_Crops(photographs, planned, size, subject.weights), batch_size=batch_size)
-        settings: list[object] = [
-            model,
-            subject.weights.source,
-            fingerprint_of_network(subject.model),
-            str(subject.device),
-            layers,
-        ]
-        settings += [fingerprint(*(torch.tensor(photograph.pixels) for photograph in photographs))]
-        settings += [k, weakest, wanted, all_positions, size, crops, batch_size]
-        parts = Parts(Path(output) / ".parts-mine", settings)
+        settings = [model, subject.weights.source, str(subject.device), layers, k, weakest, wanted, all_positions]
+        settings += [size, crops, batch_size]
+        pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
+        parts = Parts.of_run(output, "mine", settings, subject.model, *pixels)
         with written_at_once(Path(output)) if rank == 0 else nullcontext() as draft:
             mined = mine(
                 net,

@@ -86,7 +86,7 @@ def command(
 
     from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
-    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
+    from ..experiments.files import Parts, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
     from ..photographs import cut, load_photographs, plan_centres
     from .crops import shapes_of
@@ -129,8 +129,7 @@ def command(
             "labels": wanted,
             "size": size,
         }
-        exactly = {**settings, "network": fingerprint_of_network(subject.model), "bytes": fingerprint(inputs)}
-        parts = Parts(Path(output) / ".parts-occlusion", exactly)
+        parts = Parts.of_run(output, "occlusion", settings, subject.model, inputs)
 
         def one(place: int) -> dict[str, Any]:
             found = occlude(

@@ -57,7 +57,7 @@ def command(
     on where it stopped.
     """
     from ..calls import UnsupportedModule
-    from ..experiments.files import Parts, fingerprint, fingerprint_of_network, written_at_once
+    from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5
     from ..experiments.report import make_report, spread_layers
     from ..photographs import cut, load_photographs, plan_centres, plan_crops
@@ -78,8 +78,7 @@ def command(
         inputs, wholes = (subject.weights.preprocess(each.pixels).to(subject.device) for each in (seen, shown))
         check_takes(subject.model, model, inputs)
         settings = [chosen, maps, k, seed, occluder, stride]
-        mark = [fingerprint(inputs, wholes), fingerprint_of_network(subject.model)]
-        parts = Parts(Path(output) / ".parts-report", [settings, mark])
+        parts = Parts.of_run(output, "report", settings, subject.model, inputs, wholes)
         with written_at_once(Path(output)) as draft:
             report = make_report(
                 subject.model,

@@ -95,6 +95,18 @@ class Parts:
         self._folder = self._root / key[:16]
 
     @classmethod
+    def of_run(cls, output: Path | str, name: str, settings: object, network: nn.Module, *tensors: Tensor) -> Parts:
+        """Those of a run of a network on tensors, in a hidden folder of its output folder.
+
+        They are found again only by a run of the same name, settings, weights, code and values.
+
+        Raises:
+            UnsupportedModule: torch.fx cannot trace the network.
+        """
+        key = [settings, fingerprint_of_network(network), fingerprint(*tensors)]
+        return cls(Path(output) / f".parts-{name}", key)
+
+    @classmethod
     def nowhere(cls) -> Parts:
         """Keeps nothing: every part is computed."""
         parts = cls("", None)
