@@ -65,7 +65,8 @@ class FullFrame:
         memory_format: torch.memory_format = torch.channels_last,
         compiled: bool = False,
     ) -> None:
-        steps = net.tape.steps[: net.tape.index(layer) + 1]
+        count = net.tape.index(layer) + 1
+        steps = list(net.tape.bound(range(count))[0].values())
         if any(sources != (index,) for index, sources in enumerate(net.tape.sources[: len(steps)])):
             raise ValueError(f"up to {layer!r} the network branches, and this baseline can only do chains of layers")
         device = next(net.model.parameters(), images).device
@@ -346,7 +347,7 @@ def _backward(step: Step, shape: torch.Size, kept: Any, memory_format: torch.mem
     if isinstance(step, Convolution):
         if isinstance(step.padding, str) and step.padding == "same" and any((k + 1) % 2 for k in step.kernel):
             raise ValueError(f"{step.name}: even kernels with padding 'same' are not part of this baseline")
-        weight = _laid_out(step.parameters()[0].detach(), memory_format)
+        weight = _laid_out(step.weight, memory_format)
         arguments = (list(step.stride), list(step.before), list(step.dilation), False, [0, 0], step.groups)
 
         def convolution(signal: Tensor, image: Tensor) -> Tensor:
@@ -378,7 +379,7 @@ def _backward(step: Step, shape: torch.Size, kept: Any, memory_format: torch.mem
         factor = step.scale().detach().reshape(-1, *[1] * (len(shape) - 1))
         return lambda signal, image: signal.mul_(factor)
     if isinstance(step, Linear):
-        matrix = step.parameters()[0].detach()
+        matrix = step.weight
         return lambda signal, image: signal @ matrix
     if isinstance(step, Flatten):
         return lambda signal, image: _laid_out(signal.reshape(-1, *shape), memory_format)

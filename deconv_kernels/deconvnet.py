@@ -18,7 +18,7 @@ from .graph import Tape, trace
 from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
 from .record import Peaks, Record, Units
-from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier
+from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier, Step
 from .windows import Positions, Window, Windows, as_map, place
 
 NORMALIZATIONS = ("identity", "gradient")
@@ -70,8 +70,8 @@ class Deconvnet:
 
     Args:
         model: any `nn.Module` that torch.fx can trace; branches, skips, concatenations and shared modules are followed.
-            It is read as in eval mode and without its hooks, and left as it is. Parameters and buffers may change
-            later, modules may not be replaced.
+            It is read as in eval mode and without its hooks, and left as it is. Its tensors may change later, in any
+            way: every record is made, and projected, with those of its moment. Modules may not be replaced.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
             activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
             the ceiling of a ReLU6).
@@ -172,6 +172,7 @@ class Deconvnet:
         dtype, device = self.check_images(inputs)
         record = Record(self.tape, len(inputs[0]), dtype, device)
         record.kept = [None] * len(self.tape.steps)
+        record.steps, record.weights = self.tape.bound(self.tape.needed(asked))
         recording = _Recording(record, asked, activations)
         for start, stop in _chunks(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
@@ -336,7 +337,7 @@ class Deconvnet:
         ]
         if len(windows):
             with _progress(len(windows), "projecting", "unit", progress) as bar:
-                walk = _Walk(plan, record.kept, options, scale, results, bar)
+                walk = _Walk(plan, record.steps, record.kept, options, scale, results, bar)
                 walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(windows))
         return results
 
@@ -426,7 +427,7 @@ class _Recording:
             return x.clone() if _memory(x) in given else x
 
         for index in self.needed:
-            step, sources, value = tape.steps[index], tape.sources[index], tape.inputs + index
+            step, sources, value = record.steps[index], tape.sources[index], tape.inputs + index
             read = [alive[source] for source in sources]
             for source in set(sources):
                 if self.last_reader[source] == index:
@@ -476,6 +477,7 @@ class _Walk:
 
     Attributes:
         plan: of their layer.
+        steps: with the record's weights, by their numbers.
         kept: what the record holds for every step.
         options: of the projection.
         scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
@@ -484,6 +486,7 @@ class _Walk:
     """
 
     plan: Plan
+    steps: Mapping[int, Step]
     kept: list[Kept]
     options: Options
     scale: Tensor | None
@@ -513,7 +516,7 @@ class _Walk:
             windows = self._arrived(pending, planned.value)
             if windows is None:
                 continue
-            step = planned.step
+            step = self.steps[planned.index]
             parts = step.send(windows, self.kept[planned.index], planned.below, planned.shapes, self.options)
             for source, part in zip(planned.sources, parts, strict=True):
                 if part is not None:

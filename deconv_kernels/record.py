@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .graph import Tape
-from .steps import Kept, MaxPool, Rectifier
+from .steps import Kept, MaxPool, Rectifier, Step
 from .windows import Shape, as_map
 
 Indices = Tensor | np.ndarray | Sequence[int] | int
@@ -122,6 +122,8 @@ class Record:
         tape: the network it was made with.
         images: how many there are.
         dtype, device: of the network.
+        steps: those that were run, by their numbers, with the weights of that moment.
+        weights: these, by their paths in the network.
         shapes: of every value of the tape, for one image; None of those that the layers asked for do not need.
         kept: what every step passed keeps for the way back: switches, gates, or nothing.
         peaks: of the layers asked for.
@@ -133,6 +135,8 @@ class Record:
     images: int
     dtype: torch.dtype
     device: torch.device
+    steps: dict[int, Step] = field(default_factory=dict, repr=False)
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
     shapes: list[tuple[int, ...] | None] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     peaks: dict[str, Peaks] = field(default_factory=dict)
