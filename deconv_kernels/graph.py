@@ -6,6 +6,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import hashlib
 import inspect
 import operator
 import threading
@@ -92,6 +93,48 @@ class Tensors:
         return weights
 
 
+class LayerNames:
+    """The names of a network's layers.
+
+    Args:
+        inputs: how many tensors the network takes.
+        steps: name and kind of every step, in order.
+        hidden: the numbers of those that are no layers.
+        containers: names that stand for a step's output too.
+
+    Attributes:
+        all: those of the layers, in order.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        steps: Sequence[tuple[str, str]],
+        hidden: Collection[int],
+        containers: Mapping[str, int],
+    ) -> None:
+        self.inputs, self.steps = inputs, steps
+        named = {name: index for index, (name, _) in enumerate(steps) if index not in hidden}
+        self.all = list(named)
+        self._index = {**containers, **named}
+
+    def index(self, layer: str) -> int:
+        """Which step's output `layer` is.
+
+        Raises:
+            UnknownLayer: no such layer; the message lists them.
+        """
+        if layer not in self._index:
+            close = difflib.get_close_matches(str(layer), self._index, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.all)}")
+        return self._index[layer]
+
+    def of(self, kind: str) -> dict[int, str]:
+        """The names of the steps of a kind, by their numbers."""
+        return {index: name for index, (name, of_kind) in enumerate(self.steps) if of_kind == kind}
+
+
 class Tape:
     """A network as its steps, in the order in which they run. Each makes one value; the first values are the inputs.
 
@@ -105,6 +148,8 @@ class Tape:
         calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
             for what is none.
         tensors: where those come from that the steps read.
+        key: a hash of all that the steps depend on but the tensors.
+        names: of the layers.
     """
 
     def __init__(
@@ -116,31 +161,45 @@ class Tape:
         output: int | None,
         calls: Mapping[str, Sequence[ValuesOfCall]],
         tensors: Tensors,
+        key: str,
     ) -> None:
         self.inputs, self.steps, self.sources = inputs, list(steps), list(sources)
-        self.calls, self.tensors = calls, tensors
-        named = {step.name: index for index, step in enumerate(steps) if not isinstance(step, Switches)}
-        self.layers = list(named)
+        self.calls, self.tensors, self.key = calls, tensors, key
+        hidden = {index for index, step in enumerate(steps) if isinstance(step, Switches)}
+        kinds = [(step.name, type(step).__name__) for step in steps]
+        self.names = LayerNames(inputs, kinds, hidden, containers)
+        self.layers = self.names.all
         self.output = None if output is None else self.steps[output].name
-        self._index = {**containers, **named}
 
-    def index(self, layer: str) -> int:
+    def name(self, layer: str | nn.Module) -> str:
+        """The name of a layer that may be given as a module of the network.
+
+        Raises:
+            TypeError: it is neither a name nor a module.
+            UnknownLayer: a module of another network.
+        """
+        if isinstance(layer, str):
+            return layer
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"a layer is a name or a module of the network, got {type(layer).__name__}")
+        for name, module in self.tensors.model.named_modules():
+            if module is layer:
+                return name
+        raise UnknownLayer(f"the {type(layer).__name__} given as a layer is no module of the network")
+
+    def index(self, layer: str | nn.Module) -> int:
         """Which step's output `layer` is.
 
         Raises:
-            UnknownLayer: no such layer; the message lists them.
+            TypeError, UnknownLayer: no such layer; the message lists them.
         """
-        if layer not in self._index:
-            close = difflib.get_close_matches(str(layer), self._index, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.layers)}")
-        return self._index[layer]
+        return self.names.index(self.name(layer))
 
-    def value(self, layer: str) -> int:
+    def value(self, layer: str | nn.Module) -> int:
         """The number of the value that is the output of `layer`.
 
         Raises:
-            UnknownLayer: no such layer; the message lists them.
+            TypeError, UnknownLayer: no such layer; the message lists them.
         """
         return self.inputs + self.index(layer)
 
@@ -575,7 +634,13 @@ class _Builder:
         }
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
         tensors = Tensors(self.model, self.held, called, self.assumed)
-        return Tape(self.inputs, self.steps, self.sources, containers, output, calls, tensors)
+        return Tape(self.inputs, self.steps, self.sources, containers, output, calls, tensors, self._key())
+
+    def _key(self) -> str:
+        """A hash of the network's code and modules and of the user's choices."""
+        called = [self.model.get_submodule(str(n.target)) for n in self.graph.nodes if n.op == "call_module"]
+        text = f"{self.graph} {called!r} {self.rule} {self.exact} {self.rules!r}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _is_constant(self, node: Node) -> bool:
         """Whether a node depends on nothing that is in the images."""
