@@ -91,7 +91,7 @@ def tensor_at(model: nn.Module, path: str) -> Tensor:
         # In training mode some parametrizations change what they hold whenever they are read.
         return getattr(in_eval(module), name)
     computed = computed_by_hook(module, name)
-    return getattr(module, name) if computed is None else computed()
+    return getattr(module, name) if computed is None else computed()  # type: ignore[no-any-return]
 
 
 def computed_by_hook(module: nn.Module, name: str) -> Callable[[], Tensor] | None:

@@ -147,7 +147,7 @@ class Deconvnet:
 
         Args:
             images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype; one tensor for each
-                input of the network. Batches move to the model's device as they are needed.
+                input of the network, of which all but the first may have any shape (N, ...). Batches move to the model's device as they are needed.
             layers: which layers' units to choose from, by name or as modules of the network. Nothing is run that they
                 do not need.
             activations: keep the activations of these layers too.
@@ -203,7 +203,7 @@ class Deconvnet:
         for x in inputs:
             if (x.is_floating_point() or x is images) and x.dtype != parameter.dtype:
                 raise TypeError(f"images must be of the model's dtype {parameter.dtype}, got {x.dtype}")
-            if x.dim() not in (2, 4) or 0 in x.shape:
+            if x.dim() == 0 or 0 in x.shape or (x is images and x.dim() not in (2, 4)):
                 raise ValueError(f"images must have shape (N, C, H, W) with no empty dimension, got {tuple(x.shape)}")
             if len(x) != len(images):
                 raise ValueError(f"all inputs must hold {len(images)} images, got {len(x)}")

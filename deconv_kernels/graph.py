@@ -379,6 +379,7 @@ class _Tracer(torch.fx.Tracer):
         self.leaves = tuple(kind for kind in leaves if isinstance(kind, type))
         self.calls: list[_Call] = []
         self.thread = threading.get_ident()
+        self.evaluating = False
 
     def proxy(self, node: Node) -> torch.fx.Proxy:
         return _Proxy(node, self)
@@ -392,7 +393,7 @@ class _Tracer(torch.fx.Tracer):
         )
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if threading.get_ident() != self.thread:
+        if not self._is_traced():
             return forward(*args, **kwargs)
         before = self._newest()
         result = super().call_module(m, forward, args, kwargs)
@@ -401,8 +402,10 @@ class _Tracer(torch.fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        mine = threading.get_ident() == self.thread
-        return super().getattr(attr, attr_val, parameter_proxy_cache) if mine else attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if self._is_traced() else attr_val
+
+    def _is_traced(self) -> bool:
+        return threading.get_ident() == self.thread and not self.evaluating
 
     def constant(self, proxy: torch.fx.Proxy, take: Any) -> Any:
         """What Python takes of a value that is not computed from the images; the network must not change it later.
@@ -410,18 +413,24 @@ class _Tracer(torch.fx.Tracer):
         Raises:
             TraceError: it is computed from the images, or depends on their size.
         """
-        constants = Constants(self.root, {})
-        for node in self.graph.nodes:
-            if node.op == "get_attr" or (
-                node.op != "placeholder" and all(read in constants for read in node.all_input_nodes)
-            ):
-                constants.add(node)
-        if proxy.node not in constants:
-            raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
-        value = take(constants.expression(proxy.node).now())
+        value = self._evaluated(proxy.node, take)
         found = self.create_proxy("call_function", take, (proxy,), {})
         self.create_proxy("call_function", assume, (found, value), {})
         return value
+
+    def _evaluated(self, wanted: Node, take: Any) -> Any:
+        self.evaluating = True
+        try:
+            with torch._C.DisableTorchFunction():
+                constants = Constants(self.root, {})
+                for node in self.graph.nodes:
+                    if node.op != "placeholder" and all(read in constants for read in node.all_input_nodes):
+                        constants.add(node)
+                if wanted not in constants:
+                    raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
+                return take(constants.expression(wanted).now())
+        finally:
+            self.evaluating = False
 
     def to_bool(self, obj: torch.fx.Proxy) -> bool:
         return bool(self.constant(obj, bool))
@@ -466,6 +475,32 @@ def _to_trace(model: nn.Module) -> nn.Module:
         for name in [name for name, value in vars(module).items() if isinstance(value, Tensor)]:
             module._buffers[name] = vars(module).pop(name)
     return copied
+
+
+@contextlib.contextmanager
+def _proxies_as_sizes(tracer: _Tracer) -> Iterator[None]:
+    """Inside it, the functions that make tensors of a given size take proxies as sizes."""
+
+    def recorded(function: Any) -> Any:
+        @functools.wraps(function)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(leaf, torch.fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+                return tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return record
+
+    functions = {name: getattr(torch, name) for name in _MAKES_TENSORS}
+    for name, function in functions.items():
+        setattr(torch, name, recorded(function))
+    try:
+        yield
+    finally:
+        for name, function in functions.items():
+            setattr(torch, name, function)
+
+
+_MAKES_TENSORS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "rand", "randn")
 
 
 @contextlib.contextmanager
@@ -540,7 +575,7 @@ def _traced(
         if p.default is not inspect.Parameter.empty and name not in inputs
     }
     try:
-        with _TRACING, _proxies_as_attributes(), _Recording(tracer):
+        with _TRACING, _proxies_as_attributes(), _proxies_as_sizes(tracer), _Recording(tracer):
             graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -145,7 +145,7 @@ class Whole(Step):
         return output, None if self.linear else tuple(inputs)
 
     def _checked(self, output: object, images: int) -> Tensor:
-        if not isinstance(output, Tensor) or output.dim() < 2 or len(output) != images:
+        if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != images:
             made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
                 f"{self.name} makes {made} of {images} images; what it makes of each needs a dimension of its own, "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .arguments import whole_number
 from .deconvnet import SEEDS, Deconvnet, Projections
 from .ops import check_overlap
-from .record import Record, Units
+from .record import Layer, Record, Units
 from .steps import RULES
 from .tensor_files import load_tensors, save_tensors
 
@@ -26,7 +26,7 @@ _FORMAT = "deconv_kernels projections 1"
 def project(
     model: Deconvnet | nn.Module,
     images: Tensor | np.ndarray[Any, Any],
-    layer: str,
+    layer: Layer,
     units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
     *,
     rule: str | None = ...,
@@ -42,7 +42,7 @@ def project(
 def project(
     model: Deconvnet | nn.Module,
     images: Tensor | np.ndarray[Any, Any],
-    layer: str,
+    layer: Layer,
     units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
     *,
     rule: str | None = ...,
@@ -57,7 +57,7 @@ def project(
 def project(
     model: Deconvnet | nn.Module,
     images: Tensor | np.ndarray[Any, Any],
-    layer: str,
+    layer: Layer,
     units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
     *,
     rule: str | None = None,
@@ -76,7 +76,7 @@ def project(
         model: any `nn.Module` that torch.fx can trace, read as in eval mode and left as it is; or a `Deconvnet`.
         images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype, on any device; a NumPy array
             is read in place, or copied where torch cannot (read-only, or with negative strides).
-        layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`.
+        layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`; or the module itself.
         units: integers, (U, 4): image, channel, y and x of each; or (U, 2): image and channel, which stands for the
             strongest unit of that map in that image (the first in row-major order of several), and for the only one
             where the layer is flat. As a tensor, array or list.
@@ -103,6 +103,7 @@ def project(
     Source: Zeiler & Fergus 2013, section 2.1.
     """
     net = _deconvnet(model, rule)
+    layer = net.tape.name(layer)
     net.tape.value(layer)
     check_overlap(overlap)
     if seed not in SEEDS:
@@ -236,7 +237,7 @@ def _units(record: Record, layer: str, table: Tensor) -> Units:
     channels = record.shape(layer)[0]
     if len(table) and int(table[:, 1].max()) >= channels:
         raise ValueError(f"channels of {layer!r} must be below {channels}, got {int(table[:, 1].max())}")
-    peaks = record.peaks[record.names.steps[record.names.index(record.name(layer))][0]]
+    peaks = record.peaks[record.names.steps[record.names.index(layer)][0]]
     image, channel = (column.to(peaks.value.device) for column in table.unbind(1))
     return Units(layer, image, channel, *(part[image, channel] for part in (peaks.y, peaks.x, peaks.value)))
 

@@ -109,7 +109,7 @@ class Peaks:
     def of(cls, maps: Tensor) -> Peaks:
         """The peaks of (N, C, H, W) or rows (N, ...); the first in row-major order where several are equal."""
         if maps.dim() != 4:
-            maps = maps.flatten(1)
+            maps = maps.reshape(len(maps), -1)
             zeros = torch.zeros(maps.shape, dtype=torch.int64, device=maps.device)
             return cls(maps.clone(), zeros, zeros.clone())
         rows, columns = maps.max(dim=3)
@@ -297,7 +297,7 @@ class Record:
             raise ValueError(f"q must be between 0 and 1, got {q}")
         layer = self.name(layer)
         maps = self._activations(layer, "at_quantile")
-        maps = maps if maps.dim() == 4 else maps.flatten(1)
+        maps = maps if maps.dim() == 4 else maps.reshape(len(maps), -1)
         chosen = self._channels(layer, channels)
         _, height, width = self.shape(layer)
         columns = maps[:, chosen.to(maps.device)].transpose(0, 1).reshape(len(chosen), -1)
@@ -315,7 +315,7 @@ class Record:
             return units.activation
         maps = self._activations(self.name(units.layer), "seed='activation' for units without activation")
         if maps.dim() != 4:
-            maps = maps.flatten(1)
+            maps = maps.reshape(len(maps), -1)
         index = [getattr(units, name).to(maps.device) for name in ("image", "channel", "y", "x")]
         return maps[tuple(index[: maps.dim()])].cpu()
 
