@@ -26,8 +26,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 Node = torch.fx.Node
-# Where a node keeps a tensor that is not the model's.
-CONSTANT = "deconv_kernels.constant"
+# What tracing notes of a node: a tensor that is not the model's, and that no gradient passes it.
+CONSTANT, NO_GRAD = "deconv_kernels.constant", "deconv_kernels.no_grad"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHARED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
 
@@ -91,7 +91,7 @@ def tensor_at(model: nn.Module, path: str) -> Tensor:
         # In training mode some parametrizations change what they hold whenever they are read.
         return getattr(in_eval(module), name)
     computed = computed_by_hook(module, name)
-    return getattr(module, name) if computed is None else computed()  # type: ignore[no-any-return]
+    return getattr(module, name) if computed is None else computed()
 
 
 def computed_by_hook(module: nn.Module, name: str) -> Callable[[], Tensor] | None:
@@ -168,6 +168,11 @@ def execute(node: Node, known: Mapping[Node, Any], modules: Mapping[Node, nn.Mod
         modules: to be called for those that call one.
     """
     arguments, named = torch.fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and NO_GRAD not in node.meta):
+        return _called(node, arguments, named, modules)
+
+
+def _called(node: Node, arguments: Sequence[Any], named: Mapping[str, Any], modules: Mapping[Node, nn.Module]) -> Any:
     if node.op == "call_module":
         return modules[node](*arguments, **named)
     if node.op == "call_method":
@@ -203,8 +208,8 @@ class Expression:
         self.called = [node for node in order if node.op == "call_module"]
         if given is not None and result.op == "call_module":
             self.called.append(result)
-        self.written = None if given is None else overwritten(result, model)
-        self.writes = any(overwritten(node, model) is not None for node in order) or self.written in order
+        self.written = () if given is None else overwritten(result, model)
+        self.writes = any(overwritten(node, model) for node in order) or any(node in order for node in self.written)
         self._last: tuple[tuple[Any, ...], Any] | None = None
 
     @property
@@ -237,7 +242,7 @@ class Expression:
         modules = {node: _with_tensors(self.model, str(node.target), weights) for node in self.called}
         maps = [*(self.given or ()), *(node for node in self.looks_at if node not in (self.given or ()))]
         fixed: dict[Node, Any] | None = None
-        if not self.looks_at and (self.written is None or self.written not in self.order):
+        if not self.looks_at and not any(node in self.order for node in self.written):
             fixed = self._constants({}, weights, modules)
             for path, node in self.replaced.items():
                 _set(modules[self.result], path, fixed[node])
@@ -249,8 +254,7 @@ class Expression:
             known = {**fixed, **given} if fixed is not None else self._constants(given, weights, modules)
             if self.given is None:
                 return torch.fx.map_arg(self.result, known.__getitem__)
-            if self.written in given:
-                known[self.written] = known[self.written].clone()
+            known.update({node: known[node].clone() for node in self.written if node in given})
             return execute(self.result, known, modules)
 
         return run
@@ -316,18 +320,15 @@ _WRITING = frozenset((*IN_PLACE_OPERATORS, set_item, set_data))
 _WRITING_METHODS = frozenset(f"__{operation.__name__}__" for operation in IN_PLACE_OPERATORS)
 
 
-def overwritten(node: Node, model: nn.Module) -> Node | None:
-    """The node to whose tensor a node writes in place; None for one that does not.
+def overwritten(node: Node, model: nn.Module) -> tuple[Node, ...]:
+    """The nodes to whose tensors a node writes in place: most often none or one.
 
-    Later readers of that tensor see what has been written.
+    Later readers of these tensors see what has been written.
     """
     if node.op not in ("call_module", "call_function", "call_method"):
-        return None
-    out = node.kwargs.get("out")
-    if isinstance(out, Node):
-        return out
+        return ()
     first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
-    return first if isinstance(first, Node) and _is_in_place(node, model) else None
+    return tuple(nodes_in((node.kwargs.get("out"), first if _is_in_place(node, model) else None)))
 
 
 def _is_in_place(node: Node, model: nn.Module) -> bool:
@@ -391,14 +392,14 @@ class Constants:
                 if self._tensor[node] is node:
                     self._read[node] = tensor
             return
-        target = overwritten(node, self.model)
-        if target is None and name_of(node) in FRESH:
+        written = overwritten(node, self.model)
+        if not written and name_of(node) in FRESH:
             return
         for other in node.all_input_nodes:
             if other in self.order:
-                self._join(node, other, other is target or _is_all_of(node, other))
-        if target is not None:
-            self._writers.setdefault(self._root(target), []).append(node)
+                self._join(node, other, written == (other,) or _is_all_of(node, other))
+        for other in written:
+            self._writers.setdefault(self._root(other), []).append(node)
 
     def expression(self, result: Any, given: Sequence[Node] | None = None) -> Expression:
         """Arguments of a call, or the call itself, as they are at this moment.

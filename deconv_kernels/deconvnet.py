@@ -147,7 +147,8 @@ class Deconvnet:
 
         Args:
             images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype; one tensor for each
-                input of the network, of which all but the first may have any shape (N, ...). Batches move to the model's device as they are needed.
+                input of the network, of which all but the first may have any shape (N, ...). Batches move to the
+                model's device as they are needed.
             layers: which layers' units to choose from, by name or as modules of the network. Nothing is run that they
                 do not need.
             activations: keep the activations of these layers too.

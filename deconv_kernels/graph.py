@@ -26,6 +26,7 @@ from .calls import Call, aliases
 from .constants import (
     CONSTANT,
     IN_PLACE_OPERATORS,
+    NO_GRAD,
     Constants,
     Expression,
     UnsupportedModule,
@@ -438,6 +439,12 @@ class _Tracer(torch.fx.Tracer):
     def iter(self, obj: Any) -> Iterator[torch.fx.Proxy]:
         return iter([obj[number] for number in range(self.constant(obj, len))])
 
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        node = super().create_node(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            node.meta[NO_GRAD] = True
+        return node
+
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
     ) -> tuple[Any, list[Any]]:
@@ -575,7 +582,14 @@ def _traced(
         if p.default is not inspect.Parameter.empty and name not in inputs
     }
     try:
-        with _TRACING, _proxies_as_attributes(), _proxies_as_sizes(tracer), _Recording(tracer):
+        with (
+            _TRACING,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _proxies_as_attributes(),
+            _proxies_as_sizes(tracer),
+            _Recording(tracer),
+        ):
             graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -745,21 +759,23 @@ class _Builder:
 
     def _link(self, node: Node, steps: Sequence[Step], reads: Sequence[Node]) -> None:
         sources = tuple(self._read(source, node) for source in reads)
-        first, target = sources[0], overwritten(node, self.model)
+        first, written = sources[0], overwritten(node, self.model)
+        if len(written) > 1:
+            raise UnsupportedModule(f"{describe(node, self.model)} writes in place to several tensors at once")
         for step in steps:
             self.steps.append(step)
             self.sources.append(sources)
             sources = (self.inputs + len(self.steps) - 1,)
-        if target is None:
+        if not written:
             shared = aliases(node, steps[-1], self.model)
             self._new_value(node, sources[0], None if shared is None else (shared, first))
-        elif target in self.constants:
-            self.constants.overwrite(target, node)
+        elif written[0] in self.constants:
+            self.constants.overwrite(written[0], node)
             self._new_value(node, sources[0], None)
         else:
-            written = self.values[target]
-            self._overwrite(written, sources[0], describe(node, self.model))
-            self._new_value(node, sources[0], ("same", written))
+            value = self.values[written[0]]
+            self._overwrite(value, sources[0], describe(node, self.model))
+            self._new_value(node, sources[0], ("same", value))
 
     def _read(self, source: Node, reader: Node) -> int:
         value = self.values[source]

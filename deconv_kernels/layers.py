@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from . import nn as own
 from ._pooling import pair
 from .calls import Call, is_batch_size
-from .constants import Constants, Expression, computed_by_hook, name_of, nodes_in, overwritten, set_item
+from .constants import NO_GRAD, Constants, Expression, computed_by_hook, name_of, nodes_in, overwritten, set_item
 from .convolution import Convolution
 from .joins import (
     AdaptiveAveragePool,
@@ -65,6 +65,10 @@ def steps_of(call: Call) -> list[Step]:
     Raises:
         UnsupportedModule: there is no exact rule for it.
     """
+    if NO_GRAD in call.node.meta:
+        if call.rule != "gradient":
+            raise call.refused("it is computed under torch.no_grad(), where no signal passes; compute it outside of it")
+        return call.whole(linear=False, alone=True)
     decided = call.rules.get(canonical(call.kind()))
     if decided is not None:
         return call.as_decided(decided)
@@ -77,7 +81,7 @@ def steps_of(call: Call) -> list[Step]:
     else:
         if call.node.kwargs.get("out") is not None:
             raise call.refused("it writes into a given tensor; use what it returns")
-        if call.is_constant(overwritten(call.node, call.model)):
+        if any(map(call.is_constant, overwritten(call.node, call.model))):
             return _written_to_a_constant(call)
         built = _FUNCTIONS.get(call.node.target, lambda call: None)(call)
     if built is None and call.drops_branches():

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
+from .constants import NO_GRAD
 
 
 def max_pool2d(
@@ -359,6 +360,10 @@ class _Network(torch.fx.Interpreter):
                 if node.name == name:
                     return value[0] if isinstance(value, tuple | list) else value
         raise ValueError(f"no node {name!r}; the nodes are: {', '.join(node.name for node in self.graph.nodes)}")
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        with torch.set_grad_enabled(NO_GRAD not in n.meta):
+            return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self._call(target, target, args, kwargs)

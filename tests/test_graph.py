@@ -235,7 +235,7 @@ def test_functional_layers_with_parameters_of_the_model() -> None:
     assert tape.index("0") == 0
 
 
-def test_parametrized_weights_are_computed_anew_and_hooked_ones_refused() -> None:
+def test_parametrized_and_pruned_weights_are_computed_anew_and_others_of_hooks_refused() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))
     tape = trace(model)
     with torch.no_grad():
@@ -244,10 +244,17 @@ def test_parametrized_weights_are_computed_anew_and_hooked_ones_refused() -> Non
     assert torch.equal(run(tape, x), model(x))
     pruned = nn.Sequential(nn.Conv2d(3, 4, 3))
     prune.l1_unstructured(pruned[0], "weight", 0.5)
-    with pytest.raises(UnsupportedModule, match="a hook computes its weight"):
-        trace(pruned)
+    tape = trace(pruned)
+    with torch.no_grad():
+        pruned[0].weight_orig.mul_(2)
+    assert torch.equal(run(tape, x), pruned(x))
     prune.remove(pruned[0], "weight")
     assert torch.equal(run(trace(pruned), x), pruned(x))
+    computed = nn.Sequential(nn.Conv2d(3, 4, 3))
+    del computed[0].weight
+    computed[0].register_forward_pre_hook(lambda module, _: setattr(module, "weight", torch.ones(4, 3, 3, 3)))
+    with pytest.raises(UnsupportedModule, match="a hook computes its weight"):
+        trace(computed)
 
 
 UNSUPPORTED = {
