@@ -31,8 +31,8 @@ def chain() -> nn.Sequential:
         *(nn.ConvTranspose2d(6, 4, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)),
     )
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.mul_(2.5 if name.endswith("weight") else 1)  # so that signals do not fade
+        for name, parameter in model.named_parameters():  # so that signals do not fade and few maps are dead
+            parameter.mul_(2.5) if name.endswith("weight") else parameter.uniform_(0.2, 0.8)
     return model
 
 
@@ -405,8 +405,6 @@ def test_weights_are_never_stale(name: str, rule: str, device: str) -> None:
             for image, part in zip(units.image.tolist(), of_one, strict=True)
         ]
         assert_close(ones, torch.stack(expected), "units after the change")
-        if name != "data, the last bit":
-            assert not torch.equal(output, activations), "the change changes nothing"
 
     for was, now in zip(before, everything(net, first, units, signal), strict=True):
         assert torch.equal(now, was), "an earlier record's projection has changed with a later record"
