@@ -104,7 +104,7 @@ def of_units(model: nn.Module, images: Tensor, units: Tensor, rule: str = "gradi
 
 
 def held(model: nn.Module) -> dict[str, Any]:
-    """All tensors that a network holds, as parameters, buffers or otherwise: their identity and a copy of their values."""
+    """All that a network holds, as parameters, buffers or otherwise: tensors by identity and a copy of their values."""
     found: dict[str, Any] = {}
 
     def collect(name: str, value: object) -> None:
@@ -143,5 +143,3 @@ def assert_same(actual: Tensor, exact: Tensor, what: str) -> None:
     assert actual.shape == exact.shape, f"{what}: shape {tuple(actual.shape)} instead of {tuple(exact.shape)}"
     error = (actual - exact).abs().max().item()
     assert error <= 1e-10 * (1 + exact.abs().max().item()), f"{what}: off by {error:.3g} of {exact.abs().max():.3g}"
-
-
