@@ -562,7 +562,8 @@ def _memory(x: Tensor) -> int:
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        got = repr(value) if isinstance(value, str) else type(value).__name__
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {got}")
 
 
 def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm | _Silent:

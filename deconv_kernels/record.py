@@ -186,13 +186,15 @@ class Record:
         if self.tape is tape:
             return
         known = self.network
-        if self.tape is not None or known is None or known.key != tape.key:
+        if known is None or known.key != tape.key:
             raise ValueError("the record was made by another Deconvnet; record the images with this one")
-        steps, weights = tape.bound(known.steps)
-        for path, expected in known.weights.items():
-            if path not in weights or fingerprint(weights[path]) != expected:
-                raise ValueError(f"the record was made with another {path!r} than the network has now; record again")
-        self.tape, self.steps, self.weights = tape, steps, weights
+        if self.tape is None:
+            steps, weights = tape.bound(known.steps)
+            for path, expected in known.weights.items():
+                if path not in weights or fingerprint(weights[path]) != expected:
+                    raise ValueError(f"the record was made with another {path!r} than the network has; record again")
+            self.steps, self.weights = steps, weights
+        self.tape = tape
 
     @property
     def image_shape(self) -> Shape:
