@@ -1,0 +1,54 @@
+"""How experiments trace networks: for the way forward alone, or for the way back where there is one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..calls import UnsupportedModule
+from ..deconvnet import Deconvnet
+
+__all__ = ["forward_only", "rectified_layer", "with_way_back"]
+
+
+def forward_only(model: Deconvnet | nn.Module) -> Deconvnet:
+    """A network to be run forward only, which asks for no rule of anything: whatever can be traced will do.
+
+    The rule "gradient" is what has a step for everything; on the way forward all rules are the same.
+
+    Args:
+        model: one that was traced already is left as it is.
+
+    Raises:
+        UnsupportedModule: it cannot be traced.
+    """
+    return model if isinstance(model, Deconvnet) else Deconvnet(model, rule="gradient")
+
+
+def with_way_back(model: Deconvnet | nn.Module) -> tuple[Deconvnet, UnsupportedModule | None]:
+    """A network to be run forward and, where there are rules for all of it, backwards.
+
+    Args:
+        model: one that was traced already is left as it is.
+
+    Returns:
+        The deconvnet; where a part of it has no rule, the network for the way forward only, and the error that says so.
+
+    Raises:
+        UnsupportedModule: it cannot be traced.
+    """
+    if isinstance(model, Deconvnet):
+        return model, None
+    try:
+        return Deconvnet(model), None
+    except UnsupportedModule as error:
+        return forward_only(model), error
+
+
+def rectified_layer(net: Deconvnet, layer: str) -> str:
+    """The layer in which a convolution's maps are rectified, or the layer itself; see `Tape.rectified`.
+
+    Raises:
+        UnknownLayer: a layer the network does not have.
+    """
+    tape = net.tape
+    return tape.steps[tape.rectified(tape.value(layer)) - tape.inputs].name
