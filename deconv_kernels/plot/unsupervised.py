@@ -12,9 +12,12 @@ from torch import Tensor
 
 from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, Features
 from .figures import new_figure, picture, save
+from .text import shortened
 from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
 
 __all__ = ["draw_curves", "draw_first_layer", "draw_reconstructions", "draw_units"]
+
+_NAME = 32
 
 
 def draw_first_layer(path: Path, title: str, caption: str, network: DeconvolutionalNetwork) -> None:
@@ -90,7 +93,7 @@ def draw_reconstructions(
     figure, area = new_figure(title, caption, 2.6 * columns, 2.75 * len(names))
     grid = area.subplots(len(names), columns, squeeze=False)
     for row, name in enumerate(names):
-        picture(grid[row, 0], photographs[row].permute(1, 2, 0).numpy(), name)
+        picture(grid[row, 0], photographs[row].permute(1, 2, 0).numpy(), shortened(name, _NAME))
         drawn = [("contrast normalised", images[row])]
         for number, (each, error) in enumerate(zip(reconstructions, errors, strict=True)):
             drawn.append((f"from layer {number + 1}: error {error[row]:.1%}", each[row]))
