@@ -44,8 +44,8 @@ def draw_correspondence(
     """
     caption += (
         "\nDistance: the share of a layer's features at which the signs (-1, 0, +1) of the changes of two images "
-        "differ, mean and standard deviation over the pairs; lower is more alike. Grey: each draw of random squares. Bold in "
-        "the table: the lowest of its row."
+        "differ, mean and standard deviation over the pairs; lower is more alike. Grey: each draw of random squares. "
+        "Bold in the table: the lowest of its row."
     )
     scores = result.scores()
     heads = ["original", *result.parts, *([RANDOM] if result.random_squares.shape[1] else [])]
