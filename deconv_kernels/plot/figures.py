@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.table import Table
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
@@ -110,7 +111,9 @@ def plain_text(figure: Figure) -> None:
             named = [label.get_text() for label in axis.get_majorticklabels()]
             if isinstance(axis.get_major_locator(), FixedLocator) and named != [drawable(name) for name in named]:
                 axis.set_ticklabels([drawable(name) for name in named])
-    for text in figure.findobj(Text):
+    tables = [table for table in figure.findobj(Table) if isinstance(table, Table)]
+    cells = [cell.get_text() for table in tables for cell in table.get_celld().values()]
+    for text in (*figure.findobj(Text), *cells):
         assert isinstance(text, Text)
         words = text.get_text()
         if not words:
