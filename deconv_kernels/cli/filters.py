@@ -61,7 +61,6 @@ def command(
     from ..experiments.filters import compare, convolutions, diagnose
     from ..photographs import load_photographs, plan_crops
     from ..plot.filters import draw_comparison, draw_diagnosis
-    from ..plot.text import layer_name
     from ..tensor_files import save_arrays
     from .crops import CropBatches, running_on
     from .tables import aligned, write_csv
@@ -90,7 +89,7 @@ def command(
             for number, diagnosis in enumerate(found):
                 to_rgb = subject.weights.preprocessing.to_rgb if diagnosis.layer == first else None
                 rows, columns = diagnosis.weight.shape[2:]
-                title = f"{model}, {layer_name(diagnosis.layer)}: {len(diagnosis)} filters of {columns}x{rows}"
+                title = f"{model} {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
                 draw_diagnosis(draft / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)
                 if comparison is not None:
                     scaled = sum(change.layer == diagnosis.layer for change in comparison.changed)

@@ -95,7 +95,7 @@ def command(
     from ..experiments.classes import class_count
     from ..experiments.files import Parts, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
-    from ..experiments.tracing import rectified_layer, with_way_back
+    from ..experiments.tracing import rectifier_of, with_way_back
     from ..photographs import cut, load_photographs, plan_centres
     from .crops import shapes_of
     from .labels import read_labels, read_lines
@@ -115,7 +115,7 @@ def command(
         elif units > 0 and refusal is not None:
             raise ValueError(f"no projection, leave --units out: {refusal}")
         shapes = shapes_of(net, inputs, net.layers)
-        layer = rectified_layer(net, _last_maps(shapes) if layer is None else layer)
+        layer = rectifier_of(net.tape, _last_maps(shapes) if layer is None else layer)
         if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
             logits = net.output
         wanted = read_labels(labels, classes, len(photographs))

@@ -197,7 +197,7 @@ def occlude(
         model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
             Only a projection needs rules for the way back.
         image: (C, H, W) as the network takes it.
-        layer: whose map is watched (the paper: layer 5, rectified; see `rectified_layer`); none by default.
+        layer: whose map is watched (the paper: layer 5, rectified; see `rectifier_of`); none by default.
         logits: the layer that has one value for each class, usually `net.output`; by default no probabilities. A single
             value tells class 1 from class 0: its sigmoid is the probability of class 1.
         size: of the occluder in pixels, one number or rows and columns. The paper does not say; 32 is a seventh of 224.

@@ -17,7 +17,7 @@ from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
 from .occlusion import Occlusion, occlude
-from .tracing import forward_only, rectified_layer
+from .tracing import forward_only, rectifier_of
 
 __all__ = ["Report", "make_report", "spread_layers"]
 
@@ -119,7 +119,7 @@ def make_report(
         counts[layer] = plain["maps"]
 
     logits = _logits(net, images[:1])
-    watched = rectified_layer(net, layers[-1])
+    watched = rectifier_of(net.tape, layers[-1])
     occlusions = []
     for number, image in enumerate(images):
         occluding = partial(_occlusion, net, image, watched, logits, occluder, stride, progress)

@@ -92,8 +92,9 @@ def write_page(
         )
         diagnosis = report.diagnosis
         coloured = to_rgb if diagnosis.weight.shape[1] == 3 else None
-        heading = f"Filters of {layer_name(diagnosis.layer)}"
-        draw_diagnosis(filters, diagnosis, heading, f"{len(diagnosis)} filters.", to_rgb=coloured)
+        draw_diagnosis(
+            filters, diagnosis, f"Filters of {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
+        )
         figures = {name: _embedded("png", file.read_bytes()) for name, file in _named(invariance, filters)}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("deconv_kernels", "plot"), autoescape=True, undefined=jinja2.StrictUndefined

@@ -66,6 +66,7 @@ def draw_repair(path: Path, runs: Sequence[Run], title: str, caption: str) -> No
         aliased.bar(place, np.nanmean(shares) if not np.isnan(shares).all() else 0.0, color=colours[arm])
         aliased.plot([place] * len(shares), shares, "o", color="black", markersize=3)
     dead.set_ylim(0, max(1.0, dead.get_ylim()[1]))
+    dead.yaxis.set_major_locator(MaxNLocator(integer=True))
     dead.set_ylabel(f"dead filters of {sum(map(len, runs[0].dead.values()))}")
     aliased.set_ylabel("aliased share of the first layer's responses")
     for axes in (accuracy, dead, aliased):

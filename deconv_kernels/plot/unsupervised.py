@@ -114,9 +114,9 @@ def draw_curves(path: Path, title: str, caption: str, history: Sequence[Epoch]) 
     """
     figure, area = new_figure(title, caption, 13.0, 3.4)
     panels = [
-        ("objective", "objective, of its first epoch's"),
+        ("objective", "objective, share of epoch 0's"),
         ("error", "reconstruction error, share of energy"),
-        ("l1", "l1 norm of the maps, of its first epoch's"),
+        ("l1", "l1 norm of the maps, share of epoch 0's"),
         ("nonzero", "values of the maps other than zero"),
     ]
     for axes, (field, words) in zip(area.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -128,7 +128,7 @@ def draw_curves(path: Path, title: str, caption: str, history: Sequence[Epoch]) 
             axes.plot([epoch.epoch for epoch in epochs], values, marker="o", markersize=3, label=f"layer {layer}")
         axes.set_title(words, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=axes.dataLim.y1 * 1.06 or 1.0)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
