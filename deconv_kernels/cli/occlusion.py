@@ -115,7 +115,8 @@ def command(
         elif units > 0 and refusal is not None:
             raise ValueError(f"no projection, leave --units out: {refusal}")
         shapes = shapes_of(net, inputs, net.layers)
-        layer = rectifier_of(net.tape, _last_maps(shapes) if layer is None else layer)
+        asked = _last_maps(shapes) if layer is None else layer
+        layer = rectifier_of(net.tape, asked)
         if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
             logits = net.output
         wanted = read_labels(labels, classes, len(photographs))
@@ -129,6 +130,7 @@ def command(
             "model": model,
             "weights": subject.weights.source,
             "images": called,
+            "asked": asked,
             "layer": layer,
             "map": number,
             "occluder": occluder,
@@ -258,6 +260,9 @@ def _draw(
             projection = with_contrast(weights.preprocessing.to_rgb(each.projection)[None])[0]
         rows.append(OccludedImage(name, shown, each, projection, names))
     what = f"layer {settings['layer']}" + (" and the answer" if settings["logits"] else "")
+    rectifies = (
+        f" Layer {settings['layer']} rectifies {settings['asked']}." if settings["layer"] != settings["asked"] else ""
+    )
     first = found[0]
     draw_occlusion(
         path,
@@ -265,7 +270,7 @@ def _draw(
         f"A square of {first.size[0]}x{first.size[1]} pixels, filled with {describe_fill(weights, settings['fill'])}, "
         f"drawn in (a) at one of its {len(first.rows)}x{len(first.columns)} positions, slides over central squares of "
         f"photographs at {settings['size']}x{settings['size']}{_steps(first, settings['stride'])}. Every cell of a map "
-        f"lies at the middle of the square it stands for. Weights: {settings['weights']}.",
+        f"lies at the middle of the square it stands for.{rectifies} Weights: {settings['weights']}.",
         rows,
     )
 
