@@ -260,9 +260,8 @@ def _draw(
             projection = with_contrast(weights.preprocessing.to_rgb(each.projection)[None])[0]
         rows.append(OccludedImage(name, shown, each, projection, names))
     what = f"layer {settings['layer']}" + (" and the answer" if settings["logits"] else "")
-    rectifies = (
-        f" Layer {settings['layer']} rectifies {settings['asked']}." if settings["layer"] != settings["asked"] else ""
-    )
+    asked, layer = settings["asked"], settings["layer"]
+    rectifies = f" Layer {layer} rectifies {asked}." if layer != asked else ""
     first = found[0]
     draw_occlusion(
         path,

@@ -30,7 +30,7 @@ Pair = tuple[int, int]
 # Rounding is measured at so many positions, at which the clean image is computed again in windows. What is found counts
 # so many times, for it is a sample.
 _MEASURED = 9
-_TIMES = 4
+_TIMES = 8
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,10 @@ def occlude(
     """Slides an occluder over an image and watches a map of a layer, the classes, or both.
 
     What is watched is computed in windows (see `Recomputation`), whose sums are rounded otherwise than those of the
-    clean image. `Occlusion.rounding` says what that may do to the probability of the true class: the largest change of
-    its log odds where the clean image itself is computed in windows, at up to 9 positions, counts four times; added are
-    16 units in the last place of the largest score (4 where products are rounded to fewer than 24 bits).
+    clean image. `Occlusion.rounding` says what that may do to the probability of the true class. It is measured, not
+    proven: the largest change of the log odds where the clean image itself is computed in windows, at up to 9
+    positions, counts eight times; added are 16 units in the last place of the largest score (4 where products are
+    rounded to fewer than 24 bits).
 
     Args:
         model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
