@@ -218,6 +218,13 @@ class TestDiagnosis:
                 every = torch.stack([out.amax((2, 3)) for out in outputs[found.layer]])
                 assert torch.allclose(found.activity.peak, every.amax((0, 1)), rtol=1e-9, atol=1e-9)
 
+    def test_smooth_activations_need_no_rule(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 5, 3), nn.GELU()).double().eval()
+        images = torch.randn(3, 3, 12, 13, dtype=torch.float64)
+        _, second = diagnose(model, ["0", "2"], [images], progress=False)
+        assert second.activity.layer == "2"
+        torch.testing.assert_close(second.activity.peak, model[:3](images).amax((0, 2, 3)).detach())
+
     def test_what_cannot_be_diagnosed_is_refused(self):
         model = small_network()
         with pytest.raises(ValueError, match="'1' is no nn.Conv2d of the network; its convolutions are 0, 4"):

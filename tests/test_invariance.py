@@ -473,3 +473,26 @@ def test_the_command_says_what_is_wrong(place, threads, options, message):
     assert line.startswith("Error: ")
     assert message in line
     assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_single_output_is_followed_through_its_sigmoid(ended):
+    """Smooth activations need no rule here, and a network of one logit says how probable class 1 is."""
+    layers = [nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)]
+    model = nn.Sequential(*layers, *([nn.Sigmoid()] if ended else [])).double().eval()
+    images = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+    chosen = [Transformation("translation", "pixels", (-2.0, 0.0, 3.0), translate)]
+    given = {"outputs": "probabilities" if ended else "logits", "progress": False}
+    expected = torch.stack([model(translate(images, by))[:, 0] for by in (-2.0, 0.0, 3.0)], 1).detach()
+    expected = expected if ended else expected.sigmoid()
+    found = invariance(model, images, "1", chosen, "predicted", **given)
+    assert found.labels == (1, 1, 1)
+    torch.testing.assert_close(found.curves[0].probabilities, expected)
+    labels = [0, 1, 0]
+    signed = torch.stack([row if label else 1 - row for row, label in zip(expected, labels, strict=True)])
+    torch.testing.assert_close(invariance(model, images, "1", chosen, labels, **given).curves[0].probabilities, signed)
+    with pytest.raises(ValueError, match="labels must be from 0 to 1, got 2"):
+        invariance(model, images, "1", chosen, [0, 1, 2], **given)
+    if ended:
+        with pytest.raises(ValueError, match="probabilities already"):
+            invariance(model, images, "1", chosen, labels, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -12,14 +13,19 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from networks import NETWORKS, randomise
 from PIL import Image
 from torch import Tensor, nn
 
+from deconv_kernels.calls import UnsupportedModule
 from deconv_kernels.cli.occlusion import command
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.experiments.occlusion import Occlusion, colour_of, occlude, occluded, positions
+from deconv_kernels.experiments.tracing import rectifier_of
 from deconv_kernels.graph import UnknownLayer
+from deconv_kernels.plot import occlusion as plot
 from deconv_kernels.plot.occlusion import OccludedImage, draw_occlusion
 from deconv_kernels.record import Units
 
@@ -142,6 +148,121 @@ def test_hiding_a_distractor_raises_the_class() -> None:
     assert found.raises(by=0.4) == []
 
 
+@pytest.mark.parametrize("name", ["VGG16", "ResNet-18", "views"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gain_is_more_than_rounding(name: str, dtype: torch.dtype) -> None:
+    """What is a gain in float32 is one in float64, up to a multiple of the rounding, and the other way round."""
+    network = NETWORKS[name]
+    model = network.build().to(dtype)
+    image, exact = network.images(1)[0].to(dtype), copy.deepcopy(model).double()
+    net = Deconvnet(model)
+    found = occlude(net, image, logits=net.output, size=7, stride=6, progress=False)
+    hidden = occluded(image, torch.cartesian_prod(found.rows, found.columns), torch.zeros(3, 7, 7, dtype=dtype))
+    with torch.no_grad():
+        before = exact(image.double()[None]).softmax(1)[0, found.label]
+        gains = (exact(hidden.double()).softmax(1)[:, found.label] - before).view(found.probability.shape)
+    raised = {(each.y, each.x) for each in found.raises()}
+    assert found.rounding < (1e-3 if dtype == torch.float32 else 1e-12)
+    for r, y in enumerate(found.rows.tolist()):
+        for k, x in enumerate(found.columns.tolist()):
+            if (y, x) in raised:
+                assert float(gains[r, k]) > -30 * found.rounding
+            else:
+                assert float(gains[r, k]) < 30 * found.rounding
+
+
+@pytest.mark.parametrize("name", ["AlexNet", "VGG16", "SqueezeNet 1.1", "ResNet-50", "DenseNet", "mean over the maps"])
+def test_rounding_alone_raises_nothing(name: str) -> None:
+    """A square of the image's own colour hides nothing: what differs then does so by rounding."""
+    network = NETWORKS[name]
+    net = Deconvnet(network.build().float())
+    image = torch.randn(3, 1, 1).expand(-1, *network.size).contiguous()
+    found = occlude(net, image, logits=net.output, size=7, stride=4, fill=image[:, 0, 0], progress=False)
+    assert found.raises() == []
+
+
+def test_gains_below_float32_are_none_by_default() -> None:
+    given = {"label": 0, "clean_probability": 0.5}
+    probability = torch.tensor([[0.5 + 1e-9, 0.5 + 1e-3]], dtype=torch.float64)
+    found = Occlusion((1, 1), torch.arange(1), torch.arange(2), probability=probability, **given)
+    assert [each.x for each in found.raises()] == [1]
+
+
+class TestForwardOnly:
+    """What only runs forward asks for no rule of anything."""
+
+    def smooth(self) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.SiLU(), nn.Conv2d(6, 6, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.LayerNorm(6), nn.Linear(6, 4),
+        ).double()  # fmt: skip
+
+    def test_smooth_networks_are_occluded(self) -> None:
+        model, image = self.smooth(), torch.randn(3, 17, 19, dtype=torch.float64)
+        with pytest.raises(UnsupportedModule):
+            Deconvnet(model)
+        found = occlude(model, image, "1", "7", size=5, stride=4, progress=False)
+        assert found.projection is None and found.units is None
+        assert found.unprojected is not None and "SiLU" in found.unprojected
+        hidden = occluded(image, torch.cartesian_prod(found.rows, found.columns), torch.zeros(3, 5, 5).double())
+        expected = model(hidden).softmax(1)[:, found.label].view(found.probability.shape)
+        torch.testing.assert_close(found.probability, expected.detach())
+        totals = model[:2](hidden)[:, found.map].sum((1, 2)).view(found.activation.shape)
+        torch.testing.assert_close(found.activation, totals.detach())
+
+    def test_units_that_are_asked_for_need_rules(self) -> None:
+        with pytest.raises(UnsupportedModule, match="SiLU"):
+            occlude(self.smooth(), torch.randn(3, 17, 19).double(), "1", size=5, units=1, progress=False)
+        net = Deconvnet(self.smooth(), rule="gradient")
+        found = occlude(net, torch.randn(3, 17, 19).double(), "1", size=5, units=1, progress=False)
+        assert found.projection is not None and found.unprojected is None
+
+
+class TestOneOutput:
+    """A network of one logit says how probable class 1 is: its sigmoid."""
+
+    def network(self, *last: nn.Module) -> nn.Sequential:
+        layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+        return nn.Sequential(*layers, *last).double()
+
+    @pytest.mark.parametrize("offset", [-4.0, 0.0, 4.0])
+    def test_its_probability_is_the_sigmoid(self, offset: float) -> None:
+        model, image = self.network(), torch.randn(3, 13, 14, dtype=torch.float64)
+        model[4].bias.data += offset
+        given = {"size": 5, "stride": 4, "progress": False}
+        found = occlude(model, image, logits="4", **given)
+        hidden = occluded(image, torch.cartesian_prod(found.rows, found.columns), torch.zeros(3, 5, 5).double())
+        yes = torch.sigmoid(model(hidden))[:, 0].view(found.probability.shape).detach()
+        torch.testing.assert_close(found.probability, yes)
+        assert found.label == 1
+        assert found.clean_probability == pytest.approx(float(torch.sigmoid(model(image[None]).detach())))
+        assert found.most_probable.tolist() == (yes > 0.5).long().tolist()
+        torch.testing.assert_close(found.highest_probability, torch.maximum(yes, 1 - yes))
+        torch.testing.assert_close(occlude(model, image, logits="4", label=0, **given).probability, 1 - yes)
+        with pytest.raises(ValueError, match="label must be from 0 to 1, got 2"):
+            occlude(model, image, logits="4", label=2, **given)
+
+    def test_a_sigmoid_at_the_end_is_a_probability_already(self) -> None:
+        plain = self.network()
+        ended = nn.Sequential(*plain, nn.Sigmoid())
+        image, given = torch.randn(3, 13, 14, dtype=torch.float64), {"size": 5, "progress": False}
+        with pytest.raises(ValueError, match="probabilities already"):
+            occlude(ended, image, logits="5", **given)
+        expected = occlude(plain, image, logits="4", **given).probability
+        torch.testing.assert_close(occlude(ended, image, logits="5", softmax=False, **given).probability, expected)
+        plain[4].bias.data += 100
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            occlude(plain, image, logits="4", softmax=False, **given)
+
+
+def test_a_convolution_is_watched_as_it_is_rectified() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.SiLU()
+    )
+    tape = Deconvnet(model, rule="gradient").tape
+    assert [rectifier_of(tape, layer) for layer in "012345"] == ["2", "2", "2", "3", "4", "5"]
+
+
 def test_probabilities_are_told_from_logits() -> None:
     logits = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     image = torch.randn(3, 9, 9)
@@ -223,6 +344,60 @@ def test_colours() -> None:
     assert colour_of(image, (1, 2, 3)).tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("length", "size", "stride"), [(224, 32, 8), (224, 32, 150), (224, 32, 40), (96, 20, 7), (50, 50, 3), (50, 20, 30)]
+)
+def test_cells_lie_where_the_squares_were(
+    length: int, size: int, stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle of every square lies in the cell with its value; cells meet halfway between middles."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    places = positions(length, size, stride)
+    grid = torch.rand(len(places), len(places), dtype=torch.float64)
+    classes = torch.arange(grid.numel()).view(grid.shape)
+    found = Occlusion(
+        (size, size), places, places, "conv", 0, grid, 0.5, label=1, probability=grid, clean_probability=0.25,
+        most_probable=classes, highest_probability=grid, clean_most_probable=1,
+    )  # fmt: skip
+    draw_occlusion(tmp_path / "x.png", "", "", [OccludedImage("", np.zeros((length, length, 3), np.uint8), found)])
+    meshes = drawn[0].findobj(QuadMesh)
+    maps = [mesh for mesh in meshes if mesh.get_coordinates().shape[:2] == (len(places) + 1, len(places) + 1)]
+    assert len(maps) == 3
+    middles = places.double().numpy() + size / 2
+    for mesh in maps:
+        assert mesh.axes is not None and mesh.axes.get_xlim() == (0, length) and mesh.axes.get_ylim() == (length, 0)
+        edges = mesh.get_coordinates()
+        for axis, row in ((0, edges[0, :, 0]), (1, edges[:, 0, 1])):
+            assert (row[:-1] < middles).all() and (middles < row[1:]).all(), axis
+            np.testing.assert_allclose(row[1:-1], (middles[1:] + middles[:-1]) / 2)
+    np.testing.assert_array_equal(maps[0].get_array(), grid.numpy())
+
+
+def test_the_clean_value_is_marked_and_probabilities_share_a_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    rows = []
+    for clean, low in ((0.75, 0.5), (0.05, 0.01)):
+        grid = torch.tensor([[low, low + 0.01]], dtype=torch.float64)
+        given = {"activation": grid, "clean_activation": 2.0, "probability": grid, "clean_probability": clean}
+        classes = torch.zeros(1, 2, dtype=torch.int64)
+        found = Occlusion(
+            (4, 4), torch.tensor([0]), torch.tensor([0, 4]), "7", 0, label=0, most_probable=classes,
+            highest_probability=grid, clean_most_probable=0, **given,
+        )  # fmt: skip
+        rows.append(OccludedImage("photograph", np.zeros((8, 8, 3), np.uint8), found))
+    draw_occlusion(tmp_path / "x.png", "", "", rows)
+    bars = [axes for axes in drawn[0].axes if axes.get_label() == "<colorbar>"]
+    marks = [[line.get_ydata()[0] for line in axes.lines if line.get_marker() == ">"] for axes in bars]
+    assert marks == [[2.0], [0.75], [2.0], [0.05]]
+    assert [axes.get_ylim() for axes in bars] == [(0.5, 2.0), (0.01, 0.75), (0.01, 2.0), (0.01, 0.75)]
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert "(b) layer 7, map 0: total activation\nclean image 2" in titles
+
+
 def test_figures_of_every_combination(tmp_path: Path) -> None:
     """Columns for what was computed; more classes than colours are told together."""
     grid = torch.rand(4, 5, dtype=torch.float64)
@@ -297,8 +472,32 @@ def test_the_command_writes_figures_and_numbers(tmp_path: Path, photographs: lis
     np.testing.assert_allclose(column, arrays["probability"].ravel(), rtol=1e-7)
     for each, probability in zip(numbers["found"], arrays["probability"], strict=True):
         gains = probability - each["clean_probability"]
-        assert len(each["raises"]) == int((gains > 0).sum())
+        assert len(each["raises"]) == int((gains > each["rounding"]).sum())
+    assert "by 0.0000" not in text
     assert "make class dog more probable" in text and "make class ship more probable" in text
+
+
+def test_the_command_watches_the_rectified_maps(tmp_path: Path, photographs: list[str]) -> None:
+    code, text = run(tmp_path, photographs, "--layer", "3")
+    assert code == 0, text
+    asked = np.load(tmp_path / "out" / "occlusion.npz")
+    numbers = json.loads((tmp_path / "out" / "occlusion.json").read_text())
+    assert (numbers["asked"], numbers["layer"]) == ("3", "4")
+    assert run(tmp_path, photographs, "--layer", "4", "-o", str(tmp_path / "rectified"))[0] == 0
+    rectified = np.load(tmp_path / "rectified" / "occlusion.npz")
+    np.testing.assert_array_equal(asked["activation"], rectified["activation"])
+
+
+def test_the_command_takes_smooth_networks_of_one_logit(tmp_path: Path, photographs: list[str]) -> None:
+    (tmp_path / "model.py").write_text(FACTORY.replace("nn.ReLU()", "nn.SiLU()").replace("(8, 4)", "(8, 1)"))
+    code, text = run(tmp_path, photographs, "--labels", "1,0")
+    assert code == 0 and "No projection: module '1' (SiLU" in text, text
+    found = json.loads((tmp_path / "out" / "occlusion.json").read_text())["found"]
+    assert [each["label"] for each in found] == [1, 0]
+    code, text = run(tmp_path, photographs, "--units", "2")
+    assert code == 2 and "leave --units out" in text
+    code, text = run(tmp_path, photographs, "--labels", "1,2")
+    assert code == 2 and "label must be from 0 to 1, got 2" in text
 
 
 def test_the_command_without_classes(tmp_path: Path, photographs: list[str]) -> None:

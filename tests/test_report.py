@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from matplotlib import colormaps
 from PIL import Image
 
 import deconv_kernels as dk
@@ -127,6 +128,31 @@ def test_its_numbers_and_pictures_are_those_of_the_network(page, place):
                 assert [y1 - y0, x1 - x0] == layer["field"]
                 assert decoded(unit["src"]).shape == (*layer["field"], 3)
                 assert decoded(crops[unit["crop"]]["src"]).shape == (SIZE, SIZE, 3)
+
+
+def test_heat_maps_lie_where_the_squares_were(page):
+    """In the frame of the image: at the middle of every square the colour of its value, and nothing outside."""
+    for occlusion in json.loads(Data(page.read_text()).text)["occlusions"]:
+        height, width = occlusion["size"]
+        rows, columns = occlusion["edges"]
+        middles = [
+            [place + size / 2 for place in occlusion[axis]]
+            for axis, size in zip(("rows", "columns"), occlusion["occluder"], strict=True)
+        ]
+        for edges, places in zip((rows, columns), middles, strict=True):
+            assert all(low < place < high for low, place, high in zip(edges, places, edges[1:], strict=False))
+            assert len(edges) == len(places) + 1
+        for heat in occlusion["maps"]:
+            content = base64.b64decode(heat["src"].partition(",")[2])
+            drawn = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
+            assert drawn.shape == (height, width, 4)
+            values = np.array(heat["values"])
+            shares = (values - values.min()) / (np.ptp(values) or 1)
+            colours = (colormaps["viridis"](shares) * 255).round()
+            at = [np.floor(places).astype(int) for places in middles]
+            assert np.abs(drawn[np.ix_(*at)].astype(int) - colours).max() <= 1
+            inside = (np.arange(height) + 0.5 > rows[0]) & (np.arange(height) + 0.5 < rows[-1])
+            assert (drawn[~inside, :, 3] == 0).all()
 
 
 def decoded(link: str) -> np.ndarray:

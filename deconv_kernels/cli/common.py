@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backends import usable_device
-from ..deconvnet import Deconvnet
+from ..experiments.tracing import forward_only
 from ..models import ARCHITECTURES, Weights, load_weights
 
 __all__ = [
@@ -125,7 +125,7 @@ def check_takes(network: nn.Module, model: str, images: Tensor) -> None:
     Raises:
         ValueError: it does not.
     """
-    net = Deconvnet(network, rule="gradient")
+    net = forward_only(network)
     try:
         net.record(images[:1], net.layers[-1], progress=False)
     except RuntimeError as error:

@@ -163,7 +163,7 @@ def command(
             draw_correspondence(
                 draft / "correspondence.png",
                 f"{model}: do the same parts of {len(photographs)} images change features alike?",
-                f"Squares of {side} pixels ({describe_fill(fill)}) hide a part of each photograph at "
+                f"Squares of {side} pixels ({describe_fill(subject.weights, fill)}) hide a part of each photograph at "
                 f"{size}x{size}; beside them {draws} random squares in each"
                 f"{', at shared places' if shared else ''}, that cover none of the parts. "
                 f"Weights: {subject.weights.source}.",

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["describe_fill", "fill_colour"]
 
 _DESCRIPTIONS = {
-    "mean": "zero in the network's input",
-    "image": "each photograph's own mean",
+    "image": "each photograph's own mean colour",
     "edge": "the border's pixels repeated",
     "reflect": "the image mirrored",
 }
@@ -43,6 +42,13 @@ def fill_colour(weights: Weights, fill: str, others: Sequence[str] = ()) -> floa
     return weights.preprocess(rgb[:, None, None])[:, 0, 0]
 
 
-def describe_fill(fill: str) -> str:
+def describe_fill(weights: Weights, fill: str) -> str:
     """A fill in words, for captions."""
-    return _DESCRIPTIONS.get(fill, f"{'colour' if ',' in fill else 'grey level'} {fill}")
+    import torch
+
+    if fill == "mean":
+        black = weights.preprocess(torch.zeros(3, 1, 1, dtype=torch.uint8))
+        levels = weights.deprocess(torch.zeros_like(black)).round().int().flatten().tolist()
+        name = "RGB" if len(levels) == 3 else "grey level"
+        return f"the mean that preprocessing subtracts, {name} {','.join(map(str, levels))}"
+    return _DESCRIPTIONS.get(fill, f"{'RGB' if ',' in fill else 'grey level'} {fill}")

@@ -139,7 +139,7 @@ def command(
                 f"{model}: features of translated, scaled and rotated images",
                 f"Central squares of {len(photographs)} photographs at {size}x{size}, turned and scaled about their "
                 f"middle, {interpolation} interpolation; what comes in at the border: "
-                f"{describe_fill(fill)}. Weights: {subject.weights.source}.",
+                f"{describe_fill(subject.weights, fill)}. Weights: {subject.weights.source}.",
                 found,
                 called,
                 [examples_of(subject.weights, inputs, each) for each in transformations],

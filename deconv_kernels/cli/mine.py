@@ -66,9 +66,9 @@ def command(
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
     from ..calls import UnsupportedModule
-    from ..deconvnet import Deconvnet
     from ..experiments.files import Parts, written_at_once
     from ..experiments.mining import mine
+    from ..experiments.tracing import forward_only
     from .crops import shapes_of
     from .tables import aligned, write_csv
 
@@ -79,7 +79,7 @@ def command(
         planned = plan_crops(photographs, size, crops)
         if batch_size < 1:
             raise ValueError(f"batch-size must be at least 1, got {batch_size}")
-        net = Deconvnet(subject.model, rule="gradient")
+        net = forward_only(subject.model)
         first = subject.weights.preprocess(cut(photographs, planned[:1], size))
         shapes_of(net, first.to(subject.device), names(layers))
         data = DataLoader(_Crops(photographs, planned, size, subject.weights), batch_size=batch_size)

@@ -23,7 +23,9 @@ _LISTED = 10
 @click.command("occlusion")
 @network_options
 @photograph_options
-@click.option("--layer", help="Whose strongest map is watched; by default the last that has maps.")
+@click.option(
+    "--layer", help="Whose strongest map is watched, rectified if a rectifier follows; by default the last with maps."
+)
 @click.option("--map", "number", type=int, help="Watch this map instead of the strongest.")
 @click.option("--occluder", default=32, show_default=True, help="Rows and columns of the square.")
 @click.option("--stride", default=8, show_default=True, help="Pixels from one position of the square to the next.")
@@ -37,10 +39,15 @@ _LISTED = 10
     "--fill",
     default="mean",
     show_default=True,
-    help="The colour of the square: mean (zero in the network's input), image (each photograph's own mean), a grey "
-    "level 0..255 or R,G,B.",
+    help="The colour of the square: mean (what preprocessing subtracts, zero in the network's input), image (each "
+    "photograph's own mean), a grey level 0..255 or R,G,B.",
 )
-@click.option("--units", default=1, show_default=True, help="Strongest units of the map to project back; 0 for none.")
+@click.option(
+    "--units",
+    type=int,
+    help="Strongest units of the map to project back, by default one; 0 for none, as for networks that can only be run "
+    "forward.",
+)
 @click.option(
     "--logits", help="The layer with one value for each class; by default the network's output if it is such a row."
 )
@@ -66,7 +73,7 @@ def command(
     stride: int,
     cover: bool,
     fill: str,
-    units: int,
+    units: int | None,
     logits: str | None,
     probabilities: bool,
     labels: str,
@@ -85,9 +92,10 @@ def command(
     from dataclasses import asdict
 
     from ..calls import UnsupportedModule
-    from ..deconvnet import Deconvnet
+    from ..experiments.classes import class_count
     from ..experiments.files import Parts, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
+    from ..experiments.tracing import rectifier_of, with_way_back
     from ..photographs import cut, load_photographs, plan_centres
     from .crops import shapes_of
     from .labels import read_labels, read_lines
@@ -101,22 +109,28 @@ def command(
         called = [photograph.name for photograph in photographs]
         pixels = cut(photographs, plan_centres(photographs), size)
         inputs = subject.weights.preprocess(pixels).to(subject.device)
-        net = Deconvnet(subject.model)
+        net, refusal = with_way_back(subject.model)
+        if units is None:
+            units = 1 if refusal is None else 0
+        elif units > 0 and refusal is not None:
+            raise ValueError(f"no projection, leave --units out: {refusal}")
         shapes = shapes_of(net, inputs, net.layers)
-        layer = _last_maps(shapes) if layer is None else layer
+        asked = _last_maps(shapes) if layer is None else layer
+        layer = rectifier_of(net.tape, asked)
         if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
             logits = net.output
         wanted = read_labels(labels, classes, len(photographs))
         if logits is None and (wanted != "predicted" or probabilities):
             raise ValueError("the network does not end in one value for each class, so no class has a probability")
-        if isinstance(wanted, list) and logits in shapes and max(wanted) >= shapes[logits][0]:
-            raise ValueError(f"label must be from 0 to {shapes[logits][0] - 1}, got {max(wanted)}")
+        if isinstance(wanted, list) and logits in shapes and max(wanted) >= class_count(shapes[logits][0]):
+            raise ValueError(f"label must be from 0 to {class_count(shapes[logits][0]) - 1}, got {max(wanted)}")
         names = [] if classes is None else read_lines(classes, "classes")
         colour = _colour(subject.weights, fill)
         settings: dict[str, Any] = {
             "model": model,
             "weights": subject.weights.source,
             "images": called,
+            "asked": asked,
             "layer": layer,
             "map": number,
             "occluder": occluder,
@@ -156,6 +170,8 @@ def command(
         parts.remove()
     for line in aligned(_summary(found, called, names)):
         click.echo(line)
+    if refusal is not None:
+        click.echo(f"No projection: {refusal}")
     if logits is None:
         click.echo(f"No probabilities: the output of {model} is not one value for each class.")
     for each, name in zip(found, called, strict=True):
@@ -230,6 +246,7 @@ def _draw(
     from ..experiments.occlusion import colour_of, occluded
     from ..plot.occlusion import OccludedImage, draw_occlusion
     from ..plot.tiles import with_contrast
+    from .fills import describe_fill
 
     rows = []
     colour = _colour(weights, settings["fill"])
@@ -243,16 +260,28 @@ def _draw(
             projection = with_contrast(weights.preprocessing.to_rgb(each.projection)[None])[0]
         rows.append(OccludedImage(name, shown, each, projection, names))
     what = f"layer {settings['layer']}" + (" and the answer" if settings["logits"] else "")
+    asked, layer = settings["asked"], settings["layer"]
+    rectifies = f" Layer {layer} rectifies {asked}." if layer != asked else ""
     first = found[0]
     draw_occlusion(
         path,
         f"{settings['model']}: what {what} owe{'' if settings['logits'] else 's'} to each part of the image",
-        f"A square of {first.size[0]}x{first.size[1]} pixels (fill: {settings['fill']}), drawn in (a) at one of its "
-        f"{len(first.rows)}x{len(first.columns)} positions, slides over central squares of photographs at "
-        f"{settings['size']}x{settings['size']} in steps of {settings['stride']}. Every cell of a map lies in the "
-        f"middle of the square it stands for. Weights: {settings['weights']}.",
+        f"A square of {first.size[0]}x{first.size[1]} pixels, filled with {describe_fill(weights, settings['fill'])}, "
+        f"drawn in (a) at one of its {len(first.rows)}x{len(first.columns)} positions, slides over central squares of "
+        f"photographs at {settings['size']}x{settings['size']}{_steps(first, settings['stride'])}. Every cell of a map "
+        f"lies at the middle of the square it stands for.{rectifies} Weights: {settings['weights']}.",
         rows,
     )
+
+
+def _steps(found: Occlusion, stride: int) -> str:
+    """How the square moves, which is the same for rows and columns."""
+    steps = found.rows.diff().tolist()
+    if not steps:
+        return ""
+    if steps[-1] == stride:
+        return f" in steps of {stride} pixels"
+    return f" in steps of {stride} pixels, the last of {steps[-1]}" if len(steps) > 1 else f" in a step of {steps[0]}"
 
 
 def _summary(found: Sequence[Occlusion], called: Sequence[str], names: Sequence[str]) -> list[tuple[object, ...]]:
@@ -264,7 +293,7 @@ def _summary(found: Sequence[Occlusion], called: Sequence[str], names: Sequence[
         assert each.activation is not None
         row: tuple[object, ...] = (name, each.map, f"{each.clean_activation:.4g}", *_lowest(each, each.activation))
         if each.probability is not None and each.label is not None:
-            row += (_class(each.label, names), f"{each.clean_probability:.4f}", *_lowest(each, each.probability))
+            row += (_class(each.label, names), f"{each.clean_probability:.4g}", *_lowest(each, each.probability))
         rows.append(row)
     return rows
 
@@ -284,6 +313,9 @@ def _raises(found: Occlusion, name: str, names: Sequence[str]) -> list[str]:
     if found.probability is None or found.label is None:
         return []
     raises, label = found.raises(), _class(found.label, names)
-    lines = [f"{name}: {len(raises)} of {found.probability.numel()} positions make class {label} more probable"]
-    lines += [f"  at {each.y},{each.x} by {each.gain:.4f}, to {each.probability:.4f}" for each in raises[:_LISTED]]
+    lines = [
+        f"{name}: {len(raises)} of {found.probability.numel()} positions make class {label} more probable "
+        f"(by more than {found.rounding:.1g}, which may be rounding)"
+    ]
+    lines += [f"  at {each.y},{each.x} by {each.gain:.3g}, to {each.probability:.4g}" for each in raises[:_LISTED]]
     return lines

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from ..deconvnet import Deconvnet
 from ..photographs import Crop, Photograph, plan_centres
 from .files import Parts
+from .tracing import forward_only
 
 __all__ = [
     "Correspondence",
@@ -497,8 +498,7 @@ def correspondence(
     named = part_squares(points, side, size)
     random = random_squares(points, side, size, draws, reach, seed, shared=shared)
     squares = torch.cat([named, random], dim=1)
-    # Only the way forward is needed, which the rule "gradient" has for every network.
-    net = Deconvnet(model, rule="gradient")
+    net = forward_only(model)
     parts = parts or Parts.nowhere()
 
     planes, features = [], [0] * len(names)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..deconvnet import Deconvnet
 from .files import Parts, fingerprint_of_network
+from .tracing import forward_only
 
 __all__ = [
     "POOLINGS",
@@ -65,7 +65,7 @@ def last_layers(model: nn.Module, images: Tensor) -> list[str]:
         model: as for `Deconvnet`.
         images: (N, C, H, W), of which the first is run forward.
     """
-    net = Deconvnet(model, "gradient")
+    net = forward_only(model)
     record = net.record(images[:1], net.layers, progress=False)
     output = None if net.tape.output is None else net.tape.value(net.tape.output)
     last: dict[tuple[int, ...], str] = {}
@@ -128,7 +128,7 @@ def extract_features(
     for name, number in (("grid", grid), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    net = Deconvnet(model, "gradient")  # no signal goes back, so anything that can be traced will do
+    net = forward_only(model)
     for layer in layers:
         net.tape.index(layer)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

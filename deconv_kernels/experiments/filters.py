@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from ..deconvnet import Deconvnet
 from ..graph import Tape
 from .batches import batches_of, images_of
+from .tracing import forward_only
 
 __all__ = [
     "Activity",
@@ -288,7 +288,7 @@ def diagnose(
     """Diagnoses the filters of convolutions, and over a data set which are dead.
 
     Args:
-        model: any module; with `batches`, one that Deconvnet can trace. It is left as it is.
+        model: any module; with `batches`, one that Deconvnet can trace, whatever its activations. It is left as it is.
         layers: names of `nn.Conv2d` modules; by default the first.
         batches: float images (N, C, H, W) as the network takes them, read once, batch by batch; or tuples, lists or
             dicts, of which the first floating-point tensor is taken, as DataLoaders of labelled images give. A tensor
@@ -564,7 +564,7 @@ class _Observed:
 def _activities(
     model: nn.Module, chosen: dict[str, nn.Conv2d], batches: Iterable[Any], progress: bool
 ) -> dict[str, Activity]:
-    net = Deconvnet(model)
+    net = forward_only(model)
     observed = {name: _Observed(module, _calls(net.tape, name)) for name, module in chosen.items()}
     needed = sorted(set().union(*(each.layers for each in observed.values())))
     seen = 0

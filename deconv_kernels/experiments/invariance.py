@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..deconvnet import Deconvnet
+from .classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
 from .files import Parts
+from .tracing import forward_only
 
 __all__ = ["Curves", "Invariance", "Transformation", "figure_5", "invariance", "rotate", "scale", "translate"]
 
@@ -220,8 +222,9 @@ def invariance(
         layers: whose features to compare, such as a low and a high one.
         transformations: what to do to the images; `figure_5` by default.
         labels: the true class of each image, to follow its probability, or "predicted" for the class that the model
-            gives the original image.
-        outputs: whether the model ends in "logits", which go through a softmax, or in "probabilities".
+            gives the original image (of a single output class 1, for which it stands).
+        outputs: whether the model ends in "logits", which go through a softmax, or in "probabilities". A single output
+            stands for class 1 against class 0; as a logit it goes through a sigmoid.
         batch_size: images per pass.
         parts: where to keep what is finished, image by image.
         progress: show a progress bar.
@@ -250,11 +253,13 @@ def invariance(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     wanted = _labels(labels, len(images))
-    # Only the way forward is needed, which the rule "gradient" has for every network.
-    net = Deconvnet(model, rule="gradient")
+    net = forward_only(model)
     if wanted is not None:
-        _, classes = _features(net, images[:1], names[:1], outputs)
-        most = 0 if classes is None else classes.shape[1] - 1
+        _, classes = _features(net, images[:1], names[:1], classified=True)
+        assert classes is not None
+        if outputs == "logits" and ends_in_sigmoid(net, net.output, classes[0]):
+            raise ValueError(f"{net.output!r} gives probabilities already: outputs='probabilities' (--probabilities)")
+        most = class_count(classes.shape[1]) - 1
         if outside := [label for label in wanted if isinstance(label, int) and not 0 <= label <= most]:
             raise ValueError(f"labels must be from 0 to {most}, got {outside[0]}")
     parts = parts or Parts.nowhere()
@@ -301,12 +306,13 @@ def _of_image(
         The norms of its features by layer, its label (-1 if there is none), and for each transformation the distances
         by layer and parameter, with a label below them a row of its probabilities.
     """
-    look = partial(_features, net, layers=layers, outputs=None if label is None else outputs)
+    look = partial(_features, net, layers=layers, classified=label is not None)
+    of_classes = partial(probabilities, logits=outputs == "logits")
     original, classes = look(image)
     norms = torch.stack([torch.linalg.vector_norm(of.double()).cpu() for of in original])
     followed = -1
     if classes is not None:
-        followed = label if isinstance(label, int) else int(classes.argmax())
+        followed = label if isinstance(label, int) else class_to_follow(classes[0])
     found = []
     for transformation in transformations:
         rows = []
@@ -316,13 +322,13 @@ def _of_image(
             moved = torch.tensor([not torch.equal(each, image[0]) for each in changed])
             block = torch.zeros(len(layers) + (classes is not None), len(chosen), dtype=torch.float64)
             if classes is not None:
-                block[-1] = classes[0, followed]
+                block[-1] = of_classes(classes)[0, followed]
             if moved.any():
                 features, others = look(changed[moved.to(changed.device)])
                 for row, of, reference in zip(block, features, original, strict=False):
                     row[moved] = _distances(of, reference[0])
                 if others is not None:
-                    block[-1, moved] = others[:, followed]
+                    block[-1, moved] = of_classes(others)[:, followed]
             rows.append(block)
             bar.update(len(chosen))
         found.append(torch.cat(rows, dim=1))
@@ -330,16 +336,16 @@ def _of_image(
 
 
 def _features(
-    net: Deconvnet, images: Tensor, layers: Sequence[str], outputs: str | None
+    net: Deconvnet, images: Tensor, layers: Sequence[str], classified: bool
 ) -> tuple[list[Tensor], Tensor | None]:
-    """The features of images by layer, and unless `outputs` is None their probabilities, (N, classes) float64."""
-    asked = layers if outputs is None else [*layers, net.output]
+    """The features of images by layer, and the network's outputs (N, classes) if they are to be classified."""
+    asked = [*layers, net.output] if classified else layers
     found = net.record(images, asked, activations=True, batch_size=len(images), progress=False).activations
     features = [found[name] for name in layers]
     for name in asked:
         if not bool(found[name].isfinite().all()):
             raise ValueError(f"the features of {name!r} are not finite")
-    if outputs is None:
+    if not classified:
         return features, None
     out = found[net.output]
     if out.numel() != out.shape[0] * out.shape[1]:
@@ -347,8 +353,7 @@ def _features(
             f"labels need a network that ends in one value per class; {net.output!r} gives {tuple(out.shape[1:])} for "
             "an image: leave the labels out, or add a classifier"
         )
-    out = out.flatten(1).to("cpu", torch.float64)
-    return features, out.softmax(1) if outputs == "logits" else out
+    return features, out.flatten(1)
 
 
 def _distances(features: Tensor, original: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from .batches import Share, check_data, fetch
 from .files import Parts
 from .processes import Processes
 from .quantiles import Counts, QuantileSearch, order_keys
+from .tracing import forward_only
 
 __all__ = ["Mined", "fetch", "mine", "renumbered"]
 
@@ -269,7 +270,7 @@ def mine(
 
     Source: Zeiler & Fergus 2013, Fig 2.
     """
-    net = model if isinstance(model, Deconvnet) else Deconvnet(model, rule="gradient")
+    net = forward_only(model)
     names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     if not names:
         raise ValueError("layers must name at least one layer")

@@ -20,15 +20,22 @@ from ..arguments import whole_number
 from ..deconvnet import Deconvnet
 from ..recompute import Recomputation
 from ..record import Units
+from .classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
+from .tracing import forward_only, with_way_back
 
 __all__ = ["Occlusion", "Raise", "colour_of", "occlude", "occluded", "positions"]
 
 Pair = tuple[int, int]
 
+# Rounding is measured at so many positions, at which the clean image is computed again in windows. What is found counts
+# so many times, for it is a sample.
+_MEASURED = 9
+_TIMES = 8
+
 
 @dataclass(frozen=True)
 class Raise:
-    """A position at which hiding a part of the image makes the true class more probable.
+    """A position at which hiding a part of the image makes the true class more probable, by more than rounding may.
 
     Attributes:
         y, x: of the square's first pixel.
@@ -61,6 +68,9 @@ class Occlusion:
         most_probable: (R, K) int64, the most probable class.
         highest_probability: (R, K) float64, that of the most probable class.
         clean_most_probable: the most probable class of the clean image.
+        rounding: by how much rounding alone may raise the probability of the true class above that of the clean image;
+            see `occlude`.
+        unprojected: why there is no projection although one was to be made.
     """
 
     size: Pair
@@ -78,12 +88,23 @@ class Occlusion:
     most_probable: Tensor | None = None
     highest_probability: Tensor | None = None
     clean_most_probable: int | None = None
+    rounding: float = torch.finfo(torch.float32).eps
+    unprojected: str | None = None
+
+    @property
+    def edges(self) -> tuple[Tensor, Tensor]:
+        """Where the cells of a map by position begin and end, (R + 1,) and (K + 1,) float64 in pixels of the image.
+
+        They meet halfway between the middles of neighbouring squares, and the outermost reach as far to the other side.
+        A row or column of one position has the square's own extent.
+        """
+        return _edges(self.rows, self.size[0]), _edges(self.columns, self.size[1])
 
     def raises(self, by: float = 0.0) -> list[Raise]:
         """The positions at which the true class is more probable than in the clean image, the greatest gain first.
 
         Args:
-            by: what the probability has to gain at least; more than 0 in any case.
+            by: what the probability has to gain at least; more than `rounding` in any case.
 
         Raises:
             ValueError: no probabilities were computed.
@@ -91,7 +112,7 @@ class Occlusion:
         if self.probability is None or self.clean_probability is None:
             raise ValueError("no probabilities were computed: name the layer of the logits")
         gain = self.probability - self.clean_probability
-        places = ((gain > 0) & (gain >= by)).nonzero().tolist()
+        places = ((gain > self.rounding) & (gain >= by)).nonzero().tolist()
         found = [
             Raise(int(self.rows[r]), int(self.columns[k]), float(self.probability[r, k]), float(gain[r, k]))
             for r, k in places
@@ -158,7 +179,7 @@ def occlude(
     fill: float | str | Sequence[float] | Tensor = 0.0,
     cover: bool = True,
     map: int | None = None,
-    units: int = 1,
+    units: int | None = None,
     label: int | None = None,
     softmax: bool = True,
     max_bytes: int | None = None,
@@ -167,20 +188,30 @@ def occlude(
 ) -> Occlusion:
     """Slides an occluder over an image and watches a map of a layer, the classes, or both.
 
+    What is watched is computed in windows (see `Recomputation`), whose sums are rounded otherwise than those of the
+    clean image. `Occlusion.rounding` says what that may do to the probability of the true class. It is measured, not
+    proven: the largest change of the log odds where the clean image itself is computed in windows, at up to 9
+    positions, counts eight times; added are 16 units in the last place of the largest score (4 where products are
+    rounded to fewer than 24 bits).
+
     Args:
         model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
+            Only a projection needs rules for the way back.
         image: (C, H, W) as the network takes it.
-        layer: whose map is watched (the paper: layer 5); none by default.
-        logits: the layer that has one value for each class, usually `net.output`; by default no probabilities.
+        layer: whose map is watched (the paper: layer 5, rectified; see `rectifier_of`); none by default.
+        logits: the layer that has one value for each class, usually `net.output`; by default no probabilities. A single
+            value tells class 1 from class 0: its sigmoid is the probability of class 1.
         size: of the occluder in pixels, one number or rows and columns. The paper does not say; 32 is a seventh of 224.
         stride: from one position to the next, likewise.
         fill: what the occluder holds: a number, one number for each channel, or "mean", the image's mean in each
             channel. For networks whose input has its mean subtracted, 0 is the grey square of the paper.
         cover: whether positions have to reach the far borders; see `positions`.
         map: the map to watch; by default the one with the greatest total activation in the clean image.
-        units: how many of the map's strongest units to project back; 0 for no projection.
-        label: the true class; by default the most probable class of the clean image.
-        softmax: take the softmax of the logits. False for a network whose output is probabilities.
+        units: how many of the map's strongest units to project back; 0 for no projection. By default one, or if a part
+            of the network has no rule for the way back none, and `Occlusion.unprojected` says why.
+        label: the true class; by default the most probable class of the clean image, and class 1 of a single logit.
+        softmax: take the softmax of the logits, or the sigmoid of a single one. False for a network whose output is
+            probabilities.
         max_bytes: working memory; see `Recomputation`.
         progress: show a progress bar.
         title: what it says.
@@ -190,6 +221,7 @@ def occlude(
         ValueError: neither layer nor logits; what does not fit the image or the network; logits that are
             probabilities already; an image, or values of the watched layers, that are not finite.
         UnknownLayer: a layer the network does not have.
+        UnsupportedModule: the network cannot be traced, or units are to be projected and a part of it has no rule.
 
     Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
     """
@@ -197,15 +229,17 @@ def occlude(
         raise ValueError(f"image must be a tensor (C, H, W), got {tuple(getattr(image, 'shape', ()))}")
     if layer is None and logits is None:
         raise ValueError("nothing to watch: name a layer, or the layer of the logits")
-    net = model if isinstance(model, Deconvnet) else Deconvnet(model)
+    wanted_units = None if units is None else whole_number("units", units)
+    if wanted_units is not None and wanted_units < 0:
+        raise ValueError(f"units must be at least 0, got {wanted_units}")
+    net, refusal = (forward_only(model), None) if layer is None or wanted_units == 0 else with_way_back(model)
+    if refusal is not None and wanted_units is not None:
+        raise refusal
     net.check_images([image[None]])
     if not bool(image.isfinite().all()):
         raise ValueError("the image holds values that are not finite")
-    units = whole_number("units", units)
     map = None if map is None else whole_number("map", map)
     label = None if label is None else whole_number("label", label)
-    if units < 0:
-        raise ValueError(f"units must be at least 0, got {units}")
     rows_size, columns_size = _pair("size", size)
     strides = _pair("stride", stride)
     rows = positions(image.shape[1], rows_size, strides[0], cover)
@@ -219,9 +253,13 @@ def occlude(
     grid = (len(rows), len(columns))
     found: dict[str, Tensor] = {}
     watched = None if layer is None else _Watched(recomputation.clean[layer], layer, map)
-    classes = None if logits is None else _Classes(recomputation.clean[logits], logits, softmax, label)
-    with tqdm(total=len(rows) * len(columns), desc=title, unit="position", disable=not progress) as bar:
-        for places, outputs in recomputation.chunks(torch.cartesian_prod(rows, columns), content):
+    classes = None
+    if logits is not None:
+        scores = recomputation.clean[logits]
+        classes = _Classes(scores, logits, softmax, label, already=ends_in_sigmoid(net, logits, scores))
+    origins = torch.cartesian_prod(rows, columns)
+    with tqdm(total=len(origins), desc=title, unit="position", disable=not progress) as bar:
+        for places, outputs in recomputation.chunks(origins, content):
             values: dict[str, Tensor] = {}
             if watched is not None:
                 values["activation"] = watched.totals(outputs[watched.layer])
@@ -230,16 +268,21 @@ def occlude(
             for name, value in values.items():
                 if not bool(value.isfinite().all()):
                     raise ValueError(f"under the occluder the {name} is not finite")
-                found.setdefault(name, value.new_empty(len(rows) * len(columns)))[places] = value
+                found.setdefault(name, value.new_empty(len(origins)))[places] = value
             bar.update(len(places))
     more: dict[str, object] = {name: values.view(grid) for name, values in found.items()}
     if watched is not None:
         more |= {"layer": layer, "map": watched.map, "clean_activation": watched.clean}
-        if units:
-            more["units"], more["projection"] = _projected(net, image, watched, units)
+        count = 1 if wanted_units is None else wanted_units
+        if refusal is not None:
+            more["unprojected"] = str(refusal)
+        elif count:
+            more["units"], more["projection"] = _projected(net, image, watched, count)
     if classes is not None:
         more |= {"label": classes.label, "clean_probability": classes.clean}
         more["clean_most_probable"] = classes.most_probable
+        again = _in_windows(recomputation, image, origins, (rows_size, columns_size))
+        more["rounding"] = classes.rounding(again[classes.layer])
     return Occlusion((rows_size, columns_size), rows, columns, **more)  # type: ignore[arg-type]
 
 
@@ -284,39 +327,67 @@ class _Classes:
     Args:
         scores: of the clean image.
         layer: their name.
-        softmax: whether they are logits.
-        label: the true class, or None for the most probable.
+        logits: whether they are, or are probabilities.
+        label: the true class, or None for the one to follow.
+        already: whether they are known to be probabilities.
     """
 
-    def __init__(self, scores: Tensor, layer: str, softmax: bool, label: int | None) -> None:
-        self.layer, self.softmax = layer, softmax
-        if scores.dim() not in (1, 3) or scores.numel() != len(scores) or len(scores) < 2:
+    def __init__(self, scores: Tensor, layer: str, logits: bool, label: int | None, already: bool) -> None:
+        self.layer, self.logits, self.scores = layer, logits, scores[None].flatten(1)
+        if scores.dim() not in (1, 3) or scores.numel() != len(scores):
             raise ValueError(f"one value for each class is needed, but {layer!r} has the shape {tuple(scores.shape)}")
-        already = bool((scores >= 0).all()) and abs(float(scores.double().sum()) - 1) < 1e-4
-        if softmax and already:
-            raise ValueError(f"the values of {layer!r} are probabilities already; pass softmax=False")
-        if not softmax and not already:
-            raise ValueError(f"the values of {layer!r} are no probabilities: they must be at least 0 and add up to 1")
-        probabilities = self._probabilities(scores[None])[0]
-        if label is not None and not 0 <= label < len(scores):
-            raise ValueError(f"label must be from 0 to {len(scores) - 1}, got {label}")
-        self.most_probable = int(probabilities.argmax())
-        self.label = self.most_probable if label is None else label
-        self.clean = float(probabilities[self.label])
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        scores = scores.double().cpu().flatten(1)
-        return scores.softmax(1) if self.softmax else scores
+        one = len(scores) == 1
+        adds_up = bool((scores >= 0).all()) and abs(float(scores.double().sum()) - 1) < 1e-4
+        if logits and (already or (adds_up and not one)):
+            raise ValueError(f"the values of {layer!r} are probabilities already; pass softmax=False (--probabilities)")
+        if not logits and not (0 <= float(scores.sum()) <= 1 if one else adds_up):
+            needed = "be from 0 to 1" if one else "be at least 0 and add up to 1"
+            raise ValueError(f"the values of {layer!r} are no probabilities: they must {needed}")
+        count = class_count(len(scores))
+        if label is not None and not 0 <= label < count:
+            raise ValueError(f"label must be from 0 to {count - 1}, got {label}")
+        clean = probabilities(self.scores, logits)[0]
+        self.most_probable = int(clean.argmax())
+        self.label = class_to_follow(self.scores[0]) if label is None else label
+        self.clean = float(clean[self.label])
+        self.largest = float(scores.abs().max())
 
     def answers(self, scores: Tensor) -> dict[str, Tensor]:
         """Of scores (n, classes), what becomes of them: (n,) each."""
-        probabilities = self._probabilities(scores)
-        highest, most_probable = probabilities.max(1)
-        return {
-            "probability": probabilities[:, self.label],
-            "most_probable": most_probable,
-            "highest_probability": highest,
-        }
+        self.largest = max(self.largest, float(scores.abs().max()))
+        found = probabilities(scores.flatten(1), self.logits)
+        highest, most_probable = found.max(1)
+        return {"probability": found[:, self.label], "most_probable": most_probable, "highest_probability": highest}
+
+    def rounding(self, again: Tensor) -> float:
+        """By how much rounding alone may raise the label's probability above the clean one.
+
+        Args:
+            again: scores (n, classes) of the clean image as they come out of windows.
+        """
+        clean = log_odds(self.scores, self.label, self.logits)
+        spread = (log_odds(again.flatten(1), self.label, self.logits) - clean).abs().max()
+        largest = self.largest if self.logits else float(clean.abs())
+        reached = torch.sigmoid(clean + _TIMES * spread + _resolution(again) * largest)
+        return float((reached - torch.sigmoid(clean)).clamp(min=torch.finfo(torch.float64).eps))
+
+
+def _resolution(scores: Tensor) -> float:
+    """What rounding may do to a network's scores whatever windows they come from, as a share of the largest."""
+    exact = scores.dtype in (torch.float32, torch.float64)
+    if scores.is_cuda and scores.dtype == torch.float32:
+        convolutions = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+        if "tf32" in (convolutions, torch.backends.cuda.matmul.fp32_precision):
+            return 4 * 2.0**-10
+    return (16 if exact else 4) * torch.finfo(scores.dtype).eps
+
+
+def _in_windows(recomputation: Recomputation, image: Tensor, origins: Tensor, size: Pair) -> dict[str, Tensor]:
+    """The outputs of the clean image, computed in windows around squares that hide nothing, at some positions."""
+    height, width = size
+    places = torch.linspace(0, len(origins) - 1, min(len(origins), _MEASURED)).round().long()
+    chosen = origins[places]
+    return recomputation(chosen, torch.stack([image[:, y : y + height, x : x + width] for y, x in chosen.tolist()]))
 
 
 def _projected(net: Deconvnet, image: Tensor, watched: _Watched, count: int) -> tuple[Tensor, Tensor]:
@@ -325,6 +396,14 @@ def _projected(net: Deconvnet, image: Tensor, watched: _Watched, count: int) -> 
     record = net.record(image[None], watched.layer, progress=False)
     projections = net.project(record, units, progress=False)
     return torch.stack((units.y, units.x), 1), projections.full().sum(0).cpu()
+
+
+def _edges(places: Tensor, size: int) -> Tensor:
+    middles = places.double() + size / 2
+    if len(middles) == 1:
+        return torch.cat((middles - size / 2, middles + size / 2))
+    between = (middles[1:] + middles[:-1]) / 2
+    return torch.cat((2 * middles[:1] - between[:1], between, 2 * middles[-1:] - between[-1:]))
 
 
 def _pair(name: str, value: int | Pair) -> Pair:

@@ -17,6 +17,7 @@ from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
 from .occlusion import Occlusion, occlude
+from .tracing import forward_only, rectifier_of
 
 __all__ = ["Report", "make_report", "spread_layers"]
 
@@ -51,7 +52,7 @@ def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
     Raises:
         ValueError: the network has no convolution that `Deconvnet` knows as a layer.
     """
-    known = set(Deconvnet(model).layers)
+    known = set(forward_only(model).layers)
     names = [name for name in convolutions(model) if name in known]
     if not names:
         raise ValueError("the network has no nn.Conv2d layer")
@@ -118,7 +119,7 @@ def make_report(
         counts[layer] = plain["maps"]
 
     logits = _logits(net, images[:1])
-    watched = net.tape.steps[net.tape.rectified(net.tape.value(layers[-1])) - net.tape.inputs].name
+    watched = rectifier_of(net.tape, layers[-1])
     occlusions = []
     for number, image in enumerate(images):
         occluding = partial(_occlusion, net, image, watched, logits, occluder, stride, progress)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..experiments.correspondence import RANDOM, Correspondence, Score
 from .figures import new_figure, picture, save
+from .text import layer_name, shortened
 
 __all__ = ["draw_correspondence"]
 
@@ -20,6 +21,7 @@ _TILE_INCHES = 1.5
 _CHART_INCHES = 3.0
 _ROW_INCHES = 0.3
 _GREY = "0.55"
+_NAME = 20
 
 
 def draw_correspondence(
@@ -42,7 +44,8 @@ def draw_correspondence(
     """
     caption += (
         "\nDistance: the share of a layer's features at which the signs (-1, 0, +1) of the changes of two images "
-        "differ, mean and standard deviation over the pairs; lower is more alike. Grey: each draw of random squares."
+        "differ, mean and standard deviation over the pairs; lower is more alike. Grey: each draw of random squares. "
+        "Bold in the table: the lowest of its row."
     )
     scores = result.scores()
     heads = ["original", *result.parts, *([RANDOM] if result.random_squares.shape[1] else [])]
@@ -58,7 +61,14 @@ def draw_correspondence(
         for column, pixels in enumerate(pictures):
             picture(grid[row, column], pixels, heads[column] if row == 0 else "")
         grid[row, 0].text(
-            -0.05, 0.5, name, transform=grid[row, 0].transAxes, fontsize=8, rotation=90, ha="right", va="center"
+            -0.05,
+            0.5,
+            shortened(name, _NAME),
+            transform=grid[row, 0].transAxes,
+            fontsize=8,
+            rotation=90,
+            ha="right",
+            va="center",
         )
 
     charts = middle.subplots(1, len(result.layers), squeeze=False)[0]
@@ -82,7 +92,7 @@ def _draw_layer(axes: Axes, scores: Sequence[Score], result: Correspondence, lay
     axes.set_xticks(range(len(scores)), [score.part for score in scores], fontsize=8)
     axes.set_xlim(-0.6, len(scores) - 0.4)
     axes.set_ylim(bottom=0)
-    axes.set_title(f"{layer} ({result.named[layer].features:,} features)", fontsize=9)
+    axes.set_title(f"{layer_name(layer)} ({result.named[layer].features:,} features)", fontsize=9)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -98,7 +108,8 @@ def _draw_table(axes: Axes, scores: Sequence[Score], layers: Sequence[str]) -> N
         of_layer = [by_cell[layer, part] for part in parts]
         rows.append([with_deviation(score) for score in of_layer])
         rows.append([f"{score.of_changed:.3f}" for score in of_layer])
-        labels += [f"{layer}: distance", f"{layer}: of the features that change"]
+        name = shortened(layer_name(layer), _NAME)
+        labels += [f"{name}: distance", f"{name}: of the features that change"]
         bold += [_lowest([score.mean for score in of_layer]), _lowest([score.of_changed for score in of_layer])]
     axes.set_axis_off()
     table = axes.table(

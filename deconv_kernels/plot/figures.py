@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -10,14 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.image import AxesImage
+from matplotlib.table import Table
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
+
+from .text import drawable, fallback_families
 
 __all__ = ["heat", "new_figure", "picture", "plain_text", "save"]
 
 _DPI = 150
 _POINT = 1 / 72
+_TITLE_POINTS = 15
 _CAPTION_POINTS = 9.5
 
 
@@ -25,24 +28,30 @@ def new_figure(title: str, caption: str, width: float, height: float) -> tuple[F
     """A figure with a title and a caption at its top.
 
     Args:
-        title: one line.
-        caption: what is drawn and how it was scaled; lines longer than the page are broken.
+        title: what is drawn.
+        caption: how, and how it was scaled. Lines of both that are longer than the page are broken.
         width, height: of the drawing below the caption, in inches.
 
     Returns:
         The figure, for `save`, and its area below the caption, laid out by Matplotlib: `area.subplots(...)`.
     """
-    columns = max(20, int((width - 0.4) / (0.54 * _CAPTION_POINTS * _POINT)))
-    lines = [part for line in caption.splitlines() for part in wrap(line, columns) or [""]]
-    head = (42 + 14 * len(lines)) * _POINT
+    titles, lines = _broken(title, width, 0.62 * _TITLE_POINTS), _broken(caption, width, 0.54 * _CAPTION_POINTS)
+    below = 16 + 20 * len(titles)
+    head = (below + 6 + 14 * len(lines)) * _POINT
     figure = Figure(figsize=(width, head + height), layout="constrained")
     FigureCanvasAgg(figure)
     top, area = figure.subfigures(2, 1, height_ratios=[head, height], squeeze=False)[:, 0]
     left = 0.2 / width
-    top.text(left, 1 - 12 * _POINT / head, title, fontsize=15, fontweight="bold", va="top")
-    text = "\n".join(lines)
-    top.text(left, 1 - 36 * _POINT / head, text, fontsize=_CAPTION_POINTS, va="top", color="0.25", linespacing=1.35)
+    top.text(left, 1 - 12 * _POINT / head, "\n".join(titles), fontsize=_TITLE_POINTS, fontweight="bold", va="top")
+    style = {"fontsize": _CAPTION_POINTS, "color": "0.25", "linespacing": 1.35}
+    top.text(left, 1 - below * _POINT / head, "\n".join(lines), va="top", **style)
     return figure, area
+
+
+def _broken(text: str, width: float, points: float) -> list[str]:
+    """The lines of a text on a page of some width in inches, of characters of some width in points."""
+    columns = max(20, int((width - 0.4) / (points * _POINT)))
+    return [part for line in drawable(text).splitlines() for part in wrap(line, columns) or [""]]
 
 
 def picture(axes: Axes, pixels: NDArray[np.uint8], title: str = "") -> None:
@@ -55,49 +64,65 @@ def picture(axes: Axes, pixels: NDArray[np.uint8], title: str = "") -> None:
 def heat(
     axes: Axes,
     values: ArrayLike,
-    title: str = "",
+    edges: tuple[ArrayLike, ArrayLike],
+    title: str,
     *,
-    limits: tuple[float, float] | None = None,
-    extent: Sequence[float] | None = None,
-    label: str = "",
-) -> AxesImage:
+    limits: tuple[float, float],
+    mark: float | None = None,
+) -> None:
     """Shows a map of numbers in colour, with a colour bar.
 
     Args:
-        axes: where.
+        axes: where; the caller sets its limits.
         values: (h, w).
+        edges: (h + 1,) and (w + 1,), where rows and columns begin and end.
         title: above it.
-        limits: what the ends of the colours stand for; the values' own extremes by default.
-        extent: left, right, bottom, top in pixels, for a map that is laid over an image.
-        label: what the colours mean, beside the bar.
+        limits: what the ends of the colours stand for.
+        mark: a value to point at on the colour bar.
     """
-    low, high = limits or (None, None)
-    drawn = axes.imshow(
-        np.asarray(values),
-        cmap="viridis",
-        vmin=low,
-        vmax=high,
-        extent=None if extent is None else (extent[0], extent[1], extent[2], extent[3]),
-        interpolation="nearest",
-    )
+    low, high = limits
+    room = 0.0 if high > low else max(abs(low) * 1e-3, 1e-12)
+    rows, columns = map(np.asarray, edges)
+    drawn = axes.pcolormesh(columns, rows, np.asarray(values), cmap="viridis", vmin=low - room, vmax=high + room)
+    axes.set_aspect("equal")
     axes.set_title(title, fontsize=9)
     axes.set_xticks([])
     axes.set_yticks([])
-    bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.02)
+    bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.04)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label(label, fontsize=8)
-    return drawn
+    bar.ax.yaxis.get_offset_text().set_fontsize(7)
+    if mark is not None:
+        bar.ax.axhline(mark, color="white", linewidth=2.5)
+        bar.ax.axhline(mark, color="black", linewidth=1)
+        place = bar.ax.get_yaxis_transform()
+        bar.ax.plot(-0.25, mark, ">", color="black", markersize=4, transform=place, clip_on=False)
 
 
 def plain_text(figure: Figure) -> None:
-    """Has all words of a figure drawn as they are: names of files and layers may hold what Matplotlib takes for TeX.
+    """Has all words of a figure drawn as they are.
+
+    Names of files and layers may hold what Matplotlib takes for TeX, and characters that its own font lacks: another
+    installed font draws them, or escapes stand for them.
 
     The numbers at the ticks are written when the figure is drawn, and are not among them.
     """
-    for text in figure.findobj(Text):
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            named = [label.get_text() for label in axis.get_majorticklabels()]
+            if isinstance(axis.get_major_locator(), FixedLocator) and named != [drawable(name) for name in named]:
+                axis.set_ticklabels([drawable(name) for name in named])
+    tables = [table for table in figure.findobj(Table) if isinstance(table, Table)]
+    cells = [cell.get_text() for table in tables for cell in table.get_celld().values()]
+    for text in (*figure.findobj(Text), *cells):
         assert isinstance(text, Text)
-        if text.get_text():
-            text.set_parse_math(False)
+        words = text.get_text()
+        if not words:
+            continue
+        text.set_parse_math(False)
+        if words != drawable(words):
+            text.set_text(drawable(words))
+        if more := fallback_families(words):
+            text.set_fontfamily([*text.get_fontfamily(), *more])
 
 
 def save(figure: Figure, path: Path) -> None:

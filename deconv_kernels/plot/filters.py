@@ -100,13 +100,16 @@ def draw_comparison(
     caption += (
         "\nFilters share one contrast per picture, so that one that dominates leaves the others grey, as in Fig 6."
     )
+    coloured = to_rgb is not None and pair[0].weight.shape[1] == 3
+    if not coloured:
+        caption += f" Drawn is the mean of a filter over the {pair[0].weight.shape[1]} maps it reads."
     figure, area = new_figure(title, caption, 15.0, 9.0)
     left, right = area.subfigures(1, 2, width_ratios=[1, 1.6], squeeze=False)[0]
     pictures = left.subplots(2, 1)
     rms, activation = right.subplots(2, 1)
     for axes, name, diagnosis in zip(pictures, ("before", "after"), pair, strict=True):
         weights = diagnosis.weight
-        if to_rgb is not None and weights.shape[1] == 3:
+        if to_rgb is not None and coloured:
             page = mosaic(common_contrast(to_rgb(weights)))
         else:
             page = mosaic(common_contrast(weights.float().mean(1, keepdim=True).expand(-1, 3, -1, -1)))
@@ -130,7 +133,7 @@ def _draw_pair(axes: Axes, values: list[Tensor], label: str) -> None:
         axes.bar(number + offset, each.numpy(), 0.4, color=colour, label=name)
     axes.set_ylabel(label)
     axes.set_xlim(-1, len(number))
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -180,7 +183,7 @@ def _draw_spectra(axes: Axes, diagnosis: Diagnosis) -> None:
             Rectangle((x - reach_x, y - reach_y), 2 * reach_x, 2 * reach_y, fill=False, color="white", linewidth=0.5)
         )
     axes.set_axis_off()
-    axes.set_title("spectra, in the same order", fontsize=9)
+    axes.set_title("spectra, by number row by row", fontsize=9)
 
 
 def _draw_scatter(axes: Axes, diagnosis: Diagnosis) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..experiments.invariance import Invariance
 from .figures import new_figure, save
+from .text import layer_name, shortened
 
 __all__ = ["Examples", "draw_invariance"]
 
@@ -21,6 +22,7 @@ Pixels = NDArray[np.uint8]
 
 _GAP = 6
 _LONGEST = 15
+_LAYER = 24
 _INCHES = 5.0
 _CURVE_INCHES = 2.3
 
@@ -82,7 +84,8 @@ def draw_invariance(
             _draw_curves(axes[row, column], transformation.parameters, values, colours)
             axes[row, column].set_ylim(bottom=0)
             if column == 0:
-                label = f"distance / norm, {layer}" if relative else f"distance, {layer}"
+                name = shortened(layer_name(layer), _LAYER)
+                label = f"distance / norm, {name}" if relative else f"distance, {name}"
                 axes[row, column].set_ylabel(label, fontsize=9)
         if found.probabilities is not None:
             _draw_curves(axes[-1, column], transformation.parameters, found.probabilities, colours)
@@ -92,16 +95,14 @@ def draw_invariance(
         axes[-1, column].set_xlabel(f"{transformation.name} ({transformation.unit})", fontsize=9)
     if len(names) > shown:
         lines = [axes[1, 0].lines[n] for n in range(len(names))]
-        area.legend(lines, [_short(name) for name in names], loc="outside lower center", ncols=6, fontsize=7)
+        area.legend(
+            lines, [shortened(name, _LONGEST) for name in names], loc="outside lower center", ncols=6, fontsize=7
+        )
     save(figure, path)
 
 
 def _place(number: int, count: int) -> float | int:
     return number if count <= 10 else number / (count - 1)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "\u2026"
 
 
 def _draw_curves(axes: Axes, parameters: Sequence[float], values: Tensor, colours: Sequence[object]) -> None:
@@ -137,7 +138,7 @@ def _draw_examples(
             axes.text(
                 -4 * gap,
                 top + height / 2,
-                _short(name),
+                shortened(name, _LONGEST),
                 fontsize=8,
                 rotation=90,
                 ha="right",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..experiments.occlusion import Occlusion
 from .figures import heat, new_figure, picture, save
+from .text import layer_name, shortened
 
 __all__ = ["OccludedImage", "draw_occlusion"]
 
@@ -26,6 +27,7 @@ _COLOURS = 9
 _PANEL = 2.75
 _LEGEND_ROWS = 5
 _CUT = 24
+_NAME = 30
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class OccludedImage:
 
     def class_name(self, number: int) -> str:
         """What a class is called."""
-        name = self.classes[number] if number < len(self.classes) else f"class {number}"
-        return name if len(name) <= _CUT else f"{name[: _CUT - 1]}…"
+        return shortened(self.classes[number] if number < len(self.classes) else f"class {number}", _CUT)
 
 
 def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[OccludedImage]) -> None:
@@ -61,20 +62,29 @@ def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[Occlud
 
     Args:
         path: the PNG to write.
-        title, caption: the words above.
+        title, caption: the words above; how the colours are scaled is added to the caption.
         images: at least one.
 
     Source: Zeiler & Fergus 2013, Fig 7.
     """
     columns: list[Callable[[Axes, OccludedImage], None]] = [_draw_image]
+    scales = []
     if any(image.found.activation is not None for image in images):
         columns.append(_draw_activation)
+        scales.append("(b) has a scale of its own in every row" if len(images) > 1 else "")
     if any(image.projection is not None for image in images):
         columns.append(_draw_projection)
     legend = 0.0
     if any(image.found.probability is not None for image in images):
-        columns += [_draw_probability, partial(_draw_classes, coloured=_coloured(images))]
+        columns += [
+            partial(_draw_probability, limits=_range(images)),
+            partial(_draw_classes, coloured=_coloured(images)),
+        ]
         legend = 0.19 * _LEGEND_ROWS
+        scales.append("(d) has one scale in all rows" if len(images) > 1 else "")
+    if scales:
+        said = ", ".join(filter(None, scales))
+        caption += f" The triangle at a colour bar marks the clean image{f'; {said}' if said else ''}."
     width, height = len(columns) * (_PANEL + 0.5), len(images) * (_PANEL + 0.25 + legend)
     figure, area = new_figure(title, caption, max(width, 7.0), height)
     grid = area.subplots(len(images), len(columns), squeeze=False)
@@ -85,7 +95,7 @@ def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[Occlud
 
 
 def _draw_image(axes: Axes, image: OccludedImage) -> None:
-    picture(axes, image.pixels, f"(a) {image.name}")
+    picture(axes, image.pixels, f"(a) {shortened(image.name, _NAME)}")
 
 
 def _draw_projection(axes: Axes, image: OccludedImage) -> None:
@@ -99,21 +109,32 @@ def _draw_projection(axes: Axes, image: OccludedImage) -> None:
 
 def _draw_activation(axes: Axes, image: OccludedImage) -> None:
     found = image.found
-    if found.activation is None:
+    if found.activation is None or found.clean_activation is None or found.layer is None:
         axes.set_axis_off()
         return
-    title = f"(b) {found.layer}, map {found.map}: total activation\nclean image {found.clean_activation:.4g}"
-    heat(axes, found.activation.numpy(), title, extent=_extent(found))
+    layer = shortened(layer_name(found.layer), _CUT)
+    title = f"(b) {layer}, map {found.map}: total activation\nclean image {found.clean_activation:.4g}"
+    values = found.activation
+    limits = (min(float(values.min()), found.clean_activation), max(float(values.max()), found.clean_activation))
+    heat(axes, values, found.edges, title, limits=limits, mark=found.clean_activation)
     _in_frame(axes, image)
 
 
-def _draw_probability(axes: Axes, image: OccludedImage) -> None:
+def _range(images: Sequence[OccludedImage]) -> tuple[float, float]:
+    """The lowest and the highest probability of the true classes, of clean and of occluded images."""
+    known = [image.found for image in images if image.found.probability is not None]
+    values = [float(end) for found in known if found.probability is not None for end in found.probability.aminmax()]
+    values += [found.clean_probability for found in known if found.clean_probability is not None]
+    return min(values), max(values)
+
+
+def _draw_probability(axes: Axes, image: OccludedImage, limits: tuple[float, float]) -> None:
     found = image.found
     if found.probability is None or found.label is None:
         axes.set_axis_off()
         return
     title = f"(d) probability of {image.class_name(found.label)}\nclean image {found.clean_probability:.3g}"
-    heat(axes, found.probability.numpy(), title, extent=_extent(found))
+    heat(axes, found.probability, found.edges, title, limits=limits, mark=found.clean_probability)
     _in_frame(axes, image)
 
 
@@ -133,11 +154,13 @@ def _draw_classes(axes: Axes, image: OccludedImage, coloured: dict[int, int]) ->
         return
     places = [[coloured.get(number, _COLOURS) for number in row] for row in found.most_probable.tolist()]
     colours = ListedColormap([colormaps["tab10"](place) for place in range(_COLOURS + 1)])
-    axes.imshow(places, cmap=colours, vmin=-0.5, vmax=_COLOURS + 0.5, extent=_extent(found), interpolation="nearest")
+    rows, columns = (edges.numpy() for edges in found.edges)
+    axes.pcolormesh(columns, rows, np.array(places), cmap=colours, vmin=-0.5, vmax=_COLOURS + 0.5)
+    axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
     _in_frame(axes, image)
-    axes.set_title("(e) most probable class", fontsize=9)
+    axes.set_title("(e) most probable class: positions", fontsize=9)
     counts = Counter(found.most_probable.flatten().tolist())
     others = {number: count for number, count in counts.items() if number not in coloured}
     named = [
@@ -149,17 +172,6 @@ def _draw_classes(axes: Axes, image: OccludedImage, coloured: dict[int, int]) ->
         named.append((_COLOURS, f"{len(others)} others", sum(others.values())))
     handles = [Patch(color=colours(place), label=f"{name}: {count}") for place, name, count in named]
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), fontsize=6.5, ncols=2, frameon=False)
-
-
-def _extent(found: Occlusion) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a map by position, each position at the middle of its occluder."""
-    edges = []
-    for places, size in ((found.columns, found.size[1]), (found.rows, found.size[0])):
-        first, last = float(places[0]) + size / 2, float(places[-1]) + size / 2
-        half = (last - first) / (len(places) - 1) / 2 if len(places) > 1 else size / 2
-        edges += [first - half, last + half]
-    left, right, top, bottom = edges
-    return left, right, bottom, top
 
 
 def _in_frame(axes: Axes, image: OccludedImage) -> None:

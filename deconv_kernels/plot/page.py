@@ -25,6 +25,7 @@ from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
+from .text import layer_name
 from .tiles import with_contrast
 
 __all__ = ["Photographs", "write_page"]
@@ -130,13 +131,14 @@ def _gallery(gallery: Projections, report: Report, to_rgb: Callable[[Tensor], Te
 
 def _occlusion(found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     shown: list[dict[str, Any]] = []
-    if found.activation is not None:
-        what = f"total activation of map {found.map} of {found.layer}"
-        shown.append(_heat(what, found.activation, found.clean_activation))
+    cells = _cells(found, picture.shape[:2])
+    if found.activation is not None and found.layer is not None:
+        what = f"total activation of map {found.map} of {layer_name(found.layer)}"
+        shown.append(_heat(what, found.activation, found.clean_activation, cells))
     if found.probability is not None:
-        shown.append(_heat(f"probability of class {found.label}", found.probability, found.clean_probability))
+        shown.append(_heat(f"probability of class {found.label}", found.probability, found.clean_probability, cells))
     if found.highest_probability is not None and found.most_probable is not None:
-        heat = _heat("probability of the most probable class", found.highest_probability, None)
+        heat = _heat("probability of the most probable class", found.highest_probability, None, cells)
         shown.append({**heat, "classes": found.most_probable.tolist()})
     projection = None if found.projection is None else _jpeg(with_contrast(to_rgb(found.projection[None]))[0])
     return {
@@ -146,17 +148,31 @@ def _occlusion(found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[T
         "occluder": list(found.size),
         "rows": found.rows.tolist(),
         "columns": found.columns.tolist(),
+        "edges": [edges.tolist() for edges in found.edges],
         "projection": projection,
         "maps": shown,
         "raises": len(found.raises()) if found.probability is not None else None,
     }
 
 
-def _heat(what: str, values: Tensor, clean: float | None) -> dict[str, Any]:
+def _cells(found: Occlusion, size: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """For every row and for every column of the image's pixels the number of the position drawn there, -1 for none."""
+    numbers = []
+    for edges, length in zip(found.edges, size, strict=True):
+        places = np.searchsorted(edges.numpy(), np.arange(length) + 0.5) - 1
+        numbers.append(np.where(places < len(edges) - 1, places, -1))
+    return tuple(numbers)
+
+
+def _heat(what: str, values: Tensor, clean: float | None, cells: tuple[NDArray[np.int64], ...]) -> dict[str, Any]:
+    """A map by position as JSON takes it, drawn in the frame of the image: clear where no position's cell lies."""
     low, high = float(values.min()), float(values.max())
     shares = (values.double().numpy() - low) / (high - low if high > low else 1.0)
-    colours = (colormaps["viridis"](shares)[..., :3] * 255).round().astype(np.uint8)
-    return {"what": what, "clean": clean, "low": low, "high": high, "values": values.tolist(), "src": _png(colours)}
+    colours = (colormaps["viridis"](shares) * 255).round().astype(np.uint8)
+    rows, columns = cells
+    drawn = colours[rows[:, None], columns]
+    drawn[(rows < 0)[:, None] | (columns < 0)] = 0
+    return {"what": what, "clean": clean, "low": low, "high": high, "values": values.tolist(), "src": _png(drawn)}
 
 
 def _filters(report: Report) -> list[dict[str, Any]]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from ..experiments.repair import Run
 from .figures import new_figure, picture, save
 from .filters import common_contrast, mosaic
+from .text import layer_name
 
 __all__ = ["draw_repair"]
 
@@ -43,6 +45,7 @@ def draw_repair(path: Path, runs: Sequence[Run], title: str, caption: str) -> No
         accuracy.plot(epochs, curves.T, color=colours[arm], linewidth=0.6, alpha=0.6)
         accuracy.plot(epochs, curves.mean(0), color=colours[arm], linewidth=2.2, label=arm)
     accuracy.set_ylim(0, 1)
+    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set_xlabel("epoch")
     accuracy.set_ylabel("validation accuracy")
     accuracy.legend(frameon=False, fontsize=8)
@@ -53,7 +56,7 @@ def draw_repair(path: Path, runs: Sequence[Run], title: str, caption: str) -> No
         means = np.array([np.mean([int(run.dead[layer].sum()) for run in by_arm[arm]]) for arm in arms])
         shade = _SHADES[number % len(_SHADES)]
         bars = dead.bar(places, means, bottom=floor, color=[colours[arm] for arm in arms], alpha=shade)
-        labels = [f"{layer}: {mean:.3g}" if mean else "" for mean in means]
+        labels = [f"{layer_name(layer)}: {mean:.3g}" if mean else "" for mean in means]
         dead.bar_label(bars, labels, label_type="center", fontsize=7)
         floor += means
     for place, arm in zip(places, arms, strict=True):
@@ -63,6 +66,7 @@ def draw_repair(path: Path, runs: Sequence[Run], title: str, caption: str) -> No
         aliased.bar(place, np.nanmean(shares) if not np.isnan(shares).all() else 0.0, color=colours[arm])
         aliased.plot([place] * len(shares), shares, "o", color="black", markersize=3)
     dead.set_ylim(0, max(1.0, dead.get_ylim()[1]))
+    dead.yaxis.set_major_locator(MaxNLocator(integer=True))
     dead.set_ylabel(f"dead filters of {sum(map(len, runs[0].dead.values()))}")
     aliased.set_ylabel("aliased share of the first layer's responses")
     for axes in (accuracy, dead, aliased):

@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 
 from ..experiments.transfer import PIXELS, Transfer
 from .figures import new_figure, save
+from .text import layer_name, shortened
 
 __all__ = ["draw_transfer"]
 
 _MARKERS = "osD^v"
 _LINES = ("-", "--", ":", "-.")
+_NAME = 20
 
 
 def draw_transfer(path: Path, result: Transfer, title: str, caption: str) -> None:
@@ -39,9 +41,10 @@ def draw_transfer(path: Path, result: Transfer, title: str, caption: str) -> Non
         _by_number(each, result, network, layers)
     guessing = 100 / result.classes
     lowest = min(100 * score.mean - _reach(score.deviation) for score in result.scores)
+    highest = max(100 * score.mean + _reach(score.deviation) for score in result.scores)
     for each in axes:
         each.axhline(guessing, color="0.5", linewidth=1, linestyle=":")
-        each.set_ylim(max(-2, min(lowest, guessing) - 5), 102)
+        each.set_ylim(min(lowest, guessing) - 5, max(highest, 100) + 2)
         each.grid(alpha=0.25)
         each.tick_params(labelsize=8)
     axes[0].set_ylabel("accuracy, mean over classes (%)", fontsize=9)
@@ -72,8 +75,10 @@ def _by_layer(axes: Axes, result: Transfer, networks: list[str], layers: list[st
             score = result.score(PIXELS, PIXELS, classifier, most)
             line = _LINES[j % len(_LINES)]
             axes.axhline(100 * score.mean, color="0.35", linestyle=line, linewidth=1, label=f"{PIXELS}, {classifier}")
-    crowded = sum(map(len, layers)) > 60
-    axes.set_xticks(list(places), layers, rotation=25 if crowded else 0, ha="right" if crowded else "center")
+    shown = [shortened(layer, _NAME) for layer in layers]
+    crowded = sum(map(len, shown)) > 60
+    axes.set_xticks(list(places), shown, rotation=25 if crowded else 0, ha="right" if crowded else "center")
+    axes.set_xlabel("layer, from the images up", fontsize=9)
     axes.set_title(f"By layer, {most} training images per class", fontsize=10)
     axes.legend(fontsize=7.5, framealpha=0.8, loc="lower left", ncols=2)
 
@@ -98,7 +103,7 @@ def _by_number(axes: Axes, result: Transfer, network: str, layers: list[str]) ->
             capsize=2,
             linewidth=1.4,
             elinewidth=0.8,
-            label=layer,
+            label=shortened(layer_name(layer), _NAME),
         )
     axes.set_xscale("log")
     axes.set_xticks(numbers, [str(number) for number in numbers])

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, Features
 from .figures import new_figure, picture, save
+from .text import shortened
 from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
 
 __all__ = ["draw_curves", "draw_first_layer", "draw_reconstructions", "draw_units"]
+
+_NAME = 32
 
 
 def draw_first_layer(path: Path, title: str, caption: str, network: DeconvolutionalNetwork) -> None:
@@ -90,7 +93,7 @@ def draw_reconstructions(
     figure, area = new_figure(title, caption, 2.6 * columns, 2.75 * len(names))
     grid = area.subplots(len(names), columns, squeeze=False)
     for row, name in enumerate(names):
-        picture(grid[row, 0], photographs[row].permute(1, 2, 0).numpy(), name)
+        picture(grid[row, 0], photographs[row].permute(1, 2, 0).numpy(), shortened(name, _NAME))
         drawn = [("contrast normalised", images[row])]
         for number, (each, error) in enumerate(zip(reconstructions, errors, strict=True)):
             drawn.append((f"from layer {number + 1}: error {error[row]:.1%}", each[row]))
@@ -111,9 +114,9 @@ def draw_curves(path: Path, title: str, caption: str, history: Sequence[Epoch]) 
     """
     figure, area = new_figure(title, caption, 13.0, 3.4)
     panels = [
-        ("objective", "objective, of its first epoch's"),
+        ("objective", "objective, share of epoch 0's"),
         ("error", "reconstruction error, share of energy"),
-        ("l1", "l1 norm of the maps, of its first epoch's"),
+        ("l1", "l1 norm of the maps, share of epoch 0's"),
         ("nonzero", "values of the maps other than zero"),
     ]
     for axes, (field, words) in zip(area.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -125,7 +128,7 @@ def draw_curves(path: Path, title: str, caption: str, history: Sequence[Epoch]) 
             axes.plot([epoch.epoch for epoch in epochs], values, marker="o", markersize=3, label=f"layer {layer}")
         axes.set_title(words, fontsize=9)
         axes.set_xlabel("epoch", fontsize=8)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=axes.dataLim.y1 * 1.06 or 1.0)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)

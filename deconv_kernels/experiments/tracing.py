@@ -1,0 +1,60 @@
+"""How experiments trace networks: for the way forward alone, or for the way back where there is one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..calls import UnsupportedModule
+from ..deconvnet import Deconvnet
+from ..graph import Tape
+from ..steps import Rectifier
+
+__all__ = ["forward_only", "rectifier_of", "with_way_back"]
+
+
+def forward_only(model: Deconvnet | nn.Module) -> Deconvnet:
+    """A network to be run forward only, which asks for no rule of anything: whatever can be traced will do.
+
+    The rule "gradient" is what has a step for everything; on the way forward all rules are the same.
+
+    Args:
+        model: one that was traced already is left as it is.
+
+    Raises:
+        UnsupportedModule: it cannot be traced.
+    """
+    return model if isinstance(model, Deconvnet) else Deconvnet(model, rule="gradient")
+
+
+def with_way_back(model: Deconvnet | nn.Module) -> tuple[Deconvnet, UnsupportedModule | None]:
+    """A network to be run forward and, where there are rules for all of it, backwards.
+
+    Args:
+        model: one that was traced already is left as it is.
+
+    Returns:
+        The deconvnet; where a part of it has no rule, the network for the way forward only, and the error that says so.
+
+    Raises:
+        UnsupportedModule: it cannot be traced.
+    """
+    if isinstance(model, Deconvnet):
+        return model, None
+    try:
+        return Deconvnet(model), None
+    except UnsupportedModule as error:
+        return forward_only(model), error
+
+
+def rectifier_of(tape: Tape, layer: str) -> str:
+    """The layer whose units stand for those of a layer: the rectifier that alone reads it, else the layer itself.
+
+    Between the two may stand steps that keep each map to itself, such as batch normalisation.
+
+    Raises:
+        UnknownLayer: a layer the network does not have.
+    """
+    value = tape.value(layer)
+    found = tape.steps[tape.rectified(value) - tape.inputs]
+    already = isinstance(tape.steps[value - tape.inputs], Rectifier)
+    return layer if already or not isinstance(found, Rectifier) else found.name
