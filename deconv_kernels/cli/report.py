@@ -73,7 +73,7 @@ def command(
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         seen = Photographs(cut(photographs, planned, size), [photographs[crop.photograph].name for crop in planned])
-        centres = plan_centres(photographs)[:whole]
+        centres = plan_centres(photographs[:whole])
         shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
         inputs, wholes = (subject.weights.preprocess(each.pixels).to(subject.device) for each in (seen, shown))
         check_takes(subject.model, model, inputs)

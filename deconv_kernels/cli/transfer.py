@@ -95,6 +95,7 @@ def command(
     from ..experiments.files import Parts, written_at_once
     from ..experiments.transfer import transfer, untrained
     from ..plot.transfer import draw_transfer
+    from ..writing import write_text
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError):
@@ -157,9 +158,8 @@ def command(
                 "overlap": overlap,
                 "seed": seed,
             }
-            (draft / "transfer.json").write_text(
-                json.dumps({"settings": settings, **result.as_dict()}, indent=2) + "\n"
-            )
+            content = {"settings": settings, **result.as_dict()}
+            write_text(draft / "transfer.json", json.dumps(content, indent=2) + "\n")
             write_csv(
                 draft / "transfer.csv",
                 [
@@ -219,7 +219,7 @@ def _load_data(data: str | None, images: tuple[str, ...], size: int) -> Labelled
     """What --data or --images name."""
     from pathlib import Path
 
-    from ..datasets import crops_by_photograph, load_class_folders, load_digits, load_faces
+    from ..datasets import class_folders, crops_by_photograph, load_class_folders, load_digits, load_faces
     from ..photographs import load_photographs
 
     if (data is None) == (not images):
@@ -228,6 +228,6 @@ def _load_data(data: str | None, images: tuple[str, ...], size: int) -> Labelled
         return load_digits(size)
     if data == "faces":
         return load_faces(size)
-    if len(images) == 1 and Path(images[0]).is_dir() and any(path.is_dir() for path in Path(images[0]).iterdir()):
+    if len(images) == 1 and Path(images[0]).is_dir() and class_folders(Path(images[0])):
         return load_class_folders(images[0], size)
     return crops_by_photograph(load_photographs("samples" if data else images), size)

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..deconvnet import Projections
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
+from ..writing import write_text
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
 from .tiles import with_contrast
@@ -79,7 +80,7 @@ def write_page(
             for number, found in enumerate(report.occlusions)
         ],
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         invariance, filters = Path(folder) / "invariance.png", Path(folder) / "filters.png"
         draw_invariance(
             invariance,
@@ -102,7 +103,7 @@ def write_page(
     text = environment.get_template("page.html").render(
         title=title, facts=facts, data=data, figures=figures, filters=_filters(report)
     )
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _named(*files: Path) -> list[tuple[str, Path]]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..writing import being_written
 from .figures import plain_text
 
 __all__ = ["MapTiles", "draw_filters", "draw_maps", "patches", "with_contrast"]
@@ -185,4 +186,5 @@ def _draw_page(
     page = np.array(np.asarray(canvas.buffer_rgba())[..., :3])
     for block, (y, x) in zip(blocks, corners, strict=True):
         page[y : y + height, x : x + width] = block
-    Image.fromarray(page).save(path, compress_level=2, dpi=(inch, inch))
+    with being_written(path):
+        Image.fromarray(page).save(path, compress_level=2, dpi=(inch, inch))
