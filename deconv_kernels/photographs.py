@@ -129,8 +129,8 @@ def plan_crops(photographs: Sequence[Photograph], size: int = 224, limit: int = 
     Every photograph gets the same share of `limit`. In each the side runs from its shorter edge down to `size` in equal
     ratios of at most the square root of 2, and at each side the crops lie on an even grid that reaches every edge, with
     neighbours at most half a side apart, or down to an eighth where that takes too few crops. What is more than the
-    share is thinned out evenly. Of a photograph that is smaller than `size` the crops are as high or wide as it is: they
-    are enlarged, which a warning tells.
+    share is thinned out evenly. The crops of a photograph that is smaller than `size` have its shorter edge as their
+    side and are enlarged, which a warning tells.
 
     Args:
         photographs: where to cut.
@@ -293,6 +293,6 @@ def _on_background(image: Image.Image) -> tuple[NDArray[np.uint8], bool]:
     if not ({"A", "a"} & set(image.getbands()) or "transparency" in image.info):
         return np.asarray(image.convert("RGB")), False
     coloured = image.convert("RGBA")
-    transparent = coloured.getextrema()[3][0] < 255
+    transparent = np.asarray(coloured)[..., 3].min() < 255
     background = Image.new("RGBA", image.size, (_BACKGROUND,) * 3 + (255,))
     return np.asarray(Image.alpha_composite(background, coloured).convert("RGB")), bool(transparent)

@@ -88,7 +88,7 @@ def command(
             for number, diagnosis in enumerate(found):
                 to_rgb = subject.weights.preprocessing.to_rgb if diagnosis.layer == first else None
                 rows, columns = diagnosis.weight.shape[2:]
-                title = f"{model} {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
+                title = f"{model}, layer {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
                 draw_diagnosis(draft / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)
                 if comparison is not None:
                     scaled = sum(change.layer == diagnosis.layer for change in comparison.changed)
