@@ -686,7 +686,6 @@ class TestCommand:
             (["--fidelity", "1,2,3"], "fidelity needs one number, or one for each of the 2 layers"),
             (["--maps", ""], "maps must be whole numbers separated by commas"),
             (["--fidelity", "0"], "fidelity must be a number above 0"),
-            (["--size", "200"], "smaller than a crop of 200x200"),
             (["--size", "0"], "size must be at least 1"),
             (["--shown-size", "0"], "shown-size must be at least 1"),
             (["--images", "nowhere"], "no such file or folder"),

@@ -133,13 +133,13 @@ class Summary:
         rows = [["layer", "units", "receptive field", "ours", *names, "largest difference" if names else ""]]
         for rate in self.rates:
             rows.append([rate.layer, str(rate.units), _seen(rate.receptive_field), f"{rate.ours:,.1f}"])
-            rows[-1] += [f"{rate.baselines[name]:,.1f} ({rate.ours / rate.baselines[name]:,.1f}x)" for name in names]
+            rows[-1] += [_faster(rate.ours, rate.baselines.get(name)) for name in names]
             rows[-1].append("" if rate.difference is None else f"{rate.difference:.0e}" if rate.difference else "0")
         seconds = [self.project_seconds, self.record_seconds + self.project_seconds]
         for label, ours in zip(("all", "all, with recording"), (self.projections / s for s in seconds), strict=True):
             rows.append([label, str(self.projections), "", f"{ours:,.1f}"])
             for name in names:
-                theirs = self.projections / sum(rate.units / rate.baselines[name] for rate in self.rates)
+                theirs = self.projections / sum(rate.units / rate.baselines[name] for rate in self.rates if rate.units)
                 rows[-1].append(f"{theirs:,.1f} ({ours / theirs:,.1f}x)")
             rows[-1].append("")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -266,7 +266,7 @@ class Gallery:
         _, *grid = record.shape(rectified)
         receptive_field = _size(self.net.project(record, candidates[:1], progress=False))
         kept = distinct(candidates, settings.k, self.crops, grid, receptive_field, CROP_SIZE)
-        return candidates[kept]
+        return candidates[torch.tensor(kept, dtype=torch.int64)]
 
     def _chosen(self, record: Record, layer: str) -> list[int]:
         return choose_maps(layer, record.shape(layer)[0], self.settings.maps, self.settings.seed)
@@ -310,6 +310,8 @@ class Gallery:
             return rates
         strongest = [place.start for place in by_map(units, units.channel.unique().tolist()).values()]
         count = min(self.settings.sample, len(strongest))
+        if not count:
+            return rates
         chosen = torch.tensor([strongest[place * len(strongest) // count] for place in range(count)])
         sample, ours = units[chosen], projections[chosen].full()
 
@@ -446,6 +448,8 @@ def distinct(
     Returns:
         Indices into `units`, by map, then by falling activation.
     """
+    if not len(units):
+        return []
     image, channel, y, x, _ = (np.asarray(column) for column in _columns(units))
     photograph, top, left, side = np.array([(c.photograph, c.y, c.x, c.side) for c in crops], dtype=np.float64)[image].T
     scale = side / size
@@ -541,6 +545,11 @@ def _baselines(net: Deconvnet, overlap: str) -> dict[str, Callable[..., Tensor]]
     if not normalizes and importlib.util.find_spec("captum") is not None:
         named["Captum"] = project_captum
     return named
+
+
+def _faster(ours: float, theirs: float | None) -> str:
+    """A baseline's projections per second, and how many times faster ours is."""
+    return "-" if theirs is None else f"{theirs:,.1f} ({ours / theirs:,.1f}x)"
 
 
 def _columns(units: Units) -> tuple[list[int], list[int], list[int], list[int], list[float]]:
