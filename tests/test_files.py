@@ -138,7 +138,12 @@ def test_a_part_that_does_not_fit_is_named(tmp_path, small_disk):
     message = rf"'{re.escape(str(tmp_path))}/\.parts-run/\w+/\w+\.pt' cannot be written: File too large"
     with small_disk(1000), pytest.raises(OSError, match=message):
         parts.get("part", lambda: torch.randn(1000))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert list(tmp_path.iterdir()) == []
+    parts.get("first", lambda: 1)
+    with small_disk(1000), pytest.raises(OSError, match=message):
+        parts.get("part", lambda: torch.randn(1000))
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+    assert parts.get("first", lambda: 2) == 1
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -159,7 +159,7 @@ def test_the_report_equals_its_parts(place):
 
 
 def test_only_responses_are_shown_and_dead_maps_are_called_dead(place):
-    """A convolution whose map 0 never responds, map 1 in some crops only and map 2 in all, before and behind its relu."""
+    """Map 0 never responds, map 1 in some crops only, map 2 in all; before and behind its relu."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, bias=True), torch.nn.BatchNorm2d(3), torch.nn.ReLU()).eval()
     crops, images = torch.randn(9, 3, 20, 22), torch.randn(1, 3, 20, 22)
     with torch.no_grad():

@@ -22,6 +22,7 @@ from deconv_kernels.experiments.unsupervised import (
     pool_by_magnitude,
     sparse_code,
 )
+from deconv_kernels.plot import unsupervised as figures
 
 # channels, layers as (maps, kernel, pool), image size
 NETWORKS = [
@@ -485,6 +486,23 @@ class TestUnits:
         units.layer = "conv1"
         with pytest.raises(ValueError, match="units are of layer 'conv1'; this network has layer1, layer2"):
             network.project(features, units)
+
+
+class TestSilentMaps:
+    def test_they_are_called_silent_and_have_no_tiles(self, tmp_path, monkeypatch):
+        network = DeconvolutionalNetwork([SparseLayer(3, 0.5, 3), SparseLayer(4, 0.5, 3)])
+        features = network.infer(torch.rand(5, 3, 24, 24), steps=3)
+        codes = features.codes[1].maps
+        codes.zero_()
+        codes[:, 1] = torch.rand_like(codes[:, 1]) + 0.1
+        codes[2, 3, 1, 2], codes[4, 3, 0, 0] = -2.0, 1.0
+        drawn = []
+        monkeypatch.setattr(figures, "draw_maps", lambda path, title, caption, maps: drawn.extend(maps))
+        figures.draw_units(tmp_path / "a.png", "", "", network, features, torch.rand(5, 3, 24, 24), 2, range(4))
+        assert [len(entry.projections) for entry in drawn] == [len(entry.patches) for entry in drawn] == [0, 5, 0, 2]
+        silent = "silent: zero in every crop"
+        assert [entry.note for entry in drawn if entry.label in ("map 0", "map 2")] == [silent, silent]
+        assert drawn[3].note == "strongest -2, in 2 crops only"
 
 
 class TestContrast:

@@ -60,7 +60,7 @@ def _kept(output: str | None, command: str | None) -> str:
     if output is None:
         return NOTHING_YET
     parts = Path(output) / f".parts-{command}"
-    if any(parts.rglob("*.pt")):
+    if any(parts.rglob("[!.]*.pt")):
         return (
             f"Interrupted. What was finished is kept in {str(parts)!r}: the same command goes on from there. "
             f"Nothing else was written to {output!r}."

@@ -146,10 +146,14 @@ class Parts:
             except Exception as error:  # a damaged file may fail in any way its reader can
                 warnings.warn(f"{path} cannot be read and is computed again: {error!r}", stacklevel=2)
         part = compute()
-        with being_written(path):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with replaced_at_once(path) as file:
-                torch.save(part, file)
+        try:
+            with being_written(path):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with replaced_at_once(path) as file:
+                    torch.save(part, file)
+        except BaseException:
+            _remove_empty(folder for folder in (self._folder, self._root) if folder.exists())
+            raise
         return part
 
     def remove(self) -> None:
