@@ -27,7 +27,8 @@ def _is_command() -> bool:
     """Whether the process was started as `deconv-kernels` or `python -m deconv_kernels`."""
     started = sys.orig_argv
     as_module = any(started[place : place + 2] == ["-m", "deconv_kernels"] for place in range(1, len(started)))
-    return Path(sys.argv[0]).name == "deconv-kernels" or (as_module and sys.argv[0] in ("-m", ""))
+    name = (getattr(sys, "argv", None) or [""])[0]  # where Python is embedded, there may be none
+    return Path(name).name == "deconv-kernels" or (as_module and name == "-m")
 
 
 def _end(number: int, frame: FrameType | None) -> None:

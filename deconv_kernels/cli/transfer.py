@@ -26,7 +26,8 @@ _DATA = ("digits", "faces", "photographs")
     "--images",
     multiple=True,
     help="Your own instead: a folder with one subfolder of images for each class; or several photographs, crops of "
-    "which are told apart as with --data photographs. May be repeated.",
+    "which are told apart as with --data photographs. May be repeated. Hidden files are left out, transparent parts "
+    "are shown on white, and images smaller than what the network sees are enlarged.",
 )
 @click.argument("more_images", nargs=-1)
 @click.option("--size", default=96, show_default=True, help="Rows and columns of the images that the network sees.")
