@@ -4,6 +4,7 @@ Max-pooling with switches, switch-guided unpooling and windowed backprojection a
 deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (2013).
 """
 
+from . import _interrupt as _interrupt  # first: it answers interrupts while the others are being imported
 from . import _register, backends, nn
 from .calls import UnsupportedModule
 from .deconvnet import Deconvnet, Projections

@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .photographs import Crop, Photograph, cut, image_files, load_photographs, plan_centres
+from .photographs import Crop, Photograph, cut, image_files, is_hidden, plan_centres, read_photograph
 
 __all__ = [
     "ImageFiles",
     "LabelledImages",
+    "class_folders",
     "crops_by_photograph",
     "load_class_folders",
     "load_digits",
@@ -56,7 +57,10 @@ class LabelledImages:
 
 
 class ImageFiles(Dataset[Tensor]):
-    """Image files read when they are asked for: the central square of each, scaled to size x size, uint8 RGB."""
+    """Image files read when they are asked for: the central square of each, scaled to size x size, uint8 RGB.
+
+    Transparent parts are white, and images that are smaller are enlarged, as `deconv_kernels.photographs` has it.
+    """
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self.paths, self.size = list(paths), size
@@ -66,7 +70,7 @@ class ImageFiles(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """(3, size, size). ValueError: the file cannot be read as an image."""
-        photographs = load_photographs(self.paths[index])
+        photographs = [read_photograph(self.paths[index])]
         return cut(photographs, plan_centres(photographs), self.size)[0]
 
 
@@ -153,7 +157,7 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
     """The images of a folder with one subfolder for each class; files are read when they are asked for.
 
     Args:
-        folder: holds the subfolders; whatever is no folder in it, and hidden folders, are left out.
+        folder: holds the subfolders; whatever is no folder in it, and what is hidden in it or in them, is left out.
         size: side of the images, in pixels.
 
     Raises:
@@ -163,13 +167,18 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder {str(folder)!r}: no such folder")
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    subfolders = class_folders(folder)
     if len(subfolders) < 2:
         raise ValueError(f"folder {str(folder)!r} must hold a subfolder for each class, at least two")
     files = [image_files(path) for path in subfolders]
     labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(paths) for paths in files]))
     images = ImageFiles([path for paths in files for path in paths], size)
     return LabelledImages(images, labels, tuple(path.name for path in subfolders), str(folder))
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The subfolders of a folder that are not hidden, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
 
 
 def _range(length: int, gap: int, half: int) -> range:

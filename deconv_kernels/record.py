@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -257,7 +258,7 @@ class Record:
 
         Args:
             layer: a layer the record was asked for.
-            k: units per map; fewer where there are fewer images.
+            k: units per map; fewer, with a warning, where there are fewer images.
             channels: maps to look at, all by default.
 
         Returns:
@@ -367,6 +368,9 @@ class Record:
     ) -> Units:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if k > len(self):
+            fewer = f"{len(self)} units per map and not {k}, at most one per image"
+            warnings.warn(f"the record has {len(self)} images, of which {layer!r} gives {fewer}", stacklevel=3)
         chosen = self._channels(layer, channels)
         value, y, x = (tensor[:, chosen.to(tensor.device)].cpu() for tensor in (peaks.value, peaks.y, peaks.x))
         value, image = (t[:k] for t in value.sort(dim=0, descending=descending, stable=True))

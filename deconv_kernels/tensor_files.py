@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from .writing import being_written, replaced_at_once
 
 __all__ = ["load_tensors", "save_arrays", "save_tensors"]
 
@@ -37,30 +37,32 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mapping
     if _ABOUT in tensors:
         raise ValueError(f"no tensor can be called {_ABOUT!r}, as the description of the others is")
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    try:
-        handle, draft = tempfile.mkstemp(prefix=".draft-", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise OSError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-    try:
-        if path.suffix == ".npz":
-            narrow = sorted(name for name, tensor in held.items() if tensor.dtype == torch.bfloat16)
-            text = json.dumps({"about": dict(about), "bfloat16": narrow})
-            arrays = {name: (t.float() if name in narrow else t).numpy() for name, t in held.items()}
-            arrays[_ABOUT] = np.frombuffer(text.encode(), dtype=np.uint8)
-            with os.fdopen(handle, "wb") as file:
-                save_arrays(file, arrays)
-        else:
-            os.close(handle)
-            _safetensors(path).save_file(held, draft, metadata={_ABOUT: json.dumps(dict(about))})
-        os.chmod(draft, 0o666 & ~_umask())
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    if path.suffix == ".safetensors":
+        content = _safetensors(path).save(held, metadata={_ABOUT: json.dumps(dict(about))})
+        with replaced_at_once(path) as file:
+            file.write(content)
+        return
+    narrow = sorted(name for name, tensor in held.items() if tensor.dtype == torch.bfloat16)
+    text = json.dumps({"about": dict(about), "bfloat16": narrow})
+    arrays = {name: (t.float() if name in narrow else t).numpy() for name, t in held.items()}
+    arrays[_ABOUT] = np.frombuffer(text.encode(), dtype=np.uint8)
+    with replaced_at_once(path) as file:
+        save_arrays(file, arrays)
 
 
 def save_arrays(file: Path | IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Writes an `.npz` file of arrays of any names, of which `numpy.savez` keeps some for itself."""
+    """Writes an `.npz` file of arrays of any names, of which `numpy.savez` keeps some for itself.
+
+    Args:
+        file: its path, or where to write it.
+        arrays: by name.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if isinstance(file, Path):
+        with being_written(file), file.open("wb") as opened:
+            return save_arrays(opened, arrays)
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -117,9 +119,3 @@ def _safetensors(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(f"{str(path)!r} needs the package safetensors, which is not installed") from error
     return safetensors.torch
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

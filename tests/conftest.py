@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import resource
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 # Workers that share the processors would otherwise spin for one another in every small parallel loop. OpenMP reads this
 # when torch loads it.
@@ -103,6 +105,22 @@ def device(backend: str) -> torch.device:
     """The device the backend works on."""
     on_gpu = backend == "cuda" or (backend == "triton" and not backends.triton_interprets())
     return torch.device("cuda" if on_gpu else "cpu")
+
+
+@pytest.fixture
+def small_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """As if the disk were full: inside `small_disk(size)` no file can grow beyond so many bytes."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture

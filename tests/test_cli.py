@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ import deconv_kernels
 from deconv_kernels import backends, baselines, plot
 from deconv_kernels.cli import main
 from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.experiments import throughput
+from deconv_kernels.experiments import gallery, mining, throughput
 from deconv_kernels.models import AlexNet
 
 
@@ -110,7 +113,6 @@ def test_photographs_may_follow_the_options(place, weights):
     [
         (("--images", "absent.jpg"), "image 'absent.jpg': no such file or folder"),
         (("--images", "text.jpg"), "image 'text.jpg' cannot be read: cannot identify image file"),
-        (("--images", "flat.png"), "flat.png is 300x100 pixels, smaller than a crop of 224x224"),
         (("--weights", "absent.pth"), "weights 'absent.pth': no such file"),
         (("--weights", "weights.pth"), "weights.pth cannot be read as a state dict"),
         (("--weights", "wrong.pth"), "missing features.0.bias, features.3.weight"),
@@ -148,8 +150,109 @@ def test_a_full_disk_leaves_nothing(place, weights, monkeypatch):
     monkeypatch.setattr(plot, "draw_filters", fail)
     result = _gallery(weights)
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "Error: [Errno 28] No space left on device"
+    assert (
+        result.stderr.splitlines()[-1] == "Error: output folder 'out/deep' cannot be written: No space left on device"
+    )
     assert not (place / "out").exists()
+
+
+def test_what_does_not_fit_on_the_disk_is_named(place, weights, small_disk):
+    with small_disk(4000):
+        result = _gallery(weights)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "Error: 'out/deep/projections.npz' cannot be written: File too large"
+    assert not (place / "out").exists()
+
+
+def test_small_and_transparent_photographs_are_told_in_one_line(place, weights):
+    """The rule is the same in every command that takes photographs: enlarge, and show on white."""
+    Image.new("RGBA", (100, 120), (10, 20, 30, 40)).save(place / "clear.png")
+    (place / "own.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 9, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    (place / "points.csv").write_text(
+        "image,part,y,x\n*,left,40,20\n*,right,60,90\nflat.png,left,40,120\nflat.png,right,60,190\n"
+    )
+    common = ["--model", "own.py:build", "--weights", "random", "--images", "clear.png", "flat.png", "-o", "out"]
+    said = (
+        "Warning: transparent parts are shown on white: clear.png\n"
+        "Warning: photographs smaller than 224x224 pixels are enlarged: clear.png (100x120), flat.png (300x100)\n"
+    )
+    for command in (
+        ["gallery", "--layers", "0", "--maps", "1", "-k", "2", "--crops", "2", "--sample", "0"],
+        ["mine", "--layers", "0", "--crops", "2"],
+        ["filters", "--crops", "2"],
+        ["occlusion", "--stride", "112", "--occluder", "112"],
+        ["invariance", "--layers", "0", "--translation", "0,1,1", "--scale", "1,2,1", "--rotation", "0,1,1"],
+        ["correspondence", "--layers", "0", "--points", "points.csv", "--draws", "2", "--side", "9"],
+    ):
+        result = CliRunner().invoke(main, [*command, *common])
+        assert result.exit_code == 0, (command, result.output)
+        lines = [line for line in result.stderr.replace("\r", "\n").splitlines(True) if "arning" in line]
+        assert "".join(lines) == said, (command, result.stderr)
+
+
+class TestInterrupted:
+    def test_before_the_work(self, place, weights, monkeypatch):
+        def interrupt(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(gallery.Gallery, "run", interrupt)
+        result = _gallery(weights)
+        assert result.exit_code == 130
+        assert result.stdout == ""
+        said = "Interrupted. Nothing was written to 'out/deep' and nothing is kept: the same command starts anew."
+        assert result.stderr.split("\n")[-2:] == [said, ""]
+        monkeypatch.setattr(throughput.Job, "run", interrupt)
+        result = _bench("--layers", "conv1")
+        assert (result.exit_code, result.stdout) == (130, "")
+        assert result.stderr == "\nInterrupted before the work began: nothing was written.\n"
+
+    def test_with_something_kept(self, place, weights, monkeypatch):
+        def kept_and_interrupted(net, data, layers, k, *, parts, **options):
+            parts.get("first", lambda: 1)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(mining, "mine", kept_and_interrupted)
+        arguments = ["--model", "alexnet", "--weights", str(weights), "--layers", "conv1", "--crops", "4"]
+        result = CliRunner().invoke(main, ["mine", *arguments, "--images", "photographs"])
+        assert result.exit_code == 130
+        assert result.stderr.splitlines()[-1] == (
+            "Interrupted. What was finished is kept in 'out/.parts-mine': the same command goes on from there. "
+            "Nothing else was written to 'out'."
+        )
+        assert [path.name for path in (place / "out").iterdir()] == [".parts-mine"]
+
+    @pytest.mark.parametrize("how", ["-m", "script"])
+    def test_while_it_is_imported(self, tmp_path, how):
+        """Torch is replaced by a module that interrupts the process."""
+        (tmp_path / "torch.py").write_text(
+            "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+        )
+        script = tmp_path / "deconv-kernels"
+        script.write_text("from deconv_kernels.cli import main\nmain()\n")
+        command = [sys.executable, "-m", "deconv_kernels"] if how == "-m" else [sys.executable, str(script)]
+        root = str(Path(deconv_kernels.__file__).parents[1])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+        result = subprocess.run(
+            [*command, "info"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=50,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert result.returncode == 130
+        assert result.stderr == "Interrupted before the work began: nothing was written.\n"
+        # A program of somebody else's that imports the package keeps its own answer.
+        other = subprocess.run(
+            [sys.executable, "-c", "import deconv_kernels"], capture_output=True, text=True, check=False, timeout=50,
+            env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        assert "KeyboardInterrupt" in other.stderr
 
 
 def _bench(*arguments: str) -> Result:

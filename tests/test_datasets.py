@@ -75,7 +75,9 @@ def test_folders_are_classes_read_when_asked_for(tmp_path):
             pixels[:, :10] = pixels[:, 40:] = 0  # outside the central square
             Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
         (tmp_path / name / "notes.txt").write_text("no image")
+        (tmp_path / name / "._0.png").write_bytes(b"hidden")
     (tmp_path / ".hidden").mkdir()
+    (tmp_path / "._cats").write_bytes(b"hidden")
     (tmp_path / "dogs" / "3.jpg").write_bytes(b"no image")
     data = load_class_folders(tmp_path, 12)
     assert data.classes == ("cats", "dogs")

@@ -19,6 +19,7 @@ from deconv_kernels.cli.evolution import command
 from deconv_kernels.experiments import evolution
 from deconv_kernels.experiments.evolution import evolve, strongest_of
 from deconv_kernels.experiments.files import Parts
+from deconv_kernels.plot import evolution as plot_evolution
 
 
 def network():
@@ -70,11 +71,43 @@ class TestEvolve:
         model, turned = fitting(), fitting()
         found = evolve({"a": model, "b": copy.deepcopy(model), "c": turned}, images.split(5), MAPS, progress=False)
         for layer in MAPS:
-            image = found.strongest_images(layer)
+            image, activation = found.strongest_images(layer), found.activations(layer)
             assert image.shape == (len(MAPS[layer]), 3)
-            jumps = found.jumps(layer)
+            assert torch.equal(image >= 0, activation > 0)
+            jumps, comparable = found.jumps(layer), (activation[:, 2] > 0) & (activation[:, 1] > 0)
             assert not jumps[:, :2].any()
-            assert torch.equal(jumps[:, 2], image[:, 2] != image[:, 1])
+            assert torch.equal(jumps[:, 2], (image[:, 2] != image[:, 1]) & comparable)
+
+    @staticmethod
+    def _with_biases(biases):
+        """A convolution of positive weights, normalised, and its rectifier; each map responds, or is dead."""
+        model = nn.Sequential(nn.Conv2d(3, len(biases), 3), nn.BatchNorm2d(len(biases)), nn.ReLU()).double().eval()
+        model[0].weight.data.abs_()
+        model[1].bias.data.copy_(torch.tensor(biases))
+        return model
+
+    @pytest.mark.parametrize("layer", ["0", "1", "2"])
+    @pytest.mark.parametrize("rectified", [False, True])
+    def test_death_and_revival_are_no_jumps(self, layer, rectified):
+        images = torch.rand(20, 3, 9, 9, dtype=torch.float64)
+        alive = [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0], [1, 1, 0]]
+        biases = [[0.0 if each else -100.0 for each in row] for row in alive]
+        checkpoints = {str(number): self._with_biases(row) for number, row in enumerate(biases)}
+        found = evolve(checkpoints, images, {layer: range(3)}, rectified=rectified, progress=False)
+        heard = torch.tensor(alive, dtype=torch.bool).T
+        if layer == "0" and not rectified:
+            heard = torch.ones_like(heard)  # the convolution itself is always positive
+        assert torch.equal(found.responds(layer), heard)
+        assert torch.equal(found.strongest_images(layer) >= 0, heard)
+        image = torch.stack([stage.units.image for stage in found.stages[layer]], 1)
+        expected = torch.zeros_like(heard)
+        expected[:, 1:] = heard[:, 1:] & heard[:, :-1] & (image[:, 1:] != image[:, :-1])
+        assert torch.equal(found.jumps(layer), expected)
+        for stage, model in zip(found.stages[layer], checkpoints.values(), strict=True):
+            assert stage.units.layer == ("2" if rectified else layer)
+            with torch.no_grad():
+                maps = model[: int(stage.units.layer) + 1](images)
+            torch.testing.assert_close(stage.units.activation, maps.amax((0, 2, 3)), rtol=1e-12, atol=1e-12)
 
     def test_the_first_of_equal_images_wins_whatever_the_batches(self):
         # Small whole numbers add up exactly, in any order.
@@ -223,6 +256,47 @@ class TestCommand:
         arrays = np.load(out / "projections.npz")
         assert arrays["1/epoch-2"].shape == (3, 3, 5, 5)
         assert min(Image.open(out / "1_evolution.png").size) > 500
+
+    def test_silent_maps_have_no_crop_no_frame_and_no_patch(self, folder, monkeypatch):
+        """Map 0 responds, falls silent and wakes up; map 1 never responds; map 2 always does."""
+        drawn = []
+        frame = plot_evolution.Rectangle
+
+        def rectangle(*place, **style):
+            drawn.append((place[0], style.get("edgecolor")))
+            return frame(*place, **style)
+
+        monkeypatch.setattr(plot_evolution, "Rectangle", rectangle)
+        text = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 3, 5, 2), nn.ReLU())\n"
+        (folder / "network.py").write_text(text)
+        alive = [(1, 0, 1), (0, 0, 1), (1, 0, 1)]
+        for number, row in enumerate(alive):
+            state = {"0.weight": torch.randn(3, 3, 5, 5), "0.bias": torch.tensor([0.0 if r else -1e4 for r in row])}
+            torch.save(state, folder / f"epoch-{number}.pth")
+        result = self._run(folder, "--layers", "0")
+        assert result.exit_code == 0, result.output
+        rows = list(csv.DictReader((folder / "out" / "evolution.csv").open()))
+        assert [row["silent"] for row in rows] == [str(1 - each) for row in alive for each in row]
+        assert {row["rectified_by"] for row in rows} == {"1"}
+        for row in rows:
+            places = [row[name] for name in ("crop", "photograph", "y", "x", "y0", "x0", "y1", "x1")]
+            assert (row["silent"] == "1") == (float(row["activation"]) == 0) == (not any(places))
+        assert [row["jump"] for row in rows if row["map"] != "2"] == ["0"] * 6
+        third = [row["crop"] for row in rows if row["map"] == "2"]
+        jumps = [int(new != old) for old, new in zip(third, third[1:], strict=False)]
+        assert [row["jump"] for row in rows if row["map"] == "2"] == ["0", *map(str, jumps)]
+        arrays = np.load(folder / "out" / "projections.npz")
+        for number, row in enumerate(alive):
+            assert [bool(window.any()) for window in arrays[f"0/epoch-{number}"]] == [bool(each) for each in row]
+        silent = [place for place, colour in drawn if colour == "none"]
+        assert len(silent) == 5  # four cells, and the place of map 1's patch
+        assert sum(colour == plot_evolution._JUMP for _, colour in drawn) == sum(jumps)
+        lines = [line.split() for line in result.output.splitlines() if "epoch-" in line and "|" not in line]
+        assert [line[3:] for line in lines] == [
+            ["1", "-"],
+            ["2", *f"{jumps[0]} of 1".split()],
+            ["1", *f"{jumps[1]} of 1".split()],
+        ]
 
     def test_bad_input_is_one_line_and_leaves_nothing(self, folder):
         for layers, checkpoints, message in (

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from deconv_kernels import plot
+from deconv_kernels.cli.tables import write_csv
 from deconv_kernels.experiments.files import Parts, file_name, fingerprint, fingerprint_of_network, written_at_once
+from deconv_kernels.experiments.unsupervised import DeconvolutionalNetwork, SparseLayer
+from deconv_kernels.plot.figures import heat, new_figure, save
+from deconv_kernels.tensor_files import save_arrays, save_tensors
+from deconv_kernels.writing import save_state, write_text
 
 
 def test_files_appear_when_the_block_ends_well(tmp_path):
@@ -27,6 +41,120 @@ def test_an_error_leaves_nothing_behind(tmp_path):
         (draft / "half").write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_drafts_of_killed_runs_go_and_those_of_others_stay(tmp_path):
+    """A draft is the lock of the process that writes it; the kernel opens the lock of one that was killed."""
+    for name in (".draft-ab12cd_9", ".draft-strange", ".draft-notes.txt.old", "draft-ab12cd_9"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("half")
+    (tmp_path / ".draft-zyxw9876.npz").write_bytes(b"half")
+    with written_at_once(tmp_path) as alive:
+        left = {".draft-strange", ".draft-notes.txt.old", "draft-ab12cd_9", alive.name}
+        assert {path.name for path in tmp_path.iterdir()} == left
+        (alive / "first").write_text("first")
+        with written_at_once(tmp_path) as other:
+            (other / "second").write_text("second")
+            assert alive.exists()
+        (alive / "more").write_text("more")
+    assert {path.name for path in tmp_path.iterdir()} == left - {alive.name} | {"first", "second", "more"}
+
+
+def test_what_a_killed_process_wrote_goes(tmp_path):
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from deconv_kernels.experiments.files import Parts, written_at_once\n"
+        "def kill():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "class Deadly:\n    def __reduce__(self):\n        kill()\n"
+        "with written_at_once(Path(sys.argv[1])) as draft:\n"
+        "    (draft / 'half').write_text('half')\n"
+        "    Parts(Path(sys.argv[1]) / '.parts', 1).get('part', Deadly)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name[:7] for path in tmp_path.iterdir()].count(".draft-") == 1
+    assert list((tmp_path / ".parts").rglob(".draft-*.pt"))
+    parts = Parts(tmp_path / ".parts", 1)
+    assert parts.get("part", lambda: 2) == 2
+    assert not list((tmp_path / ".parts").rglob(".draft-*"))
+    with written_at_once(tmp_path) as draft:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".parts", draft.name])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_with_the_folder(tmp_path, code):
+    message = f"output folder '{tmp_path}/out' cannot be written: {os.strerror(code)}"
+    with pytest.raises(OSError, match=re.escape(message)), written_at_once(tmp_path / "out"):
+        raise OSError(code, os.strerror(code))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_reading_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"), written_at_once(tmp_path / "out"):
+        (tmp_path / "absent").read_text()
+
+
+def _writers():
+    """Everything that writes a file, by the name of what it writes."""
+    noise = torch.randn(64, 3, 9, 9)
+    tiles = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
+    rows = [(number, 0.5) for number in range(400)]
+
+    def figure(path):
+        drawing, area = new_figure("title", "caption", 4.0, 3.0)
+        heat(area.subplots(), noise[0, 0])
+        save(drawing, path)
+
+    return {
+        "table.csv": lambda path: write_csv(path, ("number", "half"), rows),
+        "numbers.json": lambda path: write_text(path, "1" * 5000),
+        "weights.pth": lambda path: save_state(path, {"weight": noise}),
+        "arrays.npz": lambda path: save_arrays(path, {"noise": noise.numpy()}),
+        "tensors.npz": lambda path: save_tensors(path, {"noise": noise}, {}),
+        "tensors.safetensors": lambda path: save_tensors(path, {"noise": noise}, {}),
+        "filters.npz": DeconvolutionalNetwork([SparseLayer(32, 0.5, 7)]).save,
+        "figure.png": figure,
+        "maps.png": lambda path: plot.draw_maps(path, "title", "caption", [plot.MapTiles("map", "", tiles, tiles)]),
+        "first.png": lambda path: plot.draw_filters(path, "title", "caption", noise),
+    }
+
+
+@pytest.mark.parametrize("name", _writers())
+def test_every_writer_names_the_file_that_does_not_fit(tmp_path, small_disk, name):
+    write, message = _writers()[name], f"'{tmp_path}/out/{name}' cannot be written: File too large"
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors")
+    folder = tmp_path / "out"
+    with pytest.raises(OSError, match=re.escape(message)), written_at_once(folder) as draft, small_disk(1000):
+        write(draft / name)
+    assert list(tmp_path.iterdir()) == []
+    with written_at_once(tmp_path / "out") as draft:
+        write(draft / name)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_part_that_does_not_fit_is_named(tmp_path, small_disk):
+    parts = Parts(tmp_path / ".parts-run", 1)
+    message = rf"'{re.escape(str(tmp_path))}/\.parts-run/\w+/\w+\.pt' cannot be written: File too large"
+    with small_disk(1000), pytest.raises(OSError, match=message):
+        parts.get("part", lambda: torch.randn(1000))
+    assert list(tmp_path.iterdir()) == []
+    parts.get("first", lambda: 1)
+    with small_disk(1000), pytest.raises(OSError, match=message):
+        parts.get("part", lambda: torch.randn(1000))
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+    assert parts.get("first", lambda: 2) == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "out" / "figure.png").mkdir(parents=True)
+    with (
+        pytest.raises(OSError, match="out/figure.png' cannot be written: "),
+        written_at_once(tmp_path / "out") as draft,
+    ):
+        (draft / "figure.png").write_text("new")
+    with pytest.raises(OSError, match="absent/a.npz' cannot be written: No such file"):
+        save_tensors(tmp_path / "absent" / "a.npz", {}, {})
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

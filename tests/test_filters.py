@@ -467,7 +467,6 @@ class TestCommand:
             (["--layers", "relu1"], "'relu1' is no nn.Conv2d"),
             (["--renormalize", "-1"], "radius must be a number above 0, got -1"),
             (["--batch-size", "0"], "batch-size must be at least 1"),
-            (["--size", "500"], "smaller than a crop"),
             (["-o", str(folder / "alexnet.pth" / "out")], "cannot be written"),
             (["--dominance", "inf"], "dominance must be a number above 0"),
             (["--model", f"{folder / 'other.py'}:grey", "--weights", "random"], "images of 3x64x64 do not go through"),

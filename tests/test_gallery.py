@@ -5,17 +5,28 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
-from deconv_kernels import plot
+from deconv_kernels import Deconvnet, plot
 from deconv_kernels.experiments import gallery as experiment
 from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
-from deconv_kernels.models import AlexNet
-from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_crops
+from deconv_kernels.experiments.responses import (
+    by_map,
+    describe_rectification,
+    receptive_field,
+    rectifier_of,
+    strongest_responses,
+)
+from deconv_kernels.models import VGG16, AlexNet
+from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_centres, plan_crops
 from deconv_kernels.record import Units
 
 
@@ -61,6 +72,64 @@ class TestPhotographs:
         assert [photograph.pixels.shape for photograph in photographs] == [(300, 224, 3), (240, 320, 3), (448, 500, 3)]
         grey = np.asarray(Image.open(folder / "a.png"))
         assert np.array_equal(photographs[0].pixels, np.stack([grey] * 3, axis=2))
+
+    def test_hidden_files_are_left_out_and_taken_when_named(self, folder, tmp_path):
+        (tmp_path / ".thumbnails").mkdir()
+        Image.effect_noise((20, 20), 50).save(tmp_path / ".thumbnails" / "b.png")
+        Image.effect_noise((20, 20), 50).save(tmp_path / ".b.png")
+        (tmp_path / "._a.jpg").write_bytes(b"\0\5\x16\7" + bytes(60))
+        with pytest.raises(ValueError, match="holds no image files .* that are not hidden"):
+            load_photographs(tmp_path)
+        Image.effect_noise((30, 20), 50).save(tmp_path / "a.jpg")
+        assert [photograph.name for photograph in load_photographs(tmp_path)] == ["a.jpg"]
+        for named in (tmp_path / ".b.png", tmp_path / ".thumbnails"):
+            assert load_photographs(named)[0].pixels.shape == (20, 20, 3)
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P in parts", "RGB", "L", "I;16"])
+    def test_transparent_parts_are_white(self, tmp_path, seed, mode):
+        generator = np.random.default_rng(seed)
+        pixels = generator.integers(0, 250, (17, 23, 4), dtype=np.uint8)
+        colour, opacity = pixels[..., :3].astype(np.float64), pixels[..., 3:] / 255
+        path = tmp_path / "a.png"
+        if mode == "RGBA":
+            Image.fromarray(pixels).save(path)
+        elif mode == "LA":
+            grey = Image.fromarray(pixels[..., 0])
+            Image.merge("LA", [grey, Image.fromarray(pixels[..., 3])]).save(path)
+            colour = colour[..., :1].repeat(3, axis=2)
+        elif mode == "I;16":
+            deep = pixels[..., 0].astype(np.uint16) * 257
+            Image.fromarray(deep).save(path, transparency=int(deep[3, 4]))
+            colour, opacity = colour[..., :1].repeat(3, axis=2), (deep != deep[3, 4])[..., None] * 1.0
+        elif mode == "L":
+            Image.fromarray(pixels[..., 0]).save(path, transparency=int(pixels[3, 4, 0]))
+            colour, opacity = colour[..., :1].repeat(3, axis=2), (pixels[..., :1] != pixels[3, 4, 0]) * 1.0
+        elif mode == "RGB":
+            Image.fromarray(pixels[..., :3]).save(path, transparency=tuple(pixels[3, 4, :3].tolist()))
+            opacity = (pixels[..., :3] != pixels[3, 4, :3]).any(axis=2, keepdims=True) * 1.0
+        else:
+            palette = generator.integers(0, 256, (256, 3), dtype=np.uint8)
+            levels = generator.integers(0, 256, 256, dtype=np.uint8)
+            image = Image.fromarray(pixels[..., 0], "P")
+            image.putpalette(palette.tobytes())
+            image.save(path, transparency=int(pixels[3, 4, 0]) if mode == "P" else levels.tobytes())
+            colour = palette[pixels[..., 0]].astype(np.float64)
+            one = (pixels[..., 0] != pixels[3, 4, 0])[..., None] * 1.0
+            opacity = one if mode == "P" else levels[pixels[..., 0]][..., None] / 255
+        with pytest.warns(UserWarning, match="^transparent parts are shown on white: a.png$"):
+            (photograph,) = load_photographs(path)
+        assert photograph.transparent
+        expected = opacity * colour + (1 - opacity) * 255
+        assert np.abs(photograph.pixels - expected).max() <= 1
+
+    def test_what_could_be_transparent_and_is_not_is_told_of_nothing(self, tmp_path, recwarn):
+        pixels = np.full((9, 8, 4), 255, dtype=np.uint8)
+        pixels[..., 0] = np.arange(9)[:, None]
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        (photograph,) = load_photographs(tmp_path / "a.png")
+        assert not photograph.transparent
+        assert np.array_equal(photograph.pixels, pixels[..., :3])
+        assert not recwarn.list
 
     def test_files_keep_the_order_given(self, folder):
         photographs = load_photographs([folder / "c.jpg", str(folder / "a.png")])
@@ -157,10 +226,23 @@ class TestCrops:
         )
         assert np.array_equal(pixels[1].permute(1, 2, 0), np.asarray(whole))
 
-    def test_too_small_a_photograph_is_refused(self):
-        photograph = Photograph("small.png", np.zeros((223, 400, 3), dtype=np.uint8))
-        with pytest.raises(ValueError, match="small.png is 400x223 pixels, smaller than a crop of 224x224"):
-            plan_crops([photograph])
+    def test_small_photographs_are_enlarged_in_words(self, seed):
+        generator = np.random.default_rng(seed)
+        small = Photograph("small.png", generator.integers(0, 256, (100, 250, 3), dtype=np.uint8))
+        large = Photograph("large.png", generator.integers(0, 256, (224, 224, 3), dtype=np.uint8))
+        message = r"^photographs smaller than 224x224 pixels are enlarged: small.png \(250x100\)$"
+        with pytest.warns(UserWarning, match=message):
+            crops = plan_crops([small, large], limit=6)
+        assert {crop.side for crop in crops if crop.photograph == 0} == {100}
+        with pytest.warns(UserWarning, match=message):
+            assert plan_centres([small, large], 224) == [Crop(0, 0, 75, 100), Crop(1, 0, 0, 224)]
+        pixels = cut([small, large], crops)
+        enlarged = Image.fromarray(small.pixels).crop((crops[0].x, 0, crops[0].x + 100, 100))
+        expected = np.asarray(enlarged.resize((224, 224), Image.Resampling.BICUBIC))
+        assert np.array_equal(pixels[0].permute(1, 2, 0), expected)
+        many = [Photograph(f"{number}.png", small.pixels) for number in range(8)]
+        with pytest.warns(UserWarning, match=r"0.png \(250x100\), .* 4.png \(250x100\) and 3 more$"):
+            plan_crops(many)
 
 
 class TestPlot:
@@ -238,8 +320,154 @@ class TestMining:
         assert distinct(units, 2, crops, (10, 10), (40, 40), 224) == [0, 3, 4, 7]
         assert distinct(units, 3, crops, (10, 10), (40, 40), 224) == [0, 1, 3, 4, 5, 7]
 
+    def test_fewer_images_than_asked_for_are_said(self):
+        record = Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 3))).record(torch.randn(5, 3, 7, 7), "0")
+        with pytest.warns(UserWarning, match="the record has 5 images, of which '0' gives 5 units per map and not 9"):
+            assert len(record.strongest("0", k=9)) == 4 * 5
+
+
+class Residual(nn.Module):
+    """Normalisation that turns signs around, a rectifier written as a function, a sum, and maps that are dead."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.third = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 6, 3, stride=2)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.running_mean, std=0.3)
+        self.norm.bias.data.copy_(torch.tensor([-9.0, -9.0, 0.1, -0.5, -1.0, 0.0, 0.3, -1.5]))
+        self.third.bias.data.copy_(torch.tensor([-99.0, -0.5, -0.3, 0.0, -0.4, -99.0]))
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.first(x)))
+        x = F.relu(self.second(x) + x)
+        return F.relu(self.third(x)).mean((2, 3))
+
+
+class TestResponses:
+    def test_a_layer_stands_for_its_rectifier(self):
+        tape = Deconvnet(Residual()).tape
+        names = {layer: rectifier_of(tape, layer) for layer in ("first", "norm", "relu", "second", "add", "third")}
+        assert names == {
+            "first": "relu", "norm": "relu", "relu": "relu", "second": "second", "add": "relu_1", "third": "relu_2",
+        }  # fmt: skip
+        assert describe_rectification(tape, "first") == "Activations of layer first as layer relu rectifies them."
+        assert describe_rectification(tape, "relu") == ""
+        assert describe_rectification(tape, "second").startswith("No rectifier follows layer second")
+        chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU6(), nn.MaxPool2d(2), nn.Flatten())
+        tape = Deconvnet(chain).tape
+        assert [rectifier_of(tape, name) for name in "01234"] == ["2", "2", "2", "3", "4"]
+        assert describe_rectification(tape, "3") == describe_rectification(tape, "4") == ""
+
+    @pytest.mark.parametrize("layer", ["first", "norm", "second", "third"])
+    def test_they_are_those_of_autograd_above_zero(self, layer):
+        model = Residual().double().eval()
+        images = torch.randn(6, 3, 15, 14, dtype=torch.float64)
+        net = Deconvnet(model)
+        rectifier = rectifier_of(net.tape, layer)
+        record = net.record(images, rectifier)
+        units = strongest_responses(record, rectifier, 4)
+        with torch.no_grad():
+            first = F.relu(model.norm(model.first(images)))
+            maps = {"second": model.second(first), "third": F.relu(model.third(F.relu(model.second(first) + first)))}
+        peaks = maps.get(layer, first).flatten(2).amax(2).T
+        places = by_map(units, range(len(peaks)))
+        for channel, of_map in enumerate(peaks):
+            expected = of_map[of_map > 0].sort(descending=True).values[:4]
+            torch.testing.assert_close(units.activation[places[channel]], expected)
+            assert (units.channel[places[channel]] == channel).all()
+
+    def test_receptive_fields_are_those_of_large_images_whatever_the_size(self):
+        net = Deconvnet(VGG16(features_only=True).eval())
+        record = net.record(torch.zeros(1, 3, 32, 32), ["conv1_1", "pool1", "conv3_3", "conv5_3"])
+        fields = [receptive_field(net.tape, record, layer) for layer in ("conv1_1", "pool1", "conv3_3", "conv5_3")]
+        assert fields == [(3, 3), (6, 6), (40, 40), (196, 196)]
+        model = Residual().eval()
+        net = Deconvnet(model)
+        record = net.record(torch.randn(1, 3, 9, 40), ["relu_2", "mean"])
+        assert receptive_field(net.tape, record, "relu_2") == (7, 7)
+        assert receptive_field(net.tape, record, "mean") is None
+        images = torch.zeros(1, 3, 41, 41, requires_grad=True)
+        inside = F.relu(model.norm(model.first(images)))
+        seen = model.third(model.second(inside) + inside)[0, 0, 10, 10]
+        touched = torch.autograd.grad(seen, images)[0][0].abs().sum(0) > 0
+        assert all(int(touched.any(axis).sum()) <= 7 for axis in (0, 1))
+
+    def test_captions_say_the_field_and_what_is_shown(self):
+        assert experiment.describe_field((40, 30), (40, 30)) == "30x40 pixels"
+        clipped = "196x196 pixels, more than an image has: shown are its 128x128"
+        assert experiment.describe_field((196, 196), (128, 128)) == clipped
+        assert experiment.describe_field(None, (64, 48)) == "the whole image, 48x64 pixels"
+
 
 class TestGallery:
+    @pytest.fixture
+    def own(self, folder, tmp_path, monkeypatch):
+        """A run on the residual network; what it drew, by file."""
+        print("weights from seed", torch.seed())
+        torch.save(Residual().state_dict(), tmp_path / "own.pth")
+        place = f"{Path(__file__)}:Residual"
+        layers = ("first", "second", "third", "relu_2")
+        settings = Settings(place, str(tmp_path / "own.pth"), (str(folder),), layers, maps=8, k=4, crops=9, sample=0)
+        drawn = {}
+
+        def draw(path, title, caption, maps, columns=4):
+            drawn[path.name] = (title, caption, maps)
+            draw_maps(path, title, caption, maps, columns)
+
+        draw_maps = plot.draw_maps
+        monkeypatch.setattr(plot, "draw_maps", draw)
+        return Gallery(settings), drawn
+
+    def test_only_responses_are_shown_and_dead_maps_are_called_dead(self, own, tmp_path):
+        job, drawn = own
+        summary = job.run(tmp_path / "out", progress=False)
+        rows = list(csv.DictReader((tmp_path / "out" / "units.csv").open()))
+        assert all(float(row["activation"]) > 0 for row in rows)
+        windows = np.load(tmp_path / "out" / "projections.npz")
+        inputs = job.weights.preprocess(cut(job.photographs, job.crops))
+        with torch.no_grad():
+            first = F.relu(job.model.norm(job.model.first(inputs)))
+            second = job.model.second(first)
+            maps = {"first": first, "second": second, "third": F.relu(job.model.third(F.relu(second + first)))}
+        maps["relu_2"] = maps["third"]
+        for layer, rectifier in (("first", "relu"), ("second", ""), ("third", "relu_2"), ("relu_2", "")):
+            mine = [row for row in rows if row["layer"] == layer]
+            assert {row["rectified_by"] for row in mine} == {rectifier}
+            assert len(windows[layer]) == len(mine)
+            (rate,) = (rate for rate in summary.rates if rate.layer == layer)
+            title, caption, tiles = drawn[f"{layer}.png"]
+            assert f"layer {layer}: " in title
+            assert ("rectifies them" in caption) == bool(rectifier)
+            peaks = maps[layer].flatten(2).amax(2).T
+            chosen = choose_maps(layer, len(peaks), 8, job.settings.seed)
+            assert len(tiles) == len(chosen)
+            for channel, tile in zip(chosen, tiles, strict=True):
+                responses = peaks[channel][peaks[channel] > 0].sort(descending=True).values[:4]
+                found = [row for row in mine if row["map"] == str(channel)]
+                assert [row["rank"] for row in found] == [str(rank + 1) for rank in range(len(responses))]
+                activations = torch.tensor([float(row["activation"]) for row in found])
+                torch.testing.assert_close(activations, responses, rtol=1e-4, atol=1e-4)
+                assert len(tile.projections) == len(tile.patches) == len(responses)
+                assert ("dead" in tile.note) == (len(responses) == 0) == (channel in rate.dead)
+                assert ("only" in tile.note) == (0 < len(responses) < 4) == (channel in rate.fewer)
+            assert ("Shown are responses" in caption) == bool(rate.dead or rate.fewer)
+        written = json.loads((tmp_path / "out" / "gallery.json").read_text())
+        dead = {rate["layer"]: rate["dead"] for rate in written["rates"]}
+        assert {0, 5} <= set(dead["third"])
+        assert any("layer third: map" in line and "dead" in line for line in summary.lines())
+
+    def test_a_layer_of_dead_maps_has_a_figure(self, own, tmp_path):
+        job, drawn = own
+        job.model.third.bias.data.fill_(-1e4)
+        for distinct_places in (False, True):
+            job.settings = replace(job.settings, distinct=distinct_places, layers=("third",), sample=2)
+            summary = job.run(tmp_path / "out", progress=False)
+            assert summary.rates[0].dead == tuple(range(6))
+            assert [len(tile.projections) for tile in drawn["third.png"][2]] == [0] * 6
+            assert min(Image.open(tmp_path / "out" / "third.png").size) > 500
+            assert (tmp_path / "out" / "units.csv").read_text().count("\n") == 1
+
     def test_units_and_projections_are_what_the_network_says(self, settings, tmp_path):
         job = Gallery(settings)
         summary = job.run(tmp_path / "out", progress=False)
@@ -303,10 +531,10 @@ class TestGallery:
     def test_projections_of_the_figure_are_distinct_places(self, settings):
         job = Gallery(Settings(**{**settings.__dict__, "crops": 30, "distinct": True}))
         inputs = job.weights.preprocess(cut(job.photographs, job.crops))
-        record = job.net.record(inputs, ["conv2"], progress=False)
+        record = job.net.record(inputs, ["relu2"], progress=False)
         units = job._mine(record, "conv2")
         channels = units.channel.unique().tolist()
-        strongest = record.strongest("conv2", 1, channels)
+        strongest = record.strongest("relu2", 1, channels)
         assert torch.equal(units.activation[::4], strongest.activation)
         for first in range(0, len(units), 4):
             falling = units.activation[first : first + 4]
@@ -329,7 +557,7 @@ class TestGallery:
     def test_a_baseline_that_disagrees_stops_the_run(self, settings, tmp_path, monkeypatch, wrong):
         honest = experiment.project_full_frame
         monkeypatch.setattr(experiment, "project_full_frame", lambda *a, **k: wrong(honest(*a, **k)))
-        with pytest.raises(RuntimeError, match="projections of conv1 differ from full-frame ATen"):
+        with pytest.raises(RuntimeError, match="projections of relu1 differ from full-frame ATen"):
             Gallery(settings).run(tmp_path / "out", progress=False)
         assert list(tmp_path.iterdir()) == []
 

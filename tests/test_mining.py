@@ -659,6 +659,50 @@ def test_the_command(tmp_path: Path, arguments: list[str], threads: None) -> Non
     assert "23 crops" in result.output and "quantile" not in result.output.splitlines()[0]
 
 
+def test_what_does_not_respond_is_left_out() -> None:
+    model = nn.Conv2d(3, 5, 3).eval()
+    model.bias.data.copy_(torch.tensor([-99.0, 0.0, 99.0, -1.0, -1.5]))  # type: ignore[union-attr]
+    images = torch.randn(11, 3, 9, 8)
+    mined = mine(nn.Sequential(model), images.split(3), "0", 6, quantiles=[0.0], weakest=True, progress=False)
+    found = mined.responses()
+    with torch.no_grad():
+        peaks = model(images).amax((2, 3)).T
+    strongest, kept = mined.strongest["0"], found.strongest["0"]
+    assert len(strongest) == 5 * 6
+    for channel, of_map in enumerate(peaks):
+        expected = of_map[of_map > 0].sort(descending=True).values[:6]
+        torch.testing.assert_close(kept.activation[kept.channel == channel], expected)  # type: ignore[index]
+    assert (found.weakest, found.quantiles, found.spans) == (mined.weakest, mined.quantiles, mined.spans)
+
+
+def test_the_command_says_where_maps_do_not_respond(tmp_path: Path, arguments: list[str], threads: None) -> None:
+    (tmp_path / "dead.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef network():\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU())\n"
+        "    net[0].bias.data.copy_(torch.tensor([-99.0, 9.0, 9.0, -99.0]))\n    return net\n"
+    )
+    given = [
+        "--model",
+        f"{tmp_path / 'dead.py'}:network",
+        *arguments[2:12],
+        "--layers",
+        "0,1",
+        "-k",
+        "3",
+        "--crops",
+        "8",
+    ]
+    result = CliRunner().invoke(command, [*given, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "layer 0: as it is before layer 1 rectifies it" in result.output
+    for layer in "01":
+        assert f"layer {layer}: 2 of 4 maps have fewer than 3 responses, 2 have none" in result.output
+    with (tmp_path / "out" / "units.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["layer"], row["map"]) for row in rows] == [(layer, map_) for layer in "01" for map_ in "111222"]
+    assert Mined.load(tmp_path / "out" / "mined.npz").strongest["0"].channel.tolist() == [1, 1, 1, 2, 2, 2]
+
+
 def test_an_interrupted_command_goes_on(
     tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, threads: None
 ) -> None:
@@ -719,7 +763,6 @@ def test_parts_of_an_edited_network_are_not_used(
         (["--quantiles", "0.5,x"], "quantiles must be numbers between 0 and 1"),
         (["--quantiles", "2"], "quantiles must be between 0 and 1, got 2.0"),
         (["--batch-size", "0"], "batch-size must be at least 1"),
-        (["--size", "500"], "smaller than a crop of 500x500"),
         (["--size", "2"], "images of 3x2x2 do not go through the network"),
         (["--images", "nowhere.png"], "no such file or folder"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),

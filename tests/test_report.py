@@ -22,8 +22,11 @@ from PIL import Image
 
 import deconv_kernels as dk
 from deconv_kernels.cli.report import command
+from deconv_kernels.experiments.invariance import figure_5
 from deconv_kernels.experiments.report import make_report, spread_layers
 from deconv_kernels.models import load_weights
+from deconv_kernels.plot.invariance import Examples
+from deconv_kernels.plot.page import Photographs, write_page
 
 NETWORK = """
 from torch import nn
@@ -181,6 +184,33 @@ def test_the_report_equals_its_parts(place):
     assert report.invariance.layers == ("0", "3")
 
 
+def test_only_responses_are_shown_and_dead_maps_are_called_dead(place):
+    """Map 0 never responds, map 1 in some crops only, map 2 in all; before and behind its relu."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, bias=True), torch.nn.BatchNorm2d(3), torch.nn.ReLU()).eval()
+    crops, images = torch.randn(9, 3, 20, 22), torch.randn(1, 3, 20, 22)
+    with torch.no_grad():
+        peaks = model[:2](crops).amax((2, 3))
+        model[1].bias.copy_(torch.tensor([-99.0, -float(peaks[:, 1].sort().values[5:7].mean()), 9.0]))
+        peaks = model(crops).amax((2, 3))
+    report = make_report(model, crops, images, ["0", "2"], maps=3, k=4, occluder=9, stride=11, progress=False)
+    assert report.layers == ("0", "2")
+    assert report.chosen == {"0": (0, 1, 2), "2": (0, 1, 2)}
+    assert report.fields == {"0": (3, 3), "2": (3, 3)}
+    for gallery in report.galleries:
+        assert gallery.units.layer == "2"
+        assert gallery.units.channel.tolist() == [1, 1, 1, 2, 2, 2, 2]
+        expected = torch.cat([peaks[:, channel].topk(count).values for channel, count in ((1, 3), (2, 4))])
+        torch.testing.assert_close(gallery.units.activation, expected)
+    seen = Photographs(torch.zeros(9, 3, 20, 22, dtype=torch.uint8), [str(number) for number in range(9)])
+    whole = Photographs(seen.pixels[:1], ["one"])
+    shown = [Examples(each.parameters[:1], np.zeros((1, 1, 20, 22, 3), np.uint8)) for each in figure_5(20)]
+    write_page(place / "dead.html", report, seen, whole, shown, lambda values: values, "a network", [])
+    for layer in json.loads(Data((place / "dead.html").read_text()).text)["layers"]:
+        assert [(entry["map"], len(entry["units"])) for entry in layer["maps"]] == [(0, 0), (1, 3), (2, 4)]
+        assert ("layer 2 rectifies them" in layer["about"]) == (layer["name"] == "0")
+        assert layer["about"].startswith("Receptive field 3x3 pixels.")
+
+
 def test_an_interrupted_report_goes_on(place, monkeypatch):
     from deconv_kernels.experiments import report
 
@@ -253,7 +283,6 @@ def test_a_run_that_is_asked_to_end_leaves_no_draft(place):
         (("--layers", "9"), "9"),
         (("--crops", "3"), "3 crops are too few for the 4 strongest activations"),
         (("--occluder", "41"), "larger than the image"),
-        (("--size", "100"), "smaller than a crop"),
         (("--maps", "0"), "must be at least 1"),
         (("--whole", "0"), "whole must be at least 1"),
     ],
@@ -341,8 +370,8 @@ def test_a_browser_clicks_through_it(page, tmp_path):
     assert said["cards"] == len(layer["maps"])
     assert said["open"]
     assert said["closed"]
-    assert said["named"] == f"{layer['name']}, map {layer['maps'][1]['map']}"
-    assert said["after"] == f"{layer['name']}, map {layer['maps'][2]['map']}"
+    assert said["named"] == f"Layer {layer['name']}, map {layer['maps'][1]['map']}"
+    assert said["after"] == f"Layer {layer['name']}, map {layer['maps'][2]['map']}"
     assert said["pairs"] == K
     assert said["pressed"] == ["false", "false", "true", "false"]
     assert f"row {unit['y']}, column {unit['x']} of the map" in said["place"]

@@ -22,6 +22,7 @@ from deconv_kernels.experiments.unsupervised import (
     pool_by_magnitude,
     sparse_code,
 )
+from deconv_kernels.plot import unsupervised as figures
 
 # channels, layers as (maps, kernel, pool), image size
 NETWORKS = [
@@ -487,6 +488,23 @@ class TestUnits:
             network.project(features, units)
 
 
+class TestSilentMaps:
+    def test_they_are_called_silent_and_have_no_tiles(self, tmp_path, monkeypatch):
+        network = DeconvolutionalNetwork([SparseLayer(3, 0.5, 3), SparseLayer(4, 0.5, 3)])
+        features = network.infer(torch.rand(5, 3, 24, 24), steps=3)
+        codes = features.codes[1].maps
+        codes.zero_()
+        codes[:, 1] = torch.rand_like(codes[:, 1]) + 0.1
+        codes[2, 3, 1, 2], codes[4, 3, 0, 0] = -2.0, 1.0
+        drawn = []
+        monkeypatch.setattr(figures, "draw_maps", lambda path, title, caption, maps: drawn.extend(maps))
+        figures.draw_units(tmp_path / "a.png", "", "", network, features, torch.rand(5, 3, 24, 24), 2, range(4))
+        assert [len(entry.projections) for entry in drawn] == [len(entry.patches) for entry in drawn] == [0, 5, 0, 2]
+        silent = "silent: zero in every crop"
+        assert [entry.note for entry in drawn if entry.label in ("map 0", "map 2")] == [silent, silent]
+        assert drawn[3].note == "strongest -2, in 2 crops only"
+
+
 class TestContrast:
     @pytest.mark.parametrize("floor", [0.0, 0.3])
     @pytest.mark.parametrize("shape", [(2, 3, 9, 14), (1, 1, 3, 1), (1, 3, 20, 16)])
@@ -686,7 +704,6 @@ class TestCommand:
             (["--fidelity", "1,2,3"], "fidelity needs one number, or one for each of the 2 layers"),
             (["--maps", ""], "maps must be whole numbers separated by commas"),
             (["--fidelity", "0"], "fidelity must be a number above 0"),
-            (["--size", "200"], "smaller than a crop of 200x200"),
             (["--size", "0"], "size must be at least 1"),
             (["--shown-size", "0"], "shown-size must be at least 1"),
             (["--images", "nowhere"], "no such file or folder"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..models import ARCHITECTURES
+from ..writing import write_text
 from .common import names, set_threads, user_errors
 
 
@@ -55,4 +56,4 @@ def command(
         click.echo(line)
     if output is not None:
         with user_errors(OSError):
-            output.write_text(json.dumps(found.as_dict(), indent=1) + "\n")
+            write_text(output, json.dumps(found.as_dict(), indent=1) + "\n")

@@ -18,6 +18,7 @@ from ..models import ARCHITECTURES, Weights, load_weights
 
 __all__ = [
     "MODEL",
+    "OUTPUT",
     "Subject",
     "check_takes",
     "load",
@@ -78,15 +79,30 @@ photograph_options = _all(
         "--images",
         required=True,
         multiple=True,
-        help="A photograph, a folder of them, or 'samples': photographs that installed packages ship. May be repeated, "
-        "and further photographs may follow the options, as in --images *.jpg.",
+        help="A photograph, a folder of them (hidden files are left out), or 'samples': photographs that installed "
+        "packages ship. May be repeated, and further photographs may follow the options, as in --images *.jpg. "
+        "Transparent parts are shown on white; photographs smaller than what the network sees are enlarged.",
     ),
     click.argument("more_images", nargs=-1),
 )
 """--images and further photographs; the command gets `images` and `more_images`."""
 
+OUTPUT = "deconv_kernels output folder"
+"""Under this key of `click.Context.meta` lies the folder of a command with `output_option`."""
+
+
+def _remember_output(context: click.Context, parameter: click.Parameter, folder: str) -> str:
+    context.meta[OUTPUT] = folder
+    return folder
+
+
 output_option = click.option(
-    "-o", "--output", default="out", show_default=True, help="Folder for the figures and numbers."
+    "-o",
+    "--output",
+    default="out",
+    show_default=True,
+    callback=_remember_output,
+    help="Folder for the figures and numbers.",
 )
 size_option = click.option(
     "--size", default=224, show_default=True, help="Rows and columns of the images that the network sees."

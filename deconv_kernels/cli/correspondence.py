@@ -94,6 +94,7 @@ def command(
     from ..photographs import cut, load_photographs
     from ..plot.correspondence import draw_correspondence, with_deviation
     from ..tensor_files import save_arrays
+    from ..writing import write_text
     from .fills import describe_fill, fill_colour
     from .tables import aligned, write_csv
 
@@ -104,7 +105,7 @@ def command(
         loaded = load_photographs(images + more_images)
         photographs, places = place_points(given, loaded)
         subject = load(model, weights, device, threads)
-        crops = squares_around(photographs, places, around)
+        crops = squares_around(photographs, places, around, size)
         shown = points_in_crops(places, crops, photographs, size)
         pixels = cut(photographs, crops, size)
         inputs = subject.weights.preprocess(pixels).to(subject.device)
@@ -152,7 +153,7 @@ def command(
             save_arrays(draft / "correspondence.npz", arrays)
             features = {layer: found.named[layer].features for layer in found.layers}
             content = {**settings, "features": features}
-            (draft / "correspondence.json").write_text(json.dumps(content, indent=2) + "\n")
+            write_text(draft / "correspondence.json", json.dumps(content, indent=2) + "\n")
 
             squares = torch.cat([found.squares, found.random_squares[:, :1]], dim=1)[:_SHOWN]
             pictures = [

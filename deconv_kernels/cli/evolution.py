@@ -50,8 +50,9 @@ def command(
 ) -> None:
     """Draw how features evolve while a network trains: each map's strongest activation, checkpoint by checkpoint.
 
-    Writes a figure per layer, the units (evolution.csv) and their projections (projections.npz). Interrupted, it goes
-    on after the last checkpoint that was finished.
+    Writes a figure per layer, the units (evolution.csv) and their projections (projections.npz). A layer that a
+    rectifier follows stands for what that makes of it. A map that responds to no crop is silent: it has no strongest
+    crop, and its projection is zero. Interrupted, it goes on after the last checkpoint that was finished.
     """
     from functools import partial
 
@@ -61,6 +62,7 @@ def command(
     from ..experiments.evolution import evolve
     from ..experiments.files import Parts, file_name, written_at_once
     from ..experiments.gallery import choose_maps
+    from ..experiments.responses import describe_rectification, rectifier_of
     from ..models import load_weights
     from ..photographs import load_photographs, plan_crops
     from ..plot.evolution import draw_evolution
@@ -88,13 +90,14 @@ def command(
         batches = CropBatches(photographs, planned, size, batch_size, first, where)
         layer_names = names(layers)
         network = first.model().to(where)
-        shapes = shapes_of(Deconvnet(network, rule=rule), batches.first(), layer_names)
+        net = Deconvnet(network, rule=rule)
+        shapes = shapes_of(net, batches.first(), layer_names)
         chosen = {layer: choose_maps(layer, shapes[layer][0], maps, seed) for layer in layer_names}
         for file in files[1:]:
             load_weights(model, file)  # one that cannot be used is found before the work
 
         seen = {file: _identity(Path(file)) for file in files}
-        settings = [model, seen, planned, chosen, size, batch_size, rule, device]
+        settings = [model, seen, planned, chosen, size, batch_size, rule, device, "rectified"]
         pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
         parts = Parts.of_run(output, "evolution", settings, network, *pixels)
         networks = {
@@ -102,36 +105,48 @@ def command(
             for name, file in zip(_labels(files), files, strict=True)
         }
         with written_at_once(Path(output)) as draft:
-            found = evolve(networks, batches, chosen, rule=rule, parts=parts)
+            found = evolve(networks, batches, chosen, rule=rule, rectified=True, parts=parts)
             rows = []
             arrays = {}
             for layer, stages in found.stages.items():
-                jumps = found.jumps(layer)
+                jumps, responds = found.jumps(layer), found.responds(layer)
+                rectifier = rectifier_of(net.tape, layer)
+                rectified_by = "" if rectifier == layer else rectifier
                 for column, (name, stage) in enumerate(zip(found.checkpoints, stages, strict=True)):
-                    arrays[f"{layer}/{name}"] = stage.windows.numpy()
+                    heard = responds[:, column]
+                    arrays[f"{layer}/{name}"] = stage.windows.where(heard[:, None, None, None], 0).numpy()
                     activation = stage.units.activation
                     assert activation is not None
                     values = (stage.units.table().T.tolist(), activation.tolist(), stage.boxes.tolist())
                     for row, ((image, channel, y, x), value, box) in enumerate(zip(*values, strict=True)):
-                        crop = planned[image]
-                        rows.append([layer, channel, name, image, photographs[crop.photograph].name, y, x, value, *box])
-                        rows[-1].append(int(jumps[row, column]))
+                        place: list[object] = ["", "", "", ""]
+                        if heard[row]:
+                            place = [image, photographs[planned[image].photograph].name, y, x]
+                        corners = box if heard[row] else ["", "", "", ""]
+                        rows.append([layer, channel, name, *place, value, *corners, int(jumps[row, column])])
+                        rows[-1] += [int(not heard[row]), rectified_by]
             head = ["layer", "map", "checkpoint", "crop", "photograph", "y", "x", "activation", "y0", "x0", "y1", "x1"]
-            write_csv(draft / "evolution.csv", [*head, "jump"], rows)
+            write_csv(draft / "evolution.csv", [*head, "jump", "silent", "rectified_by"], rows)
             save_arrays(draft / "projections.npz", arrays)
             for layer in layer_names:
-                title = f"{layer}: the evolution of {len(chosen[layer])} of its maps over {len(files)} checkpoints"
-                caption = f"{model}; {found.images} crops of {size}x{size} of {len(photographs)} photographs."
+                title = (
+                    f"Layer {layer}: the evolution of {len(chosen[layer])} of its maps over {len(files)} checkpoints"
+                )
+                caption = f"{model}; {found.images} crops of {size}x{size} of {len(photographs)} photographs. "
+                caption += describe_rectification(net.tape, layer)
                 to_rgb = first.preprocessing.to_rgb
                 draw_evolution(
                     draft / f"{file_name(layer)}_evolution.png", found, layer, title, caption, to_rgb, batches.pixels
                 )
         parts.remove()
-    table = [["layer", "checkpoint", "median activation", "jumps"]]
+    table = [["layer", "checkpoint", "median activation", "silent maps", "jumps"]]
     for layer in layer_names:
-        medians, counts = found.activations(layer).median(0).values.tolist(), found.jumps(layer).sum(0).tolist()
-        for name, median, jumped in zip(found.checkpoints, medians, counts, strict=True):
-            table.append([layer, name, f"{median:.3g}", f"{jumped} of {len(chosen[layer])}"])
+        medians = found.activations(layer).median(0).values.tolist()
+        counted = (found.responds(layer).logical_not(), found.jumps(layer), found.comparable(layer))
+        counts = zip(*(each.sum(0).tolist() for each in counted), strict=True)
+        for name, median, (silent, jumped, could) in zip(found.checkpoints, medians, counts, strict=True):
+            of_both = f"{jumped} of {could}" if name != found.checkpoints[0] else "-"
+            table.append([layer, name, f"{median:.3g}", str(silent), of_both])
     for line in aligned(table):
         click.echo(line)
     click.echo(f"figures and numbers in {output}")

@@ -54,14 +54,13 @@ def command(
     """
     import json
 
-    import torch
-
     from ..calls import UnsupportedModule
     from ..experiments.files import file_name, written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
     from ..photographs import load_photographs, plan_crops
     from ..plot.filters import draw_comparison, draw_diagnosis
     from ..tensor_files import save_arrays
+    from ..writing import save_state, write_text
     from .crops import CropBatches, running_on
     from .tables import aligned, write_csv
 
@@ -89,7 +88,7 @@ def command(
             for number, diagnosis in enumerate(found):
                 to_rgb = subject.weights.preprocessing.to_rgb if diagnosis.layer == first else None
                 rows, columns = diagnosis.weight.shape[2:]
-                title = f"{model} {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
+                title = f"{model}, layer {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
                 draw_diagnosis(draft / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)
                 if comparison is not None:
                     scaled = sum(change.layer == diagnosis.layer for change in comparison.changed)
@@ -104,10 +103,10 @@ def command(
                 write_csv(draft / "filters_after.csv", _HEAD, _filters(comparison.after))
                 changes = [(c.layer, c.filter, c.rms, c.factor) for c in comparison.changed]
                 write_csv(draft / "changed.csv", ["layer", "filter", "rms", "factor"], changes)
-                torch.save(comparison.model.cpu().state_dict(), draft / "repaired.pth")
+                save_state(draft / "repaired.pth", comparison.model.cpu().state_dict())
                 summary |= {"radius": renormalize, "changed": len(changes)}
                 summary["after"] = [_summary(each) for each in comparison.after]
-            (draft / "filters.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            write_text(draft / "filters.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     states = [("", found)] if comparison is None else [("before", found), ("after", comparison.after)]
     for line in aligned(_table(states)):
         click.echo(line)

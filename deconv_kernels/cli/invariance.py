@@ -83,6 +83,7 @@ def command(
     from ..experiments.invariance import figure_5, invariance
     from ..photographs import cut, load_photographs, plan_centres
     from ..plot.invariance import draw_invariance
+    from ..writing import write_text
     from .fills import describe_fill, fill_colour
     from .labels import read_labels
     from .tables import aligned, write_csv
@@ -93,7 +94,7 @@ def command(
         subject = load(model, weights, device, threads)
         photographs = load_photographs(images + more_images)
         called = [photograph.name for photograph in photographs]
-        inputs = subject.weights.preprocess(cut(photographs, plan_centres(photographs), size)).to(subject.device)
+        inputs = subject.weights.preprocess(cut(photographs, plan_centres(photographs, size), size)).to(subject.device)
         border = fill if fill in _BORDERS else fill_colour(subject.weights, fill, _BORDERS)
         transformations = tuple(
             each if steps is None else replace(each, parameters=_steps(option, steps))
@@ -133,7 +134,7 @@ def command(
             write_csv(draft / "invariance.csv", head, rows)
             norms = {layer: dict(zip(called, values.tolist(), strict=True)) for layer, values in found.norms.items()}
             content = {**settings, "labels": found.labels, "norms": norms}
-            (draft / "invariance.json").write_text(json.dumps(content, indent=2) + "\n")
+            write_text(draft / "invariance.json", json.dumps(content, indent=2) + "\n")
             draw_invariance(
                 draft / "invariance.png",
                 f"{model}: features of translated, scaled and rotated images",

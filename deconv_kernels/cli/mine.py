@@ -20,6 +20,7 @@ from ..photographs import Crop, Photograph, cut, load_photographs, plan_crops
 from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
 
 if TYPE_CHECKING:
+    from ..deconvnet import Deconvnet
     from ..experiments.mining import Mined
 
 _BATCHES_PER_PART = 8
@@ -59,8 +60,10 @@ def command(
     """Find the strongest activations of every map in photographs, and if asked the weakest positive ones and quantiles.
 
     Writes the units (units.csv), the crops they are in (crops.csv), and everything for Python (mined.npz, read by
-    deconv_kernels.experiments.mining.Mined.load). An interrupted run goes on where it stopped when it is started again.
-    Several processes share the work under torchrun:
+    deconv_kernels.experiments.mining.Mined.load). Strongest activations are responses: only those above zero count, so
+    that a map that responds in few crops has few, and a dead one none. Layers are ranked as they are, before any
+    rectifier that follows. An interrupted run goes on where it stopped when it is started again. Several processes
+    share the work under torchrun:
 
     \b
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
@@ -101,9 +104,10 @@ def command(
             )
             if draft is None:
                 return
-            mined.save(draft / "mined.npz")
+            responses = mined.responses()
+            responses.save(draft / "mined.npz")
             head = ("layer", "kind", "map", "rank", "crop", "y", "x", "activation")
-            write_csv(draft / "units.csv", head, _rows(mined))
+            write_csv(draft / "units.csv", head, _rows(responses))
             places = [
                 (n, photographs[crop.photograph].name, crop.y, crop.x, crop.side) for n, crop in enumerate(planned)
             ]
@@ -111,6 +115,9 @@ def command(
         parts.remove()
     for line in aligned(list(_table(mined))):
         click.echo(line)
+    for layer in mined.layers:
+        for line in _few(net, responses, layer, mined.strongest[layer].channel.unique().tolist()):
+            click.echo(line)
     by = f" by {world} processes" if world > 1 else ""
     click.echo(f"{mined.images} crops of {len(photographs)} photographs mined{by}; units and numbers in {output}")
 
@@ -166,6 +173,18 @@ def _rows(mined: Mined) -> Iterator[list[object]]:
             rank = rank + 1 if channel == last else 1
             last = channel
             yield [units.layer, kind, channel, rank, image, y, x, activation]
+
+
+def _few(net: Deconvnet, mined: Mined, layer: str, maps: Sequence[int]) -> Iterator[str]:
+    """What there is to say of a layer before its rectifier, and of maps with fewer responses than asked for."""
+    from ..experiments.responses import by_map, rectifier_of
+
+    if (rectifier := rectifier_of(net.tape, layer)) != layer:
+        yield f"layer {layer}: as it is before layer {rectifier} rectifies it"
+    counts = [place.stop - place.start for place in by_map(mined.strongest[layer], maps).values()]
+    if few := sum(count < mined.k for count in counts):
+        none = f"{counts.count(0)} have none"
+        yield f"layer {layer}: {few} of {len(maps)} maps have fewer than {mined.k} responses, {none}"
 
 
 def _table(mined: Mined) -> Iterator[tuple[object, ...]]:

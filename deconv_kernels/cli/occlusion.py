@@ -95,7 +95,8 @@ def command(
     from ..experiments.classes import class_count
     from ..experiments.files import Parts, written_at_once
     from ..experiments.occlusion import Occlusion, occlude
-    from ..experiments.tracing import rectifier_of, with_way_back
+    from ..experiments.responses import rectifier_of
+    from ..experiments.tracing import with_way_back
     from ..photographs import cut, load_photographs, plan_centres
     from .crops import shapes_of
     from .labels import read_labels, read_lines
@@ -107,7 +108,7 @@ def command(
         subject = load(model, weights, device, threads)
         photographs = load_photographs(images + more_images)
         called = [photograph.name for photograph in photographs]
-        pixels = cut(photographs, plan_centres(photographs), size)
+        pixels = cut(photographs, plan_centres(photographs, size), size)
         inputs = subject.weights.preprocess(pixels).to(subject.device)
         net, refusal = with_way_back(subject.model)
         if units is None:
@@ -207,6 +208,7 @@ def _write_numbers(folder: Path, settings: dict[str, Any], found: Sequence[Occlu
     import numpy as np
     from torch import Tensor
 
+    from ..writing import being_written, write_text
     from .tables import write_csv
 
     columns = ("activation", "probability", "most_probable", "highest_probability")
@@ -223,13 +225,15 @@ def _write_numbers(folder: Path, settings: dict[str, Any], found: Sequence[Occlu
         for field in fields(found[0])
         if isinstance(getattr(found[0], field.name), Tensor)
     }
-    np.savez_compressed(folder / "occlusion.npz", **arrays)  # type: ignore[arg-type]
+    with being_written(folder / "occlusion.npz"):
+        np.savez_compressed(folder / "occlusion.npz", **arrays)  # type: ignore[arg-type]
     numbers = []
     for each, name in zip(found, called, strict=True):
         scalars = {key: value for key, value in asdict(each).items() if not isinstance(value, Tensor | None)}
         raises = {} if each.probability is None else {"raises": [asdict(position) for position in each.raises()]}
         numbers.append({"image": name, **scalars, **raises})
-    (folder / "occlusion.json").write_text(json.dumps({**settings, "found": numbers}, indent=2, allow_nan=False) + "\n")
+    content = {**settings, "found": numbers}
+    write_text(folder / "occlusion.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _draw(

@@ -64,13 +64,12 @@ def command(
     import json
     from dataclasses import asdict
 
-    import torch
-
     from ..backends import usable_device
     from ..experiments.files import Parts, written_at_once
     from ..experiments.repair import Recipe, photograph_crops, readable, repair, standard_arms
     from ..photographs import load_photographs
     from ..plot.repair import draw_repair
+    from ..writing import save_state, write_text
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError):
@@ -103,7 +102,7 @@ def command(
             by_arm = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
             write_csv(draft / "repair.csv", _HEAD, [_row(run) for run in runs])
             content = {"settings": settings, "runs": [_numbers(run) for run in runs]}
-            (draft / "repair.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+            write_text(draft / "repair.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
             caption = (
                 f"{len(data.train)} training and {len(data.validation)} validation crops of {size}x{size} from "
                 f"separate regions of {len(data.names)} photographs; chance is {1 / len(data.names):.1%}. Hot: "
@@ -114,10 +113,10 @@ def command(
             for run in [each[0] for each in by_arm.values()] if kept else ():
                 for epoch, state in run.checkpoints.items():
                     name = run.arm.replace(",", "").replace(" ", "-")
-                    torch.save(readable(state, data.mean), draft / f"{name}-epoch-{epoch:02d}.pth")
+                    save_state(draft / f"{name}-epoch-{epoch:02d}.pth", readable(state, data.mean))
             if kept:
                 text = _NETWORKS.format(classes=len(data.names), normalized=contrast_normalization)
-                (draft / "networks.py").write_text(text)
+                write_text(draft / "networks.py", text)
         parts.remove()
     for line in aligned(_table(by_arm)):
         click.echo(line)

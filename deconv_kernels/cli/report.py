@@ -73,7 +73,7 @@ def command(
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         seen = Photographs(cut(photographs, planned, size), [photographs[crop.photograph].name for crop in planned])
-        centres = plan_centres(photographs)[:whole]
+        centres = plan_centres(photographs[:whole])
         shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
         inputs, wholes = (subject.weights.preprocess(each.pixels).to(subject.device) for each in (seen, shown))
         check_takes(subject.model, model, inputs)
@@ -108,4 +108,8 @@ def command(
             )
         parts.remove()
     bytes_written = (Path(output) / "report.html").stat().st_size
+    for layer, gallery in zip(report.layers, report.galleries, strict=True):
+        alive = set(gallery.units.channel.tolist())
+        if dead := [str(number) for number in report.chosen[layer] if number not in alive]:
+            click.echo(f"layer {layer}: dead over these crops: maps {', '.join(dead)}")
     click.echo(f"{sum(map(len, report.galleries))} projections; report.html ({bytes_written / 1e6:.1f} MB) in {output}")

@@ -6,6 +6,8 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..writing import being_written
+
 __all__ = ["aligned", "write_csv"]
 
 
@@ -23,8 +25,12 @@ def aligned(rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a table; numbers with a fraction get nine digits."""
-    with path.open("w", newline="") as file:
+    """Writes a table; numbers with a fraction get nine digits.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with being_written(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         for row in rows:

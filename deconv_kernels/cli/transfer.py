@@ -26,7 +26,8 @@ _DATA = ("digits", "faces", "photographs")
     "--images",
     multiple=True,
     help="Your own instead: a folder with one subfolder of images for each class; or several photographs, crops of "
-    "which are told apart as with --data photographs. May be repeated.",
+    "which are told apart as with --data photographs. May be repeated. Hidden files are left out, transparent parts "
+    "are shown on white, and images smaller than what the network sees are enlarged.",
 )
 @click.argument("more_images", nargs=-1)
 @click.option("--size", default=96, show_default=True, help="Rows and columns of the images that the network sees.")
@@ -95,6 +96,7 @@ def command(
     from ..experiments.files import Parts, written_at_once
     from ..experiments.transfer import transfer, untrained
     from ..plot.transfer import draw_transfer
+    from ..writing import write_text
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError):
@@ -157,9 +159,8 @@ def command(
                 "overlap": overlap,
                 "seed": seed,
             }
-            (draft / "transfer.json").write_text(
-                json.dumps({"settings": settings, **result.as_dict()}, indent=2) + "\n"
-            )
+            content = {"settings": settings, **result.as_dict()}
+            write_text(draft / "transfer.json", json.dumps(content, indent=2) + "\n")
             write_csv(
                 draft / "transfer.csv",
                 [
@@ -219,7 +220,7 @@ def _load_data(data: str | None, images: tuple[str, ...], size: int) -> Labelled
     """What --data or --images name."""
     from pathlib import Path
 
-    from ..datasets import crops_by_photograph, load_class_folders, load_digits, load_faces
+    from ..datasets import class_folders, crops_by_photograph, load_class_folders, load_digits, load_faces
     from ..photographs import load_photographs
 
     if (data is None) == (not images):
@@ -228,6 +229,6 @@ def _load_data(data: str | None, images: tuple[str, ...], size: int) -> Labelled
         return load_digits(size)
     if data == "faces":
         return load_faces(size)
-    if len(images) == 1 and Path(images[0]).is_dir() and any(path.is_dir() for path in Path(images[0]).iterdir()):
+    if len(images) == 1 and Path(images[0]).is_dir() and class_folders(Path(images[0])):
         return load_class_folders(images[0], size)
     return crops_by_photograph(load_photographs("samples" if data else images), size)

@@ -97,6 +97,7 @@ def command(
     from ..experiments.unsupervised import DeconvolutionalNetwork, SparseLayer
     from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.unsupervised import draw_curves, draw_first_layer, draw_reconstructions, draw_units
+    from ..writing import write_text
     from .tables import aligned
 
     with user_errors(ValueError, OSError):
@@ -147,7 +148,7 @@ def command(
             if filters is None:
                 history = network.fit(learned_from, epochs=epochs, seed=seed, parts=parts, **inference)
             features = network.infer(learned_from, **inference, progress=True)
-            centres = plan_centres(photographs)[:shown]
+            centres = plan_centres(photographs[:shown], shown_size)
             squares = cut(photographs, centres, shown_size)
             inputs = _given(squares, network.channels, where)
             inferred = network.infer(inputs, **inference, progress=True)
@@ -221,7 +222,7 @@ def command(
                 "shown_size": shown_size,
                 "reconstructions": described,
             }
-            (draft / "unsupervised.json").write_text(json.dumps(numbers, indent=1) + "\n")
+            write_text(draft / "unsupervised.json", json.dumps(numbers, indent=1) + "\n")
     parts.remove()
     for line in aligned(_table(history, errors)):
         click.echo(line)

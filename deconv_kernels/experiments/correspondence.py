@@ -253,7 +253,10 @@ def place_points(
 
 
 def squares_around(
-    photographs: Sequence[Photograph], points: Mapping[str, Tensor], extent: float | None = None
+    photographs: Sequence[Photograph],
+    points: Mapping[str, Tensor],
+    extent: float | None = None,
+    size: int | None = None,
 ) -> list[Crop]:
     """Chooses the square of each photograph that the network sees.
 
@@ -263,6 +266,7 @@ def squares_around(
         extent: the side of the square, as a multiple of the largest distance between two points of the photograph. Its
             middle is theirs, unless the photograph ends too near; it is no larger than the photograph. None takes the
             largest square in the middle of the photograph.
+        size: side at which the squares will be shown, in pixels, as for `plan_centres`.
 
     Returns:
         One square for each photograph.
@@ -271,7 +275,7 @@ def squares_around(
         ValueError: an extent that is not above 0, or photographs with one point only and an extent.
     """
     if extent is None:
-        return plan_centres(photographs)
+        return plan_centres(photographs, size)
     if not (isfinite(extent) and extent > 0):
         raise ValueError(f"extent must be a number above 0, got {extent}")
     crops = []

@@ -4,6 +4,8 @@
     found.activations("conv3")      # (maps, checkpoints)
     found.jumps("conv3")            # where another image became the strongest
 
+A map that responds to no image, because it is dead or not yet alive, has no strongest image and cannot jump.
+
 Source: Zeiler & Fergus 2013, section 4 and Fig 4.
 """
 
@@ -23,6 +25,7 @@ from ..deconvnet import Deconvnet, Projections
 from ..record import Units
 from .batches import check_data, images_of
 from .files import Parts
+from .responses import rectifier_of, respond
 
 __all__ = ["Evolution", "Stage", "evolve", "strongest_of"]
 
@@ -65,16 +68,29 @@ class Evolution:
         return torch.stack([column for column in columns if column is not None], 1)
 
     def strongest_images(self, layer: str) -> Tensor:
-        """(maps, checkpoints) int64: the number of the image that holds the strongest activation."""
-        return torch.stack([stage.units.image for stage in self.stages[layer]], 1)
+        """(maps, checkpoints) int64: the number of the image with the strongest response; -1 where there is none."""
+        images = torch.stack([stage.units.image for stage in self.stages[layer]], 1)
+        return images.where(self.responds(layer), -1)
+
+    def responds(self, layer: str) -> Tensor:
+        """(maps, checkpoints) bool: whether the map responds to any image, with an activation above zero."""
+        return respond(self.activations(layer))
+
+    def comparable(self, layer: str) -> Tensor:
+        """(maps, checkpoints) bool: whether the map responds there and at the checkpoint before; never at the first."""
+        responds = self.responds(layer)
+        return torch.cat([torch.zeros_like(responds[:, :1]), responds[:, 1:] & responds[:, :-1]], 1)
 
     def jumps(self, layer: str) -> Tensor:
-        """(maps, checkpoints) bool: another image than at the checkpoint before is the strongest; never at the first.
+        """(maps, checkpoints) bool: another image than at the checkpoint before is the strongest.
 
-        A projection's appearance changes abruptly there. Source: Zeiler & Fergus 2013, section 4, Fig 4.
+        Never at the first checkpoint, nor where the map falls silent or wakes up: it then has no strongest image to
+        compare with. A projection's appearance changes abruptly at a jump.
+
+        Source: Zeiler & Fergus 2013, section 4, Fig 4.
         """
         image = self.strongest_images(layer)
-        return torch.cat([torch.zeros_like(image[:, :1], dtype=torch.bool), image[:, 1:] != image[:, :-1]], 1)
+        return self.comparable(layer) & (image != image.roll(1, 1))
 
 
 def evolve(
@@ -84,6 +100,7 @@ def evolve(
     *,
     rule: str = "deconvnet",
     overlap: str = "sum",
+    rectified: bool = False,
     parts: Parts | None = None,
     progress: bool = True,
 ) -> Evolution:
@@ -98,6 +115,7 @@ def evolve(
         maps: the chosen maps of every layer.
         rule: as for `Deconvnet`.
         overlap: as for `Deconvnet.project`.
+        rectified: take a layer that a rectifier follows as that leaves it: the units are the rectifier's.
         parts: where finished checkpoints are kept.
         progress: show a progress bar over the checkpoints.
 
@@ -118,23 +136,23 @@ def evolve(
     parts = parts or Parts.nowhere()
     found = []
     for name, source in tqdm(checkpoints.items(), desc="evolution", unit="checkpoint", disable=not progress):
-        found.append(parts.get(name, partial(_stage, name, source, batches, wanted, rule, overlap)))
+        found.append(parts.get(name, partial(_stage, name, source, batches, wanted, rule, overlap, rectified)))
     counts = {part["images"] for part in found}
     if len(counts) > 1:
         raise ValueError(f"the batches did not hold the same number of images every time: {sorted(counts)}")
-    stages = {layer: tuple(_as_stage(layer, part["layers"][layer]) for part in found) for layer in wanted}
+    stages = {layer: tuple(_as_stage(part["layers"][layer]) for part in found) for layer in wanted}
     return Evolution(tuple(checkpoints), wanted, counts.pop(), stages)
 
 
 @torch.no_grad()
 def strongest_of(
-    net: Deconvnet, batches: Iterable[Any], maps: Mapping[str, Sequence[int]]
+    net: Deconvnet, batches: Iterable[Any], maps: Mapping[str, Sequence[int]], rectified: bool = False
 ) -> tuple[dict[str, Units], dict[str, Tensor], int]:
     """The strongest unit of chosen maps over a data set, and the images they lie in. One image per map is held.
 
     Args:
         net: the network.
-        batches, maps: as for `evolve`.
+        batches, maps, rectified: as for `evolve`.
 
     Returns:
         By layer the units, one per map in the order given, the first image among equals; by layer their images
@@ -144,11 +162,13 @@ def strongest_of(
         ValueError, UnknownLayer: as `evolve`.
     """
     best: dict[str, tuple[Tensor, Tensor]] = {}
+    named = {layer: rectifier_of(net.tape, layer) if rectified else layer for layer in maps}
     seen = 0
     for images in images_of(batches):
-        record = net.record(images, list(maps), batch_size=max(1, len(images)), progress=False)
+        wanted = list(dict.fromkeys(named.values()))
+        record = net.record(images, wanted, batch_size=max(1, len(images)), progress=False)
         for layer, chosen in maps.items():
-            units = record.strongest(layer, 1, chosen)
+            units = record.strongest(named[layer], 1, chosen)
             activation = record.seeds(units)
             if not bool(activation.isfinite().all()):
                 raise ValueError(f"the activations of {layer!r} are not finite numbers")
@@ -171,7 +191,7 @@ def strongest_of(
     units_by_layer = {}
     for layer, (table, _) in best.items():
         image, channel, y, x = table[:4].to(torch.int64)
-        units_by_layer[layer] = Units(layer, image, channel, y, x, table[4])
+        units_by_layer[layer] = Units(named[layer], image, channel, y, x, table[4])
     return units_by_layer, {layer: images for layer, (_, images) in best.items()}, seen
 
 
@@ -183,17 +203,19 @@ def _stage(
     maps: Mapping[str, tuple[int, ...]],
     rule: str,
     overlap: str,
+    rectified: bool,
 ) -> dict[str, Any]:
     """One checkpoint as plain tensors."""
     net = Deconvnet(source if isinstance(source, nn.Module) else source(), rule=rule)
     try:
-        strongest, images, seen = strongest_of(net, batches, maps)
+        strongest, images, seen = strongest_of(net, batches, maps, rectified)
     except ValueError as error:
         raise ValueError(f"checkpoint {name!r}: {error}") from error
     layers = {}
     for layer, units in strongest.items():
         projections = _project(net, images[layer], units, overlap)
         layers[layer] = {
+            "layer": units.layer,
             "table": units.table(),
             "activation": units.activation,
             "windows": projections.windows.cpu(),
@@ -209,6 +231,6 @@ def _project(net: Deconvnet, images: Tensor, units: Units, overlap: str) -> Proj
     return net.project(record, own, overlap=overlap, progress=False)
 
 
-def _as_stage(layer: str, part: Mapping[str, Tensor]) -> Stage:
+def _as_stage(part: Mapping[str, Any]) -> Stage:
     image, channel, y, x = part["table"]
-    return Stage(Units(layer, image, channel, y, x, part["activation"]), part["windows"], part["boxes"])
+    return Stage(Units(part["layer"], image, channel, y, x, part["activation"]), part["windows"], part["boxes"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,10 +19,14 @@ from torch import Tensor, nn
 from ..constants import CONSTANT
 from ..fingerprint import fingerprint as fingerprint
 from ..graph import graph_module
+from ..writing import being_written, draft_folder, replaced_at_once
 
 __all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
 
 T = TypeVar("T")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -30,29 +34,38 @@ def written_at_once(folder: Path) -> Iterator[Path]:
     """A draft folder whose files move into `folder` when the block ends well; otherwise it vanishes.
 
     The draft lies inside `folder`, so that moving is renaming. A folder that did not exist vanishes with it. Files of
-    the same names are replaced.
+    the same names are replaced. Drafts of runs that were killed are deleted, those of runs that go on are not.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; a full disk is told with the folder's name.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"output folder {str(folder)!r} is a file")
     missing = [parent for parent in (folder.absolute(), *folder.absolute().parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
-    except OSError as error:
-        raise OSError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
-    try:
-        yield draft
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, missing)
+            draft = stack.enter_context(draft_folder(folder))
+        except OSError as error:
+            raise OSError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
+        try:
+            yield draft
+        except OSError as error:
+            if error.errno not in _FULL or str(folder) in str(error):
+                raise
+            raise OSError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
         for path in sorted(draft.iterdir()):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        for parent in missing:
-            if any(parent.iterdir()):
-                break
-            parent.rmdir()
+            with being_written(folder / path.name):
+                os.replace(path, folder / path.name)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, from the innermost, up to one that holds something."""
+    for folder in folders:
+        if any(folder.iterdir()):
+            break
+        folder.rmdir()
 
 
 def file_name(layer: str) -> str:
@@ -125,16 +138,13 @@ class Parts:
             except Exception as error:  # a damaged file may fail in any way its reader can
                 warnings.warn(f"{path} cannot be read and is computed again: {error!r}", stacklevel=2)
         part = compute()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".draft-", dir=self._folder)
         try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(part, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
+            with being_written(path):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with replaced_at_once(path) as file:
+                    torch.save(part, file)
         except BaseException:
-            Path(draft).unlink(missing_ok=True)
+            _remove_empty(folder for folder in (self._folder, self._root) if folder.exists())
             raise
         return part
 

@@ -1,7 +1,8 @@
 """The gallery: what the maps of a network respond to, in photographs (Zeiler & Fergus 2013, Fig 2).
 
 Photographs are cut into crops, recorded once, and for every chosen map the strongest activations (at most one per crop)
-are projected back to pixels and drawn beside the patches that caused them.
+are projected back to pixels and drawn beside the patches that caused them. Only units that respond are shown: a map has
+fewer where it responds in fewer crops, and none if it is dead.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib.util
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from ..ops import check_overlap
 from ..photographs import Crop, cut, load_photographs, plan_crops
 from ..record import Record, Units
 from ..tensor_files import save_arrays
+from ..writing import being_written, write_text
 from .files import file_name, written_at_once
+from .responses import by_map, describe_rectification, receptive_field, rectifier_of, strongest_responses
 
 __all__ = ["Gallery", "Settings", "Summary", "choose_maps", "distinct"]
 
@@ -81,16 +84,23 @@ class LayerRates:
 
     Ours leaves out the recording, which all units share; the baselines include the forward passes they need: batched
     ATen one per image, Captum one per unit. `difference` is the largest deviation of a projection from a baseline's,
-    relative to the projection's largest value.
+    relative to the projection's largest value. `receptive_field` is what a unit sees of an image however large it is,
+    or None for all of it; `window` is what is projected, at most the image. Where a rectifier follows the layer, the
+    units are those of `rectified_by`. The maps in `dead` respond in no crop and have no units; those in `fewer` respond
+    in fewer crops than were asked for, in how many.
     """
 
     layer: str
     units: int
-    receptive_field: tuple[int, int]
+    receptive_field: tuple[int, int] | None
     ours: float
     sample: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
     difference: float | None = None
+    window: tuple[int, int] = (0, 0)
+    rectified_by: str | None = None
+    dead: tuple[int, ...] = ()
+    fewer: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,15 +132,14 @@ class Summary:
             lines.append("projections per second:")
         rows = [["layer", "units", "receptive field", "ours", *names, "largest difference" if names else ""]]
         for rate in self.rates:
-            height, width = rate.receptive_field
-            rows.append([rate.layer, str(rate.units), f"{width}x{height}", f"{rate.ours:,.1f}"])
-            rows[-1] += [f"{rate.baselines[name]:,.1f} ({rate.ours / rate.baselines[name]:,.1f}x)" for name in names]
+            rows.append([rate.layer, str(rate.units), _seen(rate.receptive_field), f"{rate.ours:,.1f}"])
+            rows[-1] += [_faster(rate.ours, rate.baselines.get(name)) for name in names]
             rows[-1].append("" if rate.difference is None else f"{rate.difference:.0e}" if rate.difference else "0")
         seconds = [self.project_seconds, self.record_seconds + self.project_seconds]
         for label, ours in zip(("all", "all, with recording"), (self.projections / s for s in seconds), strict=True):
             rows.append([label, str(self.projections), "", f"{ours:,.1f}"])
             for name in names:
-                theirs = self.projections / sum(rate.units / rate.baselines[name] for rate in self.rates)
+                theirs = self.projections / sum(rate.units / rate.baselines[name] for rate in self.rates if rate.units)
                 rows[-1].append(f"{theirs:,.1f} ({ours / theirs:,.1f}x)")
             rows[-1].append("")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -144,6 +153,11 @@ class Summary:
                 f"The baselines ran on {self.rates[0].sample} units of each layer, with the forward passes they need; "
                 "in brackets, how many times faster ours is. Differences are relative to a projection's largest value."
             )
+        for rate in self.rates:
+            if rate.fewer:
+                lines.append(f"layer {rate.layer}: {_maps(rate.fewer)} in fewer crops than asked for")
+            if rate.dead:
+                lines.append(f"layer {rate.layer}: {_maps(rate.dead)} in no crop (dead)")
         return [*lines, f"{len(self.files)} files in {self.folder}: {', '.join(self.files)}"]
 
 
@@ -180,6 +194,7 @@ class Gallery:
                 f"{settings.model} with these weights has no layer {unknown[0]!r}; "
                 f"its layers are {', '.join(self.net.layers)}"
             )
+        self.rectified = {layer: rectifier_of(self.net.tape, layer) for layer in settings.layers}
         blank = self.weights.preprocess(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, dtype=torch.uint8)).to(self.device)
         try:
             self.net.record(blank, settings.layers, progress=False)
@@ -213,15 +228,19 @@ class Gallery:
             images = cut(self.photographs, self.crops, CROP_SIZE)
             inputs = self.weights.preprocess(images).contiguous(memory_format=torch.channels_last)
             start = self._now()
-            record = self.net.record(inputs, settings.layers, batch_size=settings.batch_size, progress=progress)
+            wanted = list(dict.fromkeys(self.rectified.values()))
+            record = self.net.record(inputs, wanted, batch_size=settings.batch_size, progress=progress)
             record_seconds = self._now() - start
 
             mined = [self._mine(record, layer) for layer in settings.layers]
             projected, seconds = self._project(record, mined, progress)
-            rates = tuple(self._rate(inputs, *each) for each in zip(projected, seconds, strict=True))
+            rates = tuple(
+                self._described(self._rate(inputs, projections, took), record, layer, projections.units)
+                for layer, projections, took in zip(settings.layers, projected, seconds, strict=True)
+            )
 
             self._write_numbers(draft, projected)
-            self._draw(draft, images, record, projected)
+            self._draw(draft, images, record, projected, rates)
             summary = Summary(
                 str(folder),
                 (*sorted(path.name for path in draft.iterdir()), "gallery.json"),
@@ -240,15 +259,32 @@ class Gallery:
         return time.perf_counter()
 
     def _mine(self, record: Record, layer: str) -> Units:
-        settings = self.settings
-        maps = choose_maps(layer, record.shape(layer)[0], settings.maps, settings.seed)
+        settings, maps, rectified = self.settings, self._chosen(record, layer), self.rectified[layer]
         if not settings.distinct:
-            return record.strongest(layer, settings.k, maps)
-        candidates = record.strongest(layer, len(self.crops), maps)
-        _, *grid = record.shape(layer)
+            return strongest_responses(record, rectified, settings.k, maps)
+        candidates = strongest_responses(record, rectified, len(self.crops), maps)
+        _, *grid = record.shape(rectified)
         receptive_field = _size(self.net.project(record, candidates[:1], progress=False))
         kept = distinct(candidates, settings.k, self.crops, grid, receptive_field, CROP_SIZE)
-        return candidates[kept]
+        return candidates[torch.tensor(kept, dtype=torch.int64)]
+
+    def _chosen(self, record: Record, layer: str) -> list[int]:
+        return choose_maps(layer, record.shape(layer)[0], self.settings.maps, self.settings.seed)
+
+    def _described(self, rates: LayerRates, record: Record, layer: str, units: Units) -> LayerRates:
+        """The rates under the layer's own name, with what there is to say of its maps and receptive field."""
+        rectified, k = self.rectified[layer], self.settings.k
+        places = by_map(units, self._chosen(record, layer))
+        counts = {channel: place.stop - place.start for channel, place in places.items()}
+        return replace(
+            rates,
+            layer=layer,
+            receptive_field=receptive_field(self.net.tape, record, rectified),
+            window=rates.receptive_field or (0, 0),
+            rectified_by=None if rectified == layer else rectified,
+            dead=tuple(channel for channel, count in counts.items() if count == 0),
+            fewer={channel: count for channel, count in counts.items() if 0 < count < k},
+        )
 
     def _project(self, record: Record, mined: Sequence[Units], progress: bool) -> tuple[list[Projections], list[float]]:
         projected, seconds = [], []
@@ -256,7 +292,7 @@ class Gallery:
             for units in mined:
                 parts = []
                 start = self._now()
-                for first in range(0, len(units), _CHUNK):
+                for first in range(0, max(1, len(units)), _CHUNK):
                     chunk = units[first : first + _CHUNK]
                     parts.append(self.net.project(record, chunk, overlap=self.settings.overlap, progress=False))
                     bar.update(len(chunk))
@@ -272,8 +308,10 @@ class Gallery:
         baselines = _baselines(self.net, self.settings.overlap)
         if self.settings.sample == 0 or not baselines:
             return rates
-        strongest = range(0, len(units), self.settings.k)
+        strongest = [place.start for place in by_map(units, units.channel.unique().tolist()).values()]
         count = min(self.settings.sample, len(strongest))
+        if not count:
+            return rates
         chosen = torch.tensor([strongest[place * len(strongest) // count] for place in range(count)])
         sample, ours = units[chosen], projections[chosen].full()
 
@@ -306,46 +344,56 @@ class Gallery:
         return self.net.project(record, alone, overlap=self.settings.overlap, progress=False).full()
 
     def _write_numbers(self, folder: Path, projected: Sequence[Projections]) -> None:
-        with _table(folder / "units.csv", "layer map rank crop y x activation y0 x0 y1 x1") as write:
-            for projections in projected:
+        columns = "layer map rank crop y x activation y0 x0 y1 x1 rectified_by"
+        with _table(folder / "units.csv", columns) as write:
+            for layer, projections in zip(self.settings.layers, projected, strict=True):
+                places = by_map(projections.units, projections.units.channel.unique().tolist())
+                rectified_by = "" if self.rectified[layer] == layer else self.rectified[layer]
                 rows = zip(*_columns(projections.units), projections.boxes.tolist(), strict=True)
                 for place, (image, channel, y, x, activation, box) in enumerate(rows):
-                    rank = place % self.settings.k + 1
-                    write([projections.units.layer, channel, rank, image, y, x, f"{activation:.9g}", *box])
+                    rank = place - places[channel].start + 1
+                    write([layer, channel, rank, image, y, x, f"{activation:.9g}", *box, rectified_by])
         with _table(folder / "crops.csv", "crop photograph y x side") as write:
             for place, crop in enumerate(self.crops):
                 write([place, self.photographs[crop.photograph].name, crop.y, crop.x, crop.side])
-        save_arrays(folder / "projections.npz", {p.units.layer: p.windows.cpu().numpy() for p in projected})
+        windows = (projections.windows.cpu().numpy() for projections in projected)
+        save_arrays(folder / "projections.npz", dict(zip(self.settings.layers, windows, strict=True)))
 
-    def _draw(self, folder: Path, images: Tensor, record: Record, projected: Sequence[Projections]) -> None:
+    def _draw(
+        self,
+        folder: Path,
+        images: Tensor,
+        record: Record,
+        projected: Sequence[Projections],
+        rates: Sequence[LayerRates],
+    ) -> None:
         settings = self.settings
         network = type(self.model).__name__
-        for projections in projected:
-            layer, k = projections.units.layer, settings.k
-            image, channel, _, _, activation = _columns(projections.units)
-            boxes = projections.boxes.tolist()
+        for layer, projections, rate in zip(settings.layers, projected, rates, strict=True):
+            k = settings.k
+            image, _, _, _, activation = _columns(projections.units)
             pictures = plot.with_contrast(self.weights.preprocessing.to_rgb(projections.windows))
-            causes = plot.patches(images, image, boxes)
+            causes = plot.patches(images, image, projections.boxes.tolist())
             tiles = [
-                plot.MapTiles(
-                    f"map {channel[first]}",
-                    f"activations {_short(activation[first])} to {_short(activation[first + k - 1])}",
-                    pictures[first : first + k],
-                    causes[first : first + k],
-                )
-                for first in range(0, len(channel), k)
+                plot.MapTiles(f"map {channel}", _note(activation[place], k), pictures[place], causes[place])
+                for channel, place in by_map(projections.units, self._chosen(record, layer)).items()
             ]
-            height, width = _size(projections)
             where = "at most one per crop and place" if settings.distinct else "at most one per crop"
-            plot.draw_maps(
-                folder / f"{file_name(layer)}.png",
-                f"{network} {layer}: what {len(tiles)} of its {record.shape(layer)[0]} maps respond to",
+            lines = [
                 f"In each pair, left: {settings.rule} projections of the {k} strongest activations over "
                 f"{len(self.crops)} crops of {len(self.photographs)} photographs, {where}. "
-                "Right: the patches that caused them.\n"
-                f"Receptive field {width}x{height} pixels. Contrast is normalised per projection: zero is grey, the "
-                "largest 2 % of its values saturate. Patches are left light where they leave the crop.\n"
+                "Right: the patches that caused them.",
+                describe_rectification(self.net.tape, layer),
+                _few_or_dead(rate, k),
+                f"Receptive field {describe_field(rate.receptive_field, rate.window)}. Contrast is normalised per "
+                "projection: zero is grey, the largest 2 % of its values saturate. Patches are left light where they "
+                "leave the crop.",
                 f"The maps are a random choice (seed {settings.seed}). Weights: {self.weights.source}.",
+            ]
+            plot.draw_maps(
+                folder / f"{file_name(layer)}.png",
+                f"{network}, layer {layer}: what {len(tiles)} of its {record.shape(layer)[0]} maps respond to",
+                "\n".join(line for line in lines if line),
                 tiles,
             )
         self._draw_filters(folder, network)
@@ -359,7 +407,7 @@ class Gallery:
         maps, _, height, width = convolution.weight.shape
         plot.draw_filters(
             folder / f"{file_name(first)}_filters.png",
-            f"{network} {first}: its {maps} filters",
+            f"{network}, layer {first}: its {maps} filters",
             f"{width}x{height} pixels, drawn as RGB (the network reads {self.weights.preprocessing.channels}). "
             f"Contrast is normalised per filter: zero is grey. Weights: {self.weights.source}.",
             self.weights.preprocessing.to_rgb(convolution.weight),
@@ -367,7 +415,7 @@ class Gallery:
 
     def _write_summary(self, path: Path, summary: Summary) -> None:
         content = {"settings": asdict(self.settings), "weights": self.weights.source, **asdict(summary)}
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def choose_maps(layer: str, channels: int, count: int, seed: int) -> list[int]:
@@ -400,6 +448,8 @@ def distinct(
     Returns:
         Indices into `units`, by map, then by falling activation.
     """
+    if not len(units):
+        return []
     image, channel, y, x, _ = (np.asarray(column) for column in _columns(units))
     photograph, top, left, side = np.array([(c.photograph, c.y, c.x, c.side) for c in crops], dtype=np.float64)[image].T
     scale = side / size
@@ -435,6 +485,48 @@ def _size(projections: Projections) -> tuple[int, int]:
     return height, width
 
 
+def _seen(field: tuple[int, int] | None) -> str:
+    """A receptive field as columns x rows."""
+    return "whole image" if field is None else f"{field[1]}x{field[0]}"
+
+
+def describe_field(field: tuple[int, int] | None, window: tuple[int, int]) -> str:
+    """For captions: a receptive field in pixels, and what is shown where images are smaller than it."""
+    if field is None:
+        return f"the whole image, {_seen(window)} pixels"
+    clipped = f", more than an image has: shown are its {_seen(window)}" if field != window else ""
+    return f"{_seen(field)} pixels{clipped}"
+
+
+def _note(activations: Sequence[float], k: int) -> str:
+    """What stands above a map: the range of its activations, or how few there are."""
+    if not activations:
+        return "dead: responds in no crop"
+    span = f"{_short(activations[0])} to {_short(activations[-1])}"
+    if len(activations) == k:
+        return f"activations {span}"
+    return f"responds in {len(activations)} crop{'s' * (len(activations) > 1)} only: {span}"
+
+
+def _few_or_dead(rate: LayerRates, k: int) -> str:
+    """For captions: how many maps have fewer units than were asked for, and why; nothing where none has."""
+    said = []
+    if rate.fewer:
+        said.append(f"{_counted(len(rate.fewer))} in fewer than {k} crops")
+    if rate.dead:
+        said.append(f"{_counted(len(rate.dead))} in none (dead)")
+    return f"Shown are responses, activations above zero: {', '.join(said)}." if said else ""
+
+
+def _counted(maps: int) -> str:
+    return "1 map responds" if maps == 1 else f"{maps} maps respond"
+
+
+def _maps(numbers: Iterable[int]) -> str:
+    named = ", ".join(map(str, numbers))
+    return f"maps {named} respond" if "," in named else f"map {named} responds"
+
+
 def _short(activation: float) -> str:
     return f"{activation:,.0f}" if abs(activation) >= 100 else f"{activation:.3g}"
 
@@ -455,6 +547,11 @@ def _baselines(net: Deconvnet, overlap: str) -> dict[str, Callable[..., Tensor]]
     return named
 
 
+def _faster(ours: float, theirs: float | None) -> str:
+    """A baseline's projections per second, and how many times faster ours is."""
+    return "-" if theirs is None else f"{theirs:,.1f} ({ours / theirs:,.1f}x)"
+
+
 def _columns(units: Units) -> tuple[list[int], list[int], list[int], list[int], list[float]]:
     """Images, channels, rows, columns and activations of units as lists."""
     parts = (units.image, units.channel, units.y, units.x, units.activation)
@@ -463,7 +560,7 @@ def _columns(units: Units) -> tuple[list[int], list[int], list[int], list[int], 
 
 @contextmanager
 def _table(path: Path, columns: str) -> Iterator[Callable[[Sequence[object]], object]]:
-    with path.open("w", newline="") as file:
+    with being_written(path), path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns.split())
         yield writer.writerow

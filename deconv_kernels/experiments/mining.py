@@ -17,7 +17,7 @@ Source: Zeiler & Fergus 2013, Fig 2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .batches import Share, check_data, fetch
 from .files import Parts
 from .processes import Processes
 from .quantiles import Counts, QuantileSearch, order_keys
+from .responses import respond
 from .tracing import forward_only
 
 __all__ = ["Mined", "fetch", "mine", "renumbered"]
@@ -84,6 +85,18 @@ class Mined:
                 yield "weakest", self.weakest[layer]
             for q, units in self.quantiles.get(layer, {}).items():
                 yield f"quantile {q}", units
+
+    def responses(self) -> Mined:
+        """The same without strongest units that do not respond: those whose activation is not above zero.
+
+        The strongest of a dead map are such units, and of a layer before its rectifier those of maps that few images
+        excite. Maps may so have fewer than k strongest units, or none.
+        """
+        strongest = {}
+        for layer, units in self.strongest.items():
+            assert units.activation is not None
+            strongest[layer] = units[respond(units.activation)]
+        return replace(self, strongest=strongest)
 
     def numbers(self, layers: Sequence[str] | None = None) -> Tensor:
         """The numbers of the images that units of some layers (by default of all) are in, rising; int64.
@@ -426,7 +439,7 @@ class _Run:
         if number == 1:
             for kind in ("strongest", *["weakest"] * self.weakest):
                 if kind == "strongest" and self.one_per_image:
-                    new = record.strongest(layer, self.k)
+                    new = record.strongest(layer, min(self.k, len(record)))
                 else:
                     assert maps is not None
                     new = _candidates(maps, layer, self.k, kind, self.one_per_image)

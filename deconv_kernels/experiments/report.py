@@ -17,7 +17,8 @@ from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
 from .occlusion import Occlusion, occlude
-from .tracing import forward_only, rectifier_of
+from .responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
+from .tracing import forward_only
 
 __all__ = ["Report", "make_report", "spread_layers"]
 
@@ -29,18 +30,26 @@ class Report:
     """What was found out about a network.
 
     Attributes:
-        galleries: for each layer the projections of the strongest units of some of its maps, k for each map, by falling
-            activation.
+        layers: those shown.
+        galleries: for each layer the projections of the strongest units of some of its maps that respond, at most k for
+            each map, by falling activation. Where a rectifier follows the layer, the units are the rectifier's.
         k: units per map.
         maps: how many maps each layer has.
+        chosen: the maps of each layer that are shown. One without units is dead: it responds in no crop.
+        fields: the receptive field of each layer, rows and columns of pixels, however large images are; None for all.
+        rectification: of each layer, whose activations stand for its, in words; empty where they are its own.
         occlusions: of each image.
         invariance: of all images, at the first and the last of the layers.
         diagnosis: of the first convolution's filters.
     """
 
+    layers: tuple[str, ...]
     galleries: tuple[Projections, ...]
     k: int
     maps: Mapping[str, int]
+    chosen: Mapping[str, tuple[int, ...]]
+    fields: Mapping[str, tuple[int, int] | None]
+    rectification: Mapping[str, str]
     occlusions: tuple[Occlusion, ...]
     invariance: Invariance
     diagnosis: Diagnosis
@@ -84,7 +93,7 @@ def make_report(
         layers: whose maps to show, from low to high. The last one's strongest map, rectified if a rectifier follows,
             is watched under the occluder.
         maps: maps per layer, chosen at random.
-        k: units per map, at most one per crop.
+        k: units per map, at most one per crop; fewer where a map responds in fewer crops, and none if it is dead.
         seed: chooses the maps.
         occluder, stride: side of the square and its step, in pixels.
         parts: where to keep what is finished, so that an interrupted run goes on.
@@ -102,21 +111,23 @@ def make_report(
         raise ValueError(f"{len(crops)} crops are too few for the {k} strongest activations, one per crop")
     parts = parts or Parts.nowhere()
     net = Deconvnet(model)
-    for layer in layers:
-        net.tape.index(layer)
+    rectified = {layer: rectifier_of(net.tape, layer) for layer in layers}
 
     @cache
     def record() -> Record:
-        return net.record(crops, layers, batch_size=_BATCH, progress=progress)
+        return net.record(crops, list(dict.fromkeys(rectified.values())), batch_size=_BATCH, progress=progress)
 
     galleries = []
-    counts = {}
+    counts, chosen, fields = {}, {}, {}
     for layer in layers:
-        plain = parts.get(f"gallery {layer}", partial(_gallery, net, record, layer, maps, k, seed, progress))
+        rectifier = rectified[layer]
+        looking = partial(_gallery, net, record, layer, rectifier, maps, k, seed, progress)
+        plain = parts.get(f"responses of {layer}", looking)
         image, channel, y, x = plain["units"]
-        units = Units(layer, image, channel, y, x, plain["activation"])
+        units = Units(rectifier, image, channel, y, x, plain["activation"])
         galleries.append(Projections(units, plain["windows"], plain["boxes"], tuple(plain["shape"])))
-        counts[layer] = plain["maps"]
+        counts[layer], chosen[layer] = plain["maps"], tuple(plain["chosen"])
+        fields[layer] = None if plain["field"] is None else tuple(plain["field"])
 
     logits = _logits(net, images[:1])
     watched = rectifier_of(net.tape, layers[-1])
@@ -135,14 +146,20 @@ def make_report(
     )
     batches = crops.split(_BATCH)
     (diagnosis,) = diagnose(model, batches=batches, progress=progress)
-    return Report(tuple(galleries), k, counts, tuple(occlusions), moved, diagnosis)
+    words = {layer: describe_rectification(net.tape, layer) for layer in layers}
+    return Report(
+        tuple(layers), tuple(galleries), k, counts, chosen, fields, words, tuple(occlusions), moved, diagnosis
+    )
 
 
-def _gallery(net: Deconvnet, record: Any, layer: str, maps: int, k: int, seed: int, progress: bool) -> dict[str, Any]:
-    """Projections of a layer's strongest units as plain tensors and numbers."""
+def _gallery(
+    net: Deconvnet, record: Any, layer: str, rectifier: str, maps: int, k: int, seed: int, progress: bool
+) -> dict[str, Any]:
+    """Projections of a layer's strongest units that respond, as plain tensors and numbers."""
     kept = record()
-    channels = kept.shape(layer)[0]
-    units = kept.strongest(layer, k, choose_maps(layer, channels, maps, seed))
+    channels = kept.shape(rectifier)[0]
+    chosen = choose_maps(layer, channels, maps, seed)
+    units = strongest_responses(kept, rectifier, k, chosen)
     found = net.project(kept, units, progress=progress)
     return {
         "units": list(units.table()),
@@ -151,6 +168,8 @@ def _gallery(net: Deconvnet, record: Any, layer: str, maps: int, k: int, seed: i
         "boxes": found.boxes.cpu(),
         "shape": list(found.shape),
         "maps": channels,
+        "chosen": chosen,
+        "field": receptive_field(net.tape, kept, rectifier),
     }
 
 

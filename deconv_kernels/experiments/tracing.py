@@ -6,10 +6,8 @@ from torch import nn
 
 from ..calls import UnsupportedModule
 from ..deconvnet import Deconvnet
-from ..graph import Tape
-from ..steps import Rectifier
 
-__all__ = ["forward_only", "rectifier_of", "with_way_back"]
+__all__ = ["forward_only", "with_way_back"]
 
 
 def forward_only(model: Deconvnet | nn.Module) -> Deconvnet:
@@ -44,17 +42,3 @@ def with_way_back(model: Deconvnet | nn.Module) -> tuple[Deconvnet, UnsupportedM
         return Deconvnet(model), None
     except UnsupportedModule as error:
         return forward_only(model), error
-
-
-def rectifier_of(tape: Tape, layer: str) -> str:
-    """The layer whose units stand for those of a layer: the rectifier that alone reads it, else the layer itself.
-
-    Between the two may stand steps that keep each map to itself, such as batch normalisation.
-
-    Raises:
-        UnknownLayer: a layer the network does not have.
-    """
-    value = tape.value(layer)
-    found = tape.steps[tape.rectified(value) - tape.inputs]
-    already = isinstance(tape.steps[value - tape.inputs], Rectifier)
-    return layer if already or not isinstance(found, Rectifier) else found.name

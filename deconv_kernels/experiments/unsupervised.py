@@ -50,6 +50,7 @@ from tqdm import tqdm
 from ..deconvnet import Projections
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
 from ..record import Units
+from ..writing import being_written
 from .files import Parts
 
 __all__ = [
@@ -720,7 +721,7 @@ class DeconvolutionalNetwork(nn.Module):
         arrays: dict[str, Any] = {
             name: weight.detach().cpu().numpy() for name, weight in zip(self.names, self.filters, strict=True)
         }
-        with open(path, "wb") as file:
+        with being_written(path), open(path, "wb") as file:
             np.savez(file, settings=np.array(settings), **arrays)
 
     @classmethod

@@ -15,6 +15,7 @@ from .tiles import patches, with_contrast
 __all__ = ["draw_evolution"]
 
 _JUMP = "#cc3311"
+_SILENT = "0.93"
 _GAP = 0.12
 _WORDS = 0.24
 
@@ -44,10 +45,10 @@ def draw_evolution(
         "\nEach row one map, each column one checkpoint: the projection of the map's strongest activation over all "
         "images at that checkpoint.\nContrast is normalised per projection: zero is grey. Below, the activation and "
         "the image's number; red where another image than before became the strongest.\nAt the right the patch behind "
-        "the last projection."
+        "the last projection. Silent: the map responds to no image, so that nothing can be projected."
     )
     stages, maps = evolution.stages[layer], evolution.maps[layer]
-    jumps = evolution.jumps(layer)
+    jumps, responds = evolution.jumps(layer), evolution.responds(layer)
     columns = len(stages) + 1
     tiles = [with_contrast(to_rgb(stage.windows)) for stage in stages]
     last = stages[-1]
@@ -66,6 +67,12 @@ def draw_evolution(
         axes.text(-0.08, top + 0.5, f"map {map_}", ha="right", va="center", fontsize=9)
         for column in range(columns):
             left = column * (1 + _GAP)
+            stage = min(column, len(stages) - 1)
+            if not responds[row, stage]:
+                axes.add_patch(Rectangle((left, top), 1, 1, facecolor=_SILENT, edgecolor="none"))
+                words = "silent" if column < len(stages) else "no patch"
+                axes.text(left + 0.5, top + 0.5, words, ha="center", va="center", fontsize=8, color="0.4")
+                continue
             picture = causes[row] if column == len(stages) else tiles[column][row]
             axes.imshow(picture, extent=(left, left + 1, top + 1, top), interpolation="nearest", aspect="equal")
             if column == len(stages):

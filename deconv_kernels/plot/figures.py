@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
 
+from ..writing import being_written
 from .text import drawable, fallback_families
 
 __all__ = ["heat", "new_figure", "picture", "plain_text", "save"]
@@ -126,6 +127,11 @@ def plain_text(figure: Figure) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG."""
+    """Writes a figure as PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     plain_text(figure)
-    figure.savefig(path, dpi=_DPI, facecolor="white")
+    with being_written(path):
+        figure.savefig(path, dpi=_DPI, facecolor="white")

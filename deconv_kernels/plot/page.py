@@ -21,8 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..deconvnet import Projections
+from ..experiments.gallery import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
+from ..writing import write_text
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
 from .text import layer_name
@@ -72,7 +74,10 @@ def write_page(
     """
     used = sorted({number for gallery in report.galleries for number in gallery.units.image.tolist()})
     data = {
-        "layers": [_gallery(gallery, report, to_rgb) for gallery in report.galleries],
+        "layers": [
+            _gallery(layer, gallery, report, to_rgb)
+            for layer, gallery in zip(report.layers, report.galleries, strict=True)
+        ],
         "crops": {number: {"src": _jpeg(_picture(crops, number)), "name": crops.names[number]} for number in used},
         "size": list(crops.pixels.shape[2:]),
         "occlusions": [
@@ -80,7 +85,7 @@ def write_page(
             for number, found in enumerate(report.occlusions)
         ],
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         invariance, filters = Path(folder) / "invariance.png", Path(folder) / "filters.png"
         draw_invariance(
             invariance,
@@ -93,7 +98,7 @@ def write_page(
         diagnosis = report.diagnosis
         coloured = to_rgb if diagnosis.weight.shape[1] == 3 else None
         draw_diagnosis(
-            filters, diagnosis, f"Filters of {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
+            filters, diagnosis, f"Filters of layer {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
         )
         figures = {name: _embedded("png", file.read_bytes()) for name, file in _named(invariance, filters)}
     environment = jinja2.Environment(
@@ -103,28 +108,31 @@ def write_page(
     text = environment.get_template("page.html").render(
         title=title, facts=facts, data=data, figures=figures, filters=_filters(report)
     )
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _named(*files: Path) -> list[tuple[str, Path]]:
     return [(file.stem, file) for file in files]
 
 
-def _gallery(gallery: Projections, report: Report, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def _gallery(layer: str, gallery: Projections, report: Report, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """A layer's maps and, for each, its units with their pictures, as JSON takes them."""
     units = gallery.units
     assert units.activation is not None
     pictures = with_contrast(to_rgb(gallery.windows))
     columns = (units.channel, units.image, units.y, units.x, units.activation, gallery.boxes)
-    maps: dict[int, list[dict[str, Any]]] = {}
+    maps: dict[int, list[dict[str, Any]]] = {channel: [] for channel in report.chosen[layer]}
     for picture, channel, image, y, x, activation, box in zip(pictures, *(c.tolist() for c in columns), strict=True):
         unit = {"crop": image, "y": y, "x": x, "a": activation, "box": box, "src": _tile(picture)}
-        maps.setdefault(channel, []).append(unit)
+        maps[channel].append(unit)
     height, width = gallery.windows.shape[2:]
     return {
-        "name": units.layer,
-        "of": report.maps[units.layer],
+        "name": layer,
+        "of": report.maps[layer],
+        "k": report.k,
         "field": [height, width],
+        "about": f"Receptive field {describe_field(report.fields[layer], (height, width))}. "
+        + report.rectification[layer],
         "maps": [{"map": channel, "units": shown} for channel, shown in maps.items()],
     }
 

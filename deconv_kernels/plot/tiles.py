@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..writing import being_written
 from .figures import plain_text
 
 __all__ = ["MapTiles", "draw_filters", "draw_maps", "patches", "with_contrast"]
@@ -39,7 +41,7 @@ class MapTiles:
 
     Args:
         label, note: the words above it, at the left and at the right.
-        projections, patches: what stands side by side, uint8 (k, h, w, 3).
+        projections, patches: what stands side by side, uint8 (n, h, w, 3); n may be 0.
     """
 
     label: str
@@ -79,6 +81,8 @@ def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]
     Returns:
         uint8 (U, h, w, 3), what lies outside the image light.
     """
+    if not len(boxes):
+        return np.empty((0, 0, 0, 3), dtype=np.uint8)
     height, width = images.shape[2:]
     y0, x0, y1, x1 = boxes[0]
     pictures = np.full((len(boxes), y1 - y0, x1 - x0, 3), _OUTSIDE, dtype=np.uint8)
@@ -92,17 +96,23 @@ def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]
 def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], columns: int = 4) -> None:
     """Draws maps in a grid, each as a square grid of projections beside the same grid of patches.
 
+    A map with fewer tiles than another leaves the places of the others white.
+
     Args:
         path: the PNG to write.
         title, caption: the words above the maps; the caption may have several lines.
-        maps: tiles of one size, the same number of each.
+        maps: tiles of one size.
         columns: how many maps stand side by side at most.
     """
     side = maps[0].projections.shape[1]
     factor = max(1, round(112 / side))
     gap = max(2, side * factor // 48)
+    shape = (max(1, *(len(entry.projections) for entry in maps)), *maps[0].projections.shape[1:])
     blocks = [
-        _beside([_square(_enlarge(tiles, factor), gap) for tiles in (entry.projections, entry.patches)], 4 * gap)
+        _beside(
+            [_square(_enlarge(_filled(tiles, shape), factor), gap) for tiles in (entry.projections, entry.patches)],
+            4 * gap,
+        )
         for entry in maps
     ]
     labels = [(entry.label, entry.note) for entry in maps]
@@ -122,6 +132,14 @@ def draw_filters(path: Path, title: str, caption: str, filters: Tensor) -> None:
     columns = 16 if len(tiles) >= 32 else 8
     labels = [(str(number), "") for number in range(len(tiles))]
     _draw_page(path, title, caption, list(enlarged), labels, min(columns, len(tiles)))
+
+
+def _filled(tiles: Pixels, shape: tuple[int, ...]) -> Pixels:
+    """Tiles of this shape, white after those that there are."""
+    filled = np.full(shape, _WHITE, dtype=np.uint8)
+    if len(tiles):
+        filled[: len(tiles)] = tiles
+    return filled
 
 
 def _enlarge(tiles: Pixels, factor: int) -> Pixels:
@@ -161,6 +179,8 @@ def _draw_page(
     inch = page_width / _WIDTH_INCHES
     point = inch / 72
     label_height = round(15 * point)
+    longest = int((page_width - 2 * gap) / (0.54 * 9.5 * point))
+    caption = "\n".join(part for line in caption.splitlines() for part in wrap(line, longest) or [""])
     head = round((46 + 14 * len(caption.splitlines())) * point)
     page_height = head + rows * (height + label_height + gap)
 
@@ -185,4 +205,5 @@ def _draw_page(
     page = np.array(np.asarray(canvas.buffer_rgba())[..., :3])
     for block, (y, x) in zip(blocks, corners, strict=True):
         page[y : y + height, x : x + width] = block
-    Image.fromarray(page).save(path, compress_level=2, dpi=(inch, inch))
+    with being_written(path):
+        Image.fromarray(page).save(path, compress_level=2, dpi=(inch, inch))

@@ -10,6 +10,7 @@ import torch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from ..experiments.responses import by_map
 from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, Features
 from .figures import new_figure, picture, save
 from .text import shortened
@@ -51,20 +52,22 @@ def draw_units(
         images: what the features were inferred from, (N, C, H, W).
         layer: from 1.
         maps: which.
-        k: units per map, at most one per image.
+        k: units per map, at most one per image; units of zero are left out.
     """
     units = network.strongest(features, layer, k, maps)
+    assert units.activation is not None
+    units = units[units.activation != 0]
     projections = network.project(features, units)
     tiles = with_contrast(_rgb(projections.windows))
     pictures = torch.from_numpy(with_contrast(_rgb(images))).permute(0, 3, 1, 2)
     shown = patches(pictures, units.image.tolist(), projections.boxes.tolist())
-    each = len(units) // len(maps)
     entries = []
-    for place, number in enumerate(maps):
-        rows = slice(place * each, (place + 1) * each)
+    for number, rows in by_map(units, maps).items():
         assert units.activation is not None
-        strongest = float(units.activation[rows][0])
-        entries.append(MapTiles(f"map {number}", f"strongest {strongest:.3g}", tiles[rows], shown[rows]))
+        found = units.activation[rows].tolist()
+        few = f", in {len(found)} crop{'s' * (len(found) > 1)} only" if len(found) < min(k, len(images)) else ""
+        note = f"strongest {found[0]:.3g}{few}" if found else "silent: zero in every crop"
+        entries.append(MapTiles(f"map {number}", note, tiles[rows], shown[rows]))
     draw_maps(path, title, caption, entries)
 
 

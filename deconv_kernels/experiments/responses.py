@@ -1,0 +1,129 @@
+"""Which units respond: those whose activation, rectified, is above zero.
+
+What a figure shows of a map are responses. A layer that a rectifier follows stands for what that makes of it, and a map
+without a response over all images is dead: it has no strongest unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..graph import Tape
+from ..record import Record, Units
+from ..steps import AveragePool, Flatten, Identity, MaxPool, Rectifier
+from ..windows import Window, as_map, receptive_fields
+
+__all__ = [
+    "by_map",
+    "describe_rectification",
+    "receptive_field",
+    "rectifier_of",
+    "respond",
+    "strongest_responses",
+]
+
+_UNBOUNDED = 2**40
+
+
+def rectifier_of(tape: Tape, layer: str) -> str:
+    """The layer whose units stand for those of a layer: the rectifier that alone reads it, else the layer itself.
+
+    Between the two may stand steps that keep each map to itself, such as batch normalisation.
+
+    Raises:
+        UnknownLayer: no such layer.
+    """
+    value = tape.value(layer)
+    if value < tape.inputs or isinstance(tape.steps[value - tape.inputs], Rectifier):
+        return layer
+    found = tape.steps[tape.rectified(value) - tape.inputs]
+    return found.name if isinstance(found, Rectifier) else layer
+
+
+def describe_rectification(tape: Tape, layer: str) -> str:
+    """For captions: whose activations stand for a layer's, a sentence; nothing where the layer itself is rectified.
+
+    Raises:
+        UnknownLayer: no such layer.
+    """
+    rectifier = rectifier_of(tape, layer)
+    if rectifier != layer:
+        return f"Activations of layer {layer} as layer {rectifier} rectifies them."
+    if _is_rectified(tape, tape.value(layer)):
+        return ""
+    return f"No rectifier follows layer {layer}: of its activations those above zero are shown."
+
+
+def _is_rectified(tape: Tape, value: int) -> bool:
+    """Whether a value is a rectifier's, as it is or pooled."""
+    while value >= tape.inputs:
+        step, sources = tape.steps[value - tape.inputs], tape.sources[value - tape.inputs]
+        if isinstance(step, Rectifier):
+            return True
+        if not isinstance(step, MaxPool | AveragePool | Identity | Flatten) or len(sources) != 1:
+            return False
+        value = sources[0]
+    return False
+
+
+def respond(activation: Tensor) -> Tensor:
+    """Which activations are responses. NaN counts as one, so that it is seen."""
+    return ~(activation <= 0)
+
+
+def strongest_responses(record: Record, layer: str, k: int, channels: Sequence[int] | Tensor | None = None) -> Units:
+    """The strongest units of every map that respond, at most one per image: k of them, or as many as there are.
+
+    Args:
+        record, layer, channels: as for `Record.strongest`.
+        k: units per map, at most.
+
+    Raises:
+        ValueError: as `Record.strongest`.
+
+    Source: Zeiler & Fergus 2013, Fig 2.
+    """
+    units = record.strongest(layer, min(k, len(record)), channels)
+    return units[respond(record.seeds(units))]
+
+
+def by_map(units: Units, channels: Sequence[int]) -> dict[int, slice]:
+    """The places of the units of every map, which lie together; an empty slice for a map without units.
+
+    Args:
+        units: sorted by map.
+        channels: the maps.
+    """
+    maps, counts = units.channel.unique_consecutive(return_counts=True)
+    stops = counts.cumsum(0)
+    found = dict(zip(maps.tolist(), zip((stops - counts).tolist(), stops.tolist(), strict=True), strict=True))
+    return {channel: slice(*found.get(channel, (0, 0))) for channel in channels}
+
+
+def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, int] | None:
+    """Rows and columns of the input that a unit of a layer can see, however large the input is; None: all of it.
+
+    A projection's window is that, or the whole image where it is at least as large.
+
+    Args:
+        tape: of the network.
+        record: of any images.
+        layer: whose units.
+
+    Raises:
+        UnknownLayer: no such layer.
+        ValueError: the record does not reach it.
+    """
+    record.shape(layer)
+    shapes = [None if shape is None else _unbounded(shape) for shape in record.shapes]
+    value = tape.value(layer)
+    window = Window.unit(as_map(shapes[value] or ()))
+    field = receptive_fields(tape.steps, tape.sources, shapes, value, window)[0]
+    return None if field is None or max(field.size) >= _UNBOUNDED else field.size
+
+
+def _unbounded(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape with maps so large that no window reaches their ends; single positions stay what they are."""
+    return (shape[0], *(_UNBOUNDED if length > 1 else 1 for length in shape[1:]))
