@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -13,8 +14,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .convolution import Convolution
-from .joins import AdaptiveAveragePool, Concatenate, MaxUnpool, Product, Sum, TransposedConvolution, Whole, ZeroPad
-from .rules import POINTWISE, canonical
+from .joins import (
+    AdaptiveAveragePool,
+    Concatenate,
+    IndexUnpool,
+    MaxUnpool,
+    Product,
+    Sum,
+    TransposedConvolution,
+    Whole,
+    ZeroPad,
+)
+from .linear import has_own_memory, may_be_view, name_of
+from .rules import POINTWISE, UnsupportedModule, canonical, spelled
 from .steps import (
     Activation,
     AveragePool,
@@ -29,16 +41,52 @@ from .steps import (
 )
 
 Node = torch.fx.Node
-# Where a node keeps a tensor that is not the model's, and what `mark` notes.
+# Where a node keeps a tensor that is not the model's, and what `mark` and `mark_parts` note.
 CONSTANT, _SIZE, _FIXED = "deconv_kernels.constant", "deconv_kernels.size", "deconv_kernels.fixed"
-NEEDED = (
-    "say what to do with it, as in Deconvnet(..., rules={{{key}: 'gradient'}}) "
-    "(or 'identity', or 'rectifier'), or use rule='gradient'"
-)
+_PARTS = "deconv_kernels.parts"
 
 
-class UnsupportedModule(ValueError):  # noqa: N818
-    """The network has a part for which there is no exact rule."""
+class Applied:
+    """What `function.apply` is in a traced graph, where `function` is a `torch.autograd.Function` of the user's."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = self.__self__ = function
+        self.__name__ = self.__qualname__ = function.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function.apply(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Applied) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+
+@contextmanager
+def nodes_of_functions() -> Iterator[None]:
+    """While torch.fx traces: every `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`.
+
+    Torch.fx alone traces through its forward, and its backward is lost.
+    """
+    (base,) = torch.autograd.Function.__bases__  # `Function.apply`, of which users keep copies, calls that of its base
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        found: list[torch.fx.Proxy] = []
+        torch.fx.node.map_aggregate((args, kwargs), lambda x: found.append(x) if isinstance(x, torch.fx.Proxy) else x)
+        if not found:
+            return super(base, cls).apply(*args, **kwargs)
+        return found[0].tracer.create_proxy("call_function", Applied(cls), args, kwargs)
+
+    before = base.__dict__.get("apply")
+    base.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        if before is None:
+            del base.apply
+        else:
+            base.apply = before
 
 
 class Call:
@@ -53,6 +101,8 @@ class Call:
         rules: what the user decided: from canonical spelling to "gradient", "identity" or "rectifier".
 
     Attributes:
+        parts: the nodes among its arguments that make several results, or are some of these; they have no step of their
+            own and are run with it.
         signals: the nodes whose values it computes with.
         looked_at: the nodes of which it only wants to know the shape.
         reads: the nodes that its first step reads, in the order of that step's inputs; `steps` may change it.
@@ -62,8 +112,10 @@ class Call:
         self, node: Node, model: nn.Module, name: str, rule: str, exact: bool, rules: Mapping[object, str]
     ) -> None:
         self.node, self.model, self.name, self.rule, self.exact, self.rules = node, model, name, rule, exact, rules
-        self.signals = [n for n in node.all_input_nodes if not is_size(n) and not is_constant(n)]
-        below = chain.from_iterable(_sized_by(n) for n in node.all_input_nodes if is_size(n))
+        self.parts = [n for n in _with_parts(node) if makes_parts(n)]
+        read = [n for n in _with_parts(node) if not makes_parts(n)]
+        self.signals = [n for n in read if not is_size(n) and not is_constant(n)]
+        below = chain.from_iterable(_sized_by(n) for n in read if is_size(n))
         self.looked_at = [n for n in dict.fromkeys(below) if n not in self.signals]
         self.reads = self.signals[:1]
 
@@ -77,8 +129,15 @@ class Call:
 
     def undecided(self, why: str = "") -> UnsupportedModule:
         """The error for what has no rule that people agree on."""
-        target = self.kind()
-        return self.refused(why + NEEDED.format(key=repr(target) if isinstance(target, str) else target.__name__))
+        others = " (or 'identity', or 'rectifier')" if self._reads_one() and not makes_parts(self.node) else ""
+        return self.refused(
+            f"{why}say what to do with it, as in Deconvnet(..., rules={{{spelled(self.kind())}: 'gradient'}}){others}, "
+            "or use rule='gradient'"
+        )
+
+    def _reads_one(self) -> bool:
+        """Whether it computes with one map and nothing else that comes from the images."""
+        return len(self.signals) == 1 and not self.looked_at and not self.parts
 
     def drops_branches(self) -> bool:
         """Whether the node is torchvision's `stochastic_depth` in eval mode, which does nothing then."""
@@ -87,13 +146,31 @@ class Call:
         return of_torchvision and kind.__name__ == "stochastic_depth" and not self.argument(3, "training", True)
 
     def kind(self) -> Any:
-        """The type of a module, the function, or the name of the method."""
+        """The type of a module, the function, or the name of the method; a class of `torch.autograd.Function`."""
         if self.node.op == "call_module":
             return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
-        return self.node.target
+        return self.node.target.function if isinstance(self.node.target, Applied) else self.node.target
 
     def function(self) -> Callable[..., Tensor]:
         """What the node does, as a function of the tensors of `signals` and `looked_at`; it changes none of them."""
+        if any(isinstance(n.target, Applied) for n in (self.node, *self.parts)):
+            return self._on_copies()
+        return self._function()
+
+    def _on_copies(self) -> Callable[..., Tensor]:
+        """What the node does, for one that may write into what it is given."""
+        function, what = self._function(), describe(self.node, self.model)
+
+        def run(*tensors: Tensor) -> Any:
+            copies = [tensor.clone() for tensor in tensors]
+            result = function(*copies)
+            if not all(torch.equal(*pair) for pair in zip(tensors, copies, strict=True)):
+                raise UnsupportedModule(f"{what} writes into what it is given; make it return a new tensor")
+            return result
+
+        return run
+
+    def _function(self) -> Callable[..., Tensor]:
         node, nodes = self.node, [*self.signals, *self.looked_at]
         model, overwrites = self.model, is_in_place(node, self.model)
         module = in_eval(model.get_submodule(str(node.target))) if node.op == "call_module" else None
@@ -121,13 +198,14 @@ class Call:
         if decided == "gradient" and kind == operator.mul and len(self.signals) == 2:
             self.reads = self.signals
             return [Product(self.name)]
-        pointwise = len(self.signals) == 1 and not self.looked_at
-        if decided == "gradient" and not (pointwise and kind in POINTWISE):
+        if decided == "gradient" and not (self._reads_one() and kind in POINTWISE):
             return self.whole(linear=False, alone=kind not in POINTWISE)
-        if not pointwise:
-            raise self.refused(f"rules={decided!r} is for what reads one map")
+        if not self._reads_one():
+            raise self.refused(f"the rule {decided!r} is for what reads one map")
         if decided == "identity":
             return [Shift(self.name, self.function())]
+        if self.rule == "gradient" and kind not in POINTWISE:
+            return self.whole(linear=False, alone=True)
         return [Activation(self.name, self.function(), decided if decided == "gradient" else self.rule)]
 
 
@@ -150,7 +228,7 @@ def _execute(node: Node, known: Mapping[Node, Any], model: nn.Module, module: nn
     arguments = [evaluated(value, known, model) for value in node.args]
     named = {key: evaluated(value, known, model) for key, value in node.kwargs.items()}
     if node.op == "call_module":
-        return (model.get_submodule(str(node.target)) if module is None else module)(*arguments, **named)
+        return (in_eval(model.get_submodule(str(node.target))) if module is None else module)(*arguments, **named)
     if node.op == "call_method":
         return getattr(arguments[0], str(node.target))(*arguments[1:], **named)
     return node.target(*arguments, **named)  # type: ignore[operator]
@@ -186,12 +264,54 @@ def mark(graph: torch.fx.Graph) -> None:
         asks = (node.op == "call_method" and node.target in ("size", "dim", "ndimension", "numel")) or (
             node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
         )
-        node.meta[_SIZE] = asks or (bool(below) and all(map(is_size, below)))
-        node.meta[_FIXED] = node.op == "get_attr" or (bool(below) and all(map(is_constant, below)))
+        makes = node.op in ("call_function", "call_method") and name_of(node.target) in _SIZED_LIKE
+        fixed = bool(below) and all(map(is_constant, below))
+        about_sizes = bool(below) and all(is_size(n) or is_constant(n) for n in below) and not fixed
+        node.meta[_SIZE] = asks or about_sizes or (makes and not fixed and not _is_written_to(node))
+        node.meta[_FIXED] = node.op == "get_attr" or fixed
+
+
+# What makes a tensor of the size of another, in which nothing is computed from that.
+_SIZED_LIKE = frozenset(
+    (
+        *("zeros_like", "ones_like", "full_like", "empty_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+    )
+)
+
+
+def _is_written_to(node: Node) -> bool:
+    """Whether an in-place operation changes what a node made, or a view of it."""
+    return any(
+        user.op in ("call_function", "call_method")
+        and user.args[:1] == (node,)
+        and (is_in_place(user, None) or (may_be_view(user.target) and _is_written_to(user)))
+        for user in node.users
+    )
+
+
+def makes_parts(node: Node) -> bool:
+    """Whether a node makes several results, of which others take one; see `layers.mark_parts`."""
+    return bool(node.meta.get(_PARTS, False))
+
+
+def note_parts(node: Node) -> None:
+    """Notes that a node makes several results."""
+    node.meta[_PARTS] = True
+
+
+def _with_parts(node: Node) -> list[Node]:
+    """The nodes that a node reads, and those that such as make several results read."""
+    found: dict[Node, None] = {}
+    for n in node.all_input_nodes:
+        found[n] = None
+        if makes_parts(n):
+            found.update(dict.fromkeys(_with_parts(n)))
+    return list(found)
 
 
 def is_size(node: Node) -> bool:
-    """Whether a node is about the shape of a tensor, and not about what is in it."""
+    """Whether a node depends on nothing but the shapes of tensors, and on what is constant."""
     return bool(node.meta[_SIZE])
 
 
@@ -225,9 +345,12 @@ IN_PLACE_OPERATORS = tuple(
 )
 
 
-def is_in_place(node: Node, model: nn.Module) -> bool:
+def is_in_place(node: Node, model: nn.Module | None) -> bool:
     """Whether a node overwrites its input, so that later readers of the input see its output."""
+    if isinstance(node.target, Applied):
+        return False
     if node.op == "call_module":
+        assert model is not None
         return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
     if node.target in IN_PLACE_OPERATORS:
         return True
@@ -236,8 +359,8 @@ def is_in_place(node: Node, model: nn.Module) -> bool:
 
 
 _ALLOCATING_STEPS = (
-    *(AdaptiveAveragePool, AveragePool, BatchNormalization, Concatenate, Convolution, Linear, MaxPool, MaxUnpool),
-    *(Product, Rectifier, Scale, Sum, TransposedConvolution, ZeroPad),
+    *(AdaptiveAveragePool, AveragePool, BatchNormalization, Concatenate, Convolution, IndexUnpool, Linear, MaxPool),
+    *(MaxUnpool, Product, Rectifier, Scale, Sum, TransposedConvolution, ZeroPad),
 )
 _ALLOCATING_FUNCTIONS = frozenset(
     (
@@ -270,5 +393,7 @@ def aliases(node: Node, step: Step, model: nn.Module) -> str | None:
         own_memory = kind.__module__.startswith("torch.nn.modules") and kind not in (nn.Flatten, nn.Unflatten)
     else:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        own_memory = name in _ALLOCATING_FUNCTIONS or canonical(node.target) in POINTWISE
+        own_memory = (
+            name in _ALLOCATING_FUNCTIONS or canonical(node.target) in POINTWISE or has_own_memory(node.target)
+        )
     return None if own_memory else "view"

@@ -21,18 +21,19 @@ from .calls import (
     CONSTANT,
     IN_PLACE_OPERATORS,
     Call,
-    UnsupportedModule,
     aliases,
     copy_in_eval,
     describe,
     is_constant,
     is_in_place,
     is_size,
+    makes_parts,
     mark,
+    nodes_of_functions,
 )
 from .joins import Switches
-from .layers import is_split, known_type, returns_indices, steps_of, switches_of, unpooling
-from .rules import decisions
+from .layers import known_type, mark_parts, returns_indices, steps_of, switches_of, unpooling
+from .rules import UnsupportedModule, decisions
 from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
 Node = torch.fx.Node
@@ -324,7 +325,7 @@ def _traced(
         if p.default is not inspect.Parameter.empty and name not in inputs
     }
     try:
-        with _TRACING:
+        with _TRACING, nodes_of_functions():
             graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -365,6 +366,7 @@ class _Builder:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
         root, self.called, self.graph = _apart(model, rules, arguments, inputs)
         _hold_constants(self.graph, model, root)
+        mark_parts(self.graph, model)
         calls = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
         self.called_once = {path for path in calls if calls.count(path) == 1}
         paths = [call.path for call in self.called]
@@ -395,8 +397,7 @@ class _Builder:
         calls: dict[str, list[ValuesOfCall]] = {}
         for node in self.graph.nodes:
             if node.op == "output":
-                returned = node.args[0]
-                output = self._read(returned, node) - self.inputs if isinstance(returned, Node) else None
+                output = self._output(node)
             elif node.op not in ("placeholder", "get_attr") and not is_size(node) and not is_constant(node):
                 self._append(node)
             given.update((call, self._numbers(call.given)) for call in opened.get(node, ()))
@@ -417,8 +418,21 @@ class _Builder:
         values = [None if node is None else self.values.get(node) for node in nodes]
         return tuple(None if value in self.stale else value for value in values)
 
+    def _output(self, node: Node) -> int | None:
+        """The step whose output is the network's; None where it returns several tensors computed from the images.
+
+        Raises:
+            UnsupportedModule: nothing that it returns is computed from them.
+        """
+        returned = [n for n in node.all_input_nodes if not is_size(n) and not is_constant(n)]
+        if not returned:
+            raise UnsupportedModule(f"{type(self.model).__name__} returns nothing that is computed from the images")
+        if len(returned) > 1 or returned[0] not in self.values:
+            return None
+        return self._read(returned[0], node) - self.inputs
+
     def _append(self, node: Node) -> None:
-        if is_split(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
+        if makes_parts(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
             return
         name = self._name(node)
         switches = next((n for n in node.all_input_nodes if n in self.pools), None)

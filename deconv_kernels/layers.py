@@ -15,12 +15,25 @@ from torch.nn.utils import parametrize
 
 from . import nn as own
 from ._pooling import pair
-from .calls import Call, evaluated, in_eval, is_batch_size, is_constant
+from .calls import (
+    Applied,
+    Call,
+    describe,
+    evaluated,
+    in_eval,
+    is_batch_size,
+    is_constant,
+    is_in_place,
+    is_size,
+    makes_parts,
+    note_parts,
+)
 from .convolution import Convolution
 from .joins import (
     AdaptiveAveragePool,
     ChannelSlice,
     Concatenate,
+    IndexUnpool,
     MaxUnpool,
     Sum,
     Switches,
@@ -28,7 +41,8 @@ from .joins import (
     Whole,
     ZeroPad,
 )
-from .rules import canonical
+from .linear import is_along_the_batch, is_linear, is_product, name_of
+from .rules import POINTWISE, UnsupportedModule, canonical
 from .steps import (
     Activation,
     AveragePool,
@@ -64,6 +78,10 @@ def steps_of(call: Call) -> list[Step]:
     Raises:
         UnsupportedModule: there is no exact rule for it.
     """
+    if is_in_place(call.node, call.model) and call.argument(0, "input") not in call.signals:
+        raise call.refused("it writes into a tensor that is not computed from the images; make it out of place")
+    if call.parts:
+        return _of_parts(call)
     decided = call.rules.get(canonical(call.kind()))
     if decided is not None:
         return call.as_decided(decided)
@@ -79,6 +97,8 @@ def steps_of(call: Call) -> list[Step]:
         built = _FUNCTIONS.get(call.node.target, lambda call: None)(call)
     if built is None and call.drops_branches():
         built = Identity(call.name)
+    if built is None and _is_linear(call):
+        built = call.whole(linear=True, alone=is_product(call.kind()))
     if built is None:
         if call.rule != "gradient":
             raise call.undecided()
@@ -87,6 +107,111 @@ def steps_of(call: Call) -> list[Step]:
     if len(call.signals) > 1 and len(call.reads) == 1:
         raise call.refused("only its first argument may be computed from the images")
     return steps
+
+
+def _is_linear(call: Call) -> bool:
+    """Whether a call is known to be linear in all signals that it reads.
+
+    Raises:
+        UnsupportedModule: it is, along the dimension of the batch.
+    """
+    if call.node.op == "call_module" or not is_linear(call.node, lambda n: n in call.signals or n in call.parts):
+        return False
+    if is_along_the_batch(call.node):
+        raise call.refused("along the dimension of the batch it mixes images; name another dimension by number")
+    return True
+
+
+def _of_parts(call: Call) -> list[Step]:
+    """The steps of a call together with those that make several results, of which it takes some."""
+    for part in call.parts:
+        if _takes_a_part(part):
+            continue
+        whole = Call(part, call.model, call.name, call.rule, call.exact, call.rules)
+        decided = call.rules.get(canonical(whole.kind()), call.rule)
+        if decided in ("identity", "rectifier"):
+            raise whole.refused(f"the rule {decided!r} is for what returns one map; it can be 'gradient'")
+        if decided != "gradient" and not _is_linear(whole):
+            raise whole.undecided()
+    source, index = call.node.args[0], call.node.args[1] if len(call.node.args) > 1 else None
+    linear = all(_takes_a_part(part) or _is_linear_part(part, call) for part in call.parts)
+    if _takes_a_part(call.node):
+        assert isinstance(source, Node)
+        if name_of(source.target) in _CHANNELS and isinstance(index, int):
+            return _channels(call, source, index) or call.whole(linear, alone=not linear)
+        return call.whole(linear, alone=not linear)
+    if _is_linear(call):
+        return call.whole(linear, alone=not linear or is_product(call.kind()))
+    if call.rules.get(canonical(call.kind()), call.rule) != "gradient":
+        raise call.undecided()
+    return call.whole(linear=False, alone=True)
+
+
+def _is_linear_part(part: Node, call: Call) -> bool:
+    return _is_linear(Call(part, call.model, call.name, call.rule, call.exact, call.rules))
+
+
+def _takes_a_part(node: Node) -> bool:
+    """Whether a node is one of the results, or some of the results, of a node that makes several."""
+    source = node.args[0] if node.args else None
+    return node.target in (operator.getitem, getattr) and isinstance(source, Node) and makes_parts(source)
+
+
+# What makes several results, and what does along a dimension.
+_SEVERAL = frozenset(
+    (
+        *("chunk", "dsplit", "hsplit", "split", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split", "vsplit"),
+        *("aminmax", "cummax", "cummin", "frexp", "kthvalue", "mode", "sort", "std_mean", "topk", "var_mean"),
+        "multi_head_attention_forward",
+    )
+)
+_SEVERAL_ALONG = frozenset(("max", "median", "min", "nanmedian"))
+_RANDOM = frozenset(("normal", "rand", "randint", "randn", "randperm"))
+
+
+def mark_parts(graph: torch.fx.Graph, model: nn.Module) -> None:
+    """Notes which nodes make several results, of which others take one.
+
+    Raises:
+        UnsupportedModule: something is written into a tensor that only has its size from others, or is random.
+    """
+    for node in graph.nodes:
+        if node.op not in ("call_function", "call_method", "call_module") or is_constant(node):
+            continue
+        if is_size(node):
+            if node.op != "call_module" and name_of(node.target) in _RANDOM:
+                raise UnsupportedModule(f"{describe(node, model)} has no exact backward rule: it is random")
+            if is_in_place(node, model):
+                raise UnsupportedModule(
+                    f"{describe(node, model)} writes into a tensor that is not computed from the images; "
+                    "make it out of place"
+                )
+        elif _makes_parts(node, model):
+            note_parts(node)
+
+
+def _makes_parts(node: Node, model: nn.Module) -> bool:
+    if returns_indices(node, model):
+        return False
+    name = None if node.op == "call_module" else name_of(node.target)
+    if name in _SEVERAL:
+        return True
+    if name in _SEVERAL_ALONG:
+        along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        return isinstance(along, int)
+    kind: Any = Call(node, model, "", "gradient", False, {}).kind()
+    known = canonical(kind) in POINTWISE or (known_type(kind) if node.op == "call_module" else kind in _FUNCTIONS)
+    if (known or (name is not None and is_linear(node, lambda n: False))) and not _takes_a_part(node):
+        return False
+    source = node.args[0] if node.args else None
+    if _takes_a_part(node) and isinstance(source, Node) and name_of(source.target) in _SEVERAL | _SEVERAL_ALONG:
+        return isinstance(node.args[1], slice)
+    takers = [user for user in node.users if user.op == "call_function" and user.args[:1] == (node,)]
+    return len(takers) == len(node.users) > 0 and all(
+        (user.target is operator.getitem and isinstance(user.args[1], int))
+        or (user.target is getattr and user.args[1] in ("values", "indices", "min", "max"))
+        for user in takers
+    )
 
 
 def _clamp(call: Call, low: Any, high: Any) -> Step | None:
@@ -251,7 +376,11 @@ def switches_of(node: Node, model: nn.Module, name: str) -> Switches:
     call = Call(node, model, name, "deconvnet", False, {})
     pool = steps_of(call)[-1]
     assert isinstance(pool, MaxPool)
-    return Switches(name, pool)
+    return Switches(name, pool, flat=not _is_our_pool(node, model))
+
+
+def _is_our_pool(node: Node, model: nn.Module) -> bool:
+    return node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxPool2d)
 
 
 def unpooling(
@@ -265,17 +394,16 @@ def unpooling(
         UnsupportedModule: it does not fit the pool.
     """
     call = Call(node, model, name, rule, False, {})
-    call.signals = [n for n in call.signals if n is node.args[0]]
-    overlap, relu = "last", False
+    source, given = call.argument(0, "input"), call.argument(1, "indices", node.kwargs.get("switches"))
+    call.signals = [n for n in call.signals if n is source]
+    module: Any = None
     if node.op == "call_module":
-        module: Any = model.get_submodule(str(node.target))
+        module = model.get_submodule(str(node.target))
         if type(module) not in (nn.MaxUnpool2d, own.MaxUnpool2d):
             return None
         size, step = _window(module.kernel_size, module.stride)
         padding = pair(module.padding, "padding")
         dilation = pair(getattr(module, "dilation", 1), "dilation")
-        if isinstance(module, own.MaxUnpool2d):
-            overlap, relu = module.overlap, module.relu
         wanted = call.argument(2, "output_size")
     elif node.target is F.max_unpool2d:
         size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
@@ -285,17 +413,19 @@ def unpooling(
         return None
     if (size, step, padding, dilation) != (pool.kernel, pool.stride, pool.padding, pool.dilation):
         raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
-    source = node.args[0]
-    assert isinstance(source, Node)
+    if not (_is_signal(call, source) and isinstance(given, Node)):
+        raise call.refused("it must unpool something that is computed from the images, by the indices of a max pool")
+    if isinstance(module, own.MaxUnpool2d) != _is_our_pool(given.args[0], model):  # type: ignore[arg-type]
+        raise call.refused("switches are for deconv_kernels.nn.MaxUnpool2d, and indices are for torch's unpooling")
     nodes = [source, *call.looked_at]
 
     def output_size(x: Tensor, switches: Tensor, *others: Tensor) -> Any:
         return evaluated(wanted, dict(zip(nodes, (x, *others), strict=True)), model)
 
-    losers = not (node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxUnpool2d))
-    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, losers, output_size)
-    steps: list[Step] = [unpool, Rectifier(name, rule)] if relu else [unpool]
-    return steps, nodes
+    if not isinstance(module, own.MaxUnpool2d):
+        return [IndexUnpool(name, pool, output_size)], nodes
+    unpool = MaxUnpool(f"{name}.unpool" if module.relu else name, pool, module.overlap, output_size)
+    return [unpool, Rectifier(name, rule)] if module.relu else [unpool], nodes
 
 
 def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
@@ -363,9 +493,15 @@ def _view(call: Call) -> list[Step] | Step:
             return Flatten(call.name, None if features == -1 else features)
         if batch == -1 and features > 0:
             return Flatten(call.name, features)
-    if len(shape) > 1 and (is_batch_size(shape[0]) or (shape[0] == -1 and -1 not in shape[1:])):
+    first = shape[0] if len(shape) else None
+    if len(shape) > 1 and (isinstance(first, Node) or (first == -1 and -1 not in shape[1:])):
         return call.whole(linear=True)
-    raise call.refused("the batch dimension must stay what it is: begin the shape with x.size(0), or with -1")
+    if len(shape) == 1 and isinstance(first, Node):
+        return call.whole(linear=True)
+    raise call.refused(
+        f"its shape {tuple(shape)} says nothing of the batch, which has to stay the first dimension whatever its size: "
+        "begin with x.shape[0], or with -1 where the other sizes are numbers"
+    )
 
 
 def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
@@ -398,14 +534,14 @@ def _permute(call: Call) -> list[Step]:
     return call.whole(linear=True)
 
 
-def _item(call: Call) -> list[Step] | Step:
+def _item(call: Call) -> list[Step] | Step | None:
     source, index = call.node.args[0], call.node.args[1]
     assert isinstance(source, Node)
-    if source.target in _PARTS and source.op in ("call_function", "call_method"):
-        return _part(call, source, index)
+    if len(call.signals) > 1:
+        return None
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     if not (parts[0] == slice(None) or parts[0] is Ellipsis):
-        raise call.refused("it takes one of several results that have no rule, or some of the images")
+        raise call.refused("it takes some of the images; begin the index with a colon")
     if parts[0] is Ellipsis and len(parts) > 3:
         raise call.refused("it may take some of the images; begin the index with a colon")
     step = parts[1] if len(parts) == 2 and parts[0] == slice(None) else None
@@ -418,32 +554,24 @@ def _item(call: Call) -> list[Step] | Step:
     return call.whole(linear=True)
 
 
-def _part(call: Call, source: Node, index: Any) -> Step:
-    """One of the parts that `chunk` or `split` makes of the channels."""
+def _channels(call: Call, source: Node, index: int) -> list[Step] | None:
+    """One of the parts that `chunk` or `split` makes of the channels; None where it splits something else."""
+    name = name_of(source.target)
     whole = Call(source, call.model, call.name, call.rule, call.exact, {})
-    size, dimension = whole.argument(1, _PARTS[source.target]), whole.argument(2, "dim", 0)
-    if dimension not in (1, -3) or not isinstance(index, int):
-        raise whole.refused("only channels (dimension 1) can be split")
-    is_chunk = "chunk" in str(source.target)
+    size, dimension = whole.argument(1, _CHANNELS[name or ""]), whole.argument(2, "dim", 0)
+    if dimension != 1 or _is_computed(size) or len(call.parts) > 1:
+        return None
+    is_chunk = name == "chunk"
 
     def bounds(channels: int) -> tuple[int, int]:
         sizes = [len(part) for part in (torch.chunk if is_chunk else torch.split)(torch.arange(channels), size)]
         number = index % len(sizes)
         return sum(sizes[:number]), sum(sizes[: number + 1])
 
-    call.signals = call.reads = whole.signals
-    return ChannelSlice(call.name, lambda x: x[:, slice(*bounds(x.shape[1]))], bounds)
+    return [ChannelSlice(call.name, lambda x: x[:, slice(*bounds(x.shape[1]))], bounds)]
 
 
-_PARTS: dict[Any, str] = {
-    **dict.fromkeys((torch.chunk, "chunk"), "chunks"),
-    **dict.fromkeys((torch.split, "split"), "split_size_or_sections"),
-}
-
-
-def is_split(node: Node) -> bool:
-    """Whether a node makes several parts of one map."""
-    return node.op in ("call_function", "call_method") and node.target in _PARTS
+_CHANNELS = {"chunk": "chunks", "split": "split_size_or_sections"}
 
 
 def _operands(call: Call) -> tuple[Any, Any]:
@@ -455,12 +583,14 @@ def _is_signal(call: Call, value: Any) -> bool:
     return isinstance(value, Node) and value in call.signals
 
 
-def _add(sign: int) -> Callable[[Call], list[Step] | Step]:
-    def build(call: Call) -> list[Step] | Step:
+def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
+    def build(call: Call) -> list[Step] | Step | None:
         first, second = _operands(call)
         factor = call.argument(2, "alpha", 1)
+        if isinstance(factor, Node) and _is_signal(call, factor):
+            return None
         if isinstance(factor, Node) or call.looked_at:
-            raise call.refused("its factor must be a number")
+            return call.whole(linear=True)
         if _is_signal(call, first) and _is_signal(call, second):
             call.reads = [first, second]
             return Sum(call.name, (1, sign * factor))
@@ -490,20 +620,18 @@ def _divide(call: Call) -> list[Step] | Step | None:
     return Scale(call.name, call.function(), lambda: 1 / evaluated(second, {}, call.model))
 
 
-def _concatenate(call: Call) -> Step:
+def _concatenate(call: Call) -> list[Step] | Step:
     maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", call.node.kwargs.get("axis", 0))
-    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
-        raise call.refused("everything it concatenates must be computed from the images")
     if dimension == 0 or not isinstance(dimension, int):
         raise call.refused("concatenation along the batch dimension mixes images")
+    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
+        return call.whole(linear=True)
     call.reads = list(maps)
     return Concatenate(call.name, dimension)
 
 
 def _stack(call: Call) -> list[Step]:
-    maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", 0)
-    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
-        raise call.refused("everything it stacks must be computed from the images")
+    dimension = call.argument(1, "dim", 0)
     if dimension == 0 or not isinstance(dimension, int):
         raise call.refused("stacking before the batch dimension moves it; name another dimension")
     return call.whole(linear=True)

@@ -338,7 +338,7 @@ class HalfOverwritten(Pair):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Masked, r"function mul \(node 'mul'\) has no exact backward rule: .*rules=\{mul: 'gradient'\}"),
+        (Masked, r"function mul \(node 'mul'\) has no exact backward rule: .*rules=\{operator\.mul: 'gradient'\}"),
         (
             DataDependent,
             r"cannot trace DataDependent at .*test_graph\.py:\d+ \(return self\.first\(x\) if .*control flow",

@@ -81,7 +81,7 @@ def command(
     import numpy as np
     import torch
 
-    from ..calls import UnsupportedModule
+    from ..rules import UnsupportedModule
     from ..experiments.correspondence import (
         correspondence,
         occlude,
