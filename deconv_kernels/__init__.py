@@ -5,7 +5,7 @@ deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Netwo
 """
 
 from . import _register, backends, nn
-from .rules import UnsupportedModule
+from .calls import UnsupportedModule
 from .deconvnet import Deconvnet, Projections
 from .graph import UnknownLayer
 from .one_call import project

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
+from unittest.mock import patch
 
 import torch.fx
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ from .joins import (
     ZeroPad,
 )
 from .linear import has_own_memory, may_be_view, name_of
-from .rules import POINTWISE, UnsupportedModule, canonical, spelled
+from .rules import POINTWISE, canonical, spelled
+from .rules import UnsupportedModule as UnsupportedModule
 from .steps import (
     Activation,
     AveragePool,
@@ -63,30 +65,41 @@ class Applied:
         return hash(self.function)
 
 
-@contextmanager
-def nodes_of_functions() -> Iterator[None]:
-    """While torch.fx traces: every `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`.
+def _proxy_in(*arguments: Any) -> torch.fx.Proxy | None:
+    """The first proxy in some arguments."""
+    found: list[torch.fx.Proxy] = []
+    torch.fx.node.map_aggregate(arguments, lambda x: found.append(x) if isinstance(x, torch.fx.Proxy) else x)
+    return found[0] if found else None
 
-    Torch.fx alone traces through its forward, and its backward is lost.
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """While torch.fx traces: makes nodes of what it looks through, and of what it stumbles over.
+
+    A `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`; torch.fx alone traces through
+    its forward, and its backward is lost. `torch.zeros` and its kin take sizes that are proxies one by one.
     """
-    (base,) = torch.autograd.Function.__bases__  # `Function.apply`, of which users keep copies, calls that of its base
+    base: Any = torch.autograd.Function.__bases__[
+        0
+    ]  # `Function.apply`, of which users keep copies, calls that of its base
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        found: list[torch.fx.Proxy] = []
-        torch.fx.node.map_aggregate((args, kwargs), lambda x: found.append(x) if isinstance(x, torch.fx.Proxy) else x)
-        if not found:
+        proxy = _proxy_in(args, kwargs)
+        if proxy is None:
             return super(base, cls).apply(*args, **kwargs)
-        return found[0].tracer.create_proxy("call_function", Applied(cls), args, kwargs)
+        return proxy.tracer.create_proxy("call_function", Applied(cls), args, kwargs)
 
-    before = base.__dict__.get("apply")
-    base.apply = classmethod(apply)
-    try:
+    def of_sizes(make: Callable[..., Tensor]) -> Callable[..., Any]:
+        def made(*sizes: Any, **kwargs: Any) -> Any:
+            return make(sizes, **kwargs) if len(sizes) > 1 and _proxy_in(sizes) is not None else make(*sizes, **kwargs)
+
+        return made
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(base, "apply", classmethod(apply)))
+        for name in ("empty", "ones", "rand", "randn", "zeros"):
+            patches.enter_context(patch.object(torch, name, of_sizes(getattr(torch, name))))
         yield
-    finally:
-        if before is None:
-            del base.apply
-        else:
-            base.apply = before
 
 
 class Call:
@@ -393,7 +406,5 @@ def aliases(node: Node, step: Step, model: nn.Module) -> str | None:
         own_memory = kind.__module__.startswith("torch.nn.modules") and kind not in (nn.Flatten, nn.Unflatten)
     else:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        own_memory = (
-            name in _ALLOCATING_FUNCTIONS or canonical(node.target) in POINTWISE or has_own_memory(node.target)
-        )
+        own_memory = name in _ALLOCATING_FUNCTIONS or canonical(node.target) in POINTWISE or has_own_memory(node.target)
     return None if own_memory else "view"

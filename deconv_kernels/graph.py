@@ -21,6 +21,7 @@ from .calls import (
     CONSTANT,
     IN_PLACE_OPERATORS,
     Call,
+    UnsupportedModule,
     aliases,
     copy_in_eval,
     describe,
@@ -29,11 +30,11 @@ from .calls import (
     is_size,
     makes_parts,
     mark,
-    nodes_of_functions,
+    traceable,
 )
 from .joins import Switches
 from .layers import known_type, mark_parts, returns_indices, steps_of, switches_of, unpooling
-from .rules import UnsupportedModule, decisions
+from .rules import decisions
 from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
 Node = torch.fx.Node
@@ -325,7 +326,7 @@ def _traced(
         if p.default is not inspect.Parameter.empty and name not in inputs
     }
     try:
-        with _TRACING, nodes_of_functions():
+        with _TRACING, traceable():
             graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -180,16 +181,18 @@ class Whole(Step):
             pair = [torch.cat((x[:1], x[-1:])).detach().clone() for x in inputs]
             sources = [x.requires_grad_() for x in pair[: self.signals] if x.is_floating_point()]
             try:
-                both = self.function(*pair)
-                single = [self.function(*(x[image : image + 1] for x in pair)) for image in range(2)]
+                both = self._checked(self.function(*pair), 2)
+                single = [self._checked(self.function(*(x[i : i + 1] for x in pair)), 1) for i in range(2)]
+            except UnsupportedModule:
+                raise
             except (IndexError, RuntimeError, ValueError) as error:
                 raise UnsupportedModule(
                     f"{self.name} cannot be run on images of these shapes one by one, "
                     f"{', '.join(str(tuple(x.shape[1:])) for x in inputs)}; if it mixes them, it has no exact backward "
                     f"rule: {error}"
                 ) from error
-            both, alone = self._checked(both, 2), torch.cat([self._checked(each, 1) for each in single])
-            mixes = both.shape != alone.shape or not _are_close(both, alone)
+            alone = torch.cat(single)
+            mixes = both.shape != alone.shape or not _are_close(both.detach(), alone.detach())
             if not mixes and both.requires_grad and sources:
                 generator = torch.Generator().manual_seed(0)
                 signal = torch.randn(both.shape[1:], generator=generator, dtype=torch.float64).to(both)
@@ -453,7 +456,8 @@ class IndexUnpool(Step):
             )
         if any(d * (k - 1) >= s for d, k, s in zip(pool.dilation, pool.kernel, pool.stride, strict=True)):
             x = _last_of_shared(x, indices, highest + 1)
-        return F.max_unpool2d(x, indices, *window), indices.int()
+        unpooled = x.new_zeros((*made[:2], made[2] * made[3])).scatter_(2, indices.flatten(2), x.flatten(2))
+        return unpooled.view(made), indices.int()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (Window.full(as_map(shapes[0])), *[None] * (len(shapes) - 1))

@@ -16,7 +16,6 @@ from torch.nn.utils import parametrize
 from . import nn as own
 from ._pooling import pair
 from .calls import (
-    Applied,
     Call,
     describe,
     evaluated,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deconv_kernels.nn as own
+from deconv_kernels.calls import traceable
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Trace(torch.fx.Tracer):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._returned: dict[str, list[str]] = {}
-        graph = self.trace(model)
+        with traceable():
+            graph = self.trace(model)
         self.module = torch.fx.GraphModule(model, graph)
         called_once = {path: names[0] for path, names in self._returned.items() if len(names) == 1}
         computed = [node.name for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]

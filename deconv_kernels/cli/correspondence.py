@@ -81,7 +81,7 @@ def command(
     import numpy as np
     import torch
 
-    from ..rules import UnsupportedModule
+    from ..calls import UnsupportedModule
     from ..experiments.correspondence import (
         correspondence,
         occlude,

@@ -56,7 +56,7 @@ def command(
     from functools import partial
 
     from ..backends import usable_device
-    from ..rules import UnsupportedModule
+    from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.evolution import evolve
     from ..experiments.files import Parts, file_name, written_at_once

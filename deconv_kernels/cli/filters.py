@@ -56,7 +56,7 @@ def command(
 
     import torch
 
-    from ..rules import UnsupportedModule
+    from ..calls import UnsupportedModule
     from ..experiments.files import file_name, written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
     from ..photographs import load_photographs, plan_crops

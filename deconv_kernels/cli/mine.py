@@ -65,7 +65,7 @@ def command(
     \b
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
-    from ..rules import UnsupportedModule
+    from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.files import Parts, written_at_once
     from ..experiments.mining import mine

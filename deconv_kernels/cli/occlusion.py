@@ -84,7 +84,7 @@ def command(
     """
     from dataclasses import asdict
 
-    from ..rules import UnsupportedModule
+    from ..calls import UnsupportedModule
     from ..deconvnet import Deconvnet
     from ..experiments.files import Parts, written_at_once
     from ..experiments.occlusion import Occlusion, occlude

@@ -56,7 +56,7 @@ def command(
     Writes report.html, which stands alone: any browser shows it, without a server or a network. An interrupted run goes
     on where it stopped.
     """
-    from ..rules import UnsupportedModule
+    from ..calls import UnsupportedModule
     from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5
     from ..experiments.report import make_report, spread_layers

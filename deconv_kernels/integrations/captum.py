@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..rules import UnsupportedModule
+from ..calls import UnsupportedModule
 from ..deconvnet import Deconvnet
 from ..ops import check_overlap
 from ..record import Units
