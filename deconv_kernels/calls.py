@@ -77,11 +77,11 @@ def traceable() -> Iterator[None]:
     """While torch.fx traces: makes nodes of what it looks through, and of what it stumbles over.
 
     A `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`; torch.fx alone traces through
-    its forward, and its backward is lost. `torch.zeros` and its kin take sizes that are proxies one by one.
+    its forward, and its backward is lost. `torch.zeros` and its kin take sizes that are proxies one by one, and so do
+    methods of tensors that are none.
     """
-    base: Any = torch.autograd.Function.__bases__[
-        0
-    ]  # `Function.apply`, of which users keep copies, calls that of its base
+    # Users keep copies of `Function.apply`, which calls that of its base.
+    base: Any = torch.autograd.Function.__bases__[0]
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         proxy = _proxy_in(args, kwargs)
@@ -95,10 +95,21 @@ def traceable() -> Iterator[None]:
 
         return made
 
+    def to_sizes(method: Callable[..., Tensor]) -> Callable[..., Any]:
+        def made(tensor: Tensor, *sizes: Any, **kwargs: Any) -> Any:
+            proxy = _proxy_in(sizes)
+            if proxy is None:
+                return method(tensor, *sizes, **kwargs)
+            return proxy.tracer.create_proxy("call_method", method.__name__, (tensor, *sizes), kwargs)
+
+        return made
+
     with ExitStack() as patches:
         patches.enter_context(patch.object(base, "apply", classmethod(apply)))
         for name in ("empty", "ones", "rand", "randn", "zeros"):
             patches.enter_context(patch.object(torch, name, of_sizes(getattr(torch, name))))
+        for name in ("expand", "new_ones", "new_zeros", "repeat", "reshape", "tile", "view"):
+            patches.enter_context(patch.object(Tensor, name, to_sizes(getattr(Tensor, name))))
         yield
 
 
@@ -117,7 +128,8 @@ class Call:
         parts: the nodes among its arguments that make several results, or are some of these; they have no step of their
             own and are run with it.
         signals: the nodes whose values it computes with.
-        looked_at: the nodes of which it only wants to know the shape.
+        looked_at: the nodes of which it only wants to know the shape, beside those of `signals`.
+        is_sized: whether an argument depends on the shape of a node.
         reads: the nodes that its first step reads, in the order of that step's inputs; `steps` may change it.
     """
 
@@ -130,6 +142,7 @@ class Call:
         self.signals = [n for n in read if not is_size(n) and not is_constant(n)]
         below = chain.from_iterable(_sized_by(n) for n in read if is_size(n))
         self.looked_at = [n for n in dict.fromkeys(below) if n not in self.signals]
+        self.is_sized = any(map(is_size, read))
         self.reads = self.signals[:1]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -279,11 +292,15 @@ def mark(graph: torch.fx.Graph) -> None:
         )
         makes = node.op in ("call_function", "call_method") and name_of(node.target) in _SIZED_LIKE
         fixed = bool(below) and all(map(is_constant, below))
+        if below and name_of(node.target) in _AS_ANOTHER:
+            below = below[:1]
         about_sizes = bool(below) and all(is_size(n) or is_constant(n) for n in below) and not fixed
         node.meta[_SIZE] = asks or about_sizes or (makes and not fixed and not _is_written_to(node))
         node.meta[_FIXED] = node.op == "get_attr" or fixed
 
 
+# What looks at the shape and the type of its second argument.
+_AS_ANOTHER = frozenset(("expand_as", "reshape_as", "to", "type_as", "view_as"))
 # What makes a tensor of the size of another, in which nothing is computed from that.
 _SIZED_LIKE = frozenset(
     (

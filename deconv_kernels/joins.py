@@ -169,7 +169,7 @@ class Whole(Step):
             )
         if output.is_complex():
             raise UnsupportedModule(f"{self.name} makes complex numbers, and signals are real")
-        return output
+        return output.contiguous() if _may_overlap(output) else output
 
     def _require_apart(self, inputs: Sequence[Tensor]) -> None:
         """Whether what becomes of an image depends on no other in the batch, tried out on two of them.
@@ -524,6 +524,17 @@ class MaxUnpool(Step):
         result = _on_whole(values, shapes[0], windows)
         result.nonnegative = windows.nonnegative
         return [result, *[None] * (len(shapes) - 1)]
+
+
+def _may_overlap(x: Tensor) -> bool:
+    """Whether several elements may be in one place of memory, so that what writes to one would change the others."""
+    beyond = 1
+    for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
+        if length > 1:
+            if stride < beyond:
+                return True
+            beyond = stride * (length - 1) + beyond
+    return False
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:

@@ -588,7 +588,7 @@ def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
         factor = call.argument(2, "alpha", 1)
         if isinstance(factor, Node) and _is_signal(call, factor):
             return None
-        if isinstance(factor, Node) or call.looked_at:
+        if isinstance(factor, Node) or call.is_sized:
             return call.whole(linear=True)
         if _is_signal(call, first) and _is_signal(call, second):
             call.reads = [first, second]
@@ -604,7 +604,7 @@ def _multiply(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
     if len(call.signals) > 1 or (first is second and _is_signal(call, first)):
         return None
-    if call.looked_at:
+    if call.is_sized:
         return call.whole(linear=True)
     factor = second if _is_signal(call, first) else first
     return Scale(call.name, call.function(), lambda: evaluated(factor, {}, call.model))
@@ -614,7 +614,7 @@ def _divide(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
     if _is_signal(call, second) or call.argument(2, "rounding_mode") is not None:
         return None
-    if call.looked_at:
+    if call.is_sized:
         return call.whole(linear=True)
     return Scale(call.name, call.function(), lambda: 1 / evaluated(second, {}, call.model))
 
@@ -692,6 +692,11 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.PixelUnshuffle: lambda call, module: _linear_map(call),
     nn.ChannelShuffle: lambda call, module: _linear_map(call),
     nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
+    **dict.fromkeys((nn.Unfold, nn.Fold), lambda call, module: _linear_map(call)),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool3d), lambda call, module: _linear_map(call)),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d), lambda call, module: _linear_map(call)),
+    **dict.fromkeys((nn.Conv1d, nn.Conv3d), lambda call, module: call.whole(linear=True, alone=True)),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose3d), lambda call, module: call.whole(linear=True, alone=True)),
     nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
     nn.Identity: lambda call, module: Identity(call.name),
     **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
@@ -739,6 +744,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((torch.transpose, "transpose"), _moves_no_batch(1, 2)),
     **dict.fromkeys((torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze"), _moves_no_batch(1)),
     operator.getitem: _item,
+    getattr: lambda call: _linear_map(call) if call.node.args[1] in ("mT", "mH", "real") else None,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     "contiguous": lambda call: Shift(call.name, call.function()),

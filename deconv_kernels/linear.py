@@ -128,6 +128,7 @@ true_divide *input other
 upsample_bilinear *input
 upsample_nearest *input
 where condition *input *other
+x.where *input condition *other
 zeros_like *input
 """
 # What they round may depend on how many images there are.
@@ -204,7 +205,9 @@ def is_linear(node: Node, is_signal: Callable[[Node], bool]) -> bool:
         node: the call.
         is_signal: whether the value of a node is computed from the images; everything else counts as constant.
     """
-    for parameters in _LINEAR.get(name_of(node.target) or "", ()):
+    name = name_of(node.target) or ""
+    of_method = _LINEAR.get(f"x.{name}") if isinstance(node.target, str) else None
+    for parameters in of_method or _LINEAR.get(name, ()):
         held: dict[str, int] = {}
         for parameter, value in _arguments(node, parameters):
             signals = sum(is_signal(n) for n in _nodes(value))
