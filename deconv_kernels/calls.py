@@ -155,7 +155,10 @@ class Call:
 
     def undecided(self, why: str = "") -> UnsupportedModule:
         """The error for what has no rule that people agree on."""
-        others = " (or 'identity', or 'rectifier')" if self._reads_one() and not makes_parts(self.node) else ""
+        others = ""
+        if self._reads_one() and not makes_parts(self.node):
+            keeps_shape = canonical(self.kind()) in POINTWISE
+            others = f" (or 'identity', or 'rectifier'{'' if keeps_shape else ', if it keeps the shape'})"
         return self.refused(
             f"{why}say what to do with it, as in Deconvnet(..., rules={{{spelled(self.kind())}: 'gradient'}}){others}, "
             "or use rule='gradient'"

@@ -178,7 +178,10 @@ class Whole(Step):
             UnsupportedModule: it does.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            pair = [torch.cat((x[:1], x[-1:])).detach().clone() for x in inputs]
+            first, last = ([x[:1] for x in inputs], [x[-1:] for x in inputs])
+            if len(inputs[0]) == 1:
+                last = [x.flip(tuple(range(1, x.dim()))) for x in first]
+            pair = [torch.cat(both).detach() for both in zip(first, last, strict=True)]
             sources = [x.requires_grad_() for x in pair[: self.signals] if x.is_floating_point()]
             try:
                 both = self._checked(self.function(*pair), 2)

@@ -206,8 +206,8 @@ def is_linear(node: Node, is_signal: Callable[[Node], bool]) -> bool:
         is_signal: whether the value of a node is computed from the images; everything else counts as constant.
     """
     name = name_of(node.target) or ""
-    of_method = _LINEAR.get(f"x.{name}") if isinstance(node.target, str) else None
-    for parameters in of_method or _LINEAR.get(name, ()):
+    method = f"x.{name}"
+    for parameters in _LINEAR.get(method if isinstance(node.target, str) and method in _LINEAR else name, ()):
         held: dict[str, int] = {}
         for parameter, value in _arguments(node, parameters):
             signals = sum(is_signal(n) for n in _nodes(value))

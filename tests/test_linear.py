@@ -9,44 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Trace, conv, randomise, some_units
-from tolerances import assert_close
+from idioms import Between, compare, small
+from networks import conv, randomise
 from torch import Tensor, nn
 
-from deconv_kernels import reference
+import deconv_kernels as dk
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.graph import UnsupportedModule
-from deconv_kernels.linear import _LINEAR
-from deconv_kernels.record import Units
-
-RULES = ("deconvnet", "guided", "gradient")
-
-
-class Between(nn.Module):
-    """Rectified maps, (N, 4, 6, 7), a function that may use constants of the network, and more of it on what comes out.
-
-    Attributes:
-        other: the network's second branch, of the shape of the first.
-    """
-
-    def __init__(self, function: Callable[[Any, Tensor, Tensor], Tensor], channels: int = 3) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = conv(channels, 4), conv(4, 4), conv(channels, 4), nn.Conv2d(4, 5, 1)
-        self.weight, self.slope = nn.Parameter(torch.randn(7, 7)), nn.Parameter(torch.rand(4, 6, 7))
-        self.register_buffer("mask", torch.rand(6, 7) > 0.4)
-        self.register_buffer("order", torch.randperm(7))
-        self.register_buffer("grid", torch.rand(1, 6, 7, 2) * 2 - 1)
-        self.register_buffer("scattered", torch.randint(4, (1, 4, 6, 7)))
-        self.register_buffer("coordinates", torch.randn(1, 2, 6, 7))
-        self.unfold, self.fold = nn.Unfold(3, padding=1), nn.Fold((6, 7), 3, padding=1)
-        self.over_rows, self.pool = nn.Conv1d(7, 7, 3, padding=1), nn.AvgPool1d(3, 1, 1)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.a(x))
-        z = self.function(self, y, F.relu(self.c(x)))
-        return F.relu(z) + F.relu(self.b(y)).mean((2, 3)).sum(1).view(-1, *[1] * 1) if False else F.relu(z)
-
 
 LINEAR: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "expand": lambda net, y, z: y.mean((2, 3), keepdim=True).expand(-1, -1, 6, 7),
@@ -159,50 +128,135 @@ LINEAR: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "new_zeros": lambda net, y, z: torch.cat((y, y.new_zeros(y.shape[0], 1, 6, 7), y.new_ones(z.shape)), 1),
     "overwritten zeros": lambda net, y, z: torch.zeros_like(y).add_(y).sub_(2 * z).neg_(),
     "written to zeros": lambda net, y, z: y + z.new_full(z.shape, 0.5).add_(z),
-    "chunks along the width": lambda net, y, z: torch.cat(y.chunk(3, 3)[::-1], 2) if False else y.chunk(3, 3)[1],
+    "chunks along the width": lambda net, y, z: y.chunk(3, 3)[1],
     "split of sizes": lambda net, y, z: y.split([2, 4], dim=2)[1] * 2,
     "split by a size": lambda net, y, z: torch.split(y, y.shape[1] // 2, dim=1)[1],
     "tensor_split": lambda net, y, z: torch.tensor_split(y, (2, 3), 3)[2],
     "unbind": lambda net, y, z: y.unbind(1)[2] + z.unbind(1)[-1],
     "stack of unbind": lambda net, y, z: torch.stack(y.unbind(1), 3),
     "cat of chunks": lambda net, y, z: torch.cat(torch.chunk(y, 2, 1), dim=2),
-    "views": lambda net, y, z: (
-        y.flatten(1).view(y.shape).view(y.shape[:2] + (42,)).view(y.size(-3), -1).view_as(z)
-        if False
-        else y.flatten(1).view(y.shape).view(y.shape[:2] + (42,)).view_as(z)
-    ),
+    "views": lambda net, y, z: y.flatten(1).view(y.shape).view(y.shape[:2] + (42,)).view_as(z),
     "reshape_as": lambda net, y, z: y.flatten(2).reshape_as(z),
     "view of size(-4)": lambda net, y, z: y.view(y.size(-4), y.size(-3), -1),
 }
 
 
-def small(images: int = 2, channels: int = 3) -> Tensor:
-    return torch.randn(images, channels, 6, 7, dtype=torch.float64)
-
-
-def compare(model: nn.Module, images: Tensor, rule: str, rules: Any = None, count: int = 5, what: str = "") -> None:
-    """The activations against the network's own, projections against the definition, and gradients against autograd."""
-    net, trace = Deconvnet(model, rule, rules=rules), Trace(model)
-    record = net.record(images, net.output, activations=True, batch_size=2)
-    values = model(images.requires_grad_())
-    assert_close(record.activations[net.output], values.detach(), f"{what}: activations")
-    shape = record.shape(net.output)
-    units = some_units(values.detach().reshape(len(images), *shape), count)
-    found = net.project(record, Units(net.output, *units.T), seed="one").full()
-    if values.dim() in (2, 4):
-        exact, _ = reference.project(trace.module, images.detach(), trace.nodes[net.output], units, rule, rules=rules)
-        assert_close(found, exact, f"{what}: {rule}")
-    if rule == "gradient":
-        for number, unit in enumerate(units.tolist()):
-            value = values.reshape(len(images), *shape)[tuple(unit)]
-            (gradient,) = torch.autograd.grad(value, images, retain_graph=True)
-            assert_close(found[number], gradient[unit[0]], f"{what}: autograd")
-
-
 @pytest.mark.parametrize("name", LINEAR)
 def test_what_is_linear_passes(name: str) -> None:
-    images = small(3)
-    model = Between(LINEAR[name]).double().eval()
+    channels = random.choice((1, 3))
+    images = small(3, channels)
+    model = Between(LINEAR[name], channels).double().eval()
     randomise(model, images)
-    for rule in RULES:
+    for rule in (random.choice(("deconvnet", "guided")), "gradient"):
         compare(model, images.detach(), rule, what=name)
+
+
+MIXING: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    "roll": lambda net, y, z: y.roll(1, 0),
+    "roll of everything": lambda net, y, z: y.roll(1),
+    "flip": lambda net, y, z: y.flip(0),
+    "flip of rows": lambda net, y, z: y.mean((2, 3)).flip(-2),
+    "cumsum": lambda net, y, z: y.cumsum(0),
+    "softmax": lambda net, y, z: y.softmax(0),
+    "softmax counted from the last": lambda net, y, z: torch.softmax(y, -4),
+    "statistics": lambda net, y, z: y / (y.std(0, keepdim=True) + 1),
+    "statistics of everything": lambda net, y, z: y / (y.max() + 1),
+    "hardly": lambda net, y, z: y + 1e-9 * y.softmax(0),
+    "Gram matrix": lambda net, y, z: y.flatten(1) @ z.flatten(1).T,
+    "Gram matrix of one": lambda net, y, z: torch.matmul(y.flatten(1), y.flatten(1).t()),
+    "distances": lambda net, y, z: torch.cdist(y.flatten(1), z.flatten(1)),
+    "a constant for each image": lambda net, y, z: y + net.of_two,
+    "a factor for each image": lambda net, y, z: y * net.of_two,
+    "divided for each image": lambda net, y, z: y / (1 + net.of_two),
+    "images of an index": lambda net, y, z: y[net.swap],
+    "index_select": lambda net, y, z: y.index_select(0, net.swap),
+    "einsum": lambda net, y, z: torch.einsum("nchw,nm->mchw", y, net.of_two[:, 0, 0, :2]),
+    "view": lambda net, y, z: y.view(y.shape[1], y.shape[0], -1),
+    "view of a number": lambda net, y, z: y.view(2, -1),
+    "view of half the batch": lambda net, y, z: y.view(y.shape[0] // 2, -1),
+    "transpose": lambda net, y, z: y.transpose(-4, 1),
+    "T of rows": lambda net, y, z: y.mean((2, 3)).T,
+    "batch norm": lambda net, y, z: F.batch_norm(y, None, None, training=True),
+    "sort": lambda net, y, z: y.sort(0)[0],
+    "unbind": lambda net, y, z: y.unbind(0)[0][None],
+    "attention along the batch": lambda net, y, z: net.attention(*[y.mean(2)] * 3)[0],
+    "repeat": lambda net, y, z: y.repeat(2, 1, 1, 1),
+    "expand": lambda net, y, z: y.mean(0, keepdim=True).expand(y.shape[0], -1, -1, -1),
+    "other ranks": lambda net, y, z: y.mean((1, 3)).mean(1)[:, None, None] * z,
+    "concatenated": lambda net, y, z: torch.cat((y, net.of_two), 0),
+    "stacked": lambda net, y, z: torch.vstack((y, z)),
+    "random": lambda net, y, z: y + torch.rand(y.shape),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_what_mixes_images_is_refused(name: str) -> None:
+    for channels in (1, 3):
+        model = Between(MIXING[name], channels)
+        model.attention = nn.MultiheadAttention(7, 1)
+        model.register_buffer("of_two", torch.rand(2, 4, 6, 7))
+        model.register_buffer("swap", torch.tensor([1, 0]))
+        for rule in ("deconvnet", "gradient"):
+            with pytest.raises(UnsupportedModule):
+                net = Deconvnet(model.double().eval(), rule)
+                net.record(small(2, channels), net.output)
+
+
+def test_what_is_linear_passes_in_larger_networks() -> None:
+    class Residual(nn.Module):
+        """Coordinates as channels, shifted maps, a residual block, and tokens."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = conv(5, 4), conv(4, 4), conv(4, 4)
+            self.fc, self.out = nn.Linear(4, 4), nn.Linear(4, 5)
+            self.register_buffer("token", torch.randn(1, 1, 4))
+            self.register_buffer("position", torch.randn(1, 21, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, _, height, width = x.shape
+            rows = torch.linspace(-1, 1, height).to(x).view(1, 1, height, 1).expand(n, 1, height, width)
+            columns = torch.linspace(-1, 1, width).type_as(x).repeat(n, 1, height, 1)
+            x = F.relu(self.a(torch.cat((x, rows, columns), 1)))
+            moved = torch.cat((x[:, :2].roll(1, 3), x.narrow(1, 2, 2).roll((-1, 1), (2, 3))), 1)
+            x = F.relu(x + self.b(moved))
+            x = F.max_pool2d(F.relu(self.c(x) + x), 2)
+            tokens = x.flatten(2).swapaxes(1, 2)
+            tokens = torch.cat((self.token.expand(n, -1, -1), tokens), dim=1) + self.position
+            tokens = tokens + F.relu(self.fc(tokens))
+            return self.out(tokens.select(1, 0) + tokens.narrow(1, 1, 20).mean(1))
+
+    images = torch.randn(3, 3, 8, 11, dtype=torch.float64)
+    model = Residual().double().eval()
+    for rule in ("deconvnet", "guided", "gradient"):
+        compare(model, images.detach(), rule)
+
+
+def test_conversions_keep_to_the_types_of_the_network() -> None:
+    """Half precision in the middle of a network, and double precision above it."""
+    model = Between(lambda net, y, z: y.half().float() + z.double().mul(2).to(torch.float32)).eval()
+    images = small(2).float()
+    net = Deconvnet(model, "gradient")
+    record = net.record(images, net.output)
+    values = model(images.requires_grad_())
+    unit = dk.Units(net.output, 1, 2, 3, 3)
+    (gradient,) = torch.autograd.grad(values[1, 2, 3, 3], images)
+    torch.testing.assert_close(net.project(record, unit, seed="one").full()[0], gradient[1], rtol=2e-3, atol=1e-3)
+
+
+def test_rows_pass_what_is_linear() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.mixing = nn.Linear(6, 8), nn.Linear(9, 5), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.a(x.roll(1, 1).cumsum(-1)))
+            x = F.relu(x @ self.mixing + x.index_select(1, torch.tensor([3, 2, 1, 0, 7, 6, 5, 4])))
+            first, second = x.split((3, 5), dim=1)
+            return self.b(torch.cat((second, torch.ones_like(first), first[:, :1].expand(x.shape[0], 1)), -1))
+
+    images = torch.randn(3, 6, dtype=torch.float64)
+    model = randomise(Rows().double().eval(), images)
+    for rule in ("deconvnet", "guided", "gradient"):
+        compare(model, images.detach(), rule)
