@@ -428,7 +428,7 @@ class _Builder:
         returned = [n for n in node.all_input_nodes if not is_size(n) and not is_constant(n)]
         if not returned:
             raise UnsupportedModule(f"{type(self.model).__name__} returns nothing that is computed from the images")
-        if len(returned) > 1 or returned[0] not in self.values:
+        if len(returned) > 1 or returned[0] not in self.values or returned[0] in self.pools:
             return None
         return self._read(returned[0], node) - self.inputs
 
