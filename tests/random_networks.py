@@ -47,7 +47,7 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "{}.movedim(3, 2) / 2": lambda x: x.movedim(3, 2) / 2,
     "{0}.mean(3, keepdim=True).expand_as({0}) + 0.1": lambda x: x.mean(3, keepdim=True).expand_as(x) + 0.1,
     "{0}.to({0}).repeat(1, 1, 2, 1)": lambda x: x.to(x).repeat(1, 1, 2, 1),
-    "{}.split(2, 2)[0]": lambda x: x.split(2, 2)[0].contiguous(),
+    "0.5 * {}.split(2, 2)[0]": lambda x: 0.5 * x.split(2, 2)[0],
     "torch.cat(({}, zeros), 1)": lambda x: torch.cat((x, torch.zeros_like(x[:, :1])), 1),
     "1.5 * {}.unflatten(1, (1, -1)).select(1, 0)": lambda x: 1.5 * x.unflatten(1, (1, -1)).select(1, 0),
     "{0} + {0}.mean((2, 3), keepdim=True)": lambda x: x + x.mean((2, 3), keepdim=True),
