@@ -78,7 +78,7 @@ def traceable() -> Iterator[None]:
 
     A `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`; torch.fx alone traces through
     its forward, and its backward is lost. `torch.zeros` and its kin take sizes that are proxies one by one, and so do
-    methods of tensors that are none.
+    methods and indices of tensors that are none.
     """
     # Users keep copies of `Function.apply`, which calls that of its base.
     base: Any = torch.autograd.Function.__bases__[0]
@@ -104,12 +104,22 @@ def traceable() -> Iterator[None]:
 
         return made
 
+    def item(method: Callable[..., Tensor]) -> Callable[..., Any]:
+        def taken(tensor: Tensor, index: Any) -> Any:
+            proxy = _proxy_in(index)
+            if proxy is None:
+                return method(tensor, index)
+            return proxy.tracer.create_proxy("call_function", operator.getitem, (tensor, index), {})
+
+        return taken
+
     with ExitStack() as patches:
         patches.enter_context(patch.object(base, "apply", classmethod(apply)))
         for name in ("empty", "ones", "rand", "randn", "zeros"):
             patches.enter_context(patch.object(torch, name, of_sizes(getattr(torch, name))))
         for name in ("expand", "new_ones", "new_zeros", "repeat", "reshape", "tile", "view"):
             patches.enter_context(patch.object(Tensor, name, to_sizes(getattr(Tensor, name))))
+        patches.enter_context(patch.object(Tensor, "__getitem__", item(Tensor.__getitem__)))
         yield
 
 
@@ -179,6 +189,14 @@ class Call:
         if self.node.op == "call_module":
             return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
         return self.node.target.function if isinstance(self.node.target, Applied) else self.node.target
+
+    def decided(self) -> str | None:
+        """What the user decided about it: about its kind, or about one from which a module has its forward."""
+        kind = self.kind()
+        kinds = [kind]
+        if self.node.op == "call_module":
+            kinds = [base for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
+        return next((self.rules[canonical(k)] for k in kinds if canonical(k) in self.rules), None)
 
     def function(self) -> Callable[..., Tensor]:
         """What the node does, as a function of the tensors of `signals` and `looked_at`; it changes none of them."""

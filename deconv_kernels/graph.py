@@ -213,7 +213,8 @@ class _Tracer(torch.fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
-            isinstance(m, (own.MaxPool2d, own.MaxUnpool2d, *self.leaves))
+            isinstance(m, (own.MaxPool2d, own.MaxUnpool2d))
+            or any(isinstance(m, kind) and type(m).forward is getattr(kind, "forward", None) for kind in self.leaves)
             or getattr(m, "deconvnet_identity", False)
             or known_type(type(m)) is not None
             or super().is_leaf_module(m, module_qualified_name)

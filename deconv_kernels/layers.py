@@ -81,7 +81,7 @@ def steps_of(call: Call) -> list[Step]:
         raise call.refused("it writes into a tensor that is not computed from the images; make it out of place")
     if call.parts:
         return _of_parts(call)
-    decided = call.rules.get(canonical(call.kind()))
+    decided = call.decided()
     if decided is not None:
         return call.as_decided(decided)
     if call.node.op == "call_module":
@@ -116,7 +116,8 @@ def _is_linear(call: Call) -> bool:
     """
     if call.node.op == "call_module" or not is_linear(call.node, lambda n: n in call.signals or n in call.parts):
         return False
-    if is_along_the_batch(call.node):
+    source = call.node.args[0] if call.node.args else None
+    if is_along_the_batch(call.node) and not (isinstance(source, Node) and _puts_parts_first(source)):
         raise call.refused("along the dimension of the batch it mixes images; name another dimension by number")
     return True
 
@@ -127,7 +128,7 @@ def _of_parts(call: Call) -> list[Step]:
         if _takes_a_part(part):
             continue
         whole = Call(part, call.model, call.name, call.rule, call.exact, call.rules)
-        decided = call.rules.get(canonical(whole.kind()), call.rule)
+        decided = whole.decided() or call.rule
         if decided in ("identity", "rectifier"):
             raise whole.refused(f"the rule {decided!r} is for what returns one map; it can be 'gradient'")
         if decided != "gradient" and not _is_linear(whole):
@@ -141,9 +142,33 @@ def _of_parts(call: Call) -> list[Step]:
         return call.whole(linear, alone=not linear)
     if _is_linear(call):
         return call.whole(linear, alone=not linear or is_product(call.kind()))
-    if call.rules.get(canonical(call.kind()), call.rule) != "gradient":
+    if (call.decided() or call.rule) != "gradient":
         raise call.undecided()
     return call.whole(linear=False, alone=True)
+
+
+def _puts_parts_first(node: Node) -> bool:
+    """Whether a node moves the dimension of several results, such as queries, keys and values, before that of the
+    batch, and others only take them apart."""
+    name = name_of(node.target) if node.op in ("call_function", "call_method") else None
+    if name not in ("moveaxis", "movedim", "permute", "swapaxes", "transpose"):
+        return False
+    given = [number for value in node.args[1:] for number in (value if isinstance(value, tuple | list) else (value,))]
+    if not given or any(not isinstance(number, int) for number in given):
+        return False
+    moves = given[0] != 0 if name == "permute" else 0 in given
+    return bool(moves and node.users) and all(_takes_along_the_first(user, node) for user in node.users)
+
+
+def _takes_along_the_first(user: Node, source: Node) -> bool:
+    if user.args[:1] != (source,):
+        return False
+    if user.target is operator.getitem:
+        return isinstance(user.args[1], int)
+    name = name_of(user.target) if user.op in ("call_function", "call_method") else None
+    if name == "unbind":
+        return bool(user.args[1:] in ((), (0,)) and user.kwargs.get("dim", 0) == 0)
+    return name == "select" and bool(user.args[1:2] == (0,))
 
 
 def _is_linear_part(part: Node, call: Call) -> bool:
@@ -193,7 +218,7 @@ def _makes_parts(node: Node, model: nn.Module) -> bool:
     if returns_indices(node, model):
         return False
     name = None if node.op == "call_module" else name_of(node.target)
-    if name in _SEVERAL:
+    if name in _SEVERAL or _puts_parts_first(node):
         return True
     if name in _SEVERAL_ALONG:
         along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
@@ -300,7 +325,14 @@ def _convolution_module(call: Call, module: Any) -> list[Step]:
     return [pad, Convolution(call.name, parameters, *window, (0, 0), *spacing)]
 
 
-def _convolution_function(call: Call) -> Convolution:
+def _is_sized(call: Call) -> bool:
+    """Whether it is linear in its only signal, with weights or windows that depend on sizes."""
+    return call.is_sized and call.signals == [call.argument(0, "input")]
+
+
+def _convolution_function(call: Call) -> list[Step] | Convolution:
+    if _is_sized(call):
+        return call.whole(linear=True, alone=True)
     parameters = _parameters_given(call)
     height, width = parameters()[0].shape[2:]
     padding = call.argument(4, "padding", 0)
@@ -324,8 +356,10 @@ def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | Tran
 
 
 def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
+    if _is_sized(call):
+        return call.whole(linear=True, alone=True)
     parameters = _parameters_given(call)
-    if _is_computed(*call.node.args[3:]) or call.looked_at:
+    if _is_computed(*call.node.args[3:]):
         return call.whole(linear=True, alone=True)
     window = (
         pair(call.argument(3, "stride", 1), "stride"),
@@ -655,6 +689,17 @@ def _linear_map(call: Call) -> list[Step]:
     return call.whole(linear=True)
 
 
+def _is_for_its_size(call: Call) -> bool:
+    """Whether nothing is read of what a call makes but its size."""
+    return all(is_size(user) for user in call.node.users)
+
+
+def _attribute(call: Call) -> list[Step] | None:
+    attribute = call.node.args[1]
+    linear = attribute in ("mT", "mH", "real") or (attribute == "data" and _is_for_its_size(call))
+    return call.whole(linear=True) if linear else None
+
+
 Built = Sequence[Step] | Step | None
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -744,14 +789,17 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((torch.transpose, "transpose"), _moves_no_batch(1, 2)),
     **dict.fromkeys((torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze"), _moves_no_batch(1)),
     operator.getitem: _item,
-    getattr: lambda call: _linear_map(call) if call.node.args[1] in ("mT", "mH", "real") else None,
+    getattr: _attribute,
+    **dict.fromkeys((torch.detach, "detach"), lambda call: _linear_map(call) if _is_for_its_size(call) else None),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     "contiguous": lambda call: Shift(call.name, call.function()),
     F.conv2d: _convolution_function,
     torch.conv2d: _convolution_function,
     F.conv_transpose2d: _transposed_convolution_function,
-    F.linear: lambda call: Linear(call.name, _parameters_given(call)),
+    F.linear: lambda call: (
+        call.whole(linear=True, alone=True) if _is_sized(call) else Linear(call.name, _parameters_given(call))
+    ),
     F.batch_norm: _batch_normalization_function,
     F.local_response_norm: _response_normalization,
     F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),

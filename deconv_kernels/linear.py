@@ -39,6 +39,7 @@ hsplit *input indices_or_sections
 moveaxis *input @source @destination
 movedim *input @source @destination
 narrow *input @dim start length
+permute *input
 pos *input
 positive *input
 reshape_as *input *other
@@ -49,6 +50,7 @@ swapdims *input @dim0 @dim1
 t *input
 tensor_split *input indices_or_sections @dim=0
 to *input *other
+transpose *input
 type *input dtype
 type_as *input *other
 unbind *input @dim=0
@@ -186,7 +188,7 @@ def _read(table: str) -> dict[str, list[list[_Parameter]]]:
 
 _TABLES = [_read(table) for table in (_VIEWS, _COPIES, _PRODUCTS)]
 _LINEAR = {name: lines for table in _TABLES for name, lines in table.items()}
-_MORE_VIEWS = {"getitem", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "detach"}
+_MORE_VIEWS = {"getitem", "view", "reshape", "squeeze", "unsqueeze", "detach"}
 _ROOMS = (torch, F, torch.special, torch.linalg, operator)
 
 

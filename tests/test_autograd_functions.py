@@ -190,3 +190,5 @@ def test_tracing_leaves_functions_as_they_are() -> None:
         (gradient,) = torch.autograd.grad(value.sum(), x)
         assert torch.equal(gradient, torch.ones_like(x))
     assert "apply" not in vars(Function.__bases__[0])
+    assert not {"__getitem__", "expand"} & vars(Tensor).keys()
+    assert torch.zeros(2, 3)[:1].expand(3, 3).shape == (3, 3)

@@ -122,6 +122,13 @@ LINEAR: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "coordinates by meshgrid": lambda net, y, z: torch.cat(
         (y, torch.arange(y.shape[2]).type_as(y)[None, None, :, None].expand(y.shape[0], 1, -1, y.shape[3])), 1
     ),
+    "blurred": lambda net, y, z: F.conv2d(
+        y, net.coordinates[:, :1, :3, :3].repeat(y.shape[1], 1, 1, 1), stride=2, groups=y.shape[1]
+    ),
+    "weights of the size": lambda net, y, z: F.linear(y, net.weight[:, : y.shape[3]]),
+    "slice of a buffer": lambda net, y, z: y * net.slope[:, : y.shape[2]] + net.coordinates[:, :1, : y.size(2)],
+    "mask of the size": lambda net, y, z: y * (torch.arange(y.shape[3]) > torch.arange(y.shape[2])[:, None]).to(y),
+    "size of detached maps": lambda net, y, z: z.view(y.data.shape[0], y.detach().size(1), -1),
     "concatenated zeros": lambda net, y, z: torch.cat((y, torch.zeros(y.shape[0], 2, 6, 7, dtype=y.dtype)), 1),
     "zeros_like": lambda net, y, z: torch.cat((y, torch.zeros_like(y), z + torch.ones_like(z)), 1),
     "times ones_like": lambda net, y, z: y * torch.ones_like(y) + z * torch.full_like(y, 2.0),

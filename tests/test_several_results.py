@@ -42,6 +42,8 @@ SEVERAL: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "attention without weights": lambda net, y, z: net.attention(y.mean(2), z.mean(2), z.mean(2), need_weights=False)[
         0
     ],
+    "heads put first": lambda net, y, z: heads(y),
+    "heads put first and unbound": lambda net, y, z: y.unflatten(1, (2, 2)).transpose(0, 1).unbind(0)[1],
     "recurrent": lambda net, y, z: recurrent(net, y),
     "pool of adapted size": lambda net, y, z: F.adaptive_max_pool2d(y, (2, 3), return_indices=True)[0],
     "largest of two": lambda net, y, z: torch.max(y, z),
@@ -69,14 +71,27 @@ def attended(net: Any, y: Tensor, z: Tensor) -> Tensor:
     return torch.cat((out.mean(1), weights.flatten(1)), 1)
 
 
+def heads(y: Tensor) -> Tensor:
+    queries, keys = y.flatten(2).reshape(y.shape[0], 2, 2, 42).permute(2, 0, 1, 3)
+    return (queries @ keys.transpose(-2, -1)).softmax(-1) @ keys
+
+
 def recurrent(net: Any, y: Tensor) -> Tensor:
     out, (hidden, _) = net.recurrent(y.mean(2))
     return out
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Over the channels of maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def network(function: Callable[[Any, Tensor, Tensor], Tensor], images: Tensor) -> nn.Module:
     model = Between(function)
     model.attention = nn.MultiheadAttention(7, 1, batch_first=True)
+    model.norm = ChannelNorm(4)
     model.recurrent = nn.LSTM(7, 5, batch_first=True)
     return randomise(model.double().eval(), images)
 
@@ -84,13 +99,13 @@ def network(function: Callable[[Any, Tensor, Tensor], Tensor], images: Tensor) -
 def advised(model: nn.Module, rule: str) -> dict[Any, str]:
     """The rules that the refusals of a network ask for, one after the other, until it is accepted."""
     rules: dict[Any, str] = {}
-    for _ in range(6):
+    for _ in range(12):
         try:
             Deconvnet(model, rule, rules=rules)
         except UnsupportedModule as error:
             found = re.search(r"rules=(\{.*?\})", str(error))
             assert found, f"no advice: {error}"
-            advice = eval(found[1], {"torch": torch, "operator": operator})
+            advice = eval(found[1], {"torch": torch, "operator": operator, "ChannelNorm": ChannelNorm})
             assert not advice.keys() & rules.keys(), f"did not help: {error}"
             rules |= advice
         else:
@@ -132,6 +147,7 @@ ADVISED: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "lerp by a signal": lambda net, y, z: torch.lerp(y, z, y),
     "masked by a signal": lambda net, y, z: y.masked_fill(z > 0.3, 0.0),
     "product in place": lambda net, y, z: y.mul_(z),
+    "its own layer norm": lambda net, y, z: net.norm(y) + F.layer_norm(z, (7,)),
     "group_norm": lambda net, y, z: F.group_norm(y, 2),
 }
 
