@@ -10,11 +10,22 @@ import torch.fx
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .constants import FRESH, Constants, Expression, asks_for_shape, describe, name_of
-from .constants import UnsupportedModule as UnsupportedModule
+from .constants import FRESH, Applied, Constants, Expression, asks_for_shape, describe, function_name
 from .convolution import Convolution
-from .joins import AdaptiveAveragePool, Concatenate, MaxUnpool, Product, Sum, TransposedConvolution, Whole, ZeroPad
-from .rules import POINTWISE, canonical
+from .joins import (
+    AdaptiveAveragePool,
+    Concatenate,
+    IndexUnpool,
+    MaxUnpool,
+    Product,
+    Sum,
+    TransposedConvolution,
+    Whole,
+    ZeroPad,
+)
+from .linear import has_own_memory
+from .rules import POINTWISE, canonical, spelled
+from .rules import UnsupportedModule as UnsupportedModule
 from .steps import (
     Activation,
     AveragePool,
@@ -29,10 +40,7 @@ from .steps import (
 )
 
 Node = torch.fx.Node
-NEEDED = (
-    "say what to do with it, as in Deconvnet(..., rules={{{key}: 'gradient'}}) "
-    "(or 'identity', or 'rectifier'), or use rule='gradient'"
-)
+_PARTS = "deconv_kernels.parts"  # what `note_parts` notes
 
 
 class Call:
@@ -48,8 +56,11 @@ class Call:
         rules: what the user decided: from canonical spelling to "gradient", "identity" or "rectifier".
 
     Attributes:
+        parts: the nodes among its arguments that make several results, or are some of these; they have no step of their
+            own and are run with it.
         signals: the nodes whose values it computes with.
-        looked_at: the nodes of which it only wants to know the shape.
+        looked_at: the nodes of which it only wants to know the shape, beside those of `signals`.
+        is_sized: whether an argument depends on the shape of a node.
         reads: the nodes that its first step reads, in the order of that step's inputs; `steps` may change it.
     """
 
@@ -65,8 +76,11 @@ class Call:
     ) -> None:
         self.node, self.model, self.constants = node, model, constants
         self.name, self.rule, self.exact, self.rules = name, rule, exact, rules
-        self.signals = [n for n in node.all_input_nodes if n not in constants]
-        self.looked_at = [n for n in self.function().looks_at if n not in self.signals]
+        read = _with_parts(node, constants)
+        self.parts = [n for n in read if makes_parts(n) and n not in constants]
+        self.signals = [n for n in read if not makes_parts(n) and n not in constants]
+        looks_at = self.function().looks_at
+        self.looked_at, self.is_sized = [n for n in looks_at if n not in self.signals], bool(looks_at)
         self.reads = self.signals[:1]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -79,8 +93,18 @@ class Call:
 
     def undecided(self, why: str = "") -> UnsupportedModule:
         """The error for what has no rule that people agree on."""
-        target = self.kind()
-        return self.refused(why + NEEDED.format(key=repr(target) if isinstance(target, str) else target.__name__))
+        others = ""
+        if self._reads_one() and not makes_parts(self.node):
+            keeps_shape = canonical(self.kind()) in POINTWISE
+            others = f" (or 'identity', or 'rectifier'{'' if keeps_shape else ', if it keeps the shape'})"
+        return self.refused(
+            f"{why}say what to do with it, as in Deconvnet(..., rules={{{spelled(self.kind())}: 'gradient'}}){others}, "
+            "or use rule='gradient'"
+        )
+
+    def _reads_one(self) -> bool:
+        """Whether it computes with one map and nothing else that comes from the images."""
+        return len(self.signals) == 1 and not self.looked_at and not self.parts
 
     def drops_branches(self) -> bool:
         """Whether the node is torchvision's `stochastic_depth` in eval mode, which does nothing then."""
@@ -89,10 +113,18 @@ class Call:
         return of_torchvision and kind.__name__ == "stochastic_depth" and not self.argument(3, "training", True)
 
     def kind(self) -> Any:
-        """The type of a module, the function, or the name of the method."""
+        """The type of a module, the function, or the name of the method; a class of `torch.autograd.Function`."""
         if self.node.op == "call_module":
             return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
-        return self.node.target
+        return self.node.target.function if isinstance(self.node.target, Applied) else self.node.target
+
+    def decided(self) -> str | None:
+        """What the user decided about it: about its kind, or about one from which a module has its forward."""
+        kind = self.kind()
+        kinds = [kind]
+        if self.node.op == "call_module":
+            kinds = [base for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
+        return next((self.rules[canonical(k)] for k in kinds if canonical(k) in self.rules), None)
 
     def is_constant(self, value: Any) -> bool:
         """Whether an argument is computed, but not from what is in the images."""
@@ -104,12 +136,12 @@ class Call:
 
     def function(self) -> Expression:
         """What the node does, as a function of the tensors of `signals` and `looked_at`; it changes none of them."""
-        return self.constants.expression(self.node, self.signals)
+        return self.constants.expression(self.node, self.signals, self.parts)
 
-    def whole(self, linear: bool, alone: bool = False) -> list[Step]:
-        """The node as a step on whole maps."""
+    def whole(self, linear: bool, alone: bool = False, apart: bool = False) -> list[Step]:
+        """The node as a step on whole maps; for `alone` and `apart` see `Whole`."""
         self.reads = [*self.signals, *self.looked_at]
-        return [Whole(self.name, self.function(), len(self.signals), linear, alone)]
+        return [Whole(self.name, self.function(), len(self.signals), linear, alone, apart)]
 
     def as_decided(self, decided: str) -> list[Step]:
         """What the user, or the rule, decided the call to be: "gradient", "identity" or "rectifier".
@@ -121,14 +153,35 @@ class Call:
         if decided == "gradient" and kind == operator.mul and len(self.signals) == 2:
             self.reads = self.signals
             return [Product(self.name)]
-        pointwise = len(self.signals) == 1 and not self.looked_at
-        if decided == "gradient" and not (pointwise and kind in POINTWISE):
+        if decided == "gradient" and not (self._reads_one() and kind in POINTWISE):
             return self.whole(linear=False, alone=kind not in POINTWISE)
-        if not pointwise:
-            raise self.refused(f"rules={decided!r} is for what reads one map")
+        if not self._reads_one():
+            raise self.refused(f"the rule {decided!r} is for what reads one map")
         if decided == "identity":
             return [Shift(self.name, self.function())]
+        if self.rule == "gradient" and kind not in POINTWISE:
+            return self.whole(linear=False, alone=True)
         return [Activation(self.name, self.function(), decided if decided == "gradient" else self.rule)]
+
+
+def makes_parts(node: Node) -> bool:
+    """Whether a node makes several results, of which others take one; see `layers.mark_parts`."""
+    return bool(node.meta.get(_PARTS, False))
+
+
+def note_parts(node: Node) -> None:
+    """Notes that a node makes several results."""
+    node.meta[_PARTS] = True
+
+
+def _with_parts(node: Node, constants: Constants) -> list[Node]:
+    """The nodes that a node reads, and before them those that such as make several results read."""
+    found: dict[Node, None] = {}
+    for n in node.all_input_nodes:
+        if makes_parts(n) and n not in constants:
+            found.update(dict.fromkeys(_with_parts(n, constants)))
+        found[n] = None
+    return list(found)
 
 
 def is_batch_size(value: Any) -> bool:
@@ -142,8 +195,8 @@ def is_batch_size(value: Any) -> bool:
 
 
 _ALLOCATING_STEPS = (
-    *(AdaptiveAveragePool, AveragePool, BatchNormalization, Concatenate, Convolution, Linear, MaxPool, MaxUnpool),
-    *(Product, Rectifier, Scale, Sum, TransposedConvolution, ZeroPad),
+    *(AdaptiveAveragePool, AveragePool, BatchNormalization, Concatenate, Convolution, IndexUnpool, Linear, MaxPool),
+    *(MaxUnpool, Product, Rectifier, Scale, Sum, TransposedConvolution, ZeroPad),
 )
 
 
@@ -161,5 +214,5 @@ def aliases(node: Node, step: Step, model: nn.Module) -> str | None:
         kind = type(model.get_submodule(str(node.target)))
         own_memory = kind.__module__.startswith("torch.nn.modules") and kind not in (nn.Flatten, nn.Unflatten)
     else:
-        own_memory = name_of(node) in FRESH or canonical(node.target) in POINTWISE
+        own_memory = function_name(node) in FRESH or canonical(node.target) in POINTWISE or has_own_memory(node.target)
     return None if own_memory else "view"

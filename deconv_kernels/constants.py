@@ -25,6 +25,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from .rules import UnsupportedModule
+
 Node = torch.fx.Node
 # What tracing notes of a node: a tensor that is not the model's, and that no gradient passes it.
 CONSTANT, NO_GRAD = "deconv_kernels.constant", "deconv_kernels.no_grad"
@@ -159,6 +161,23 @@ def nodes_in(value: Any) -> list[Node]:
     return found
 
 
+class Applied:
+    """What `function.apply` is in a traced graph, where `function` is a `torch.autograd.Function` of the user's."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = self.__self__ = function
+        self.__name__ = self.__qualname__ = function.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function.apply(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Applied) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+
 def execute(node: Node, known: Mapping[Node, Any], modules: Mapping[Node, nn.Module]) -> Any:
     """What a node computes.
 
@@ -201,13 +220,14 @@ class Expression:
         model: nn.Module,
         held: Mapping[str, Tensor],
         given: Sequence[Node] | None = None,
+        parts: Sequence[Node] = (),
         replaced: Mapping[str, Node] | None = None,
     ) -> None:
         self.order, self.looks_at, self.result, self.model, self.held = order, looks_at, result, model, held
-        self.given, self.replaced = given, replaced or {}
-        self.called = [node for node in order if node.op == "call_module"]
-        if given is not None and result.op == "call_module":
-            self.called.append(result)
+        self.given, self.parts, self.replaced = given, parts, replaced or {}
+        called = (*order, *parts) if given is None else (*order, *parts, result)
+        self.called = [node for node in called if node.op == "call_module"]
+        self.applies = any(isinstance(node.target, Applied) for node in called)
         self.written = () if given is None else overwritten(result, model)
         self.writes = any(overwritten(node, model) for node in order) or any(node in order for node in self.written)
         self._last: tuple[tuple[Any, ...], Any] | None = None
@@ -255,7 +275,22 @@ class Expression:
             if self.given is None:
                 return torch.fx.map_arg(self.result, known.__getitem__)
             known.update({node: known[node].clone() for node in self.written if node in given})
+            for node in self.parts:
+                known[node] = execute(node, known, modules)
             return execute(self.result, known, modules)
+
+        return self._on_copies(run) if self.applies else run
+
+    def _on_copies(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that may write into what it is given, of which nobody could know."""
+
+        def run(*tensors: Tensor) -> Any:
+            copies = [tensor.clone() for tensor in tensors]
+            result = function(*copies)
+            if not all(torch.equal(*pair) for pair in zip(tensors, copies, strict=True)):
+                what = describe(self.result, self.model)
+                raise UnsupportedModule(f"{what} writes into what it is given; make it return a new tensor")
+            return result
 
         return run
 
@@ -334,9 +369,11 @@ def overwritten(node: Node, model: nn.Module) -> tuple[Node, ...]:
 def _is_in_place(node: Node, model: nn.Module) -> bool:
     if node.op == "call_module":
         return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    if isinstance(node.target, Applied):
+        return False
     if node.target in _WRITING:
         return True
-    name = name_of(node)
+    name = function_name(node)
     if (name.endswith("_") and not name.endswith("__")) or name in _WRITING_METHODS:
         return True
     return bool(node.kwargs.get("inplace", _positional(node, "inplace")))
@@ -354,7 +391,7 @@ def _positional(node: Node, name: str) -> Any:
     return node.args[position] if position < len(node.args) else None
 
 
-def name_of(node: Node) -> str:
+def function_name(node: Node) -> str:
     """The name of the function or method that a node calls."""
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
@@ -393,7 +430,7 @@ class Constants:
                     self._read[node] = tensor
             return
         written = overwritten(node, self.model)
-        if not written and name_of(node) in FRESH:
+        if not written and function_name(node) in FRESH:
             return
         for other in node.all_input_nodes:
             if other in self.order:
@@ -401,19 +438,21 @@ class Constants:
         for other in written:
             self._writers.setdefault(self._root(other), []).append(node)
 
-    def expression(self, result: Any, given: Sequence[Node] | None = None) -> Expression:
+    def expression(self, result: Any, given: Sequence[Node] | None = None, parts: Sequence[Node] = ()) -> Expression:
         """Arguments of a call, or the call itself, as they are at this moment.
 
         Args:
             result: nodes, nested as arguments are; or a call.
             given: where it is a call, the maps that it computes with.
+            parts: calls in between, which make several results.
 
         Raises:
             UnsupportedModule: the network has written to a part of the memory of a tensor that the called module reads.
         """
         left, replaced = nodes_in(result), {}
         if given is not None:
-            left = [node for node in result.all_input_nodes if node not in given]
+            own = {*given, *parts}
+            left = [read for node in (result, *parts) for read in node.all_input_nodes if read not in own]
             if result.op == "call_module":
                 replaced = self._replaced(str(result.target))
                 left += replaced.values()
@@ -427,7 +466,7 @@ class Constants:
                 chosen.add(node)
                 left += [*node.all_input_nodes, *self._writers.get(self._root(node), ())]
         order = [node for node in self.order if node in chosen]
-        return Expression(order, list(looks_at), result, self.model, self.held, given, replaced)
+        return Expression(order, list(looks_at), result, self.model, self.held, given, parts, replaced)
 
     def tensor(self, path: str) -> Expression:
         """A tensor of a module that reads it itself, with what the network has written to it before.
@@ -514,7 +553,7 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
 
 def _is_all_of(node: Node, argument: Node) -> bool:
     """Whether a node is a view of all of its first argument."""
-    names_it = name_of(node) == "detach" or (node.target is getattr and node.args[1] == "data")
+    names_it = function_name(node) == "detach" or (node.target is getattr and node.args[1] == "data")
     return names_it and node.args[0] is argument
 
 
@@ -571,11 +610,23 @@ _SHAPES = frozenset(
 _ABOUT = frozenset(("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad"))
 
 
+# What looks at the shape and the type of its second argument.
+_AS_ANOTHER = frozenset(("expand_as", "reshape_as", "to", "type_as", "view_as"))
+
+
+def computes_with(node: Node) -> list[Node]:
+    """The nodes that a call reads for more than their shape."""
+    if asks_for_shape(node):
+        return []
+    read = node.all_input_nodes
+    return read[:1] if function_name(node) in _AS_ANOTHER and node.args and read[0] is node.args[0] else read
+
+
 def asks_for_shape(node: Node) -> bool:
     """Whether a node looks at the shape of a tensor, or at its type, and not at what is in it."""
     if node.target is getattr:
         return node.args[1] in _ABOUT
-    return node.op in ("call_function", "call_method") and name_of(node) in _SHAPES
+    return node.op in ("call_function", "call_method") and function_name(node) in _SHAPES
 
 
 def describe(node: Node, model: nn.Module) -> str:
@@ -583,8 +634,4 @@ def describe(node: Node, model: nn.Module) -> str:
     if node.op == "call_module":
         kind = type(model.get_submodule(str(node.target))).__name__
         return f"module {node.target!r} ({kind}, node {node.name!r})"
-    return f"{'method' if node.op == 'call_method' else 'function'} {name_of(node)} (node {node.name!r})"
-
-
-class UnsupportedModule(ValueError):  # noqa: N818
-    """The network has a part for which there is no exact rule."""
+    return f"{'method' if node.op == 'call_method' else 'function'} {function_name(node)} (node {node.name!r})"

@@ -78,9 +78,10 @@ class Deconvnet:
         normalization: "identity" passes response and contrast normalisation unchanged on the way back, as deconvnets
             do; "gradient" takes their exact gradient, for which the record keeps their inputs.
         rules: what to do with parts about which there is no agreement, such as smooth activations and products of
-            signals: from a module type (`nn.SiLU`), a function (`torch.sigmoid`, `operator.mul`) or the name of a
-            tensor method to "gradient" (its exact gradient), "identity" (the signal passes unchanged) or "rectifier"
-            (as a rectifier under `rule`). Under the rule "gradient" everything goes by its gradient anyway.
+            signals: from a module type (`nn.SiLU`), a function (`torch.sigmoid`, `operator.mul`), the name of a tensor
+            method or a class of `torch.autograd.Function` to "gradient" (its exact gradient), "identity" (the signal
+            passes unchanged) or "rectifier" (as a rectifier under `rule`). Under the rule "gradient" everything goes by
+            its gradient anyway.
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
 import functools
@@ -12,8 +11,10 @@ import operator
 import threading
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch.fx
 from torch import Tensor, nn
@@ -22,28 +23,28 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from . import nn as own
-from .calls import Call, aliases
+from .calls import Call, aliases, makes_parts
 from .constants import (
     CONSTANT,
     IN_PLACE_OPERATORS,
     NO_GRAD,
+    Applied,
     Constants,
     Expression,
-    UnsupportedModule,
     Weights,
-    asks_for_shape,
     assume,
+    computes_with,
     copy_in_eval,
     describe,
+    function_name,
     is_random,
-    name_of,
     overwritten,
     set_data,
     set_item,
 )
 from .joins import Switches
-from .layers import is_split, known_type, returns_indices, steps_of, switches_of, unpooling
-from .rules import decisions
+from .layers import known_type, mark_parts, returns_indices, steps_of, switches_of, unpooling
+from .rules import UnsupportedModule, decisions
 from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
 Node = torch.fx.Node
@@ -387,7 +388,8 @@ class _Tracer(torch.fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
-            isinstance(m, (own.MaxPool2d, own.MaxUnpool2d, *self.leaves))
+            isinstance(m, (own.MaxPool2d, own.MaxUnpool2d))
+            or any(isinstance(m, kind) and type(m).forward is getattr(kind, "forward", None) for kind in self.leaves)
             or getattr(m, "deconvnet_identity", False)
             or known_type(type(m)) is not None
             or super().is_leaf_module(m, module_qualified_name)
@@ -484,36 +486,36 @@ def _to_trace(model: nn.Module) -> nn.Module:
     return copied
 
 
-@contextlib.contextmanager
-def _proxies_as_sizes(tracer: _Tracer) -> Iterator[None]:
-    """Inside it, the functions that make tensors of a given size take proxies as sizes."""
+@contextmanager
+def _traceable(tracer: _Tracer) -> Iterator[None]:
+    """While torch.fx traces: makes nodes of what it looks through, and of what it stumbles over.
 
-    def recorded(function: Any) -> Any:
+    A `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`; torch.fx alone traces through
+    its forward, and its backward is lost. Functions that make tensors, and methods and indices of tensors that are no
+    proxies, take proxies as sizes. Modules take proxies in the place of their parameters and buffers, as attributes.
+    """
+    # Users keep copies of `Function.apply`, which calls that of its base.
+    base: Any = torch.autograd.Function.__bases__[0]
+    assign, item = nn.Module.__setattr__, Tensor.__getitem__
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if not _holds_proxy(args, kwargs):
+            return super(base, cls).apply(*args, **kwargs)
+        return tracer.create_proxy("call_function", Applied(cls), args, kwargs)
+
+    def recorded(function: Any, kind: str) -> Any:
         @functools.wraps(function)
         def record(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(leaf, torch.fx.Proxy) for leaf in tree_leaves((args, kwargs))):
-                return tracer.create_proxy("call_function", function, args, kwargs)
-            return function(*args, **kwargs)
+            if not _holds_proxy(args, kwargs):
+                return function(*args, **kwargs)
+            return tracer.create_proxy(kind, function if kind == "call_function" else function.__name__, args, kwargs)
 
         return record
 
-    functions = {name: getattr(torch, name) for name in _MAKES_TENSORS}
-    for name, function in functions.items():
-        setattr(torch, name, recorded(function))
-    try:
-        yield
-    finally:
-        for name, function in functions.items():
-            setattr(torch, name, function)
-
-
-_MAKES_TENSORS = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "rand", "randn")
-
-
-@contextlib.contextmanager
-def _proxies_as_attributes() -> Iterator[None]:
-    """Inside it, modules take proxies in the place of their parameters and buffers, as attributes."""
-    assign = nn.Module.__setattr__
+    def taken(tensor: Tensor, index: Any) -> Any:
+        if not _holds_proxy(index):
+            return item(tensor, index)
+        return tracer.create_proxy("call_function", operator.getitem, (tensor, index), {})
 
     def set_attribute(module: nn.Module, name: str, value: Any) -> None:
         if not isinstance(value, torch.fx.Proxy):
@@ -523,11 +525,21 @@ def _proxies_as_attributes() -> Iterator[None]:
             held.pop(name, None)
         vars(module)[name] = value
 
-    nn.Module.__setattr__ = set_attribute  # type: ignore[assignment,method-assign]
-    try:
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(base, "apply", classmethod(apply)))
+        for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "rand", "randn"):
+            patches.enter_context(patch.object(torch, name, recorded(getattr(torch, name), "call_function")))
+        for name in ("expand", "new_ones", "new_zeros", "repeat", "reshape", "tile", "view"):
+            patches.enter_context(patch.object(Tensor, name, recorded(getattr(Tensor, name), "call_method")))
+        patches.enter_context(patch.object(Tensor, "__getitem__", taken))
+        patches.enter_context(patch.object(nn.Module, "__setattr__", set_attribute))
         yield
-    finally:
-        nn.Module.__setattr__ = assign  # type: ignore[method-assign]
+
+
+def _holds_proxy(*arguments: Any) -> bool:
+    found: list[torch.fx.Proxy] = []
+    torch.fx.node.map_aggregate(arguments, lambda x: found.append(x) if isinstance(x, torch.fx.Proxy) else x)
+    return bool(found)
 
 
 def _apart(
@@ -586,8 +598,7 @@ def _traced(
             _TRACING,
             torch.inference_mode(False),
             torch.enable_grad(),
-            _proxies_as_attributes(),
-            _proxies_as_sizes(tracer),
+            _traceable(tracer),
             _Recording(tracer),
         ):
             graph = tracer.trace(model, {**fixed, **arguments})
@@ -664,8 +675,7 @@ class _Builder:
         for node in self.graph.nodes:
             self._follow_writes(node)
             if node.op == "output":
-                returned = node.args[0]
-                output = self._read(returned, node) - self.inputs if isinstance(returned, Node) else None
+                output = self._output(node)
             elif node.op == "get_attr" or self._is_constant(node):
                 self._add_constant(node)
             elif node.op != "placeholder":
@@ -695,10 +705,10 @@ class _Builder:
         """Whether a node depends on nothing that is in the images."""
         if node.op == "placeholder":
             return False
-        return asks_for_shape(node) or all(read in self.constants for read in node.all_input_nodes)
+        return all(read in self.constants for read in computes_with(node))
 
     def _add_constant(self, node: Node) -> None:
-        if node.op != "call_module" and is_random(name_of(node)):
+        if node.op != "call_module" and is_random(function_name(node)):
             raise UnsupportedModule(f"{describe(node, self.model)} is random in eval mode too")
         self.constants.add(node)
         if node.target is assume:
@@ -715,8 +725,22 @@ class _Builder:
         values = [None if node is None else self.values.get(self.constants.tensor_now(node)) for node in nodes]
         return tuple(None if value in self.stale else value for value in values)
 
+    def _output(self, node: Node) -> int | None:
+        """The step whose output is the network's; None where it returns several tensors computed from the images.
+
+        Raises:
+            UnsupportedModule: nothing that it returns is computed from them.
+        """
+        returned = [n for n in node.all_input_nodes if n not in self.constants]
+        if not returned:
+            raise UnsupportedModule(f"{type(self.model).__name__} returns nothing that is computed from the images")
+        if len(returned) > 1 or returned[0] not in self.values or returned[0] in self.pools:
+            return None
+        return self._read(returned[0], node) - self.inputs
+
     def _append(self, node: Node) -> None:
-        if is_split(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
+        mark_parts(node, self.model, self.constants)
+        if makes_parts(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
             return
         name = self._name(node)
         switches = next((n for n in node.all_input_nodes if n in self.pools), None)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .constants import Expression
 from .ops import max_pool2d, max_unpool2d, switches_to_indices
+from .rules import UnsupportedModule
 from .steps import Function, Kept, MaxPool, Options, Pair, Step, require_maps
 from .windows import Window, Windows, as_map
 
@@ -125,33 +126,85 @@ class Whole(Step):
         function: of the inputs, (N, ...) each, to (N, ...). Every image must stay by itself, to the last bit.
         signals: how many of the inputs get a signal, from the first on; of the others only the shape matters.
         linear: whether the gradient depends on nothing but the shapes, so that no input has to be kept.
-        alone: take one image at a time, because it is not known whether others would change what becomes of it.
+        alone: take one image at a time, because it is not known whether others would change a bit of what becomes of
+            it.
+        apart: it is known that images stay apart. Else it is tried out for every shape of the inputs.
     """
 
     function: Callable[..., Tensor]
 
-    def __init__(self, name: str, function: Function, signals: int, linear: bool, alone: bool = False) -> None:
+    def __init__(
+        self, name: str, function: Function, signals: int, linear: bool, alone: bool = False, apart: bool = False
+    ) -> None:
         super().__init__(name)
         self.function, self.signals = function, signals  # type: ignore[assignment]
-        self.linear, self.alone = linear, alone
+        self.linear, self.alone, self.apart = linear, alone, apart
+        self._tried: set[tuple[torch.Size, ...]] = set()
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         images = len(inputs[0])
+        shapes = tuple(x.shape[1:] for x in inputs)
+        if not self.apart and shapes not in self._tried:
+            self._require_apart(inputs)
+            self._tried.add(shapes)
         if self.alone:
             rows = [self.function(*(x[image : image + 1] for x in inputs)) for image in range(images)]
             output = torch.cat([self._checked(row, 1) for row in rows])
         else:
             output = self._checked(self.function(*inputs), images)
-        return output, None if self.linear else tuple(inputs)
+        if not self.linear:
+            return output, tuple(inputs)
+        # Of the inputs of a conversion the way back has to know their types.
+        converts = any(x.dtype != output.dtype for x in inputs)
+        return output, tuple(x.new_empty((images, 0)) for x in inputs) if converts else None
 
     def _checked(self, output: object, images: int) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != images:
             made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
+            raise UnsupportedModule(
                 f"{self.name} makes {made} of {images} images; what it makes of each needs a dimension of its own, "
-                "(N, ...), which for instance keepdim=True keeps"
+                "(N, ...), which for instance keepdim=True keeps, and images must not be mixed"
             )
-        return output
+        if output.is_complex():
+            raise UnsupportedModule(f"{self.name} makes complex numbers, and signals are real")
+        return output.contiguous() if _may_overlap(output) else output
+
+    def _require_apart(self, inputs: Sequence[Tensor]) -> None:
+        """Whether what becomes of an image depends on no other in the batch, tried out on two of them.
+
+        Raises:
+            UnsupportedModule: it does.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            first, last = ([x[:1] for x in inputs], [x[-1:] for x in inputs])
+            if len(inputs[0]) == 1:
+                last = [x.flip(tuple(range(1, x.dim()))) for x in first]
+            pair = [torch.cat(both).detach() for both in zip(first, last, strict=True)]
+            sources = [x.requires_grad_() for x in pair[: self.signals] if x.is_floating_point()]
+            try:
+                both = self._checked(self.function(*pair), 2)
+                single = [self._checked(self.function(*(x[i : i + 1] for x in pair)), 1) for i in range(2)]
+            except UnsupportedModule:
+                raise
+            except (IndexError, RuntimeError, ValueError) as error:
+                raise UnsupportedModule(
+                    f"{self.name} cannot be run on images of these shapes one by one, "
+                    f"{', '.join(str(tuple(x.shape[1:])) for x in inputs)}; if it mixes them, it has no exact backward "
+                    f"rule: {error}"
+                ) from error
+            alone = torch.cat(single)
+            mixes = both.shape != alone.shape or not _are_close(both.detach(), alone.detach())
+            if not mixes and both.requires_grad and sources:
+                generator = torch.Generator().manual_seed(0)
+                signal = torch.randn(both.shape[1:], generator=generator, dtype=torch.float64).to(both)
+                for image, other in ((0, 1), (1, 0)):
+                    found = torch.autograd.grad(both[image], sources, signal, retain_graph=True, allow_unused=True)
+                    mixes |= any(x is not None and bool(x[other].nan_to_num().any()) for x in found)
+        if mixes:
+            raise UnsupportedModule(
+                f"{self.name} mixes the images of a batch (or is random): what it makes of one depends on the others, "
+                "for which there is no exact backward rule"
+            )
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return tuple(Window.full(as_map(shape)) if index < self.signals else None for index, shape in enumerate(shapes))
@@ -177,6 +230,8 @@ class Whole(Step):
         with torch.inference_mode(False), torch.enable_grad():
             if kept is None:
                 inputs = [signal.new_zeros((len(signal), *shape)) for shape in shapes]
+            elif self.linear:
+                inputs = [x.new_zeros((len(signal), *shape)) for x, shape in zip(kept, shapes, strict=True)]
             else:
                 inputs = [x.index_select(0, image) for x in kept]
             inputs = [x.requires_grad_(x.is_floating_point()) for x in inputs]
@@ -184,7 +239,8 @@ class Whole(Step):
             output = self.function(*inputs)
             found: Sequence[Tensor | None] = [None] * len(sources)
             if output.requires_grad:
-                found = torch.autograd.grad(output, sources, signal.reshape(output.shape), allow_unused=True)
+                arrived = signal.reshape(output.shape).to(output.dtype)
+                found = torch.autograd.grad(output, sources, arrived, allow_unused=True)
         gradients = iter(found)
         return tuple(
             signal.new_zeros(x.shape) if not x.requires_grad or (gradient := next(gradients)) is None else gradient
@@ -239,7 +295,7 @@ class AdaptiveAveragePool(Whole):
     """Adaptive average pooling; the identity where the map already has the size asked for."""
 
     def __init__(self, name: str, function: Function) -> None:
-        super().__init__(name, function, signals=1, linear=True)
+        super().__init__(name, function, signals=1, linear=True, apart=True)
 
     @staticmethod
     def _changes_nothing(window: Window, shapes: Shapes) -> bool:
@@ -260,7 +316,7 @@ class Added(Whole):
     """A map is added, image by image, to something constant; the signal passes unchanged where none is broadcast."""
 
     def __init__(self, name: str, function: Function) -> None:
-        super().__init__(name, function, signals=1, linear=True, alone=True)
+        super().__init__(name, function, signals=1, linear=True, alone=True, apart=True)
 
     @staticmethod
     def _broadcasts_nothing(window: Window, shapes: Shapes) -> bool:
@@ -308,7 +364,7 @@ class ChannelSlice(Whole):
     """
 
     def __init__(self, name: str, function: Function, bounds: Callable[[int], tuple[int, int]]) -> None:
-        super().__init__(name, function, signals=1, linear=True)
+        super().__init__(name, function, signals=1, linear=True, apart=True)
         self.bounds = bounds
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
@@ -368,37 +424,106 @@ class ZeroPad(Step):
 
 
 class Switches(Step):
-    """The switches of a max pool as a value, for the unpooling that reads them; no signal passes."""
+    """Where the maxima of a max pool lie, as a value for the unpooling that reads it; no signal passes.
 
-    def __init__(self, name: str, pool: MaxPool) -> None:
+    Args:
+        pool: the pool.
+        flat: as torch's pools say it, by indices into the pool's input, and not as ours do.
+    """
+
+    def __init__(self, name: str, pool: MaxPool, flat: bool) -> None:
         super().__init__(name)
-        self.pool = pool
+        self.pool, self.flat = pool, flat
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        pool = self.pool
-        _, switches = max_pool2d(inputs[0], pool.kernel, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-        return switches, None
+        pool, (x,) = self.pool, inputs
+        window = (pool.kernel, pool.stride, pool.padding, pool.dilation)
+        _, switches = max_pool2d(x, *window, pool.ceil_mode)
+        size = (x.shape[2], x.shape[3])
+        return switches_to_indices(switches, size, *window) if self.flat else switches, None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (None,)
 
 
+class IndexUnpool(Step):
+    """`F.max_unpool2d` by the indices of a max pool in the network; backwards what lies at the indices.
+
+    Indices count along the rows of the pool's input. In an output with longer or shorter rows they name other places,
+    and some may name none.
+
+    Args:
+        pool: whose indices they are.
+        output_size: what torch's unpooling takes for it; a function of maps, if it depends on their shapes.
+        looks_at: which inputs, not counting the indices, these maps are.
+    """
+
+    def __init__(self, name: str, pool: MaxPool, output_size: Expression, looks_at: Sequence[int]) -> None:
+        super().__init__(name)
+        self.pool, self.looks_at = pool, tuple(looks_at)
+        self.output_size: Any = output_size
+
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        x, indices, *others = inputs
+        pool, size = self.pool, self.output_size
+        if callable(size):
+            size = size(*((x, *others)[number] for number in self.looks_at))
+        window = (pool.kernel, pool.stride, pool.padding, size)
+        require_maps(self.name, x)
+        try:
+            made = F.max_unpool2d(x.to("meta"), indices.to("meta"), *window).shape
+        except (RuntimeError, TypeError, ValueError) as error:
+            asked = "" if size is None else f" to output_size={tuple(size)}"
+            raise ValueError(
+                f"{self.name} cannot unpool {x.shape[2]}x{x.shape[3]}{asked} with the window of {pool.name!r}: {error}"
+            ) from error
+        highest = int(indices.max()) if indices.numel() else 0
+        if highest >= made[2] * made[3]:
+            raise ValueError(
+                f"{self.name} unpools {x.shape[2]}x{x.shape[3]} to {made[2]}x{made[3]}, which has no position "
+                f"{highest}: the indices of {pool.name!r} belong to a larger map; give its size as output_size"
+            )
+        if any(d * (k - 1) >= s for d, k, s in zip(pool.dilation, pool.kernel, pool.stride, strict=True)):
+            x = _last_of_shared(x, indices, highest + 1)
+        unpooled = x.new_zeros((*made[:2], made[2] * made[3])).scatter_(2, indices.flatten(2), x.flatten(2))
+        return unpooled.view(made), indices.int()
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (Window.full(as_map(shapes[0])), *[None] * (len(shapes) - 1))
+
+    def send(
+        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
+    ) -> Signals:
+        assert isinstance(kept, Tensor)
+        indices = kept.index_select(0, windows.positions.image).long().flatten(2)
+        result = _on_whole(windows.whole().flatten(2).gather(2, indices), shapes[0], windows)
+        result.nonnegative = windows.nonnegative
+        return [result, *[None] * (len(shapes) - 1)]
+
+
+def _last_of_shared(x: Tensor, indices: Tensor, positions: int) -> Tensor:
+    """(N, C, PH, PW) in which the windows that share a position have the value of the last of them."""
+    flat = indices.flatten(2)
+    order = torch.arange(flat.shape[2], device=x.device).expand_as(flat)
+    last = order.new_zeros((*flat.shape[:2], positions)).scatter_reduce_(2, flat, order, "amax").gather(2, flat)
+    return x.flatten(2).gather(2, last).view(x.shape)
+
+
 class MaxUnpool(Step):
-    """Unpooling by the switches of a max pool in the network; backwards what lies at the switches.
+    """Our unpooling by the switches of a max pool of ours in the network; backwards what lies at the switches.
 
     Args:
         pool: whose switches they are.
         overlap: "sum" or "last".
-        losers: whether windows whose value is not the last also get what lies at their switches, as torch has it.
         output_size: (H, W), or None for the smallest; a function of maps, if it depends on their shapes.
         looks_at: which inputs, not counting the switches, these maps are.
     """
 
     def __init__(
-        self, name: str, pool: MaxPool, overlap: str, losers: bool, output_size: Expression, looks_at: Sequence[int]
+        self, name: str, pool: MaxPool, overlap: str, output_size: Expression, looks_at: Sequence[int]
     ) -> None:
         super().__init__(name)
-        self.pool, self.overlap, self.losers, self.looks_at = pool, overlap, losers, tuple(looks_at)
+        self.pool, self.overlap, self.looks_at = pool, overlap, tuple(looks_at)
         self.output_size: Any = output_size
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
@@ -423,7 +548,7 @@ class MaxUnpool(Step):
         size = (signal.shape[2], signal.shape[3])
         places = switches_to_indices(switches, size, *window).flatten(2)
         values = signal.flatten(2).gather(2, places)
-        if self.overlap == "last" and not self.losers:
+        if self.overlap == "last":
             order = torch.arange(1, places.shape[2] + 1, dtype=torch.float64, device=signal.device)
             numbers = order.view(switches.shape[2:]).expand(switches.shape).contiguous()
             last = max_unpool2d(numbers, switches, *window, size, overlap="last")
@@ -432,6 +557,27 @@ class MaxUnpool(Step):
         result = _on_whole(values, shapes[0], windows)
         result.nonnegative = windows.nonnegative
         return [result, *[None] * (len(shapes) - 1)]
+
+
+def _may_overlap(x: Tensor) -> bool:
+    """Whether several elements may be in one place of memory, so that what writes to one would change the others."""
+    beyond = 1
+    for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
+        if length > 1:
+            if stride < beyond:
+                return True
+            beyond = stride * (length - 1) + beyond
+    return False
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    """Whether values are the same up to rounding, on the scale of the largest."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    finite = one[one.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    tolerance = torch.finfo(one.dtype).eps ** 0.5
+    return torch.allclose(one.double(), other.double(), tolerance, tolerance * largest, equal_nan=True)
 
 
 def _are_equal(shapes: Shapes) -> bool:

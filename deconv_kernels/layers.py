@@ -15,14 +15,25 @@ from torch.nn.utils import parametrize
 
 from . import nn as own
 from ._pooling import pair
-from .calls import Call, is_batch_size
-from .constants import NO_GRAD, Constants, Expression, computed_by_hook, name_of, nodes_in, overwritten, set_item
+from .calls import Call, is_batch_size, makes_parts, note_parts
+from .constants import (
+    NO_GRAD,
+    Constants,
+    Expression,
+    asks_for_shape,
+    computed_by_hook,
+    function_name,
+    nodes_in,
+    overwritten,
+    set_item,
+)
 from .convolution import Convolution
 from .joins import (
     AdaptiveAveragePool,
     Added,
     ChannelSlice,
     Concatenate,
+    IndexUnpool,
     MaxUnpool,
     Sum,
     Switches,
@@ -30,7 +41,8 @@ from .joins import (
     Whole,
     ZeroPad,
 )
-from .rules import canonical
+from .linear import is_along_the_batch, is_linear, is_product, name_of
+from .rules import POINTWISE, canonical
 from .steps import (
     Activation,
     AveragePool,
@@ -69,7 +81,11 @@ def steps_of(call: Call) -> list[Step]:
         if call.rule != "gradient":
             raise call.refused("it is computed under torch.no_grad(), where no signal passes; compute it outside of it")
         return call.whole(linear=False, alone=True)
-    decided = call.rules.get(canonical(call.kind()))
+    if any(map(call.is_constant, overwritten(call.node, call.model))):
+        return _written_to_a_constant(call)
+    if call.parts:
+        return _of_parts(call)
+    decided = call.decided()
     if decided is not None:
         return call.as_decided(decided)
     if call.node.op == "call_module":
@@ -81,11 +97,11 @@ def steps_of(call: Call) -> list[Step]:
     else:
         if call.node.kwargs.get("out") is not None:
             raise call.refused("it writes into a given tensor; use what it returns")
-        if any(map(call.is_constant, overwritten(call.node, call.model))):
-            return _written_to_a_constant(call)
         built = _FUNCTIONS.get(call.node.target, lambda call: None)(call)
     if built is None and call.drops_branches():
         built = Identity(call.name)
+    if built is None and _is_linear(call):
+        built = call.whole(linear=True, alone=is_product(call.kind()))
     if built is None:
         if call.rule != "gradient":
             raise call.undecided()
@@ -94,6 +110,121 @@ def steps_of(call: Call) -> list[Step]:
     if len(call.signals) > 1 and len(call.reads) == 1:
         raise call.refused("only its first argument may be computed from the images")
     return steps
+
+
+def _is_linear(call: Call) -> bool:
+    """Whether a call is known to be linear in all signals that it reads.
+
+    Raises:
+        UnsupportedModule: it is, along the dimension of the batch.
+    """
+    if call.node.op == "call_module" or not is_linear(call.node, lambda n: n in call.signals or n in call.parts):
+        return False
+    source = call.node.args[0] if call.node.args else None
+    if is_along_the_batch(call.node) and not (isinstance(source, Node) and _puts_parts_first(source)):
+        raise call.refused("along the dimension of the batch it mixes images; name another dimension by number")
+    return True
+
+
+def _of_parts(call: Call) -> list[Step]:
+    """The steps of a call together with those that make several results, of which it takes some."""
+    for part in call.parts:
+        if _takes_a_part(part):
+            continue
+        whole = Call(part, call.model, call.constants, call.name, call.rule, call.exact, call.rules)
+        decided = whole.decided() or call.rule
+        if decided in ("identity", "rectifier"):
+            raise whole.refused(f"the rule {decided!r} is for what returns one map; it can be 'gradient'")
+        if decided != "gradient" and not _is_linear(whole):
+            raise whole.undecided()
+    source, index = call.node.args[0], call.node.args[1] if len(call.node.args) > 1 else None
+    linear = all(_takes_a_part(part) or _is_linear_part(part, call) for part in call.parts)
+    if _takes_a_part(call.node):
+        assert isinstance(source, Node)
+        if name_of(source.target) in _CHANNELS and isinstance(index, int):
+            return _channels(call, source, index) or call.whole(linear, alone=not linear)
+        return call.whole(linear, alone=not linear)
+    if _is_linear(call):
+        return call.whole(linear, alone=not linear or is_product(call.kind()))
+    if (call.decided() or call.rule) != "gradient":
+        raise call.undecided()
+    return call.whole(linear=False, alone=True)
+
+
+def _puts_parts_first(node: Node) -> bool:
+    """Whether a node moves the dimension of several results, such as queries, keys and values, before that of the
+    batch, and others only take them apart."""
+    name = name_of(node.target) if node.op in ("call_function", "call_method") else None
+    if name not in ("moveaxis", "movedim", "permute", "swapaxes", "transpose"):
+        return False
+    given = [number for value in node.args[1:] for number in (value if isinstance(value, tuple | list) else (value,))]
+    if not given or any(not isinstance(number, int) for number in given):
+        return False
+    moves = given[0] != 0 if name == "permute" else 0 in given
+    return bool(moves and node.users) and all(_takes_along_the_first(user, node) for user in node.users)
+
+
+def _takes_along_the_first(user: Node, source: Node) -> bool:
+    if user.args[:1] != (source,):
+        return False
+    if user.target is operator.getitem:
+        return isinstance(user.args[1], int)
+    name = name_of(user.target) if user.op in ("call_function", "call_method") else None
+    if name == "unbind":
+        return bool(user.args[1:] in ((), (0,)) and user.kwargs.get("dim", 0) == 0)
+    return name == "select" and bool(user.args[1:2] == (0,))
+
+
+def _is_linear_part(part: Node, call: Call) -> bool:
+    return _is_linear(Call(part, call.model, call.constants, call.name, call.rule, call.exact, call.rules))
+
+
+def _takes_a_part(node: Node) -> bool:
+    """Whether a node is one of the results, or some of the results, of a node that makes several."""
+    source = node.args[0] if node.args else None
+    return node.target in (operator.getitem, getattr) and isinstance(source, Node) and makes_parts(source)
+
+
+# What makes several results, and what does along a dimension.
+_SEVERAL = frozenset(
+    (
+        *("chunk", "dsplit", "hsplit", "split", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split", "vsplit"),
+        *("aminmax", "cummax", "cummin", "frexp", "kthvalue", "mode", "sort", "std_mean", "topk", "var_mean"),
+        "multi_head_attention_forward",
+    )
+)
+_SEVERAL_ALONG = frozenset(("max", "median", "min", "nanmedian"))
+
+
+def mark_parts(node: Node, model: nn.Module, constants: Constants) -> None:
+    """Notes of a node that computes something from the images whether it makes several results, of which others take
+    one."""
+    if _makes_parts(node, model, constants):
+        note_parts(node)
+
+
+def _makes_parts(node: Node, model: nn.Module, constants: Constants) -> bool:
+    if returns_indices(node, model):
+        return False
+    name = None if node.op == "call_module" else name_of(node.target)
+    if name in _SEVERAL or _puts_parts_first(node):
+        return True
+    if name in _SEVERAL_ALONG:
+        along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        return isinstance(along, int)
+    kind: Any = Call(node, model, constants, "", "gradient", False, {}).kind()
+    known = canonical(kind) in POINTWISE or (known_type(kind) if node.op == "call_module" else kind in _FUNCTIONS)
+    if (known or (name is not None and is_linear(node, lambda n: False))) and not _takes_a_part(node):
+        return False
+    source = node.args[0] if node.args else None
+    if _takes_a_part(node) and isinstance(source, Node) and name_of(source.target) in _SEVERAL | _SEVERAL_ALONG:
+        return isinstance(node.args[1], slice)
+    takers = [user for user in node.users if user.op == "call_function" and user.args[:1] == (node,)]
+    return len(takers) == len(node.users) > 0 and all(
+        (user.target is operator.getitem and isinstance(user.args[1], int))
+        or (user.target is getattr and user.args[1] in ("values", "indices", "min", "max"))
+        for user in takers
+    )
 
 
 def _clamp(call: Call, low: Any, high: Any) -> Step | None:
@@ -183,16 +314,18 @@ def _parameters_given(call: Call) -> tuple[Expression, Expression | None]:
 
 def _written_to_a_constant(call: Call) -> list[Step]:
     """A map is written in place to what was a constant; every image to its own."""
-    name = name_of(call.node)
+    name = function_name(call.node)
+    if call.node.kwargs.get("out") is not None:
+        raise call.refused("it writes into a given tensor; use what it returns")
     if name == "set_item":
         _check_index(call, call.node.args[1])
-    if len(call.signals) > 1 or name not in _LINEAR_WRITES:
+    if len(call.signals) > 1 or call.parts or name not in _LINEAR_WRITES:
         if call.rule != "gradient":
             raise call.undecided()
-        return call.whole(linear=False, alone=True)
+        return call.whole(linear=False, alone=True, apart=True)
     if name in ("iadd", "add_", "copy_") and len(call.node.args) == 2 and not call.looked_at:
         return [Added(call.name, call.function())]
-    return call.whole(linear=True, alone=True)
+    return call.whole(linear=True, alone=True, apart=True)
 
 
 _LINEAR_WRITES = frozenset(("iadd", "isub", "imul", "add_", "sub_", "mul_", "copy_", "set_item"))
@@ -202,7 +335,7 @@ def _check_index(call: Call, index: Any) -> None:
     """Whether an index keeps images apart."""
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     if not (parts[0] == slice(None) or parts[0] is Ellipsis):
-        raise call.refused("it takes one of several results that have no rule, or some of the images")
+        raise call.refused("it takes some of the images; begin the index with a colon")
     if parts[0] is Ellipsis and len(parts) > 3:
         raise call.refused("it may take some of the images; begin the index with a colon")
 
@@ -225,7 +358,14 @@ def _convolution_module(call: Call, module: Any) -> list[Step]:
     return [pad, Convolution(call.name, *parameters, *window, (0, 0), *spacing)]
 
 
-def _convolution_function(call: Call) -> Convolution:
+def _is_sized(call: Call) -> bool:
+    """Whether it is linear in its only signal, with weights or windows that depend on sizes."""
+    return call.is_sized and call.signals == [call.argument(0, "input")]
+
+
+def _convolution_function(call: Call) -> list[Step] | Convolution:
+    if _is_sized(call):
+        return call.whole(linear=True, alone=True)
     weight, bias = _parameters_given(call)
     height, width = weight.now().shape[2:]
     padding = call.argument(4, "padding", 0)
@@ -250,8 +390,10 @@ def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | Tran
 
 
 def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
+    if _is_sized(call):
+        return call.whole(linear=True, alone=True)
     weight, _ = _parameters_given(call)
-    if _is_computed(*call.node.args[3:]) or call.looked_at:
+    if _is_computed(*call.node.args[3:]):
         return call.whole(linear=True, alone=True)
     window = (
         pair(call.argument(3, "stride", 1), "stride"),
@@ -299,7 +441,11 @@ def switches_of(node: Node, model: nn.Module, constants: Constants, name: str) -
     call = Call(node, model, constants, name, "deconvnet", False, {})
     pool = steps_of(call)[-1]
     assert isinstance(pool, MaxPool)
-    return Switches(name, pool)
+    return Switches(name, pool, flat=not _is_our_pool(node, model))
+
+
+def _is_our_pool(node: Node, model: nn.Module) -> bool:
+    return node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxPool2d)
 
 
 def unpooling(
@@ -313,17 +459,16 @@ def unpooling(
         UnsupportedModule: it does not fit the pool.
     """
     call = Call(node, model, constants, name, rule, False, {})
-    call.signals = [n for n in call.signals if n is node.args[0]]
-    overlap, relu = "last", False
+    source, given = call.argument(0, "input"), call.argument(1, "indices", node.kwargs.get("switches"))
+    call.signals = [n for n in call.signals if n is source]
+    module: Any = None
     if node.op == "call_module":
-        module: Any = model.get_submodule(str(node.target))
+        module = model.get_submodule(str(node.target))
         if type(module) not in (nn.MaxUnpool2d, own.MaxUnpool2d):
             return None
         size, step = _window(module.kernel_size, module.stride)
         padding = pair(module.padding, "padding")
         dilation = pair(getattr(module, "dilation", 1), "dilation")
-        if isinstance(module, own.MaxUnpool2d):
-            overlap, relu = module.overlap, module.relu
         wanted = call.argument(2, "output_size")
     elif node.target is F.max_unpool2d:
         size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
@@ -333,16 +478,17 @@ def unpooling(
         return None
     if (size, step, padding, dilation) != (pool.kernel, pool.stride, pool.padding, pool.dilation):
         raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
-    source = node.args[0]
-    assert isinstance(source, Node)
+    if not (_is_signal(call, source) and isinstance(given, Node)):
+        raise call.refused("it must unpool something that is computed from the images, by the indices of a max pool")
+    if isinstance(module, own.MaxUnpool2d) != _is_our_pool(given.args[0], model):  # type: ignore[arg-type]
+        raise call.refused("switches are for deconv_kernels.nn.MaxUnpool2d, and indices are for torch's unpooling")
     output_size = constants.expression(wanted)
     nodes = [source, *(node for node in output_size.looks_at if node is not source)]
-
-    losers = not (node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxUnpool2d))
     looks_at = [nodes.index(node) for node in output_size.looks_at]
-    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, losers, output_size, looks_at)
-    steps: list[Step] = [unpool, Rectifier(name, rule)] if relu else [unpool]
-    return steps, nodes
+    if not isinstance(module, own.MaxUnpool2d):
+        return [IndexUnpool(name, pool, output_size, looks_at)], nodes
+    unpool = MaxUnpool(f"{name}.unpool" if module.relu else name, pool, module.overlap, output_size, looks_at)
+    return [unpool, Rectifier(name, rule)] if module.relu else [unpool], nodes
 
 
 def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
@@ -410,9 +556,15 @@ def _view(call: Call) -> list[Step] | Step:
             return Flatten(call.name, None if features == -1 else features)
         if batch == -1 and features > 0:
             return Flatten(call.name, features)
-    if len(shape) > 1 and (is_batch_size(shape[0]) or (shape[0] == -1 and -1 not in shape[1:])):
+    first = shape[0] if len(shape) else None
+    if len(shape) > 1 and (isinstance(first, Node) or (first == -1 and -1 not in shape[1:])):
         return call.whole(linear=True)
-    raise call.refused("the batch dimension must stay what it is: begin the shape with x.size(0), or with -1")
+    if len(shape) == 1 and isinstance(first, Node):
+        return call.whole(linear=True)
+    raise call.refused(
+        f"its shape {tuple(shape)} says nothing of the batch, which has to stay the first dimension whatever its size: "
+        "begin with x.shape[0], or with -1 where the other sizes are numbers"
+    )
 
 
 def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
@@ -445,11 +597,11 @@ def _permute(call: Call) -> list[Step]:
     return call.whole(linear=True)
 
 
-def _item(call: Call) -> list[Step] | Step:
+def _item(call: Call) -> list[Step] | Step | None:
     source, index = call.node.args[0], call.node.args[1]
     assert isinstance(source, Node)
-    if source.target in _PARTS and source.op in ("call_function", "call_method"):
-        return _part(call, source, index)
+    if len(call.signals) > 1:
+        return None
     _check_index(call, index)
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     step = parts[1] if len(parts) == 2 and parts[0] == slice(None) else None
@@ -462,32 +614,24 @@ def _item(call: Call) -> list[Step] | Step:
     return call.whole(linear=True)
 
 
-def _part(call: Call, source: Node, index: Any) -> Step:
-    """One of the parts that `chunk` or `split` makes of the channels."""
+def _channels(call: Call, source: Node, index: int) -> list[Step] | None:
+    """One of the parts that `chunk` or `split` makes of the channels; None where it splits something else."""
+    name = name_of(source.target)
     whole = Call(source, call.model, call.constants, call.name, call.rule, call.exact, {})
-    size, dimension = whole.argument(1, _PARTS[source.target]), whole.argument(2, "dim", 0)
-    if dimension not in (1, -3) or not isinstance(index, int):
-        raise whole.refused("only channels (dimension 1) can be split")
-    is_chunk = "chunk" in str(source.target)
+    size, dimension = whole.argument(1, _CHANNELS[name or ""]), whole.argument(2, "dim", 0)
+    if dimension != 1 or _is_computed(size) or len(call.parts) > 1:
+        return None
+    is_chunk = name == "chunk"
 
     def bounds(channels: int) -> tuple[int, int]:
         sizes = [len(part) for part in (torch.chunk if is_chunk else torch.split)(torch.arange(channels), size)]
         number = index % len(sizes)
         return sum(sizes[:number]), sum(sizes[: number + 1])
 
-    call.signals = call.reads = whole.signals
-    return ChannelSlice(call.name, lambda x: x[:, slice(*bounds(x.shape[1]))], bounds)
+    return [ChannelSlice(call.name, lambda x: x[:, slice(*bounds(x.shape[1]))], bounds)]
 
 
-_PARTS: dict[Any, str] = {
-    **dict.fromkeys((torch.chunk, "chunk"), "chunks"),
-    **dict.fromkeys((torch.split, "split"), "split_size_or_sections"),
-}
-
-
-def is_split(node: Node) -> bool:
-    """Whether a node makes several parts of one map."""
-    return node.op in ("call_function", "call_method") and node.target in _PARTS
+_CHANNELS = {"chunk": "chunks", "split": "split_size_or_sections"}
 
 
 def _operands(call: Call) -> tuple[Any, Any]:
@@ -499,17 +643,17 @@ def _is_signal(call: Call, value: Any) -> bool:
     return isinstance(value, Node) and value in call.signals
 
 
-def _add(sign: int) -> Callable[[Call], list[Step] | Step]:
-    def build(call: Call) -> list[Step] | Step:
+def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
+    def build(call: Call) -> list[Step] | Step | None:
         first, second = _operands(call)
         factor = call.argument(2, "alpha", 1)
         if isinstance(factor, Node):
-            raise call.refused("its factor must be a number")
+            return None if _is_signal(call, factor) else call.whole(linear=True)
         if _is_signal(call, first) and _is_signal(call, second):
             call.reads = [first, second]
             return Sum(call.name, (1, sign * factor))
         if call.looked_at:
-            return call.whole(linear=True, alone=True)
+            return call.whole(linear=True)
         if _is_signal(call, first) or sign * factor == 1:
             return Shift(call.name, call.function())
         return Scale(call.name, call.function(), sign * factor)
@@ -534,7 +678,7 @@ def _divide(call: Call) -> list[Step] | Step | None:
 def _scale(call: Call, factor: Any, inverse: bool = False) -> list[Step] | Step:
     """A map times something constant, or divided by it."""
     if call.looked_at or _asks_for_the_batch_size(call.value(factor)):
-        return call.whole(linear=True, alone=True)
+        return call.whole(linear=True)
     return Scale(call.name, call.function(), call.value(factor), inverse)
 
 
@@ -542,20 +686,18 @@ def _asks_for_the_batch_size(value: Expression) -> bool:
     return any(is_batch_size(node) for node in value.order)
 
 
-def _concatenate(call: Call) -> Step:
+def _concatenate(call: Call) -> list[Step] | Step:
     maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", call.node.kwargs.get("axis", 0))
-    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
-        raise call.refused("everything it concatenates must be computed from the images")
     if dimension == 0 or not isinstance(dimension, int):
         raise call.refused("concatenation along the batch dimension mixes images")
+    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
+        return call.whole(linear=True)
     call.reads = list(maps)
     return Concatenate(call.name, dimension)
 
 
 def _stack(call: Call) -> list[Step]:
-    maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", 0)
-    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
-        raise call.refused("everything it stacks must be computed from the images")
+    dimension = call.argument(1, "dim", 0)
     if dimension == 0 or not isinstance(dimension, int):
         raise call.refused("stacking before the batch dimension moves it; name another dimension")
     return call.whole(linear=True)
@@ -578,6 +720,17 @@ def _random(call: Call) -> Step:
 
 def _linear_map(call: Call) -> list[Step]:
     return call.whole(linear=True)
+
+
+def _is_for_its_size(call: Call) -> bool:
+    """Whether nothing is read of what a call makes but its size."""
+    return all(map(asks_for_shape, call.node.users))
+
+
+def _attribute(call: Call) -> list[Step] | None:
+    attribute = call.node.args[1]
+    linear = attribute in ("mT", "mH", "real") or (attribute == "data" and _is_for_its_size(call))
+    return call.whole(linear=True) if linear else None
 
 
 Built = Sequence[Step] | Step | None
@@ -617,6 +770,11 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.PixelUnshuffle: lambda call, module: _linear_map(call),
     nn.ChannelShuffle: lambda call, module: _linear_map(call),
     nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
+    **dict.fromkeys((nn.Unfold, nn.Fold), lambda call, module: _linear_map(call)),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool3d), lambda call, module: _linear_map(call)),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d), lambda call, module: _linear_map(call)),
+    **dict.fromkeys((nn.Conv1d, nn.Conv3d), lambda call, module: call.whole(linear=True, alone=True)),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose3d), lambda call, module: call.whole(linear=True, alone=True)),
     nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
     nn.Identity: lambda call, module: Identity(call.name),
     **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
@@ -664,13 +822,17 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((torch.transpose, "transpose"), _moves_no_batch(1, 2)),
     **dict.fromkeys((torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze"), _moves_no_batch(1)),
     operator.getitem: _item,
+    getattr: _attribute,
+    **dict.fromkeys((torch.detach, "detach"), lambda call: _linear_map(call) if _is_for_its_size(call) else None),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     "contiguous": lambda call: Shift(call.name, call.function()),
     F.conv2d: _convolution_function,
     torch.conv2d: _convolution_function,
     F.conv_transpose2d: _transposed_convolution_function,
-    F.linear: lambda call: Linear(call.name, *_parameters_given(call)),
+    F.linear: lambda call: (
+        call.whole(linear=True, alone=True) if _is_sized(call) else Linear(call.name, *_parameters_given(call))
+    ),
     F.batch_norm: _batch_normalization_function,
     F.local_response_norm: _response_normalization,
     F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),

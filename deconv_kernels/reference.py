@@ -299,8 +299,8 @@ def project(
       `normalization="gradient"`.
     - A max pool passes g to the maxima of its windows. Where windows share a maximum, it gets the sum of their signals,
       or with `overlap="last"` the signal of the last of them in row-major order, be that zero.
-    - What `rules` names, as the graph spells it, passes on its gradient ("gradient"), g itself ("identity"), or what a
-      rectifier does ("rectifier").
+    - What `rules` names, as the graph spells it, a `torch.autograd.Function` by its class, passes on its gradient
+      ("gradient"), g itself ("identity"), or what a rectifier does ("rectifier").
     - Everything else passes on its gradient. What is read several times gets the sum of what its readers send.
 
     A unit is an element of a node's value as the node computed it. An in-place operation makes a new value, which all
@@ -366,7 +366,9 @@ class _Network(torch.fx.Interpreter):
             return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._call(target, target, args, kwargs)
+        owner = getattr(target, "__self__", None)
+        own_backward = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
+        return self._call(owner if own_backward else target, target, args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self._call(target, getattr(type(args[0]), target), args, kwargs)

@@ -7,6 +7,7 @@ says what to do with them.
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 DECISIONS = ("gradient", "identity", "rectifier")
+
+
+class UnsupportedModule(ValueError):  # noqa: N818
+    """The network has a part for which there is no exact rule."""
+
 
 _SPELLINGS: tuple[tuple[Any, ...], ...] = (
     (nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
@@ -73,20 +79,42 @@ def canonical(kind: Any) -> Any:
     """One spelling for all of the same thing; what is not known stays as it is.
 
     Args:
-        kind: a module type, a function, or the name of a tensor method.
+        kind: a module type, a function, the name of a tensor method, or a `torch.autograd.Function`.
     """
+    owner = getattr(kind, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        return owner  # its `apply`
+    if isinstance(kind, str) and kind not in _CANONICAL and callable(getattr(torch, kind, None)):
+        kind = getattr(torch, kind)
     try:
         return _CANONICAL.get(kind, kind)
     except TypeError:  # not hashable
         return kind
 
 
+_ROOMS = {"torch": torch, "torch.nn.functional": F, "torch.nn": nn, "operator": operator, "": builtins}
+_ROOMS |= {f"torch.{name}": getattr(torch, name) for name in ("special", "linalg", "fft")}
+
+
+def spelled(kind: Any) -> str:
+    """How a key of `rules` is written in Python."""
+    if isinstance(kind, str):
+        return repr(kind)
+    name = str(kind.__name__)
+    for room, module in _ROOMS.items():
+        spellings = [spelling for spelling, value in vars(module).items() if value is kind]
+        if spellings:
+            return f"{room}.{name if name in spellings else spellings[0]}".lstrip(".")
+    return name
+
+
 def decisions(rules: Mapping[Any, str] | None) -> dict[Any, str]:
     """The user's rules by canonical spelling.
 
     Args:
-        rules: from module types, functions or names of tensor methods to "gradient" (the exact gradient at the recorded
-            input), "identity" (the signal passes unchanged) or "rectifier" (as a rectifier under the net's rule).
+        rules: from module types, functions, names of tensor methods or classes of `torch.autograd.Function` to
+            "gradient" (the exact gradient at the recorded input), "identity" (the signal passes unchanged) or
+            "rectifier" (as a rectifier under the net's rule).
 
     Raises:
         TypeError: a key that is none of these.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .constants import Expression, Weights
 from .ops import Backprojection, max_pool2d, max_unpool2d_window, send_back
+from .rules import UnsupportedModule
 from .windows import Shape, Window, Windows, as_map
 
 Pair = tuple[int, int]
@@ -311,8 +312,17 @@ class Shift(Step):
     def __init__(self, name: str, function: Function) -> None:
         super().__init__(name)
         self.function = function  # type: ignore[assignment]
+        self._apart = False
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        if not self._apart:
+            of_one = self.function(x[:1])
+            if len(of_one) != 1:
+                raise UnsupportedModule(
+                    f"{self.name} makes {tuple(of_one.shape)} of {tuple(x[:1].shape)}: its constant is one for each "
+                    "image of a batch of one size, for which there is no exact backward rule"
+                )
+            self._apart = True
         y = self.function(x)
         if y.shape != x.shape:
             raise ValueError(f"{self.name} makes {tuple(y.shape)} of {tuple(x.shape)}; it must keep the shape")

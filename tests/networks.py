@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deconv_kernels.nn as own
+from deconv_kernels.calls import traceable
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Trace(torch.fx.Tracer):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._returned: dict[str, list[str]] = {}
-        graph = self.trace(model)
+        with traceable():
+            graph = self.trace(model)
         self.module = torch.fx.GraphModule(model, graph)
         called_once = {path: names[0] for path, names in self._returned.items() if len(names) == 1}
         computed = [node.name for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
@@ -1307,3 +1309,70 @@ def smooth_activations_and_a_gate(net: Any, x: Tensor) -> Tensor:
     gate = torch.sigmoid(net.fc2(F.relu(net.fc1(x.mean((2, 3), keepdim=True)))))
     x = net.b(x * gate)
     return net.c(F.gelu(x) + torch.tanh(x))
+
+
+class StraightThrough(torch.autograd.Function):
+    """Quantises, and passes its signal on as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
+        return (levels * x).round() / levels
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
+        return signal, None
+
+
+@trap(rules={StraightThrough: "gradient"}, a=conv(3, 4), **later("bcd"))
+def quantised(net: Any, x: Tensor) -> Tensor:
+    x = StraightThrough.apply(F.relu(net.a(x)), 8)
+    return net.d(StraightThrough.apply(F.relu(net.b(x)) + x, 8) + F.relu(net.c(x)))
+
+
+@trap(a=conv(5, 4), **later("bcd"))
+def coordinates_as_channels(net: Any, x: Tensor) -> Tensor:
+    n, _, height, width = x.shape
+    rows = torch.linspace(-1, 1, height).to(x).view(1, 1, height, 1).expand(n, 1, height, width)
+    columns = torch.arange(width).type_as(x).div(width).repeat(n, 1, height, 1)
+    x = F.relu(net.a(torch.cat((x, rows, columns), 1)))
+    return net.d(F.relu(net.b(x)) + F.relu(net.c(torch.zeros_like(x) + x)))
+
+
+@trap(a=conv(3, 4), **later("bcd"))
+def shifted_maps(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.a(x))
+    moved = torch.cat((x[:, :1].roll(1, 3), x.narrow(1, 1, 2).roll((-1, 2), (2, 3)), x[:, 3:].flip(2)), 1)
+    x = F.relu(net.b(moved)) + x.mean((2, 3), keepdim=True).expand_as(x)
+    return net.d(F.relu(net.c(x)).cumsum(3) / 8)
+
+
+@trap(a=conv(3, 4), b=conv(4, 4, 3, 1, stride=2), **later("c"), fc=nn.Linear(4, 5))
+def tokens(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.b(F.relu(net.a(x))))
+    n, channels, height, width = x.shape
+    tokens = x.flatten(2).swapaxes(1, 2)
+    tokens = torch.cat((tokens.mean(1, keepdim=True).expand(n, 1, channels), tokens), dim=1)
+    x = tokens[:, 1:].mT.unflatten(2, (height, width))
+    return net.fc(tokens.select(1, 0) + F.relu(net.c(x)).mean((2, 3)))
+
+
+@trap(
+    rules={torch.max: "gradient", "max": "gradient", torch.var_mean: "gradient", operator.mul: "gradient"},
+    a=conv(3, 4),
+    gate=conv(2, 1),
+    **later("bc"),
+)
+def largest_of_the_channels(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.a(x))
+    gate = net.gate(torch.cat((torch.max(x, 1, keepdim=True)[0], x.mean(1, keepdim=True)), 1))
+    x = F.relu(net.b(x * gate.relu()))
+    first, second = x.chunk(2, dim=2)[0], x.max(dim=3, keepdim=True).values
+    variance, mean = torch.var_mean(first, (2, 3), keepdim=True)
+    return net.c(first + second.mean(2, keepdim=True) + variance - mean)
+
+
+@trap(size=(12, 14), a=conv(3, 4), pool=nn.MaxPool2d(2, return_indices=True), unpool=nn.MaxUnpool2d(2), **later("bc"))
+def unpooled_to_wider_maps(net: Any, x: Tensor) -> Tensor:
+    x, indices = net.pool(F.relu(net.a(x)))
+    x = F.relu(net.b(x))
+    return net.c(net.unpool(x, indices, output_size=(13, 15))) + F.pad(F.relu(net.unpool(x, indices)), (0, 1, 0, 1))

@@ -40,6 +40,16 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "F.avg_pool2d({}, 3, 2, 1)": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "F.interpolate({}, scale_factor=2)": lambda x: F.interpolate(x, scale_factor=2),
     "{}.mul_(1.5)": lambda x: x.mul_(1.5),
+    "{}.roll((1, -1), (2, 3))": lambda x: x.roll((1, -1), (2, 3)),
+    "{}.flip(3)": lambda x: x.flip(3),
+    "torch.cumsum({}, 2) / 4": lambda x: torch.cumsum(x, 2) / 4,
+    "2 * {}.narrow(1, 0, 2)": lambda x: 2 * x.narrow(1, 0, 2),
+    "{}.movedim(3, 2) / 2": lambda x: x.movedim(3, 2) / 2,
+    "{0}.mean(3, keepdim=True).expand_as({0}) + 0.1": lambda x: x.mean(3, keepdim=True).expand_as(x) + 0.1,
+    "{0}.to({0}).repeat(1, 1, 2, 1)": lambda x: x.to(x).repeat(1, 1, 2, 1),
+    "0.5 * {}.split(2, 2)[0]": lambda x: 0.5 * x.split(2, 2)[0],
+    "torch.cat(({}, zeros), 1)": lambda x: torch.cat((x, torch.zeros_like(x[:, :1])), 1),
+    "1.5 * {}.unflatten(1, (1, -1)).select(1, 0)": lambda x: 1.5 * x.unflatten(1, (1, -1)).select(1, 0),
     "{0} + {0}.mean((2, 3), keepdim=True)": lambda x: x + x.mean((2, 3), keepdim=True),
 }
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {

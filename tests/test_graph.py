@@ -346,7 +346,7 @@ class HalfOverwritten(Pair):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Masked, r"function mul \(node 'mul'\) has no exact backward rule: .*rules=\{mul: 'gradient'\}"),
+        (Masked, r"function mul \(node 'mul'\) has no exact backward rule: .*rules=\{operator\.mul: 'gradient'\}"),
         (
             DataDependent,
             r"cannot trace DataDependent at .*test_graph\.py:\d+ \(return self\.first\(x\) if .*control flow",
@@ -367,6 +367,102 @@ def test_a_network_with_two_outputs_has_no_output_but_layers() -> None:
     assert net.layers == ["first", "second"]
     with pytest.raises(ValueError, match="TwoOutputs returns several tensors"):
         _ = net.output
+
+
+class Outputs(Pair):
+    """Returns what a function makes of its images, of maps, and of a buffer."""
+
+    def __init__(self, returned: Callable[..., object]) -> None:
+        super().__init__()
+        self.returned = returned
+        self.register_buffer("grid", torch.ones(4))
+
+    def forward(self, x: Tensor) -> object:
+        return self.returned(x, F.relu(self.first(x)), self.grid)
+
+
+CONSTANT_OUTPUTS: dict[str, Callable[..., object]] = {
+    "a size": lambda x, y, grid: x.shape[1] + 1,
+    "a buffer": lambda x, y, grid: grid,
+    "computed from a buffer": lambda x, y, grid: {"grid": grid * 2},
+    "None": lambda x, y, grid: None,
+    "numbers": lambda x, y, grid: (1, 2.0, None),
+    "arange": lambda x, y, grid: torch.arange(x.shape[0]),
+    "full": lambda x, y, grid: torch.full((y.shape[0], 3), 1.0),
+    "zeros": lambda x, y, grid: torch.zeros(y.shape[0], 2),
+    "zeros_like": lambda x, y, grid: [torch.zeros_like(y), y.new_ones(3)],
+}
+MIXED_OUTPUTS: dict[str, Callable[..., object]] = {
+    "a size": lambda x, y, grid: (y, x.shape[2]),
+    "zeros": lambda x, y, grid: (torch.zeros(y.shape[0], 2), y),
+    "a dictionary": lambda x, y, grid: {"out": y, "size": y.shape[-2:], "grid": grid},
+    "None and a number": lambda x, y, grid: (y, None, 3),
+    "a buffer": lambda x, y, grid: [grid * 2, y],
+    "one in a tuple": lambda x, y, grid: (y,),
+    "nested": lambda x, y, grid: ({"a": [y]}, (None, grid)),
+    "twice": lambda x, y, grid: (y, y),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT_OUTPUTS)
+def test_a_network_whose_outputs_are_constants_is_refused(name: str) -> None:
+    for rule in ("deconvnet", "gradient"):
+        with pytest.raises(UnsupportedModule, match="Outputs returns nothing that is computed from the images"):
+            Deconvnet(Outputs(CONSTANT_OUTPUTS[name]), rule)
+
+
+@pytest.mark.parametrize("name", MIXED_OUTPUTS)
+def test_constants_among_outputs_are_left_out(name: str) -> None:
+    net, images = Deconvnet(Outputs(MIXED_OUTPUTS[name])), torch.randn(2, 3, 5, 5)
+    assert net.output == "relu"
+    record = net.record(images, net.output, activations=True)
+    assert torch.equal(record.activations["relu"], F.relu(net.model.first(images)))
+
+
+def test_outputs_that_several_results_are_have_no_layer() -> None:
+    for returned in (
+        lambda x, y, grid: y.chunk(3, 1),
+        lambda x, y, grid: (y, y * 2),
+        lambda x, y, grid: F.max_pool2d(y, 2, return_indices=True)[1],
+        lambda x, y, grid: y.max(1),
+    ):
+        net = Deconvnet(Outputs(returned), "gradient")
+        with pytest.raises(ValueError, match="returns several tensors; choose one of net"):
+            _ = net.output
+    with pytest.raises(UnsupportedModule, match="has no layers"):
+        Deconvnet(Outputs(lambda x, y, grid: x))
+
+
+def test_what_is_written_into_constants_of_the_size_of_maps_is_seen_or_refused() -> None:
+    def added(x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        total += F.relu(x)
+        total.add_(x)
+        return total * torch.ones_like(x).mul_(2)
+
+    model, x = Functional(added), torch.randn(2, 3, 7, 7)
+    for rule in ("deconvnet", "gradient"):
+        try:
+            tape = trace(model, rule)
+        except UnsupportedModule:
+            assert rule == "deconvnet"  # a product of what is overwritten counts as one of signals
+        else:
+            for _ in range(2):
+                torch.testing.assert_close(run(tape, x), model(x))
+
+    def part(x: Tensor) -> Tensor:
+        mask = torch.ones_like(x)
+        mask[:, :1].zero_()
+        return x * mask
+
+    def sized(x: Tensor) -> Tensor:
+        total = torch.zeros(x.shape)
+        total += F.relu(x)
+        return total
+
+    for function in (part, sized):
+        with pytest.raises(UnsupportedModule, match="overwritten in place|not computed from the images"):
+            trace(Functional(function), "gradient")
 
 
 def test_what_branches_reads_its_sources() -> None:

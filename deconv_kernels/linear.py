@@ -1,0 +1,271 @@
+"""Which functions of torch are linear, and in which of their arguments.
+
+A function is known by its name in torch, as a method of tensors too, with or without the underscore of those that work
+in place.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+
+Node = torch.fx.Node
+
+# A line for every function: its parameters in their order. It is linear, or linear with something constant added,
+# together in those with a star, all others held constant; in one element of those with a plus. Of several lines any one
+# holds. Those with an @ name dimensions, none of which may be that of the batch.
+_VIEWS = """
+adjoint *input
+bfloat16 *input
+broadcast_to *input size
+chunk *input chunks @dim=0
+contiguous *input
+cpu *input
+cuda *input
+diagonal *input offset @dim1 @dim2
+double *input
+dsplit *input indices_or_sections
+expand *input
+expand_as *input *other
+flatten *input @start_dim=0
+float *input
+half *input
+hsplit *input indices_or_sections
+moveaxis *input @source @destination
+movedim *input @source @destination
+narrow *input @dim start length
+permute *input
+pos *input
+positive *input
+reshape_as *input *other
+select *input @dim index
+split *tensor split_size_or_sections @dim=0
+swapaxes *input @axis0 @axis1
+swapdims *input @dim0 @dim1
+t *input
+tensor_split *input indices_or_sections @dim=0
+to *input *other
+transpose *input
+type *input dtype
+type_as *input *other
+unbind *input @dim=0
+unflatten *input @dim sizes
+unfold *input @dimension size step
+unsafe_chunk *input chunks @dim=0
+unsafe_split *tensor split_size @dim=0
+view_as *input *other
+"""
+_COPIES = """
+adaptive_avg_pool1d *input output_size
+adaptive_avg_pool3d *input output_size
+addcdiv *input *tensor1 tensor2
+addcmul *input *tensor1 tensor2
+addcmul *input tensor1 *tensor2
+avg_pool1d *input
+avg_pool3d *input
+block_diag *tensors
+cat *tensors @dim=0
+column_stack *tensors
+concat *tensors @dim=0
+concatenate *tensors @dim=0
+cumsum *input @dim
+cumulative_trapezoid *y x
+deg2rad *input
+diag_embed *input offset @dim1 @dim2
+diagonal_scatter *input *src offset @dim1=0 @dim2=1
+diff *input n @dim prepend append
+divide *input other
+dstack *tensors
+empty_like *input
+flip *input @dims
+fliplr *input
+flipud *input
+fold *input output_size
+full_like *input fill_value
+gather *input @dim index
+hstack *tensors
+index_add *input @dim index *source
+index_copy *input @dim index *source
+index_fill *input @dim index value
+index_put *input indices *values
+index_select *input @dim index
+kron *input other
+kron input *other
+ldexp *input other
+lerp *input *end weight
+lerp input end *weight
+masked_fill *input mask value
+masked_scatter *input mask *source
+multiply *input other
+multiply input *other
+native_channel_shuffle *input groups
+negative *input
+new_empty *input
+new_full *input
+new_ones *input
+new_zeros *input
+ones_like *input
+rad2deg *input
+repeat *input
+repeat_interleave *input repeats @dim=0
+roll *input shifts @dims=0
+rot90 *input k @dims=0
+rsub *input *other
+scatter *input @dim index *src
+scatter_add *input @dim index *src
+select_scatter *input *src @dim index
+slice_scatter *input *src @dim=0
+stack *tensors @dim=0
+take_along_dim *input indices @dim
+tile *input
+trapezoid *y x
+tril *input
+triu *input
+true_divide *input other
+upsample_bilinear *input
+upsample_nearest *input
+where condition *input *other
+x.where *input condition *other
+zeros_like *input
+"""
+# What they round may depend on how many images there are.
+_PRODUCTS = """
+addmm *input *mat1 mat2
+addmm *input mat1 *mat2
+baddbmm *input *batch1 batch2
+baddbmm *input batch1 *batch2
+bilinear *input1 input2 weight *bias
+bilinear input1 *input2 weight *bias
+bmm *input mat2
+bmm input *mat2
+chain_matmul +matrices
+conv1d *input weight bias
+conv3d *input weight bias
+conv_transpose1d *input weight bias
+conv_transpose3d *input weight bias
+cross *input other @dim
+cross input *other @dim
+einsum equation +operands
+grid_sample *input grid
+inner *input other
+inner input *other
+matmul *input other
+matmul input *other
+mm *input mat2
+mm input *mat2
+multi_dot +tensors
+tensordot *a b dims
+tensordot a *b dims
+vecdot *x y @dim
+vecdot x *y @dim
+"""
+
+
+class _Parameter(NamedTuple):
+    name: str
+    mark: str
+    default: int | None
+
+    @classmethod
+    def of(cls, text: str) -> _Parameter:
+        name, _, default = text.lstrip("*+@").partition("=")
+        return cls(name, text[0] if text[0] in "*+@" else "", int(default) if default else None)
+
+
+def _read(table: str) -> dict[str, list[list[_Parameter]]]:
+    read: dict[str, list[list[_Parameter]]] = {}
+    for line in table.split("\n"):
+        if line:
+            name, *parameters = line.split()
+            read.setdefault(name, []).append([_Parameter.of(text) for text in parameters])
+    return read
+
+
+_TABLES = [_read(table) for table in (_VIEWS, _COPIES, _PRODUCTS)]
+_LINEAR = {name: lines for table in _TABLES for name, lines in table.items()}
+_MORE_VIEWS = {"getitem", "view", "reshape", "squeeze", "unsqueeze", "detach"}
+_ROOMS = (torch, F, torch.special, torch.linalg, operator)
+
+
+def name_of(target: Any) -> str | None:
+    """The name of a function of torch or of a tensor method, without the underscore of those that work in place."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "").removeprefix("linalg_")
+    if not isinstance(target, str) and not any(getattr(room, name, None) is target for room in _ROOMS):
+        return None
+    return name if name.endswith("__") else name.removesuffix("_")
+
+
+def is_linear(node: Node, is_signal: Callable[[Node], bool]) -> bool:
+    """Whether a call of a function or method is linear in all signals among its arguments.
+
+    Args:
+        node: the call.
+        is_signal: whether the value of a node is computed from the images; everything else counts as constant.
+    """
+    name = name_of(node.target) or ""
+    method = f"x.{name}"
+    for parameters in _LINEAR.get(method if isinstance(node.target, str) and method in _LINEAR else name, ()):
+        held: dict[str, int] = {}
+        for parameter, value in _arguments(node, parameters):
+            signals = sum(is_signal(n) for n in _nodes(value))
+            if signals:
+                held[parameter.mark] = held.get(parameter.mark, 0) + signals
+        if held.keys() <= {"*"} or held == {"+": 1}:
+            return True
+    return False
+
+
+def is_product(target: Any) -> bool:
+    """Whether a function is a matrix product or a convolution, whose rounding may depend on the number of images."""
+    return name_of(target) in _TABLES[2]
+
+
+def has_own_memory(target: Any) -> bool:
+    """Whether a linear function never returns a view of its arguments."""
+    return name_of(target) in _TABLES[1] or is_product(target)
+
+
+def may_be_view(target: Any) -> bool:
+    """Whether what a function or method returns can be a view of its first argument."""
+    return name_of(target) in _TABLES[0].keys() | _MORE_VIEWS
+
+
+def is_along_the_batch(node: Node) -> bool:
+    """Whether a call names the dimension of the batch, or works along it for want of another."""
+    for parameters in _LINEAR.get(name_of(node.target) or "", ())[:1]:
+        given = {parameter.name: value for parameter, value in _arguments(node, parameters)}
+        if "dim" not in given and "axis" in node.kwargs:
+            given["dim"] = node.kwargs["axis"]
+        for parameter in parameters:
+            value = given.get(parameter.name)
+            value = parameter.default if value is None else value
+            if parameter.mark == "@" and 0 in (value if isinstance(value, tuple | list) else (value,)):
+                return True
+    return False
+
+
+def _arguments(node: Node, parameters: list[_Parameter]) -> Iterator[tuple[_Parameter, Any]]:
+    """The arguments of a call with their parameters; those that no line names hold no signals."""
+    unnamed = _Parameter("", "", None)
+    several = parameters[-1].mark == "+" or parameters[-1].name == "tensors"
+    for position, value in enumerate(node.args):
+        beyond = parameters[-1] if several else unnamed
+        yield parameters[position] if position < len(parameters) else beyond, value
+    named = {parameter.name: parameter for parameter in parameters}
+    for name, value in node.kwargs.items():
+        yield named.get(name, unnamed), value
+
+
+def _nodes(value: Any) -> Iterator[Node]:
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _nodes(part)
+    elif isinstance(value, slice):
+        yield from _nodes((value.start, value.stop, value.step))
