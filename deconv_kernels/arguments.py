@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-__all__ = ["whole_number"]
+__all__ = ["shown", "whole_number"]
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -18,3 +18,9 @@ def whole_number(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError as error:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from error
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, in a line: of a module or a tensor its type alone."""
+    plain = value is None or isinstance(value, str | int | float | tuple)
+    return f"{value!r:.80}" if plain else type(value).__name__

@@ -24,7 +24,7 @@ from .joins import (
     ZeroPad,
 )
 from .linear import has_own_memory
-from .rules import POINTWISE, canonical, spelled
+from .rules import POINTWISE, Undecided, canonical, spelled
 from .rules import UnsupportedModule as UnsupportedModule
 from .steps import (
     Activation,
@@ -91,16 +91,13 @@ class Call:
         """The error that says what would be needed."""
         return UnsupportedModule(f"{describe(self.node, self.model)} has no exact backward rule: {needed}")
 
-    def undecided(self, why: str = "") -> UnsupportedModule:
+    def undecided(self, why: str = "") -> Undecided:
         """The error for what has no rule that people agree on."""
         others = ""
         if self._reads_one() and not makes_parts(self.node):
             keeps_shape = canonical(self.kind()) in POINTWISE
             others = f" (or 'identity', or 'rectifier'{'' if keeps_shape else ', if it keeps the shape'})"
-        return self.refused(
-            f"{why}say what to do with it, as in Deconvnet(..., rules={{{spelled(self.kind())}: 'gradient'}}){others}, "
-            "or use rule='gradient'"
-        )
+        return Undecided([describe(self.node, self.model)], [spelled(self.kind())], why, others)
 
     def _reads_one(self) -> bool:
         """Whether it computes with one map and nothing else that comes from the images."""
@@ -120,11 +117,14 @@ class Call:
 
     def decided(self) -> str | None:
         """What the user decided about it: about its kind, or about one from which a module has its forward."""
+        return next((self.rules[kind] for kind in self.kinds() if kind in self.rules), None)
+
+    def kinds(self) -> list[Any]:
+        """What a rule for it may name, by canonical spelling."""
         kind = self.kind()
-        kinds = [kind]
-        if self.node.op == "call_module":
-            kinds = [base for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
-        return next((self.rules[canonical(k)] for k in kinds if canonical(k) in self.rules), None)
+        if self.node.op != "call_module":
+            return [canonical(kind)]
+        return [canonical(base) for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
 
     def is_constant(self, value: Any) -> bool:
         """Whether an argument is computed, but not from what is in the images."""

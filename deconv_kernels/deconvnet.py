@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .arguments import shown
 from .graph import Tape, trace
 from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
@@ -563,8 +564,7 @@ def _memory(x: Tensor) -> int:
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        got = repr(value) if isinstance(value, str) else type(value).__name__
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {got}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
 
 def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm | _Silent:

@@ -10,6 +10,7 @@ import inspect
 import operator
 import threading
 import traceback
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ from .constants import (
 )
 from .joins import Switches
 from .layers import known_type, mark_parts, returns_indices, steps_of, switches_of, unpooling
-from .rules import UnsupportedModule, decisions
+from .rules import Undecided, UnsupportedModule, UnusedRule, decisions, spelled
 from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
 Node = torch.fx.Node
@@ -342,8 +343,7 @@ class _Recording(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.__setitem__:
             return self.tracer.create_proxy("call_function", set_item, args, {}) and None
-        leaves = tree_leaves((args, kwargs))
-        if any(isinstance(leaf, torch.fx.Proxy) for leaf in leaves):
+        if _proxy_in(args, kwargs) is not None:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         writes = (name.endswith("_") and not name.endswith("__")) or kwargs.get("out") is not None
@@ -487,7 +487,7 @@ def _to_trace(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _traceable(tracer: _Tracer) -> Iterator[None]:
+def traceable() -> Iterator[None]:
     """While torch.fx traces: makes nodes of what it looks through, and of what it stumbles over.
 
     A `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`; torch.fx alone traces through
@@ -499,23 +499,27 @@ def _traceable(tracer: _Tracer) -> Iterator[None]:
     assign, item = nn.Module.__setattr__, Tensor.__getitem__
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        if not _holds_proxy(args, kwargs):
+        proxy = _proxy_in(args, kwargs)
+        if proxy is None:
             return super(base, cls).apply(*args, **kwargs)
-        return tracer.create_proxy("call_function", Applied(cls), args, kwargs)
+        return proxy.tracer.create_proxy("call_function", Applied(cls), args, kwargs)
 
     def recorded(function: Any, kind: str) -> Any:
         @functools.wraps(function)
         def record(*args: Any, **kwargs: Any) -> Any:
-            if not _holds_proxy(args, kwargs):
+            proxy = _proxy_in(args, kwargs)
+            if proxy is None:
                 return function(*args, **kwargs)
-            return tracer.create_proxy(kind, function if kind == "call_function" else function.__name__, args, kwargs)
+            target = function if kind == "call_function" else function.__name__
+            return proxy.tracer.create_proxy(kind, target, args, kwargs)
 
         return record
 
     def taken(tensor: Tensor, index: Any) -> Any:
-        if not _holds_proxy(index):
+        proxy = _proxy_in(index)
+        if proxy is None:
             return item(tensor, index)
-        return tracer.create_proxy("call_function", operator.getitem, (tensor, index), {})
+        return proxy.tracer.create_proxy("call_function", operator.getitem, (tensor, index), {})
 
     def set_attribute(module: nn.Module, name: str, value: Any) -> None:
         if not isinstance(value, torch.fx.Proxy):
@@ -536,10 +540,11 @@ def _traceable(tracer: _Tracer) -> Iterator[None]:
         yield
 
 
-def _holds_proxy(*arguments: Any) -> bool:
+def _proxy_in(*arguments: Any) -> torch.fx.Proxy | None:
+    """The first proxy in some arguments."""
     found: list[torch.fx.Proxy] = []
     torch.fx.node.map_aggregate(arguments, lambda x: found.append(x) if isinstance(x, torch.fx.Proxy) else x)
-    return bool(found)
+    return found[0] if found else None
 
 
 def _apart(
@@ -598,7 +603,7 @@ def _traced(
             _TRACING,
             torch.inference_mode(False),
             torch.enable_grad(),
-            _traceable(tracer),
+            traceable(),
             _Recording(tracer),
         ):
             graph = tracer.trace(model, {**fixed, **arguments})
@@ -644,6 +649,8 @@ class _Builder:
         self.held = _hold_constants(self.graph, model, root)
         self.constants = Constants(model, self.held)
         self.assumed: list[Expression] = []
+        self.undecided: list[Undecided] = []
+        self.unused = set(rules)
         calls = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
         self.called_once = {path for path in calls if calls.count(path) == 1}
         paths = [call.path for call in self.called]
@@ -683,6 +690,10 @@ class _Builder:
             given.update((call, self._numbers(call.given)) for call in opened.get(node, ()))
             for call in closed.get(node, ()):
                 calls.setdefault(call.path, []).append(ValuesOfCall(given[call], self._numbers(call.returned)))
+        for rule in self.unused:
+            warnings.warn(f"rules name {spelled(rule)}, which {kind} does not call", UnusedRule, stacklevel=5)
+        if self.undecided:
+            raise Undecided.of_all(self.undecided)
         if not self.steps or (output is not None and output < 0):
             raise UnsupportedModule(f"{kind} has no layers")
         containers = {
@@ -740,6 +751,9 @@ class _Builder:
 
     def _append(self, node: Node) -> None:
         mark_parts(node, self.model, self.constants)
+        if makes_parts(node):
+            call = Call(node, self.model, self.constants, node.name, self.rule, self.exact, self.rules)
+            self.unused.difference_update(call.kinds())
         if makes_parts(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
             return
         name = self._name(node)
@@ -754,7 +768,12 @@ class _Builder:
             self._link(node, steps, [reads[0], switches, *reads[1:]])
             return
         call = Call(node, self.model, self.constants, name, self.rule, self.exact, self.rules)
-        steps = steps_of(call)
+        self.unused.difference_update(call.kinds())
+        try:
+            steps = steps_of(call)
+        except Undecided as error:  # all of them are named at once, when the others are found
+            self.undecided.append(error)
+            steps = [Identity(name)]
         self._link(node, steps, call.reads)
         if returns_indices(node, self.model):
             pool = steps[-1]

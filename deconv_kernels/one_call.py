@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arguments import whole_number
+from .arguments import shown, whole_number
 from .deconvnet import SEEDS, Deconvnet, Projections
 from .ops import check_overlap
 from .record import Layer, Record, Units
@@ -205,7 +205,7 @@ def _tensor(name: str, given: Tensor | np.ndarray[Any, Any] | Sequence[Any]) -> 
     try:
         return torch.as_tensor(given)
     except (RuntimeError, TypeError) as error:
-        raise TypeError(f"{name} must be a tensor, an array or lists of numbers, got {given!r:.80}") from error
+        raise TypeError(f"{name} must be a tensor, an array or lists of numbers, got {shown(given)}") from error
     except ValueError as error:
         raise ValueError(f"{name} must be a tensor, an array or lists of numbers of one length: {error}") from error
 

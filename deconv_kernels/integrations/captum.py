@@ -29,6 +29,7 @@ Source: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2014.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -40,6 +41,7 @@ from ..calls import UnsupportedModule
 from ..deconvnet import Deconvnet
 from ..ops import check_overlap
 from ..record import Units
+from ..rules import UnusedRule
 
 Inputs = Tensor | tuple[Tensor, ...]
 Target = None | int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]]
@@ -173,14 +175,16 @@ class _Attribution:
         if key in self._nets:
             return self._nets[key], list(tensors.values())
         try:
-            net = Deconvnet(
-                self.model,
-                self.rule,
-                self.normalization,
-                rules=self.rules,
-                arguments=arguments,
-                inputs=tuple(tensors),
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnusedRule)
+                net = Deconvnet(
+                    self.model,
+                    self.rule,
+                    self.normalization,
+                    rules=self.rules,
+                    arguments=arguments,
+                    inputs=tuple(tensors),
+                )
         except UnsupportedModule as error:
             if isinstance(error.__cause__, AssertionError):
                 raise error.__cause__ from None
