@@ -1,4 +1,4 @@
-"""How `torch.onnx.export` writes the ops: pooling as ONNX has it, the rest as PyTorch's own operators, all known to ONNX."""
+"""How `torch.onnx.export` writes the ops: MaxPool is ONNX's own, the rest are PyTorch's operators, which ONNX knows."""
 
 from __future__ import annotations
 

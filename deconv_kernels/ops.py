@@ -352,7 +352,9 @@ def switches_to_indices(
         ValueError: an argument of the wrong size, or (on the CPU) a switch that names no position of the map.
     """
     if has_torch_function_unary(switches):
-        return handle_torch_function(switches_to_indices, (switches,), switches, input_size, kernel_size, stride, padding, dilation)
+        return handle_torch_function(
+            switches_to_indices, (switches,), switches, input_size, kernel_size, stride, padding, dilation
+        )
     window = window_arguments(kernel_size, stride, padding, dilation)
     size = _spatial("input_size", input_size, "switches", switches)
     return _call("switches_to_indices", _check_switches_to_indices, (switches,), size, *window)
@@ -381,7 +383,9 @@ def indices_to_switches(
         ValueError: an argument of the wrong size, or (on the CPU) an index outside its window.
     """
     if has_torch_function_unary(indices):
-        return handle_torch_function(indices_to_switches, (indices,), indices, input_size, kernel_size, stride, padding, dilation)
+        return handle_torch_function(
+            indices_to_switches, (indices,), indices, input_size, kernel_size, stride, padding, dilation
+        )
     window = window_arguments(kernel_size, stride, padding, dilation)
     size = _spatial("input_size", input_size, "indices", indices)
     return _call("indices_to_switches", _check_indices_to_switches, (indices,), size, *window)
