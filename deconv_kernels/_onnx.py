@@ -45,8 +45,8 @@ def max_pool2d(
     if relu:
         input = torch.relu(input)
     images = input if input.dim() == 4 else input[None]
-    size = images.shape[-2:]
-    shape = (*images.shape[:-2], *pooled_size(size, kernel_size, stride, padding, dilation, ceil_mode))  # type: ignore[arg-type]
+    size = (images.shape[-2], images.shape[-1])
+    shape = (*images.shape[:-2], *pooled_size(size, kernel_size, stride, padding, dilation, ceil_mode))
     window = {"kernel_shape": kernel_size, "strides": stride, "pads": (*padding, *padding), "dilations": dilation}
     values, indices = torch.onnx.ops.symbolic_multi_out(
         "MaxPool",
