@@ -32,13 +32,16 @@ class Differential(NamedTuple):
     jvp: Callable[..., Any]
 
 
-def autograd_kernel(operator: torch._ops.OpOverload, differential: Differential) -> Callable[..., Any]:
-    """What runs for `operator` under the dispatch key Autograd.
+def autograd_kernel(operator: torch._ops.OpOverload, differential: Differential | None) -> Callable[..., Any]:
+    """What runs for `operator` under the dispatch key Autograd; one that works on whole numbers has no differential.
 
     A transform of torch.func runs it on tensors of its own level. What is recorded then belongs to that level alone,
     and the levels below are reached by dispatching further, with differentiation as the caller had it switched.
     `torch.library.register_autograd` serves reverse mode outside of transforms only.
     """
+
+    if differential is None:
+        return lambda keys, *arguments: operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
     def forward(ctx: Context, *arguments: Any) -> Any:
         *inputs, run = arguments

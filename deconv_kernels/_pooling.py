@@ -8,7 +8,9 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state
 from torch.compiler import is_compiling
+from torch.utils._pytree import tree_leaves
 
 Pair = tuple[int, int]
 
@@ -27,6 +29,7 @@ def pair(value: int | Sequence[int], name: str) -> Pair:
     """
     values = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else None
     if values is None or any(not isinstance(v, int | torch.SymInt) or isinstance(v, bool) for v in values):
+        refuse_torchscript(values)
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if len(values) == 1:
         return values[0], values[0]
@@ -138,6 +141,21 @@ def unpooled_range(pooled: int, kernel: int, stride: int, padding: int, dilation
 def switch_dtype(kernel: Pair) -> torch.dtype:
     """uint8 for windows of up to 256 positions, int16 above."""
     return torch.uint8 if kernel[0] * kernel[1] <= LARGEST_BYTE_WINDOW else torch.int16
+
+
+def refuse_torchscript(arguments: object) -> None:
+    """TorchScript, while it traces, makes tensors of the sizes of tensors, and cannot record an op that takes those.
+
+    Raises:
+        NotImplementedError: some of `arguments` are such sizes.
+    """
+    if is_compiling() or _get_tracing_state() is None:
+        return
+    if any(isinstance(leaf, Tensor) for leaf in tree_leaves(arguments)):
+        raise NotImplementedError(
+            "torch.jit.trace cannot record an op of deconv_kernels whose sizes follow from those of its input, such as "
+            "an output_size of x.shape[-2:]: TorchScript is not supported; use torch.export.export instead"
+        )
 
 
 def is_channels_last(tensor: Tensor) -> bool:

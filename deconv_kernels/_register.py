@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import _library, reference
 from ._autograd import autograd_kernel, differentials
+from ._onnx import plain_in_onnx
 from ._pooling import Pair, empty, extent, is_channels_last, pooled_size, switch_dtype
 
 
@@ -33,9 +34,10 @@ def register_all() -> None:
             torch.library.register_fake(f"{library.ns}::{name}", fake)
         packs = functools.partial(_fake_pack_weight, library.ns)
         torch.library.register_fake(f"{library.ns}::pack_weight", packs)
-        for name, differential in differentials(namespace).items():
-            kernel = autograd_kernel(getattr(namespace, name).default, differential)
-            library.impl(name, kernel, "Autograd", with_keyset=True)
+        differentiated = differentials(namespace)
+        for name in _library.SCHEMAS:
+            kernel = autograd_kernel(getattr(namespace, name).default, differentiated.get(name))
+            library.impl(name, plain_in_onnx(name, kernel), "Autograd", with_keyset=True)
         for name, rule in _vmaps(namespace).items():
             torch.library.register_vmap(f"{library.ns}::{name}", rule)
         for device in ("CPU", "CUDA"):

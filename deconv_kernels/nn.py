@@ -10,7 +10,16 @@ from . import ops
 from ._pooling import window_arguments
 
 
-class MaxPool2d(nn.Module):
+class _Layer(nn.Module):
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script asks for."""
+        raise NotImplementedError(
+            f"deconv_kernels.nn.{type(self).__name__} cannot be scripted: TorchScript is not supported; use "
+            "torch.export.export instead"
+        )
+
+
+class MaxPool2d(_Layer):
     """Max-pooling that returns its switches; `deconv_kernels.max_pool2d` as a layer.
 
     Args:
@@ -45,10 +54,10 @@ class MaxPool2d(nn.Module):
         self.relu = relu
 
     def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        values, switches = ops.max_pool2d(
+        pooled = ops.max_pool2d(
             input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, relu=self.relu
         )
-        return (values, switches) if self.return_switches else values
+        return pooled if self.return_switches else pooled[0]
 
     def extra_repr(self) -> str:
         return (
@@ -57,7 +66,7 @@ class MaxPool2d(nn.Module):
         )
 
 
-class MaxUnpool2d(nn.Module):
+class MaxUnpool2d(_Layer):
     """Unpooling by switches; `deconv_kernels.max_unpool2d` as a layer.
 
     Args:

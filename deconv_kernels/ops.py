@@ -15,6 +15,7 @@ from torch._C import (
 )
 from torch.autograd import forward_ad, profiler
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from . import backends
 from ._pooling import (
@@ -29,6 +30,7 @@ from ._pooling import (
     extent,
     pair,
     pooled_size,
+    refuse_torchscript,
     switch_dtype,
     unpooled_range,
     window_arguments,
@@ -74,6 +76,10 @@ def max_pool2d(
 
     Source: Zeiler & Fergus 2013, section 2.1 (switches).
     """
+    if has_torch_function_variadic(input, bias):
+        return handle_torch_function(
+            max_pool2d, (input, bias), input, kernel_size, stride, padding, dilation, ceil_mode, bias=bias, relu=relu
+        )
     window = window_arguments(kernel_size, stride, padding, dilation)
     return _call("max_pool2d", _check_max_pool2d, (input, bias), *window, bool(ceil_mode), bool(relu))
 
@@ -112,6 +118,11 @@ def max_unpool2d(
 
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
     """
+    if has_torch_function_variadic(input, switches):
+        window = (kernel_size, stride, padding, dilation)
+        return handle_torch_function(
+            max_unpool2d, (input, switches), input, switches, *window, output_size, overlap=overlap, relu=relu
+        )
     window = window_arguments(kernel_size, stride, padding, dilation)
     if output_size is None:
         size = _unpooled_size(input, *window)
@@ -152,6 +163,9 @@ def max_unpool2d_window(
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape, size or device.
     """
+    if has_torch_function_variadic(input, switches, image, origin):
+        tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
+        return handle_torch_function(max_unpool2d_window, tensors, *tensors, *window, overlap=overlap, relu=relu)
     kernel, step, pad, spread = window_arguments(kernel_size, stride, padding, dilation)
     tensors = (input, switches, image, origin)
     windows = _call(
@@ -213,6 +227,22 @@ def backproject2d(
 
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling, rectification, filtering).
     """
+    if has_torch_function_variadic(input, weight, image, origin, switches, packed):
+        return handle_torch_function(
+            backproject2d,
+            (input, weight, image, origin, switches, packed),
+            *(input, weight, image, origin, stride, padding, dilation, groups),
+            switches=switches,
+            pool_kernel_size=pool_kernel_size,
+            pool_stride=pool_stride,
+            pool_padding=pool_padding,
+            pool_dilation=pool_dilation,
+            overlap=overlap,
+            relu=relu,
+            output_size=output_size,
+            crop=crop,
+            packed=packed,
+        )
     step, spread = convolution_arguments(stride, dilation)
     pad = _bounded("padding", padding, 0)
     if switches is None:
@@ -293,6 +323,8 @@ def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, 
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape or size.
     """
+    if has_torch_function_unary(weight):
+        return handle_torch_function(pack_weight, (weight,), weight, stride, dilation, groups)
     step, spread = convolution_arguments(stride, dilation)
     return _call("pack_weight", _check_pack_weight, (weight,), step, spread, groups)
 
@@ -319,6 +351,10 @@ def switches_to_indices(
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong size, or (on the CPU) a switch that names no position of the map.
     """
+    if has_torch_function_unary(switches):
+        return handle_torch_function(
+            switches_to_indices, (switches,), switches, input_size, kernel_size, stride, padding, dilation
+        )
     window = window_arguments(kernel_size, stride, padding, dilation)
     size = _spatial("input_size", input_size, "switches", switches)
     return _call("switches_to_indices", _check_switches_to_indices, (switches,), size, *window)
@@ -346,6 +382,10 @@ def indices_to_switches(
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong size, or (on the CPU) an index outside its window.
     """
+    if has_torch_function_unary(indices):
+        return handle_torch_function(
+            indices_to_switches, (indices,), indices, input_size, kernel_size, stride, padding, dilation
+        )
     window = window_arguments(kernel_size, stride, padding, dilation)
     size = _spatial("input_size", input_size, "indices", indices)
     return _call("indices_to_switches", _check_indices_to_switches, (indices,), size, *window)
@@ -368,6 +408,7 @@ def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, .
                 return direct(_CPU, *tensors, *arguments)
             except RuntimeError:
                 direct = None  # refused; the checks below say why
+    refuse_torchscript(arguments)
     check(*tensors, *arguments)
     operator = backends.operator(name, tensors[0])  # type: ignore[arg-type]
     if is_compiling():

@@ -14,6 +14,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
@@ -92,7 +93,7 @@ def max_unpool2d_window(
     if input.numel() == 0:
         return empty((*input.shape[:-2], *size), input.dtype, input.device, is_channels_last(input))
     images = len(switches)
-    if bool(((image < 0) | (image >= images)).any()):
+    if not is_compiling() and bool(((image < 0) | (image >= images)).any()):
         raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
     codes = window_switches(switches, image, origin, (height, width))
     out = _unpool(input, codes, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
@@ -138,12 +139,12 @@ def _unpool(
         """Per candidate, in rising order: its index for every output position, and the tap it sees it with or -1."""
         position = torch.arange(output_size[axis], device=input.device) + padding[axis]
         reach = extent(kernel_size[axis], dilation[axis])
-        latest = torch.div(position, stride[axis], rounding_mode="floor")
+        latest = position // stride[axis]
         candidates = []
         for back in range((reach - 1) // stride[axis], -1, -1):
             window = latest - back
             offset = position - window * stride[axis]
-            tap = torch.div(offset, dilation[axis], rounding_mode="floor")
+            tap = offset // dilation[axis]
             sees = (window >= 0) & (window < pooled[axis]) & (offset < reach) & (offset % dilation[axis] == 0)
             candidates.append((window.clamp(0, pooled[axis] - 1), torch.where(sees, tap, -1)))
         return candidates
@@ -151,8 +152,8 @@ def _unpool(
     for row, tap_y in windows(0):
         for column, tap_x in windows(1):
             code = torch.where((tap_y[:, None] >= 0) & (tap_x >= 0), tap_y[:, None] * kernel_size[1] + tap_x, -2)
-            chosen = codes[..., row, :][..., column] == code
-            value = values[..., row, :][..., column]
+            chosen = codes.index_select(-2, row).index_select(-1, column) == code
+            value = values.index_select(-2, row).index_select(-1, column)
             out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
     if relu:
         out = torch.relu(out)
@@ -242,11 +243,11 @@ def switches_to_indices(
     """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`."""
     code = switches.long()
     y, x = _window_starts(switches, stride, padding)
-    y = y + torch.div(code, kernel_size[1], rounding_mode="floor") * dilation[0]
+    y = y + code // kernel_size[1] * dilation[0]
     x = x + code % kernel_size[1] * dilation[1]
     inside = (code >= 0) & (code < kernel_size[0] * kernel_size[1])
     inside &= (y >= 0) & (y < input_size[0]) & (x >= 0) & (x < input_size[1])
-    if not bool(inside.all()):
+    if not is_compiling() and not bool(inside.all()):
         raise ValueError(
             f"switches holds a value that names no position of a {kernel_size} window inside the "
             f"{tuple(input_size)} map"
@@ -259,14 +260,14 @@ def indices_to_switches(
 ) -> Tensor:
     """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`."""
     start_y, start_x = _window_starts(indices, stride, padding)
-    y = torch.div(indices, input_size[1], rounding_mode="floor") - start_y
-    x = indices % input_size[1] - start_x
-    tap_y = torch.div(y, dilation[0], rounding_mode="floor")
-    tap_x = torch.div(x, dilation[1], rounding_mode="floor")
+    row = indices // input_size[1]
+    y, x = row - start_y, indices - row * input_size[1] - start_x
+    tap_y = y // dilation[0]
+    tap_x = x // dilation[1]
     inside = (indices >= 0) & (indices < input_size[0] * input_size[1])
     inside &= (y % dilation[0] == 0) & (tap_y >= 0) & (tap_y < kernel_size[0])
     inside &= (x % dilation[1] == 0) & (tap_x >= 0) & (tap_x < kernel_size[1])
-    if not bool(inside.all()):
+    if not is_compiling() and not bool(inside.all()):
         raise ValueError(
             f"indices holds a position of the {tuple(input_size)} map that its {kernel_size} window does not cover"
         )

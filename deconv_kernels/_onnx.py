@@ -1,0 +1,61 @@
+"""How `torch.onnx.export` writes the ops: MaxPool is ONNX's own, the rest are PyTorch's operators, which ONNX knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from . import reference
+from ._pooling import Pair, pooled_size
+
+
+def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs for an op under the dispatch key Autograd: `kernel`, or in an ONNX export PyTorch's own operators.
+
+    torch.onnx takes whatever it is given, a module or a `torch.export` program, through this key, also where nothing
+    is differentiated.
+    """
+    plain = max_pool2d if name == "max_pool2d" else getattr(reference, name)
+
+    def choose(keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+        if is_compiling() and torch.onnx.is_in_onnx_export():
+            return plain(*arguments)
+        return kernel(keys, *arguments)
+
+    return choose
+
+
+def max_pool2d(
+    input: Tensor,
+    bias: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """ONNX's own pooling, with its indices as switches."""
+    if bias is not None:
+        input = input + bias[:, None, None]
+    if relu:
+        input = torch.relu(input)
+    images = input if input.dim() == 4 else input[None]
+    size = (images.shape[-2], images.shape[-1])
+    shape = (*images.shape[:-2], *pooled_size(size, kernel_size, stride, padding, dilation, ceil_mode))
+    window = {"kernel_shape": kernel_size, "strides": stride, "pads": (*padding, *padding), "dilations": dilation}
+    values, indices = torch.onnx.ops.symbolic_multi_out(
+        "MaxPool",
+        (images,),
+        {**window, "ceil_mode": int(ceil_mode)},
+        dtypes=(input.dtype, torch.int64),
+        shapes=(shape, shape),
+    )
+    # They count through the maps of all channels and images.
+    indices = indices - indices // (size[0] * size[1]) * (size[0] * size[1])
+    switches = reference.indices_to_switches(indices, size, kernel_size, stride, padding, dilation)
+    return (values, switches) if input.dim() == 4 else (values[0], switches[0])
