@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import load, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    layers_of,
+    layers_option,
+    load,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +32,7 @@ _LISTED = 10
 @click.command("occlusion")
 @network_options
 @photograph_options
-@click.option("--layer", help="Whose strongest map is watched; by default the last that has maps.")
+@layers_option("One layer, whose strongest map is watched; by default the last that has maps.")
 @click.option("--map", "number", type=int, help="Watch this map instead of the strongest.")
 @click.option("--occluder", default=32, show_default=True, help="Rows and columns of the square.")
 @click.option("--stride", default=8, show_default=True, help="Pixels from one position of the square to the next.")
@@ -53,14 +62,16 @@ _LISTED = 10
     "from --classes. 'predicted' takes the class given to the clean image.",
 )
 @click.option("--classes", help="A file with the name of each class on a line of its own, from class 0 on.")
-@size_option
+@size_option()
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
-    layer: str | None,
+    layers: str,
     number: int | None,
     occluder: int,
     stride: int,
@@ -94,16 +105,16 @@ def command(
     from .tables import aligned
 
     with user_errors(ValueError, OSError, UnsupportedModule):
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
         photographs = load_photographs(images + more_images)
         called = [photograph.name for photograph in photographs]
         pixels = cut(photographs, plan_centres(photographs), size)
         inputs = subject.weights.preprocess(pixels).to(subject.device)
         net = Deconvnet(subject.model)
         shapes = shapes_of(net, inputs, net.layers)
-        layer = _last_maps(shapes) if layer is None else layer
+        layer, *others = layers_of(subject.model, layers) if layers else (_last_maps(shapes),)
+        if others:
+            raise ValueError(f"one layer is watched, got {len(others) + 1}: {layers}")
         if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
             logits = net.output
         wanted = read_labels(labels, classes, len(photographs))

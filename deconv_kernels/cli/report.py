@@ -8,8 +8,9 @@ import click
 
 from .common import (
     check_takes,
+    layers_of,
+    layers_option,
     load,
-    names,
     network_options,
     output_option,
     photograph_options,
@@ -21,9 +22,7 @@ from .common import (
 @click.command("report")
 @network_options
 @photograph_options
-@click.option(
-    "--layers", default="", help="Layers to show, separated by commas; by default five convolutions from low to high."
-)
+@layers_option("Layers to show, separated by commas; by default five convolutions from low to high.")
 @click.option("--maps", default=16, show_default=True, help="Maps per layer, chosen at random.")
 @click.option("-k", default=9, show_default=True, help="Strongest activations per map.")
 @click.option("--crops", default=128, show_default=True, help="Crops to cut from the photographs, at most.")
@@ -31,11 +30,13 @@ from .common import (
 @click.option("--occluder", default=32, show_default=True, help="Rows and columns of the occluding square.")
 @click.option("--stride", default=8, show_default=True, help="Pixels from one position of the square to the next.")
 @click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
-@size_option
+@size_option()
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     layers: str,
@@ -65,11 +66,10 @@ def command(
     from .invariance import examples_of
 
     with user_errors(ValueError, OSError, UnsupportedModule):
-        for name, value in (("whole", whole), ("size", size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        subject = load(model, weights, device, threads)
-        chosen = names(layers) or spread_layers(subject.model)
+        if whole < 1:
+            raise ValueError(f"whole must be at least 1, got {whole}")
+        subject = load(model, weights, size, mean, std, device, threads)
+        chosen = layers_of(subject.model, layers) if layers else spread_layers(subject.model)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         seen = Photographs(cut(photographs, planned, size), [photographs[crop.photograph].name for crop in planned])

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..deconvnet import Deconvnet, Projections
 from ..record import Record, Units
 from .files import Parts
-from .filters import Diagnosis, convolutions, diagnose
+from .filters import Diagnosis, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
+from .layers import spread_layers
 from .occlusion import Occlusion, occlude
 
 __all__ = ["Report", "make_report", "spread_layers"]
@@ -43,20 +44,6 @@ class Report:
     occlusions: tuple[Occlusion, ...]
     invariance: Invariance
     diagnosis: Diagnosis
-
-
-def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
-    """Convolutions spread evenly over a network, the first and the last among them.
-
-    Raises:
-        ValueError: the network has no convolution that `Deconvnet` knows as a layer.
-    """
-    known = set(Deconvnet(model).layers)
-    names = [name for name in convolutions(model) if name in known]
-    if not names:
-        raise ValueError("the network has no nn.Conv2d layer")
-    count = min(count, len(names))
-    return tuple(names[round(place * (len(names) - 1) / max(1, count - 1))] for place in range(count))
 
 
 @torch.no_grad()
