@@ -85,6 +85,7 @@ class FullFrame:
             raise ValueError(f"this baseline takes networks of one input, not of {tape.inputs}")
         self._top = tape.value(layer)
         needed = tape.needed({self._top})
+        steps, _ = tape.bound(needed)
         last_reader = {source: index for index in needed for source in tape.sources[index]}
         device = next(net.model.parameters(), images).device
         shapes: dict[int, torch.Size] = {}
@@ -93,7 +94,7 @@ class FullFrame:
             values = {0: batch.to(device)}
             for index in needed:
                 sources = tape.sources[index]
-                values[1 + index], of_batch = _forward(tape.steps[index], [values[source] for source in sources])
+                values[1 + index], of_batch = _forward(steps[index], [values[source] for source in sources])
                 kept[index].append(of_batch)
                 shapes.update((value, values[value].shape[1:]) for value in (*sources, 1 + index))
                 for source in set(sources):
@@ -104,7 +105,7 @@ class FullFrame:
         self._format = memory_format
         self._ways: list[tuple[int, tuple[int, ...], WayBack]] = []
         for index in reversed(needed):
-            step, sources = tape.steps[index], tape.sources[index]
+            step, sources = steps[index], tape.sources[index]
             of_step = _together(kept.pop(index), memory_format)
             way = _backward(step, [shapes[source] for source in sources], of_step, memory_format)
             self._ways.append((1 + index, sources, way))
@@ -402,7 +403,7 @@ def _unit(position: Sequence[int], output: Tensor) -> Tensor:
 
 
 def _weight(step: Convolution | Linear) -> Tensor:
-    return step.parameters()[0].detach()
+    return step.weight.detach()
 
 
 def _factor(step: BatchNormalization) -> Tensor:

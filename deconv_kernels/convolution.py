@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import backends
+from .constants import Expression
 from .ops import Backprojection, pack_weight, send_back
 from .steps import Options, Pair, PooledSignal, Step, require_maps
 from .windows import Axis, Shape, Window, Windows
@@ -26,12 +26,21 @@ DENSE_WORK = 20_000_000  # multiply-adds of one unit
 
 
 class Convolution(Step):
-    """A 2-d convolution; backwards a transposed convolution with the same weight, without the bias."""
+    """A 2-d convolution; backwards a transposed convolution with the same weight, without the bias.
+
+    Args:
+        weight, bias: (K, C / groups, kh, kw) and (K,), or None.
+        kernel, stride, padding, dilation, groups: its own; `padding` may be "same" or "valid".
+    """
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
         name: str,
-        parameters: Callable[[], tuple[Tensor, Tensor | None]],
+        weight: Expression,
+        bias: Expression | None,
         kernel: Pair,
         stride: Pair,
         padding: Pair | str,
@@ -39,7 +48,7 @@ class Convolution(Step):
         groups: int,
     ) -> None:
         super().__init__(name)
-        self.parameters = parameters
+        self.weight, self.bias = weight, bias  # type: ignore[assignment]
         self.kernel, self.stride, self.padding, self.dilation, self.groups = kernel, stride, padding, dilation, groups
         if padding == "same":
             self.before: Pair = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
@@ -52,9 +61,8 @@ class Convolution(Step):
         self._routes: dict[Any, Route] = {}
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.parameters()
         x = require_maps(self.name, x)
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups), None
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), None
 
     def slid(self, window: Window, shape: Shape) -> Window:
         """The window on the input, of shape (C, H, W), wherever it reaches; padding included."""
@@ -68,10 +76,9 @@ class Convolution(Step):
         slid = self.slid(window, shape)
         return Window(shape[0], slid.y.clipped(), slid.x.clipped())
 
-    def multiply_adds(self, above: Window) -> int:
-        """Of one unit, whose window on the output is `above`, zeros included."""
-        weight, _ = self.parameters()
-        return above.y.size * above.x.size * weight.numel()
+    def multiply_adds(self, above: Window, channels: int) -> int:
+        """Of one unit, whose window on the output is `above`, to an input of some channels, zeros included."""
+        return above.elements * channels // self.groups * self.kernel[0] * self.kernel[1]
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         prepared = self._prepare()
@@ -79,7 +86,7 @@ class Convolution(Step):
             values = self._seeded(windows.settled().values, windows.channel, prepared.filters)
             reached = self.slid(windows.window, (below.channels, below.y.length, below.x.length))
             return windows.move(values, reached, below).clear_overhang()
-        dense = self._dense_units(windows, options.kernel)
+        dense = self._dense_units(windows, below.channels, options.kernel)
         if dense is None:
             return self._sparse(windows, below, prepared)
         if bool(dense.all()):
@@ -90,17 +97,16 @@ class Convolution(Step):
         return Windows(values, below, windows.positions)
 
     def _prepare(self) -> Prepared:
-        """The weight as the ops read it; made once, and again when the weight or the backend has changed."""
-        weight, _ = self.parameters()
-        backend = backends.chosen(weight.device)
+        """The weight as the ops read it; made once for each backend."""
+        backend = backends.chosen(self.weight.device)
         prepared = self._prepared  # another thread may put its own there
-        if prepared is None or not prepared.holds(weight, backend):
-            packed = pack_weight(weight, self.stride, self.dilation, self.groups)
-            filters = weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-            self._prepared = prepared = Prepared.of(weight, backend, packed, filters)
+        if prepared is None or prepared.backend != backend:
+            packed = pack_weight(self.weight, self.stride, self.dilation, self.groups)
+            filters = self.weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            self._prepared = prepared = Prepared(backend, self.weight, packed, filters)
         return prepared
 
-    def _dense_units(self, windows: Windows, kernel: str) -> Tensor | None:
+    def _dense_units(self, windows: Windows, channels: int, kernel: str) -> Tensor | None:
         """Which units a dense convolution serves better, (U,); None where that is none.
 
         Each unit's own density decides, so that its result does not depend on the company it is in.
@@ -108,7 +114,7 @@ class Convolution(Step):
         if kernel == "dense":
             return torch.ones(len(windows), dtype=torch.bool)
         settled = windows.unpooling is None and not windows.rectify
-        large = self.multiply_adds(windows.window) >= DENSE_WORK
+        large = self.multiply_adds(windows.window, channels) >= DENSE_WORK
         if kernel == "sparse" or not settled or not large or windows.values.device.type != "cpu":
             _log.debug("%s: sparse", self.name)
             return None
@@ -216,39 +222,13 @@ class Prepared(NamedTuple):
     """A weight in the orders in which it is read on the way back.
 
     Attributes:
-        weight: as the network holds it.
+        backend: that reads it.
+        weight: as the network has it.
         packed: for `backproject2d`.
         filters: (K, C / groups, kh, kw), channels innermost in memory.
-        state: what changes when the weight or the backend does.
-        flat, places, sample: one value of every filter, to notice on the host what autograd does not count (writes
-            through `.data`).
     """
 
+    backend: str
     weight: Tensor
     packed: Tensor
     filters: Tensor
-    state: tuple[object, ...]
-    flat: Tensor
-    places: Tensor
-    sample: Tensor
-
-    @classmethod
-    def of(cls, weight: Tensor, backend: str, packed: Tensor, filters: Tensor) -> Prepared:
-        each = weight[0].numel()
-        rows = torch.arange(len(weight), device=weight.device)
-        places = rows * each + rows * 7919 % each
-        flat = weight.detach().reshape(-1)
-        return cls(weight, packed, filters, _state(weight, backend), flat, places, flat[places])
-
-    def holds(self, weight: Tensor, backend: str) -> bool:
-        """Whether this is still what `weight` is."""
-        if weight is not self.weight or _state(weight, backend) != self.state:
-            return False
-        # A weight that is not contiguous was flattened into a copy.
-        flat = self.flat if weight.is_contiguous() else weight.reshape(-1)
-        return weight.device.type != "cpu" or torch.equal(flat[self.places], self.sample)
-
-
-def _state(weight: Tensor, backend: str) -> tuple[object, ...]:
-    version = None if weight.is_inference() else weight._version
-    return backend, weight.device, weight.dtype, weight.data_ptr(), version

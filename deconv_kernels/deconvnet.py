@@ -17,8 +17,8 @@ from tqdm import tqdm
 from .graph import Tape, trace
 from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
-from .record import Peaks, Record, Units
-from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier
+from .record import Layer, Peaks, Record, Units
+from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier, Step
 from .windows import Positions, Window, Windows, as_map, place
 
 NORMALIZATIONS = ("identity", "gradient")
@@ -70,8 +70,8 @@ class Deconvnet:
 
     Args:
         model: any `nn.Module` that torch.fx can trace; branches, skips, concatenations and shared modules are followed.
-            It is read as in eval mode and without its hooks, and left as it is. Parameters and buffers may change
-            later, modules may not be replaced.
+            It is read as in eval mode and without its hooks, and left as it is. Its tensors may change later, in any
+            way: every record is made, and projected, with those of its moment. Modules may not be replaced.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
             activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
             the ceiling of a ReLU6).
@@ -137,7 +137,7 @@ class Deconvnet:
     def record(
         self,
         images: Tensor | Sequence[Tensor],
-        layers: str | Sequence[str],
+        layers: Layer | Sequence[Layer],
         activations: bool = False,
         *,
         batch_size: int = 16,
@@ -148,7 +148,8 @@ class Deconvnet:
         Args:
             images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype; one tensor for each
                 input of the network. Batches move to the model's device as they are needed.
-            layers: which layers' units to choose from. Nothing is run that they do not need.
+            layers: which layers' units to choose from, by name or as modules of the network. Nothing is run that they
+                do not need.
             activations: keep the activations of these layers too.
             batch_size: images per pass.
             progress: show a progress bar; by default on a terminal when it takes more than a second.
@@ -161,7 +162,8 @@ class Deconvnet:
             ValueError: images of the wrong shape, no images or no layers.
             UnknownLayer: a layer the model does not have; the message lists them.
         """
-        names = [layers] if isinstance(layers, str) else list(layers)
+        given = [layers] if isinstance(layers, str | nn.Module) else list(layers)
+        names = [self.tape.name(layer) for layer in given]
         asked = {self.tape.value(name) for name in names}
         if not asked:
             raise ValueError("layers must name at least one layer")
@@ -170,9 +172,10 @@ class Deconvnet:
         several = self.tape.inputs > 1 and not isinstance(images, Tensor)
         inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
         dtype, device = self.check_images(inputs)
-        record = Record(self.tape, len(inputs[0]), dtype, device)
+        record = Record(self.tape, self.tape.names, len(inputs[0]), dtype, device)
         record.kept = [None] * len(self.tape.steps)
-        recording = _Recording(record, asked, activations)
+        record.steps, record.weights = self.tape.bound(self.tape.needed(asked))
+        recording = _Recording(self.tape, record, asked, activations)
         for start, stop in _chunks(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
@@ -269,7 +272,7 @@ class Deconvnet:
     def project_signal(
         self,
         record: Record,
-        layer: str,
+        layer: Layer,
         signal: Tensor,
         image: Tensor,
         overlap: str = "sum",
@@ -317,8 +320,7 @@ class Deconvnet:
         return tuple(result.reshape(-1, *of) for result, of in zip(results, shapes, strict=True) if of is not None)
 
     def _check_record(self, record: Record) -> None:
-        if record.tape is not self.tape:
-            raise ValueError("the record was made by another Deconvnet; record the images with this one")
+        record.attach(self.tape)
 
     def _down(
         self,
@@ -336,11 +338,11 @@ class Deconvnet:
         ]
         if len(windows):
             with _progress(len(windows), "projecting", "unit", progress) as bar:
-                walk = _Walk(plan, record.kept, options, scale, results, bar)
+                walk = _Walk(plan, record.steps, record.kept, options, scale, results, bar)
                 walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(windows))
         return results
 
-    def plan(self, record: Record, layer: str, *, max_bytes: int | None = None, whole: bool = False) -> Plan:
+    def plan(self, record: Record, layer: Layer, *, max_bytes: int | None = None, whole: bool = False) -> Plan:
         """What `project` does with units of a layer: its steps, their windows and costs, and how they are batched.
 
         Args:
@@ -355,6 +357,7 @@ class Deconvnet:
         """
         if max_bytes is None:
             max_bytes = HOST_BYTES if record.device.type == "cpu" else DEVICE_BYTES
+        layer = self.tape.name(layer)
         key = (layer, max_bytes, whole)
         if key not in record.plans:
             record.shape(layer)
@@ -391,13 +394,14 @@ class _Recording:
     """Runs batches of images forward.
 
     Args:
+        tape: of the network.
         record: to fill.
         asked: the values of the layers asked for.
         activations: keep theirs.
     """
 
-    def __init__(self, record: Record, asked: set[int], activations: bool) -> None:
-        self.record, self.tape, self.asked, self.activations = record, record.tape, asked, activations
+    def __init__(self, tape: Tape, record: Record, asked: set[int], activations: bool) -> None:
+        self.tape, self.record, self.asked, self.activations = tape, record, asked, activations
         self.needed = self.tape.needed(asked)
         self.last_reader = {source: index for index in self.needed for source in self.tape.sources[index]}
         readers = [source for index in self.needed for source in self.tape.sources[index]]
@@ -426,7 +430,7 @@ class _Recording:
             return x.clone() if _memory(x) in given else x
 
         for index in self.needed:
-            step, sources, value = tape.steps[index], tape.sources[index], tape.inputs + index
+            step, sources, value = record.steps[index], tape.sources[index], tape.inputs + index
             read = [alive[source] for source in sources]
             for source in set(sources):
                 if self.last_reader[source] == index:
@@ -476,6 +480,7 @@ class _Walk:
 
     Attributes:
         plan: of their layer.
+        steps: with the record's weights, by their numbers.
         kept: what the record holds for every step.
         options: of the projection.
         scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
@@ -484,6 +489,7 @@ class _Walk:
     """
 
     plan: Plan
+    steps: Mapping[int, Step]
     kept: list[Kept]
     options: Options
     scale: Tensor | None
@@ -513,7 +519,7 @@ class _Walk:
             windows = self._arrived(pending, planned.value)
             if windows is None:
                 continue
-            step = planned.step
+            step = self.steps[planned.index]
             parts = step.send(windows, self.kept[planned.index], planned.below, planned.shapes, self.options)
             for source, part in zip(planned.sources, parts, strict=True):
                 if part is not None:

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
+import hashlib
 import inspect
 import operator
 import threading
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from . import nn as own
-from .calls import (
+from .calls import Call, aliases
+from .constants import (
     CONSTANT,
     IN_PLACE_OPERATORS,
-    Call,
+    Constants,
+    Expression,
     UnsupportedModule,
-    aliases,
+    Weights,
+    asks_for_shape,
+    assume,
     copy_in_eval,
     describe,
-    is_constant,
-    is_in_place,
-    is_size,
-    mark,
+    is_random,
+    name_of,
+    overwritten,
+    set_data,
+    set_item,
 )
 from .joins import Switches
 from .layers import is_split, known_type, returns_indices, steps_of, switches_of, unpooling
@@ -51,6 +61,80 @@ class ValuesOfCall(NamedTuple):
     returned: tuple[int | None, ...]
 
 
+class Tensors:
+    """Where the tensors come from that the steps of a network read.
+
+    Args:
+        model: the network.
+        held: tensors that are not the model's, by the names under which tracing found them.
+        called: the paths of the modules that tracing saw called.
+        assumed: what must not change, because the control flow of the network depends on it.
+    """
+
+    def __init__(
+        self, model: nn.Module, held: Mapping[str, Tensor], called: Collection[str], assumed: Sequence[Expression]
+    ) -> None:
+        self.model, self.held, self.assumed = model, held, assumed
+        self._modules = {path: model.get_submodule(path) for path in called}
+        self._taken: dict[str, Tensor] = {}
+
+    def now(self) -> Weights:
+        """Those of this moment, each the same object as before where its bits are the same.
+
+        Raises:
+            ValueError: a module was replaced, or what is assumed has changed.
+        """
+        for path, module in self._modules.items():
+            if self.model.get_submodule(path) is not module:
+                raise ValueError(f"module {path!r} was replaced after the network was traced; make a new Deconvnet")
+        weights = Weights(self.model, self.held, self._taken)
+        for expression in self.assumed:
+            expression.bound(weights)
+        return weights
+
+
+class LayerNames:
+    """The names of a network's layers.
+
+    Args:
+        inputs: how many tensors the network takes.
+        steps: name and kind of every step, in order.
+        hidden: the numbers of those that are no layers.
+        containers: names that stand for a step's output too.
+
+    Attributes:
+        all: those of the layers, in order.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        steps: Sequence[tuple[str, str]],
+        hidden: Collection[int],
+        containers: Mapping[str, int],
+    ) -> None:
+        self.inputs, self.steps = inputs, steps
+        named = {name: index for index, (name, _) in enumerate(steps) if index not in hidden}
+        self.all = list(named)
+        self._index = {**containers, **named}
+
+    def index(self, layer: str) -> int:
+        """Which step's output `layer` is.
+
+        Raises:
+            UnknownLayer: no such layer; the message lists them.
+        """
+        if layer not in self._index:
+            close = difflib.get_close_matches(str(layer), self._index, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.all)}")
+        return self._index[layer]
+
+    def of(self, kind: str) -> dict[int, str]:
+        """The names of the steps of a kind, by their numbers."""
+        return {index: name for index, (name, of_kind) in enumerate(self.steps) if of_kind == kind}
+
+
 class Tape:
     """A network as its steps, in the order in which they run. Each makes one value; the first values are the inputs.
 
@@ -63,6 +147,9 @@ class Tape:
         output: the name of the layer whose output is the network's; None if it returns several tensors.
         calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
             for what is none.
+        tensors: where those come from that the steps read.
+        key: a hash of all that the steps depend on but the tensors.
+        names: of the layers.
     """
 
     def __init__(
@@ -73,31 +160,46 @@ class Tape:
         containers: Mapping[str, int],
         output: int | None,
         calls: Mapping[str, Sequence[ValuesOfCall]],
+        tensors: Tensors,
+        key: str,
     ) -> None:
         self.inputs, self.steps, self.sources = inputs, list(steps), list(sources)
-        self.calls = calls
-        named = {step.name: index for index, step in enumerate(steps) if not isinstance(step, Switches)}
-        self.layers = list(named)
+        self.calls, self.tensors, self.key = calls, tensors, key
+        hidden = {index for index, step in enumerate(steps) if isinstance(step, Switches)}
+        kinds = [(step.name, type(step).__name__) for step in steps]
+        self.names = LayerNames(inputs, kinds, hidden, containers)
+        self.layers = self.names.all
         self.output = None if output is None else self.steps[output].name
-        self._index = {**containers, **named}
 
-    def index(self, layer: str) -> int:
+    def name(self, layer: str | nn.Module) -> str:
+        """The name of a layer that may be given as a module of the network.
+
+        Raises:
+            TypeError: it is neither a name nor a module.
+            UnknownLayer: a module of another network.
+        """
+        if isinstance(layer, str):
+            return layer
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"a layer is a name or a module of the network, got {type(layer).__name__}")
+        for name, module in self.tensors.model.named_modules():
+            if module is layer:
+                return name
+        raise UnknownLayer(f"the {type(layer).__name__} given as a layer is no module of the network")
+
+    def index(self, layer: str | nn.Module) -> int:
         """Which step's output `layer` is.
 
         Raises:
-            UnknownLayer: no such layer; the message lists them.
+            TypeError, UnknownLayer: no such layer; the message lists them.
         """
-        if layer not in self._index:
-            close = difflib.get_close_matches(str(layer), self._index, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.layers)}")
-        return self._index[layer]
+        return self.names.index(self.name(layer))
 
-    def value(self, layer: str) -> int:
+    def value(self, layer: str | nn.Module) -> int:
         """The number of the value that is the output of `layer`.
 
         Raises:
-            UnknownLayer: no such layer; the message lists them.
+            TypeError, UnknownLayer: no such layer; the message lists them.
         """
         return self.inputs + self.index(layer)
 
@@ -117,6 +219,15 @@ class Tape:
             if not isinstance(step, BatchNormalization | Scale | Shift | Identity | MaxPool):
                 return value
             value = reached
+
+    def bound(self, steps: Collection[int]) -> tuple[dict[int, Step], dict[str, Tensor]]:
+        """Steps with the tensors that the network has now, by their numbers, and these tensors by their paths.
+
+        Raises:
+            ValueError: a module of the network was replaced, or what its control flow depends on has changed.
+        """
+        weights = self.tensors.now()
+        return {index: self.steps[index].bound(weights) for index in steps}, weights.taken
 
     def needed(self, values: Collection[int]) -> list[int]:
         """The steps that have to run to compute some values, in order."""
@@ -169,7 +280,35 @@ def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.Gr
 
 
 class _Proxy(torch.fx.Proxy):
-    """Records `x += y` as what it is; torch.fx makes it x = x + y, whose result other names of x would not see."""
+    """Records in-place operations as what they are, and knows the values of what is not computed from the images.
+
+    Of `x += y` torch.fx makes x = x + y, whose result other names of x would not see.
+    """
+
+    tracer: _Tracer
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(value, torch.fx.Proxy):
+            _undo_item_assignment(self.node, self.tracer.create_arg(index), value.node)
+        self.tracer.create_proxy("call_function", set_item, (self, index, value), {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data":
+            self.tracer.create_proxy("call_function", set_data, (self, value), {})
+        else:
+            super().__setattr__(name, value)
+
+    def __len__(self) -> int:
+        return int(self.tracer.constant(self, len))
+
+    def __int__(self) -> int:
+        return int(self.tracer.constant(self, int))
+
+    def __index__(self) -> int:
+        return int(self.tracer.constant(self, operator.index))
+
+    def __float__(self) -> float:
+        return float(self.tracer.constant(self, float))
 
 
 def _in_place(operation: Any) -> Any:
@@ -181,6 +320,39 @@ def _in_place(operation: Any) -> Any:
 
 for _operation in IN_PLACE_OPERATORS:
     setattr(_Proxy, f"__{_operation.__name__}__", _in_place(_operation))
+
+
+def _undo_item_assignment(base: Node, index: Any, value: Node) -> None:
+    """Of `x[i] += y`, which is x[i] = (x[i] += y), makes x[i] = x[i] + y."""
+    taken = value.args[0] if value.target in IN_PLACE_OPERATORS else None
+    if isinstance(taken, Node) and taken.target is operator.getitem and taken.args == (base, index):
+        value.target = getattr(operator, value.target.__name__[1:])  # type: ignore[union-attr]
+
+
+class _Recording(TorchFunctionMode):
+    """Inside it, what is computed from real tensors, or from none, becomes nodes of the graph too."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.__setitem__:
+            return self.tracer.create_proxy("call_function", set_item, args, {}) and None
+        leaves = tree_leaves((args, kwargs))
+        if any(isinstance(leaf, torch.fx.Proxy) for leaf in leaves):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        writes = (name.endswith("_") and not name.endswith("__")) or kwargs.get("out") is not None
+        if not writes and not is_random(name):
+            result = func(*args, **kwargs)
+            if not any(isinstance(part, Tensor) for part in tree_leaves(result)):
+                return result
+        try:
+            return self.tracer.create_proxy("call_function", func, args, kwargs)
+        except NotImplementedError:  # an argument that a graph cannot hold, such as an array
+            return func(*args, **kwargs)
 
 
 class _Call(NamedTuple):
@@ -199,6 +371,8 @@ class _Tracer(torch.fx.Tracer):
 
     While torch.fx traces, all threads' modules are called and read through the tracer; those of others pass unchanged.
     """
+
+    proxy_buffer_attributes = True
 
     def __init__(self, leaves: Collection[Any]) -> None:
         super().__init__()
@@ -230,6 +404,31 @@ class _Tracer(torch.fx.Tracer):
         mine = threading.get_ident() == self.thread
         return super().getattr(attr, attr_val, parameter_proxy_cache) if mine else attr_val
 
+    def constant(self, proxy: torch.fx.Proxy, take: Any) -> Any:
+        """What Python takes of a value that is not computed from the images; the network must not change it later.
+
+        Raises:
+            TraceError: it is computed from the images, or depends on their size.
+        """
+        constants = Constants(self.root, {})
+        for node in self.graph.nodes:
+            if node.op == "get_attr" or (
+                node.op != "placeholder" and all(read in constants for read in node.all_input_nodes)
+            ):
+                constants.add(node)
+        if proxy.node not in constants:
+            raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
+        value = take(constants.expression(proxy.node).now())
+        found = self.create_proxy("call_function", take, (proxy,), {})
+        self.create_proxy("call_function", assume, (found, value), {})
+        return value
+
+    def to_bool(self, obj: torch.fx.Proxy) -> bool:
+        return bool(self.constant(obj, bool))
+
+    def iter(self, obj: Any) -> Iterator[torch.fx.Proxy]:
+        return iter([obj[number] for number in range(self.constant(obj, len))])
+
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
     ) -> tuple[Any, list[Any]]:
@@ -256,20 +455,37 @@ def _nodes(value: Any) -> tuple[Node | None, ...]:
 
 
 def _to_trace(model: nn.Module) -> nn.Module:
-    """A copy of a model in eval mode, on which its forward may leave traces. It has the model's parameters and copies
-    of its buffers, and no hooks."""
+    """A copy of a model in eval mode, on which its forward may leave traces. It shares its tensors, and has no hooks.
+
+    Tensors that are plain attributes are buffers of the copy, so that reading them becomes part of the graph.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         return model
-    try:
-        copied = copy_in_eval(model, share_buffers=False)
-    except Exception as error:
-        raise UnsupportedModule(
-            f"{type(model).__name__} cannot be copied, to be traced on the copy: {error}"
-        ) from error
+    copied = copy_in_eval(model)
     for module in copied.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+        for name in [name for name, value in vars(module).items() if isinstance(value, Tensor)]:
+            module._buffers[name] = vars(module).pop(name)
     return copied
+
+
+@contextlib.contextmanager
+def _proxies_as_attributes() -> Iterator[None]:
+    """Inside it, modules take proxies in the place of their parameters and buffers, as attributes."""
+    assign = nn.Module.__setattr__
+
+    def set_attribute(module: nn.Module, name: str, value: Any) -> None:
+        if not isinstance(value, torch.fx.Proxy):
+            assign(module, name, value)
+            return
+        for held in (module._parameters, module._buffers):
+            held.pop(name, None)
+        vars(module)[name] = value
+
+    nn.Module.__setattr__ = set_attribute  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__setattr__ = assign  # type: ignore[method-assign]
 
 
 def _apart(
@@ -324,7 +540,7 @@ def _traced(
         if p.default is not inspect.Parameter.empty and name not in inputs
     }
     try:
-        with _TRACING:
+        with _TRACING, _proxies_as_attributes(), _Recording(tracer):
             graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -335,19 +551,20 @@ def _traced(
             f"torch.fx cannot trace {kind}{where}: {reason}; its forward must take tensors and be free of control flow "
             "that depends on them"
         ) from error
-    mark(graph)
     return graph
 
 
-def _hold_constants(graph: torch.fx.Graph, model: nn.Module, root: nn.Module) -> None:
-    """Keeps with their nodes the tensors that tracing put on `root`; `model` has none of them."""
+def _hold_constants(graph: torch.fx.Graph, model: nn.Module, root: nn.Module) -> dict[str, Tensor]:
+    """The tensors that tracing put on `root`, by their paths, also kept with their nodes; `model` has none of them."""
+    held = {}
     for node in graph.nodes:
         if node.op == "get_attr":
             read = operator.attrgetter(str(node.target))
             try:
                 read(model)
             except AttributeError:
-                node.meta[CONSTANT] = read(root)
+                held[str(node.target)] = node.meta[CONSTANT] = read(root)
+    return held
 
 
 class _Builder:
@@ -364,7 +581,9 @@ class _Builder:
     ) -> None:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
         root, self.called, self.graph = _apart(model, rules, arguments, inputs)
-        _hold_constants(self.graph, model, root)
+        self.held = _hold_constants(self.graph, model, root)
+        self.constants = Constants(model, self.held)
+        self.assumed: list[Expression] = []
         calls = [str(node.target) for node in self.graph.nodes if node.op == "call_module"]
         self.called_once = {path for path in calls if calls.count(path) == 1}
         paths = [call.path for call in self.called]
@@ -394,10 +613,13 @@ class _Builder:
         given: dict[_Call, tuple[int | None, ...]] = {}
         calls: dict[str, list[ValuesOfCall]] = {}
         for node in self.graph.nodes:
+            self._follow_writes(node)
             if node.op == "output":
                 returned = node.args[0]
                 output = self._read(returned, node) - self.inputs if isinstance(returned, Node) else None
-            elif node.op not in ("placeholder", "get_attr") and not is_size(node) and not is_constant(node):
+            elif node.op == "get_attr" or self._is_constant(node):
+                self._add_constant(node)
+            elif node.op != "placeholder":
                 self._append(node)
             given.update((call, self._numbers(call.given)) for call in opened.get(node, ()))
             for call in closed.get(node, ()):
@@ -410,11 +632,38 @@ class _Builder:
             for value in times[0].returned
             if len(times) == len(times[0].returned) == 1 and value is not None and value >= self.inputs
         }
-        return Tape(self.inputs, self.steps, self.sources, containers, output, calls)
+        called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
+        tensors = Tensors(self.model, self.held, called, self.assumed)
+        return Tape(self.inputs, self.steps, self.sources, containers, output, calls, tensors, self._key())
+
+    def _key(self) -> str:
+        """A hash of the network's code and modules and of the user's choices."""
+        called = [self.model.get_submodule(str(n.target)) for n in self.graph.nodes if n.op == "call_module"]
+        text = f"{self.graph} {called!r} {self.rule} {self.exact} {self.rules!r}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _is_constant(self, node: Node) -> bool:
+        """Whether a node depends on nothing that is in the images."""
+        if node.op == "placeholder":
+            return False
+        return asks_for_shape(node) or all(read in self.constants for read in node.all_input_nodes)
+
+    def _add_constant(self, node: Node) -> None:
+        if node.op != "call_module" and is_random(name_of(node)):
+            raise UnsupportedModule(f"{describe(node, self.model)} is random in eval mode too")
+        self.constants.add(node)
+        if node.target is assume:
+            self.assumed.append(self.constants.expression((node,)))
+
+    def _follow_writes(self, node: Node) -> None:
+        """Lets a node read what has become of the constants that it reads."""
+        for read in node.all_input_nodes:
+            if read in self.constants and (now := self.constants.successor(read)) is not read:
+                node.replace_input_with(read, now)
 
     def _numbers(self, nodes: Sequence[Node | None]) -> tuple[int | None, ...]:
         """The values that nodes stand for now."""
-        values = [None if node is None else self.values.get(node) for node in nodes]
+        values = [None if node is None else self.values.get(self.constants.tensor_now(node)) for node in nodes]
         return tuple(None if value in self.stale else value for value in values)
 
     def _append(self, node: Node) -> None:
@@ -423,7 +672,7 @@ class _Builder:
         name = self._name(node)
         switches = next((n for n in node.all_input_nodes if n in self.pools), None)
         if switches is not None:
-            found = unpooling(node, self.model, name, self.rule, self.pools[switches])
+            found = unpooling(node, self.model, self.constants, name, self.rule, self.pools[switches])
             if found is None:
                 raise UnsupportedModule(
                     f"{describe(node, self.model)} reads the indices of a max pool; only unpooling can"
@@ -431,9 +680,7 @@ class _Builder:
             steps, reads = found
             self._link(node, steps, [reads[0], switches, *reads[1:]])
             return
-        call = Call(node, self.model, name, self.rule, self.exact, self.rules)
-        if not call.signals:
-            raise UnsupportedModule(f"{describe(node, self.model)} computes nothing from the images")
+        call = Call(node, self.model, self.constants, name, self.rule, self.exact, self.rules)
         steps = steps_of(call)
         self._link(node, steps, call.reads)
         if returns_indices(node, self.model):
@@ -446,7 +693,7 @@ class _Builder:
         taken = [user for user in node.users if user.target is operator.getitem and user.args[1] == 1]
         if any(user.users for user in taken):
             source = self.sources[-1]
-            self.steps.append(switches_of(node, self.model, f"{pool.name}.switches"))
+            self.steps.append(switches_of(node, self.model, self.constants, f"{pool.name}.switches"))
             self.sources.append(source)
             for user in taken:
                 self.pools[user] = pool
@@ -463,17 +710,21 @@ class _Builder:
 
     def _link(self, node: Node, steps: Sequence[Step], reads: Sequence[Node]) -> None:
         sources = tuple(self._read(source, node) for source in reads)
-        overwritten = sources[0]
+        first, target = sources[0], overwritten(node, self.model)
         for step in steps:
             self.steps.append(step)
             self.sources.append(sources)
             sources = (self.inputs + len(self.steps) - 1,)
-        if is_in_place(node, self.model):
-            self._overwrite(overwritten, sources[0], describe(node, self.model))
-            self._new_value(node, sources[0], ("same", overwritten))
-        else:
+        if target is None:
             shared = aliases(node, steps[-1], self.model)
-            self._new_value(node, sources[0], None if shared is None else (shared, overwritten))
+            self._new_value(node, sources[0], None if shared is None else (shared, first))
+        elif target in self.constants:
+            self.constants.overwrite(target, node)
+            self._new_value(node, sources[0], None)
+        else:
+            written = self.values[target]
+            self._overwrite(written, sources[0], describe(node, self.model))
+            self._new_value(node, sources[0], ("same", written))
 
     def _read(self, source: Node, reader: Node) -> int:
         value = self.values[source]

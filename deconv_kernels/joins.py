@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .constants import Expression
 from .ops import max_pool2d, max_unpool2d, switches_to_indices
-from .steps import Kept, MaxPool, Options, Pair, Step, require_maps
+from .steps import Function, Kept, MaxPool, Options, Pair, Step, require_maps
 from .windows import Window, Windows, as_map
 
 Shapes = Sequence[Sequence[int]]
@@ -126,11 +128,12 @@ class Whole(Step):
         alone: take one image at a time, because it is not known whether others would change what becomes of it.
     """
 
-    def __init__(
-        self, name: str, function: Callable[..., Tensor], signals: int, linear: bool, alone: bool = False
-    ) -> None:
+    function: Callable[..., Tensor]
+
+    def __init__(self, name: str, function: Function, signals: int, linear: bool, alone: bool = False) -> None:
         super().__init__(name)
-        self.function, self.signals, self.linear, self.alone = function, signals, linear, alone
+        self.function, self.signals = function, signals  # type: ignore[assignment]
+        self.linear, self.alone = linear, alone
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         images = len(inputs[0])
@@ -194,22 +197,25 @@ class TransposedConvolution(Step):
 
     Args:
         function: runs it forward.
-        weight: its current weight, (C, K / groups, kh, kw).
+        weight: (C, K / groups, kh, kw).
         stride, padding, dilation, groups: its own.
     """
+
+    function: Callable[[Tensor], Tensor]
+    weight: Tensor
 
     def __init__(
         self,
         name: str,
-        function: Callable[[Tensor], Tensor],
-        weight: Callable[[], Tensor],
+        function: Function,
+        weight: Expression,
         stride: Pair,
         padding: Pair,
         dilation: Pair,
         groups: int,
     ) -> None:
         super().__init__(name)
-        self.function, self.weight = function, weight
+        self.function, self.weight = function, weight  # type: ignore[assignment]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
@@ -219,7 +225,7 @@ class TransposedConvolution(Step):
         return Window.full(shape)
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        signal, weight = windows.whole(), self.weight()
+        signal, weight = windows.whole(), self.weight
         # What torch's convolution rounds depends on how many units there are.
         at_once = 1 if signal.device.type == "cpu" else len(signal)
         values = signal.new_empty((len(signal), below.channels, *below.size))
@@ -232,7 +238,7 @@ class TransposedConvolution(Step):
 class AdaptiveAveragePool(Whole):
     """Adaptive average pooling; the identity where the map already has the size asked for."""
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, name: str, function: Function) -> None:
         super().__init__(name, function, signals=1, linear=True)
 
     @staticmethod
@@ -246,6 +252,27 @@ class AdaptiveAveragePool(Whole):
         self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
     ) -> Signals:
         if self._changes_nothing(windows.window, shapes):
+            return (windows,)
+        return super().send(windows, kept, below, shapes, options)
+
+
+class Added(Whole):
+    """A map is added, image by image, to something constant; the signal passes unchanged where none is broadcast."""
+
+    def __init__(self, name: str, function: Function) -> None:
+        super().__init__(name, function, signals=1, linear=True, alone=True)
+
+    @staticmethod
+    def _broadcasts_nothing(window: Window, shapes: Shapes) -> bool:
+        return (window.channels, window.y.length, window.x.length) == tuple(as_map(shapes[0]))
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (window,) if self._broadcasts_nothing(window, shapes) else super().reaches(window, shapes)
+
+    def send(
+        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
+    ) -> Signals:
+        if self._broadcasts_nothing(windows.window, shapes):
             return (windows,)
         return super().send(windows, kept, below, shapes, options)
 
@@ -280,9 +307,7 @@ class ChannelSlice(Whole):
         bounds: from how many there are to the first and the one after the last.
     """
 
-    def __init__(
-        self, name: str, function: Callable[[Tensor], Tensor], bounds: Callable[[int], tuple[int, int]]
-    ) -> None:
+    def __init__(self, name: str, function: Function, bounds: Callable[[int], tuple[int, int]]) -> None:
         super().__init__(name, function, signals=1, linear=True)
         self.bounds = bounds
 
@@ -314,9 +339,11 @@ class ZeroPad(Step):
         before: rows above and columns to the left; negative where they are cut off.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor], before: Pair) -> None:
+    function: Callable[[Tensor], Tensor]
+
+    def __init__(self, name: str, function: Function, before: Pair) -> None:
         super().__init__(name)
-        self.function, self.before = function, before
+        self.function, self.before = function, before  # type: ignore[assignment]
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         return self.function(require_maps(self.name, x)), None
@@ -363,18 +390,22 @@ class MaxUnpool(Step):
         pool: whose switches they are.
         overlap: "sum" or "last".
         losers: whether windows whose value is not the last also get what lies at their switches, as torch has it.
-        output_size: from the inputs to (H, W), or None for the smallest.
+        output_size: (H, W), or None for the smallest; a function of maps, if it depends on their shapes.
+        looks_at: which inputs, not counting the switches, these maps are.
     """
 
     def __init__(
-        self, name: str, pool: MaxPool, overlap: str, losers: bool, output_size: Callable[..., Sequence[int] | None]
+        self, name: str, pool: MaxPool, overlap: str, losers: bool, output_size: Expression, looks_at: Sequence[int]
     ) -> None:
         super().__init__(name)
-        self.pool, self.overlap, self.losers, self.output_size = pool, overlap, losers, output_size
+        self.pool, self.overlap, self.losers, self.looks_at = pool, overlap, losers, tuple(looks_at)
+        self.output_size: Any = output_size
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        x, switches, *_ = inputs
-        pool, size = self.pool, self.output_size(*inputs)
+        x, switches, *others = inputs
+        pool, size = self.pool, self.output_size
+        if callable(size):
+            size = size(*((x, *others)[number] for number in self.looks_at))
         window = (pool.kernel, pool.stride, pool.padding, pool.dilation)
         unpooled = max_unpool2d(x, switches, *window, None if size is None else tuple(size[-2:]), overlap=self.overlap)
         return unpooled, switches

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from . import nn as own
 from ._pooling import pair
-from .calls import Call, evaluated, in_eval, is_batch_size, is_constant
+from .calls import Call, is_batch_size
+from .constants import Constants, Expression, computed_by_hook, name_of, nodes_in, overwritten, set_item
 from .convolution import Convolution
 from .joins import (
     AdaptiveAveragePool,
+    Added,
     ChannelSlice,
     Concatenate,
     MaxUnpool,
@@ -45,7 +47,6 @@ from .steps import (
 )
 
 Node = torch.fx.Node
-Parameters = Callable[[], tuple[Tensor, Tensor | None]]
 
 
 def known_type(kind: type) -> type | None:
@@ -76,6 +77,8 @@ def steps_of(call: Call) -> list[Step]:
     else:
         if call.node.kwargs.get("out") is not None:
             raise call.refused("it writes into a given tensor; use what it returns")
+        if call.is_constant(overwritten(call.node, call.model)):
+            return _written_to_a_constant(call)
         built = _FUNCTIONS.get(call.node.target, lambda call: None)(call)
     if built is None and call.drops_branches():
         built = Identity(call.name)
@@ -142,27 +145,69 @@ def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
     return call.whole(linear=True)
 
 
-def _parameters_of(call: Call, module: nn.Module) -> Parameters:
-    if "weight" not in module._parameters and not parametrize.is_parametrized(module, "weight"):
+def _parameters_of(call: Call, module: nn.Module) -> tuple[Expression, Expression | None]:
+    if (
+        "weight" not in module._parameters
+        and not parametrize.is_parametrized(module, "weight")
+        and computed_by_hook(module, "weight") is None
+    ):
         raise call.refused("a hook computes its weight; make the weight permanent, or use parametrizations")
-    if parametrize.is_parametrized(module):
-        # In training mode some of them change what they hold whenever the weight is read.
-        return lambda: ((source := in_eval(module)).weight, source.bias)  # type: ignore[return-value]
-    return lambda: (module.weight, module.bias)  # type: ignore[return-value]
+    return _tensor_of(call, "weight"), None if module.bias is None else _tensor_of(call, "bias")
 
 
-def _constants(call: Call, *values: Any) -> Callable[[], Any]:
-    """The current values of arguments that are parameters or buffers of the model, or computed from them, or None."""
-    if any(value is not None and not (isinstance(value, Node) and is_constant(value)) for value in values):
+def _tensor_of(call: Call, name: str) -> Expression:
+    """A parameter or buffer of the module that is called."""
+    return call.constants.tensor(f"{call.node.target}.{name}")
+
+
+def _constant(call: Call, argument: Any) -> Expression | None:
+    """An argument that is a parameter or buffer of the model, or computed from them, or None."""
+    if argument is None:
+        return None
+    value = call.value(argument) if call.is_constant(argument) else None
+    if value is None or value.is_sized:
         raise call.refused("its weight and bias must be parameters of the model, not computed from the images")
-    return lambda: tuple(evaluated(value, {}, call.model) for value in values)
+    return value
 
 
-def _parameters_given(call: Call) -> Parameters:
-    weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
+def _parameters_given(call: Call) -> tuple[Expression, Expression | None]:
+    weight = _constant(call, call.argument(1, "weight"))
     if weight is None:
         raise call.refused("it has no weight")
-    return _constants(call, weight, bias)
+    return weight, _constant(call, call.argument(2, "bias"))
+
+
+def _written_to_a_constant(call: Call) -> list[Step]:
+    """A map is written in place to what was a constant; every image to its own."""
+    name = name_of(call.node)
+    if name == "set_item":
+        _check_index(call, call.node.args[1])
+    if len(call.signals) > 1 or name not in _LINEAR_WRITES:
+        if call.rule != "gradient":
+            raise call.undecided()
+        return call.whole(linear=False, alone=True)
+    if name in ("iadd", "add_", "copy_") and len(call.node.args) == 2 and not call.looked_at:
+        return [Added(call.name, call.function())]
+    return call.whole(linear=True, alone=True)
+
+
+_LINEAR_WRITES = frozenset(("iadd", "isub", "imul", "add_", "sub_", "mul_", "copy_", "set_item"))
+
+
+def _check_index(call: Call, index: Any) -> None:
+    """Whether an index keeps images apart."""
+    parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    if not (parts[0] == slice(None) or parts[0] is Ellipsis):
+        raise call.refused("it takes one of several results that have no rule, or some of the images")
+    if parts[0] is Ellipsis and len(parts) > 3:
+        raise call.refused("it may take some of the images; begin the index with a colon")
+
+
+def _set_item(call: Call) -> list[Step]:
+    _check_index(call, call.node.args[1])
+    if any(node not in call.constants for node in nodes_in(call.node.args[1])):
+        raise call.refused("its index is computed from the images")
+    return call.whole(linear=True, alone=True)
 
 
 def _convolution_module(call: Call, module: Any) -> list[Step]:
@@ -170,19 +215,20 @@ def _convolution_module(call: Call, module: Any) -> list[Step]:
     window = (module.kernel_size, module.stride)
     spacing = (module.dilation, module.groups)
     if module.padding_mode == "zeros":
-        return [Convolution(call.name, parameters, *window, module.padding, *spacing)]
+        return [Convolution(call.name, *parameters, *window, module.padding, *spacing)]
     mode, sides = module.padding_mode, list(module._reversed_padding_repeated_twice)
     pad = Whole(f"{call.name}.pad", lambda x: F.pad(x, sides, mode), signals=1, linear=True)
-    return [pad, Convolution(call.name, parameters, *window, (0, 0), *spacing)]
+    return [pad, Convolution(call.name, *parameters, *window, (0, 0), *spacing)]
 
 
 def _convolution_function(call: Call) -> Convolution:
-    parameters = _parameters_given(call)
-    height, width = parameters()[0].shape[2:]
+    weight, bias = _parameters_given(call)
+    height, width = weight.now().shape[2:]
     padding = call.argument(4, "padding", 0)
     return Convolution(
         call.name,
-        parameters,
+        weight,
+        bias,
         (height, width),
         pair(call.argument(3, "stride", 1), "stride"),
         padding if isinstance(padding, str) else pair(padding, "padding"),
@@ -192,15 +238,15 @@ def _convolution_function(call: Call) -> Convolution:
 
 
 def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | TransposedConvolution:
-    parameters = _parameters_of(call, module)
+    weight, _ = _parameters_of(call, module)
     window = (module.stride, module.padding, module.dilation, module.groups)
     if call.looked_at:
         return call.whole(linear=True, alone=True)
-    return TransposedConvolution(call.name, call.function(), lambda: parameters()[0], *window)
+    return TransposedConvolution(call.name, call.function(), weight, *window)
 
 
 def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
-    parameters = _parameters_given(call)
+    weight, _ = _parameters_given(call)
     if _is_computed(*call.node.args[3:]) or call.looked_at:
         return call.whole(linear=True, alone=True)
     window = (
@@ -208,9 +254,7 @@ def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvo
         pair(call.argument(4, "padding", 0), "padding"),
         pair(call.argument(7, "dilation", 1), "dilation"),
     )
-    return TransposedConvolution(
-        call.name, call.function(), lambda: parameters()[0], *window, call.argument(6, "groups", 1)
-    )
+    return TransposedConvolution(call.name, call.function(), weight, *window, call.argument(6, "groups", 1))
 
 
 def _max_pool_module(call: Call, module: Any) -> list[Step]:
@@ -246,16 +290,16 @@ def returns_indices(node: Node, model: nn.Module) -> bool:
     )
 
 
-def switches_of(node: Node, model: nn.Module, name: str) -> Switches:
+def switches_of(node: Node, model: nn.Module, constants: Constants, name: str) -> Switches:
     """The step that gives the switches of such a pool."""
-    call = Call(node, model, name, "deconvnet", False, {})
+    call = Call(node, model, constants, name, "deconvnet", False, {})
     pool = steps_of(call)[-1]
     assert isinstance(pool, MaxPool)
     return Switches(name, pool)
 
 
 def unpooling(
-    node: Node, model: nn.Module, name: str, rule: str, pool: MaxPool
+    node: Node, model: nn.Module, constants: Constants, name: str, rule: str, pool: MaxPool
 ) -> tuple[list[Step], list[Node]] | None:
     """The steps of an unpooling by the switches of a max pool, and the nodes that it reads beside the switches.
 
@@ -264,7 +308,7 @@ def unpooling(
     Raises:
         UnsupportedModule: it does not fit the pool.
     """
-    call = Call(node, model, name, rule, False, {})
+    call = Call(node, model, constants, name, rule, False, {})
     call.signals = [n for n in call.signals if n is node.args[0]]
     overlap, relu = "last", False
     if node.op == "call_module":
@@ -287,13 +331,12 @@ def unpooling(
         raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
     source = node.args[0]
     assert isinstance(source, Node)
-    nodes = [source, *call.looked_at]
-
-    def output_size(x: Tensor, switches: Tensor, *others: Tensor) -> Any:
-        return evaluated(wanted, dict(zip(nodes, (x, *others), strict=True)), model)
+    output_size = constants.expression(wanted)
+    nodes = [source, *(node for node in output_size.looks_at if node is not source)]
 
     losers = not (node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxUnpool2d))
-    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, losers, output_size)
+    looks_at = [nodes.index(node) for node in output_size.looks_at]
+    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, losers, output_size, looks_at)
     steps: list[Step] = [unpool, Rectifier(name, rule)] if relu else [unpool]
     return steps, nodes
 
@@ -319,17 +362,17 @@ def _average_pool_function(call: Call) -> list[Step] | AveragePool:
 def _batch_normalization(call: Call, module: Any) -> Step:
     if module.running_mean is None or module.running_var is None:
         raise call.refused("running statistics are needed; without them it mixes the images of a batch")
-    return BatchNormalization(
-        call.name, lambda: (module.running_mean, module.running_var, module.weight, module.bias), module.eps
-    )
+    weight, bias = (None if getattr(module, name) is None else _tensor_of(call, name) for name in ("weight", "bias"))
+    mean, variance = _tensor_of(call, "running_mean"), _tensor_of(call, "running_var")
+    return BatchNormalization(call.name, mean, variance, weight, bias, module.eps)
 
 
 def _batch_normalization_function(call: Call) -> Step:
-    mean, variance = call.argument(1, "running_mean"), call.argument(2, "running_var")
+    mean, variance = _constant(call, call.argument(1, "running_mean")), _constant(call, call.argument(2, "running_var"))
     if mean is None or variance is None or call.argument(5, "training", False):
         raise call.refused("running statistics are needed; without them it mixes the images of a batch")
-    statistics = _constants(call, mean, variance, call.argument(3, "weight"), call.argument(4, "bias"))
-    return BatchNormalization(call.name, statistics, call.argument(7, "eps", 1e-5))
+    weight, bias = _constant(call, call.argument(3, "weight")), _constant(call, call.argument(4, "bias"))
+    return BatchNormalization(call.name, mean, variance, weight, bias, call.argument(7, "eps", 1e-5))
 
 
 def _response_normalization(call: Call) -> Normalization:
@@ -403,11 +446,8 @@ def _item(call: Call) -> list[Step] | Step:
     assert isinstance(source, Node)
     if source.target in _PARTS and source.op in ("call_function", "call_method"):
         return _part(call, source, index)
+    _check_index(call, index)
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-    if not (parts[0] == slice(None) or parts[0] is Ellipsis):
-        raise call.refused("it takes one of several results that have no rule, or some of the images")
-    if parts[0] is Ellipsis and len(parts) > 3:
-        raise call.refused("it may take some of the images; begin the index with a colon")
     step = parts[1] if len(parts) == 2 and parts[0] == slice(None) else None
     if (
         isinstance(step, slice)
@@ -420,7 +460,7 @@ def _item(call: Call) -> list[Step] | Step:
 
 def _part(call: Call, source: Node, index: Any) -> Step:
     """One of the parts that `chunk` or `split` makes of the channels."""
-    whole = Call(source, call.model, call.name, call.rule, call.exact, {})
+    whole = Call(source, call.model, call.constants, call.name, call.rule, call.exact, {})
     size, dimension = whole.argument(1, _PARTS[source.target]), whole.argument(2, "dim", 0)
     if dimension not in (1, -3) or not isinstance(index, int):
         raise whole.refused("only channels (dimension 1) can be split")
@@ -459,14 +499,16 @@ def _add(sign: int) -> Callable[[Call], list[Step] | Step]:
     def build(call: Call) -> list[Step] | Step:
         first, second = _operands(call)
         factor = call.argument(2, "alpha", 1)
-        if isinstance(factor, Node) or call.looked_at:
+        if isinstance(factor, Node):
             raise call.refused("its factor must be a number")
         if _is_signal(call, first) and _is_signal(call, second):
             call.reads = [first, second]
             return Sum(call.name, (1, sign * factor))
+        if call.looked_at:
+            return call.whole(linear=True, alone=True)
         if _is_signal(call, first) or sign * factor == 1:
             return Shift(call.name, call.function())
-        return Scale(call.name, call.function(), lambda: sign * factor)
+        return Scale(call.name, call.function(), sign * factor)
 
     return build
 
@@ -475,19 +517,25 @@ def _multiply(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
     if len(call.signals) > 1 or (first is second and _is_signal(call, first)):
         return None
-    if call.looked_at:
-        return call.whole(linear=True)
-    factor = second if _is_signal(call, first) else first
-    return Scale(call.name, call.function(), lambda: evaluated(factor, {}, call.model))
+    return _scale(call, second if _is_signal(call, first) else first)
 
 
 def _divide(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
     if _is_signal(call, second) or call.argument(2, "rounding_mode") is not None:
         return None
-    if call.looked_at:
-        return call.whole(linear=True)
-    return Scale(call.name, call.function(), lambda: 1 / evaluated(second, {}, call.model))
+    return _scale(call, second, inverse=True)
+
+
+def _scale(call: Call, factor: Any, inverse: bool = False) -> list[Step] | Step:
+    """A map times something constant, or divided by it."""
+    if call.looked_at or _asks_for_the_batch_size(call.value(factor)):
+        return call.whole(linear=True, alone=True)
+    return Scale(call.name, call.function(), call.value(factor), inverse)
+
+
+def _asks_for_the_batch_size(value: Expression) -> bool:
+    return any(is_batch_size(node) for node in value.order)
 
 
 def _concatenate(call: Call) -> Step:
@@ -542,7 +590,7 @@ _PADS = {
 _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.Conv2d: _convolution_module,
     nn.ConvTranspose2d: _transposed_convolution_module,
-    nn.Linear: lambda call, module: Linear(call.name, _parameters_of(call, module)),
+    nn.Linear: lambda call, module: Linear(call.name, *_parameters_of(call, module)),
     nn.MaxPool2d: _max_pool_module,
     own.MaxPool2d: _max_pool_module,
     nn.ReLU: lambda call, module: Rectifier(call.name, call.rule),
@@ -618,7 +666,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     F.conv2d: _convolution_function,
     torch.conv2d: _convolution_function,
     F.conv_transpose2d: _transposed_convolution_function,
-    F.linear: lambda call: Linear(call.name, _parameters_given(call)),
+    F.linear: lambda call: Linear(call.name, *_parameters_given(call)),
     F.batch_norm: _batch_normalization_function,
     F.local_response_norm: _response_normalization,
     F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),
@@ -629,9 +677,8 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"), _add(-1)),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), _multiply),
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"), _divide),
-    **dict.fromkeys(
-        (operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function(), lambda: -1.0)
-    ),
+    **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function(), -1.0)),
+    set_item: _set_item,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
     torch.stack: _stack,
 }

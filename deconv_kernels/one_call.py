@@ -236,7 +236,7 @@ def _units(record: Record, layer: str, table: Tensor) -> Units:
     channels = record.shape(layer)[0]
     if len(table) and int(table[:, 1].max()) >= channels:
         raise ValueError(f"channels of {layer!r} must be below {channels}, got {int(table[:, 1].max())}")
-    peaks = record.peaks[record.tape.steps[record.tape.index(layer)].name]
+    peaks = record.peaks[record.names.steps[record.names.index(record.name(layer))][0]]
     image, channel = (column.to(peaks.value.device) for column in table.unbind(1))
     return Units(layer, image, channel, *(part[image, channel] for part in (peaks.y, peaks.x, peaks.value)))
 

@@ -155,7 +155,9 @@ def make_plan(
                 above,
                 below,
                 read,  # type: ignore[arg-type]
-                step.multiply_adds(above) if isinstance(step, Convolution) and not seeded else 0,
+                step.multiply_adds(above, as_map(read[0] or ())[0])
+                if isinstance(step, Convolution) and not seeded
+                else 0,
                 size,
                 max(1, max_bytes // size),
                 _kernel(step, seeded),

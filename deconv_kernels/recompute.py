@@ -151,8 +151,8 @@ class Sliding:
 class SlidingConvolution(Sliding):
     def __init__(self, step: Convolution) -> None:
         super().__init__(step.kernel, step.stride, step.before, step.dilation)
-        weight, self.bias = step.parameters()
-        self.weight, self.groups = weight.contiguous(memory_format=torch.channels_last), step.groups
+        self.weight = step.weight.contiguous(memory_format=torch.channels_last)
+        self.bias, self.groups = step.bias, step.groups
 
     def __call__(self, patches: Tensor, frame: Frame) -> Tensor:
         return F.conv2d(patches, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
@@ -193,10 +193,11 @@ class SlidingAveragePool(Sliding):
 class Recomputation:
     """The activations of one image, and how those of the image with a changed rectangle are computed from them.
 
+    Both with the weights that the network has now.
+
     Args:
         net: any network.
-        image: (C, H, W), of the model's dtype; one tensor for each input of the network. The model must not change as
-            long as this is used.
+        image: (C, H, W), of the model's dtype; one tensor for each input of the network.
         layers: whose outputs are wanted.
         input: the number of the input that the rectangle changes.
         max_bytes: working memory for the windows; as many positions are computed at once as fit, and at least one.
@@ -235,6 +236,7 @@ class Recomputation:
         default = HOST_BYTES if device.type == "cpu" else DEVICE_BYTES
         self.max_bytes = default if max_bytes is None else max_bytes
         needed = self.tape.needed(set(self.values.values()))
+        self._steps, _ = self.tape.bound(needed)
         self._affected = self._reached(needed)
         self._last_reader = {source: index for index in self._affected for source in self.tape.sources[index]}
         self._fused = self._left_to_pools()
@@ -307,7 +309,7 @@ class Recomputation:
 
     def _rule(self, index: int, read: Sequence[Tensor], made: Tensor) -> Sliding | ZeroPad | bool:
         """How a step runs in windows; True where it works on every position alone, False where it needs whole maps."""
-        step = self.tape.steps[index]
+        step = self._steps[index]
         if isinstance(step, Activation | Shift | Scale) or (type(step) is Whole and step.linear):
             return _works_on_positions(step.function, read, made)
         if made.dim() != 4 or any(x.dim() != 4 for x in read):
@@ -330,7 +332,7 @@ class Recomputation:
 
     def _forward(self, index: int, read: Sequence[Tensor], owned: bool) -> Tensor:
         """The output of a step, as the module has it."""
-        step, value = self.tape.steps[index], self.tape.inputs + index
+        step, value = self._steps[index], self.tape.inputs + index
         if value in self._fused:
             return read[0]
         if isinstance(step, MaxPool):

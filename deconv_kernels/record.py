@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .graph import Tape
-from .steps import Kept, MaxPool, Rectifier
+from .fingerprint import fingerprint
+from .graph import LayerNames, Tape
+from .steps import Kept, Step
 from .windows import Shape, as_map
 
+Layer = str | nn.Module
 Indices = Tensor | np.ndarray | Sequence[int] | int
 
 
@@ -20,13 +23,13 @@ class Units:
     """Units of one layer: single scalars of its output.
 
     Args:
-        layer: its name, as in `named_modules()`.
+        layer: its name, as in `named_modules()`, or the module itself.
         image, channel, y, x: which image of the record, which map and where in it; tensors, arrays, lists, or one
             number for all. Units of a linear layer have y = x = 0.
         activation: their activations, if known.
 
     Attributes:
-        layer: as given.
+        layer: its name; the module, of units that were made by hand with it.
         image, channel, y, x: (U,) int64 on the host.
         activation: (U,) floating point on the host, or None.
 
@@ -39,7 +42,7 @@ class Units:
 
     def __init__(
         self,
-        layer: str,
+        layer: Layer,
         image: Indices,
         channel: Indices,
         y: Indices,
@@ -52,13 +55,13 @@ class Units:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"image, channel, y and x must have one length, got {lengths}")
         length = next(iter(lengths.values()), 1)
-        self.layer = layer
+        self.layer: str = layer  # type: ignore[assignment]
         self._table = torch.stack([tensor.expand(length) for tensor in tensors.values()])
         self.image, self.channel, self.y, self.x = self._table
         self.activation = None if activation is None else _activations(activation, length)
 
     def __repr__(self) -> str:
-        return f"Units(layer={self.layer!r}, {len(self)} units)"
+        return f"Units(layer={_shown(self.layer)}, {len(self)} units)"
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -85,7 +88,7 @@ class Units:
         parts = list(parts)
         layers = {part.layer for part in parts}
         if len(layers) != 1:
-            raise ValueError(f"units of one layer are needed, got {sorted(layers)}")
+            raise ValueError(f"units of one layer are needed, got {', '.join(sorted(map(_shown, layers)))}")
         known = [part.activation for part in parts if part.activation is not None]
         image, channel, y, x = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("image", "channel", "y", "x")
@@ -114,34 +117,82 @@ class Peaks:
         return cls(value, y, columns.gather(2, y[:, :, None])[:, :, 0])
 
 
+class _Network(NamedTuple):
+    """By what the network of a record is known again.
+
+    Attributes:
+        key: its tape's.
+        steps: the numbers of those that were run.
+        weights: the fingerprints of what these read, by their paths.
+    """
+
+    key: str
+    steps: list[int]
+    weights: dict[str, str]
+
+
 @dataclass(eq=False)
 class Record:
     """What one forward pass kept of N images; made by `Deconvnet.record`.
 
+    It can be copied, pickled and saved with torch. What comes back holds no network and no weights: the first
+    `Deconvnet` that projects from it must have the same ones, which is checked.
+
     Attributes:
-        tape: the network it was made with.
+        tape: the network it was made with; None of a copy that no network has taken yet.
+        names: of its layers.
         images: how many there are.
         dtype, device: of the network.
+        steps: those that were run, by their numbers, with the weights of that moment.
+        weights: these, by their paths in the network.
         shapes: of every value of the tape, for one image; None of those that the layers asked for do not need.
         kept: what every step passed keeps for the way back: switches, gates, or nothing.
         peaks: of the layers asked for.
         activations: (N, C, H, W) or (N, F) of the layers asked for, with `activations=True`.
         plans: what was planned for this record.
+        network: of a copy, by what its network is known again.
     """
 
-    tape: Tape
+    tape: Tape | None
+    names: LayerNames
     images: int
     dtype: torch.dtype
     device: torch.device
+    steps: dict[int, Step] = field(default_factory=dict, repr=False)
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
     shapes: list[tuple[int, ...] | None] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     peaks: dict[str, Peaks] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
     plans: dict[tuple[object, ...], object] = field(default_factory=dict, repr=False)
+    network: _Network | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """How many images."""
         return self.images
+
+    def __getstate__(self) -> dict[str, object]:
+        if self.tape is None:
+            return vars(self)
+        known = _Network(self.tape.key, list(self.steps), {k: fingerprint(x) for k, x in self.weights.items()})
+        return {**vars(self), "tape": None, "steps": {}, "weights": {}, "plans": {}, "network": known}
+
+    def attach(self, tape: Tape) -> None:
+        """Makes a record that was copied or loaded one of a network again.
+
+        Raises:
+            ValueError: it was made by another network, or with other weights.
+        """
+        if self.tape is tape:
+            return
+        known = self.network
+        if self.tape is not None or known is None or known.key != tape.key:
+            raise ValueError("the record was made by another Deconvnet; record the images with this one")
+        steps, weights = tape.bound(known.steps)
+        for path, expected in known.weights.items():
+            if path not in weights or fingerprint(weights[path]) != expected:
+                raise ValueError(f"the record was made with another {path!r} than the network has now; record again")
+        self.tape, self.steps, self.weights = tape, steps, weights
 
     @property
     def image_shape(self) -> Shape:
@@ -153,12 +204,12 @@ class Record:
     @property
     def switches(self) -> dict[str, Tensor]:
         """The switches of every max pool passed, (N, C, PH, PW) bytes."""
-        return self._kept_by(MaxPool)
+        return self._kept_by("MaxPool")
 
     @property
     def gates(self) -> dict[str, Tensor]:
         """Where every rectifier passed lets the signal through, (N, C, H, W); only for the rules that need it."""
-        return self._kept_by(Rectifier)
+        return self._kept_by("Rectifier")
 
     @property
     def nbytes(self) -> int:
@@ -168,23 +219,38 @@ class Record:
         held = (tensor for tensor in (*kept, *peaks, *self.activations.values()) if tensor is not None)
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
 
-    def _kept_by(self, kind: type) -> dict[str, Tensor]:
-        pairs = zip(self.tape.steps, self.kept, strict=False)
-        return {step.name: kept for step, kept in pairs if isinstance(step, kind) and isinstance(kept, Tensor)}
+    def _kept_by(self, kind: str) -> dict[str, Tensor]:
+        pairs = ((name, self.kept[index]) for index, name in self.names.of(kind).items())
+        return {name: kept for name, kept in pairs if isinstance(kept, Tensor)}
 
-    def shape(self, layer: str) -> Shape:
+    def name(self, layer: Layer) -> str:
+        """The name of a layer that may be given as a module of the network.
+
+        Raises:
+            TypeError: it is neither a name nor a module.
+            UnknownLayer: a module of another network.
+            ValueError: a module, and the record is a copy that no network has taken yet.
+        """
+        if isinstance(layer, str):
+            return layer
+        if self.tape is None:
+            raise ValueError("a record that was copied or loaded knows its layers by their names alone")
+        return self.tape.name(layer)
+
+    def shape(self, layer: Layer) -> Shape:
         """(C, H, W) of a layer's output; (F, 1, 1) of a flat one.
 
         Raises:
             UnknownLayer: no such layer.
             ValueError: the record does not reach it.
         """
-        shape = self.shapes[self.tape.value(layer)]
+        layer = self.name(layer)
+        shape = self.shapes[self.names.inputs + self.names.index(layer)]
         if shape is None:
             raise ValueError(f"the record was made for {', '.join(map(repr, self.peaks))} and does not reach {layer!r}")
         return as_map(shape)
 
-    def strongest(self, layer: str, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
+    def strongest(self, layer: Layer, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
         """The k strongest units of every map over the images, at most one per image.
 
         Args:
@@ -200,18 +266,20 @@ class Record:
 
         Source: Zeiler & Fergus 2013, Fig 2.
         """
+        layer = self.name(layer)
         return self._ranked(layer, k, channels, self._peaks(layer), descending=True)
 
-    def weakest(self, layer: str, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
+    def weakest(self, layer: Layer, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
         """The k weakest units of every map, at most one per image, by rising activation; as `strongest`.
 
         Raises:
             ValueError: as `strongest`, and if the record has no activations.
         """
+        layer = self.name(layer)
         lows = Peaks.of(-self._activations(layer, "weakest"))
         return self._ranked(layer, k, channels, Peaks(-lows.value, lows.y, lows.x), descending=False)
 
-    def at_quantile(self, layer: str, q: float, channels: Sequence[int] | Tensor | None = None) -> Units:
+    def at_quantile(self, layer: Layer, q: float, channels: Sequence[int] | Tensor | None = None) -> Units:
         """For every map, the unit whose activation has rank `q` among all its units in all images.
 
         Args:
@@ -227,6 +295,7 @@ class Record:
         """
         if not 0 <= q <= 1:
             raise ValueError(f"q must be between 0 and 1, got {q}")
+        layer = self.name(layer)
         maps = self._activations(layer, "at_quantile")
         maps = maps if maps.dim() == 4 else maps.flatten(1)
         chosen = self._channels(layer, channels)
@@ -244,7 +313,7 @@ class Record:
         """
         if units.activation is not None:
             return units.activation
-        maps = self._activations(units.layer, "seed='activation' for units without activation")
+        maps = self._activations(self.name(units.layer), "seed='activation' for units without activation")
         if maps.dim() != 4:
             maps = maps.flatten(1)
         index = [getattr(units, name).to(maps.device) for name in ("image", "channel", "y", "x")]
@@ -258,25 +327,26 @@ class Record:
         """
         if not len(units):
             return
-        channels, height, width = self.shape(units.layer)
+        layer = self.name(units.layer)
+        channels, height, width = self.shape(layer)
         highest = units.table().numpy().max(axis=1).tolist()
         sizes = (len(self), channels, height, width)
         for name, value, size in zip(("image", "channel", "y", "x"), highest, sizes, strict=True):
             if value >= size:
                 raise ValueError(
-                    f"{name} of a unit of {units.layer!r} must be below {size}, got {value} "
+                    f"{name} of a unit of {layer!r} must be below {size}, got {value} "
                     f"(the record has {len(self)} images, the layer {channels} maps of {height}x{width})"
                 )
 
     def _peaks(self, layer: str) -> Peaks:
-        name = self.tape.steps[self.tape.index(layer)].name
+        name = self.names.steps[self.names.index(layer)][0]
         if name not in self.peaks:
             raise ValueError(f"the record was not asked for {layer!r}, only for {', '.join(map(repr, self.peaks))}")
         return self.peaks[name]
 
     def _activations(self, layer: str, purpose: str) -> Tensor:
         self._peaks(layer)
-        name = self.tape.steps[self.tape.index(layer)].name
+        name = self.names.steps[self.names.index(layer)][0]
         if name not in self.activations:
             raise ValueError(f"{purpose} needs the activations of {layer!r}: record with activations=True")
         return self.activations[name]
@@ -302,6 +372,10 @@ class Record:
         columns = (image, channel, y.gather(0, image), x.gather(0, image), value)
         image, channel, y, x, value = (column.T.flatten() for column in columns)
         return Units(layer, image, channel, y, x, value)
+
+
+def _shown(layer: Layer) -> str:
+    return repr(layer) if isinstance(layer, str) else f"{type(layer).__name__}(...)"
 
 
 def _activations(value: Tensor | np.ndarray | Sequence[float] | float, length: int) -> Tensor:

@@ -6,6 +6,7 @@ schemas, already checked by `deconv_kernels.ops`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -320,6 +321,7 @@ def project(
 
     Source: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2014 for "guided".
     """
+    graph = _own_copy(graph)
     batches = images if isinstance(images, tuple) else (images,)
     image, *position = torch.as_tensor(units, device=batches[0].device).unbind(1)
     inputs = tuple(batch.detach()[image].requires_grad_() for batch in batches)
@@ -328,6 +330,17 @@ def project(
     activations = value[(torch.arange(len(image), device=value.device), *position[: value.dim() - 1])]
     signals = torch.autograd.grad(activations.sum(), inputs, allow_unused=True, materialize_grads=True)
     return signals if isinstance(images, tuple) else signals[0], activations.detach()
+
+
+def _own_copy(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A copy of a network that may change its own tensors while it runs."""
+    memo: dict[int, Tensor] = {}
+    for part in graph.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(tensor, Tensor):
+                clone = tensor.detach().clone()
+                memo[id(tensor)] = nn.Parameter(clone) if isinstance(tensor, nn.Parameter) else clone
+    return copy.deepcopy(graph, memo)
 
 
 class _Network(torch.fx.Interpreter):

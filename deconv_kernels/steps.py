@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .constants import Expression, Weights
 from .ops import Backprojection, max_pool2d, max_unpool2d_window, send_back
 from .windows import Shape, Window, Windows, as_map
 
 Pair = tuple[int, int]
 Kept = Tensor | tuple[Tensor, ...] | None
+Function = Callable[..., Tensor] | Expression
 RULES = ("deconvnet", "guided", "gradient")
 KERNELS = ("auto", "sparse", "dense")
 
@@ -38,12 +42,29 @@ class Step:
     A step that reads one map defines `forward`, `reach` and `backward`. Those that read several define `run`, `reaches`
     and `send` (in joins.py), which is what the engine calls.
 
+    What a step needs of the network's tensors it is given as expressions. It can be run when it is `bound`: then these
+    have become tensors, numbers and functions.
+
     Attributes:
         name: the name of the layer, for its users.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._last: tuple[dict[str, Any], Step] | None = None
+
+    def bound(self, weights: Weights) -> Step:
+        """The step with the tensors of one moment; the same object again as long as these are the same."""
+        held = {name: value for name, value in vars(self).items() if isinstance(value, Expression)}
+        if not held:
+            return self
+        found = {name: expression.bound(weights) for name, expression in held.items()}
+        last = self._last
+        if last is None or any(found[name] is not value for name, value in last[0].items()):
+            step = copy.copy(self)
+            vars(step).update(found, _last=None)
+            self._last = last = found, step
+        return last[1]
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         """Runs the step as the module does in eval mode.
@@ -246,9 +267,11 @@ class Activation(Step):
         rule: one of these.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor], rule: str) -> None:
+    function: Callable[[Tensor], Tensor]
+
+    def __init__(self, name: str, function: Function, rule: str) -> None:
         super().__init__(name)
-        self.function, self.rule = function, rule
+        self.function, self.rule = function, rule  # type: ignore[assignment]
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         y = self.function(x)
@@ -283,9 +306,11 @@ class Shift(Step):
         function: maps a tensor to one of the same shape.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
+    function: Callable[[Tensor], Tensor]
+
+    def __init__(self, name: str, function: Function) -> None:
         super().__init__(name)
-        self.function = function
+        self.function = function  # type: ignore[assignment]
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         y = self.function(x)
@@ -298,13 +323,15 @@ class Scale(Shift):
     """Something constant is multiplied by; backwards too.
 
     Args:
-        function: multiplies a tensor by `factor()`, or divides by its inverse, and keeps its shape.
-        factor: a number, or what can be broadcast to the maps.
+        function: multiplies a tensor by the factor, or divides by its inverse, and keeps its shape.
+        factor: a number, or what can be broadcast to the maps; a function of the maps, if it depends on their shape.
+        inverse: divide by the factor.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor], factor: Callable[[], Tensor | float]) -> None:
+    def __init__(self, name: str, function: Function, factor: Expression | float, inverse: bool = False) -> None:
         super().__init__(name, function)
-        self.factor = factor
+        self.factor: Any = factor
+        self.inverse = inverse
 
     def send(
         self,
@@ -314,7 +341,10 @@ class Scale(Shift):
         shapes: Sequence[Sequence[int]],
         options: Options,
     ) -> Sequence[Windows | None]:
-        factor = self.factor()
+        factor = self.factor
+        if callable(factor):
+            factor = factor(torch.empty((1, *shapes[0]), dtype=windows.values.dtype, device="meta"))
+        factor = 1 / factor if self.inverse else factor
         if isinstance(factor, Tensor):
             factor = _maps(factor.detach().broadcast_to((1, *shapes[0])))
         return (windows.scaled(factor),)
@@ -388,26 +418,38 @@ class BatchNormalization(Step):
     """Batch normalisation with its running statistics: backwards a scale per channel.
 
     Args:
-        statistics: running mean and variance, weight and bias; the last two may be None.
+        mean, variance: running statistics.
+        weight, bias: may be None.
         epsilon: added to the variance.
     """
 
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+
     def __init__(
-        self, name: str, statistics: Callable[[], tuple[Tensor, Tensor, Tensor | None, Tensor | None]], epsilon: float
+        self,
+        name: str,
+        mean: Expression,
+        variance: Expression,
+        weight: Expression | None,
+        bias: Expression | None,
+        epsilon: float,
     ) -> None:
         super().__init__(name)
-        self.statistics, self.epsilon = statistics, epsilon
+        self.mean, self.variance, self.weight, self.bias = mean, variance, weight, bias  # type: ignore[assignment]
+        self.epsilon = epsilon
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         if x.dim() not in (2, 4):
             raise ValueError(f"{self.name} needs maps (N, C, H, W) or rows (N, F), got {tuple(x.shape)}")
-        return F.batch_norm(x, *self.statistics(), False, 0.0, self.epsilon), None
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), None
 
     def scale(self) -> Tensor:
         """What every channel is multiplied by, (C,)."""
-        _, variance, weight, _ = self.statistics()
-        scale = torch.rsqrt(variance + self.epsilon)
-        return scale if weight is None else scale * weight
+        scale = torch.rsqrt(self.variance + self.epsilon)
+        return scale if self.weight is None else scale * self.weight
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
         scale, windows = self.scale(), windows.settled()
@@ -426,9 +468,11 @@ class Normalization(Step):
         exact: backwards by its gradient at the recorded input instead of as the identity.
     """
 
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor], exact: bool) -> None:
+    function: Callable[[Tensor], Tensor]
+
+    def __init__(self, name: str, function: Function, exact: bool) -> None:
         super().__init__(name)
-        self.function, self.exact = function, exact
+        self.function, self.exact = function, exact  # type: ignore[assignment]
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
         return self.function(x), x if self.exact else None
@@ -472,14 +516,21 @@ class Flatten(Step):
 
 
 class Linear(Step):
-    """A fully connected layer over the last dimension; backwards its transposed weight."""
+    """A fully connected layer over the last dimension; backwards its transposed weight.
 
-    def __init__(self, name: str, parameters: Callable[[], tuple[Tensor, Tensor | None]]) -> None:
+    Args:
+        weight, bias: (K, F) and (K,), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, name: str, weight: Expression, bias: Expression | None) -> None:
         super().__init__(name)
-        self.parameters = parameters
+        self.weight, self.bias = weight, bias  # type: ignore[assignment]
 
     def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.parameters()
+        weight, bias = self.weight, self.bias
         if x.dim() < 2 or x.shape[-1] != weight.shape[1]:
             raise ValueError(
                 f"{self.name} is a linear layer over {weight.shape[1]} features and cannot take {tuple(x.shape)}; "
@@ -500,7 +551,7 @@ class Linear(Step):
     ) -> Sequence[Windows | None]:
         if len(shapes[0]) == 1:
             return super().send(windows, kept, below, shapes, options)
-        weight, _ = self.parameters()
+        weight = self.weight
         signal = windows.whole().reshape(-1, *shapes[0][:-1], len(weight))
         # A matrix product would not promise the same bits whatever the number of rows.
         values = [unit @ weight for unit in signal] or [signal @ weight]
@@ -508,7 +559,7 @@ class Linear(Step):
         return (Windows(torch.stack(values).reshape(-1, window.channels, *window.size), window, windows.positions),)
 
     def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        weight, _ = self.parameters()
+        weight = self.weight
         if windows.channel is not None:
             values = (weight[windows.channel] * windows.settled().values[:, 0, 0])[:, :, None, None]
             return Windows(values, below, windows.positions)

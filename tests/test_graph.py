@@ -31,7 +31,8 @@ class Functional(nn.Module):
 
 def run(tape: Tape, x: Tensor) -> Tensor:
     values = [x]
-    for step, sources in zip(tape.steps, tape.sources, strict=True):
+    steps, _ = tape.bound(range(len(tape.steps)))
+    for step, sources in zip(steps.values(), tape.sources, strict=True):
         values.append(step.run([values[source] for source in sources], False)[0])
     return values[-1]
 

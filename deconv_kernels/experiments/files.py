@@ -16,7 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..calls import CONSTANT
+from ..constants import CONSTANT
+from ..fingerprint import fingerprint as fingerprint
 from ..graph import graph_module
 
 __all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
@@ -57,15 +58,6 @@ def written_at_once(folder: Path) -> Iterator[Path]:
 def file_name(layer: str) -> str:
     """A layer's name as part of a file's name."""
     return layer.replace("/", "_")
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """A hash of the types, shapes and values of tensors, by which a run knows its own finished parts again."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def fingerprint_of_network(model: nn.Module) -> str:
