@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..backends import usable_device
 from ..deconvnet import Deconvnet
@@ -20,7 +20,6 @@ from ..models import ARCHITECTURES, Weights, load_weights
 __all__ = [
     "MODEL",
     "Subject",
-    "check_takes",
     "layers_of",
     "layers_option",
     "load",
@@ -181,20 +180,6 @@ def load(
     network = network.to(where)
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
     return Subject(loaded, network.to(memory_format=torch.channels_last), where)  # type: ignore[call-overload]
-
-
-def check_takes(network: nn.Module, model: str, images: Tensor) -> None:
-    """Whether a network runs on images, before any work is done.
-
-    Raises:
-        ValueError: it does not.
-    """
-    net = Deconvnet(network, rule="gradient")
-    try:
-        net.record(images[:1], net.layers[-1], progress=False)
-    except (RuntimeError, TypeError, ValueError) as error:
-        shape = "x".join(map(str, images.shape[1:]))
-        raise ValueError(f"{model} does not take images of {shape}: {error}") from error
 
 
 def layers_of(network: nn.Module, separated: str) -> tuple[str, ...]:

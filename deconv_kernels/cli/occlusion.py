@@ -176,15 +176,9 @@ def command(
 
 
 def _last_maps(shapes: dict[str, tuple[int, ...]]) -> str:
-    """The last layer whose output is maps of more than one position.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The last layer whose output is maps of more than one position, or where none is, the last but the output."""
     found = [layer for layer, shape in shapes.items() if len(shape) == 3 and shape[1] * shape[2] > 1]
-    if not found:
-        raise ValueError("the network has no layer of maps")
-    return found[-1]
+    return found[-1] if found else list(shapes)[:-1][-1] if len(shapes) > 1 else next(iter(shapes))
 
 
 def _colour(weights: Weights, fill: str) -> float | str | Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from .common import (
-    check_takes,
     layers_of,
     layers_option,
     load,
@@ -58,9 +57,11 @@ def command(
     on where it stopped.
     """
     from ..calls import UnsupportedModule
+    from ..deconvnet import Deconvnet
     from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5
-    from ..experiments.report import make_report, spread_layers
+    from ..experiments.layers import check_takes, spread_layers
+    from ..experiments.report import make_report
     from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.page import Photographs, write_page
     from .invariance import examples_of
@@ -76,7 +77,8 @@ def command(
         centres = plan_centres(photographs)[:whole]
         shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
         inputs, wholes = (subject.weights.preprocess(each.pixels).to(subject.device) for each in (seen, shown))
-        check_takes(subject.model, model, inputs)
+        net = Deconvnet(subject.model, rule="gradient")
+        check_takes(net, inputs, net.layers[-1:], model)
         settings = [chosen, maps, k, seed, occluder, stride]
         parts = Parts.of_run(output, "report", settings, subject.model, inputs, wholes)
         with written_at_once(Path(output)) as draft:

@@ -40,7 +40,7 @@ from ..record import Record, Units
 from ..steps import MaxPool
 from ..tensor_files import save_arrays
 from .files import file_name, written_at_once
-from .layers import chosen_layers
+from .layers import check_takes, chosen_layers
 
 __all__ = ["Gallery", "Settings", "Summary", "choose_maps", "distinct"]
 
@@ -201,11 +201,7 @@ class Gallery:
         chosen_layers(self.net, settings.layers)
         size = settings.size
         blank = self.weights.preprocess(torch.zeros(1, 3, size, size, dtype=torch.uint8)).to(self.device)
-        try:
-            self.net.record(blank, settings.layers, progress=False)
-        except (RuntimeError, TypeError, ValueError) as error:
-            shape = "x".join(map(str, blank.shape[1:]))
-            raise ValueError(f"{settings.model} does not take images of {shape} in torch.float32: {error}") from error
+        check_takes(self.net, blank, settings.layers, settings.model)
         self.photographs = load_photographs(settings.images)
         self.crops = plan_crops(self.photographs, size, settings.crops)
         if len(self.crops) < settings.k:

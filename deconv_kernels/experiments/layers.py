@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..deconvnet import Deconvnet
 
-__all__ = ["chosen_layers", "spread_layers"]
+__all__ = ["check_takes", "chosen_layers", "spread_layers"]
 
 
 def chosen_layers(net: Deconvnet, names: Sequence[str]) -> tuple[str, ...]:
@@ -25,6 +25,25 @@ def chosen_layers(net: Deconvnet, names: Sequence[str]) -> tuple[str, ...]:
     for layer in names:
         net.tape.index(layer)
     return tuple(names)
+
+
+def check_takes(net: Deconvnet, images: Tensor, layers: Sequence[str], model: str) -> None:
+    """Whether a network runs on images as far as some layers, before any work is done.
+
+    Args:
+        net: the network.
+        images: of which the first is run.
+        layers: their names.
+        model: what to call the network.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        net.record(images[:1], layers, progress=False)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shape = "x".join(map(str, images.shape[1:]))
+        raise ValueError(f"{model} does not take images of {shape} in torch.float32: {error}") from error
 
 
 def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ def occlude(
     Args:
         model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
         image: (C, H, W) as the network takes it.
-        layer: whose map is watched (the paper: layer 5); none by default.
+        layer: whose map is watched (the paper: layer 5), or whose unit where it has no positions; none by default.
         logits: the layer that has one value for each class, usually `net.output`; by default no probabilities.
         size: of the occluder in pixels, one number or rows and columns. The paper does not say; 32 is a seventh of 224.
         stride: from one position to the next, likewise.
@@ -253,8 +253,9 @@ class _Watched:
     """
 
     def __init__(self, maps: Tensor, layer: str, map: int | None) -> None:
-        if maps.dim() != 3:
+        if maps.dim() not in (1, 3):
             raise ValueError(f"a layer of maps is needed, but {layer!r} has values of shape {tuple(maps.shape)}")
+        maps = maps.reshape(len(maps), *(maps.shape[1:] or (1, 1)))  # a row counts as maps of one position
         if map is not None and not 0 <= map < len(maps):
             raise ValueError(f"map of {layer!r} must be from 0 to {len(maps) - 1}, got {map}")
         totals = self._sums(maps)
@@ -266,8 +267,8 @@ class _Watched:
         return maps.double().sum((-2, -1)).cpu()
 
     def totals(self, maps: Tensor) -> Tensor:
-        """Of maps (n, C, H, W): (n,)."""
-        return self._sums(maps[:, self.map])
+        """Of maps (n, C, H, W), or rows (n, C): (n,)."""
+        return self._sums(maps.reshape(-1, *self.maps.shape)[:, self.map])
 
     def strongest(self, count: int) -> Units:
         """The map's strongest units, at most as many as it has."""

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from ..deconvnet import Deconvnet, Projections
 from ..record import Record, Units
 from .files import Parts
-from .filters import Diagnosis, diagnose
+from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
-from .layers import spread_layers
 from .occlusion import Occlusion, occlude
 
-__all__ = ["Report", "make_report", "spread_layers"]
+__all__ = ["Report", "make_report"]
 
 _BATCH = 16
 
@@ -35,7 +34,7 @@ class Report:
         maps: how many maps each layer has.
         occlusions: of each image.
         invariance: of all images, at the first and the last of the layers.
-        diagnosis: of the first convolution's filters.
+        diagnosis: of the first convolution's filters; None of a network without convolutions.
     """
 
     galleries: tuple[Projections, ...]
@@ -43,7 +42,7 @@ class Report:
     maps: Mapping[str, int]
     occlusions: tuple[Occlusion, ...]
     invariance: Invariance
-    diagnosis: Diagnosis
+    diagnosis: Diagnosis | None
 
 
 @torch.no_grad()
@@ -120,8 +119,8 @@ def make_report(
         progress=progress,
     )
     batches = crops.split(_BATCH)
-    (diagnosis,) = diagnose(model, batches=batches, progress=progress)
-    return Report(tuple(galleries), k, counts, tuple(occlusions), moved, diagnosis)
+    diagnosed = diagnose(model, batches=batches, progress=progress) if convolutions(model) else ()
+    return Report(tuple(galleries), k, counts, tuple(occlusions), moved, next(iter(diagnosed), None))
 
 
 def _gallery(net: Deconvnet, record: Any, layer: str, maps: int, k: int, seed: int, progress: bool) -> dict[str, Any]:

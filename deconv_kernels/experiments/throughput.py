@@ -30,7 +30,7 @@ from ..deconvnet import Deconvnet
 from ..models import ARCHITECTURES, load_weights
 from ..photographs import cut, load_photographs, plan_crops
 from ..record import Record, Units
-from .layers import chosen_layers, spread_layers
+from .layers import check_takes, chosen_layers, spread_layers
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]
 
@@ -198,6 +198,7 @@ class Job:
         self.layers = chosen_layers(self.net, tuple(layers) or LAYERS.get(model) or spread_layers(module))
         images, self.images_source = _images(preprocess, size)
         self.images = images.to(self.device)
+        check_takes(self.net, self.images, self.layers, model)
 
     def run(self, seconds: float = 300.0, compiled: bool = True, progress: bool = True) -> Throughput:
         """Measures every layer.
