@@ -428,6 +428,7 @@ def _known(module: ModuleType) -> Iterator[None]:
 
 def _of_own_network(place: str, source: str | None, size: int) -> Weights:
     network = _built(place)
+    _check_takes_one(network, place)
     expected = network.state_dict()
     if source not in (None, "random"):
         found = _read_state_dict(Path(source), expected)
@@ -472,15 +473,11 @@ def _flattening(network: nn.Module) -> nn.Module:
     return network
 
 
-@torch.no_grad()
-def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing, bool]:
-    """What photographs have to become for a network, and whether as rows: the first form that it runs on.
-
-    A network that ends in layers for another size of images runs on none; its convolutions do on the form that gets
-    furthest, and are enough for most.
+def _check_takes_one(network: nn.Module, place: str) -> None:
+    """Whether a network takes one input.
 
     Raises:
-        ValueError: it takes several inputs, or no form of images of size x size.
+        ValueError: it takes more, or none.
     """
     needed = [
         name
@@ -492,6 +489,18 @@ def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing,
         raise ValueError(
             f"model {place!r} takes {len(needed)} inputs ({', '.join(needed)}); here it gets one, photographs"
         )
+
+
+@torch.no_grad()
+def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing, bool]:
+    """What photographs have to become for a network, and whether as rows: the first form that it runs on.
+
+    A network that ends in layers for another size of images runs on none; its convolutions do on the form that gets
+    furthest, and are enough for most.
+
+    Raises:
+        ValueError: it takes no form of images of size x size.
+    """
     trained = network.training
     network.eval()
     reasons: dict[tuple[Preprocessing, bool], tuple[int, str]] = {}

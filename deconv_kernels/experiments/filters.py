@@ -445,6 +445,8 @@ def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Conv
     layers = [layers] if isinstance(layers, str) else layers
     chosen: dict[str, nn.Conv2d] = {}
     for layer in layers:
+        if list(layers).count(layer) > 1:
+            raise ValueError(f"layer {layer!r} was given more than once")
         inside = {name: module for name, module in known.items() if f"{name}.".startswith(f"{layer}.")}
         if not inside:
             close = difflib.get_close_matches(layer, known, n=1)

@@ -183,7 +183,15 @@ class Gallery:
     """
 
     def __init__(self, settings: Settings) -> None:
-        for name, least in (("maps", 1), ("k", 1), ("crops", 1), ("batch_size", 1), ("sample", 0), ("size", 1)):
+        for name, least in (
+            ("maps", 1),
+            ("k", 1),
+            ("crops", 1),
+            ("batch_size", 1),
+            ("sample", 0),
+            ("size", 1),
+            ("seed", 0),
+        ):
             if getattr(settings, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
         check_overlap(settings.overlap)
@@ -417,6 +425,8 @@ def choose_maps(layer: str, channels: int, count: int, seed: int) -> list[int]:
     Returns:
         `count` different channels (all where there are fewer), in order.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     generator = np.random.default_rng([seed, zlib.crc32(layer.encode())])
     return sorted(generator.permutation(channels)[:count].tolist())
 
