@@ -93,7 +93,7 @@ each_kind_with_layers = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs with points, a folder of classes, and two checkpoints of every network as a training script saves them."""
+    """Photographs with points, a folder of classes, and checkpoints of every network as training scripts save them."""
     place = tmp_path_factory.mktemp("place")
     seed = torch.seed() % 2**31
     print("photographs and weights from seed", seed)
