@@ -80,14 +80,8 @@ class _WithOldNames(click.Option):
 def layers_option(what: str, required: bool = False) -> Callable[[F], F]:
     """--layers, which was --layer in some commands; the command gets `layers`, a text for `layers_of`."""
     text = f"{what} A module, a block of modules, or a function by its name in the traced network."
-    return click.option(
-        *("--layers", "--layer", "layers"),
-        cls=_WithOldNames,
-        default=None if required else "",
-        required=required,
-        help=text,
-        metavar="NAMES",
-    )
+    needed: dict[str, Any] = {"required": True} if required else {"default": ""}
+    return click.option("--layers", "--layer", "layers", cls=_WithOldNames, help=text, metavar="NAMES", **needed)
 
 
 def size_option(default: int = 224) -> Callable[[F], F]:
