@@ -501,13 +501,14 @@ def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing,
     Raises:
         ValueError: it takes no form of images of size x size.
     """
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     trained = network.training
     network.eval()
     reasons: dict[tuple[Preprocessing, bool], tuple[int, str]] = {}
     try:
         for rows in (False, True):
             for preprocessing in (TORCHVISION, GREY):
-                blank = torch.zeros(1, len(preprocessing.mean), size, size)
+                blank = torch.zeros(1, len(preprocessing.mean), size, size, dtype=dtype)
                 passed, error = _run_through(network, blank.flatten(1) if rows else blank)
                 if error is None:
                     return preprocessing, rows
@@ -520,7 +521,7 @@ def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing,
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     hint = f"; its first {type(first).__name__} reads {_inputs_of(first)}" if first is not None else ""
     raise ValueError(
-        f"model {place!r} does not take images of 3x{size}x{size} in torch.float32, nor grey ones, nor rows of their "
+        f"model {place!r} does not take images of 3x{size}x{size}, nor grey ones, nor rows of their "
         f"pixels{hint}: {reasons[furthest][1]}"
     )
 

@@ -80,7 +80,7 @@ def test_gallery_of_a_network_of_the_users(place):
         assert projections["file"].shape == (8, 3, 9, 9)
         assert projections["pool"].shape == (8, 3, 17, 17)
     refused = _gallery("random", "--model", "own.py:depth", "--layers", "file")
-    _refused(refused, "does not take images of 3x224x224 in torch.float32, nor grey ones, nor rows of their pixels")
+    _refused(refused, "does not take images of 3x224x224, nor grey ones, nor rows of their pixels")
     _refused(refused, "its first Conv2d reads 2 channels")
 
 

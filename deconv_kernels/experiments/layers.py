@@ -19,7 +19,7 @@ def chosen_layers(net: Deconvnet, names: Sequence[str]) -> tuple[str, ...]:
         UnknownLayer: a layer that the network does not have; the message says which is meant, and lists them.
     """
     if not names:
-        raise ValueError("no layers were given")
+        raise ValueError("no layers were given: at least one layer is needed")
     if repeated := [layer for layer in names if list(names).count(layer) > 1]:
         raise ValueError(f"layer {repeated[0]!r} was given more than once")
     for layer in names:
