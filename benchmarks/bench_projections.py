@@ -24,7 +24,7 @@ def job(model: str) -> Job:
 @pytest.mark.parametrize(("model", "layer"), CASES)
 def test_projections(benchmark: Any, request: pytest.FixtureRequest, model: str, layer: str) -> None:
     chosen = job(model)
-    found = comparable(chosen.net)
+    found = comparable()
     seconds = request.config.getoption("--projection-seconds")
     measured = benchmark.pedantic(measure_layer, args=(chosen.net, chosen.images, layer, found, seconds), rounds=1)
     timings = {"ours": measured.ours, **measured.baselines}

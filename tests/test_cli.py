@@ -74,15 +74,17 @@ def test_gallery_of_a_network_of_the_users(place):
         "def build(channels=3):\n"
         "    first = nn.Conv2d(channels, 6, 9, stride=4, groups=channels)\n"
         "    return nn.Sequential(OrderedDict(file=first, relu=nn.ReLU(), pool=nn.MaxPool2d(3, 2, ceil_mode=True)))\n"
-        "def grey():\n"
-        "    return build(1)\n"
+        "def depth():\n"
+        "    return build(2)\n"
     )
     result = _gallery("random", "--model", "own.py:build", "--layers", "file,pool")
     assert result.exit_code == 0, result.output
     with np.load(place / "out" / "deep" / "projections.npz") as projections:
         assert projections["file"].shape == (8, 3, 9, 9)
         assert projections["pool"].shape == (8, 3, 17, 17)
-    _refused(_gallery("random", "--model", "own.py:grey", "--layers", "file"), "does not take images of 3x224x224")
+    refused = _gallery("random", "--model", "own.py:depth", "--layers", "file")
+    _refused(refused, "does not take images of 3x224x224, nor grey ones, nor rows of their pixels")
+    _refused(refused, "its first Conv2d reads 2 channels")
 
 
 def test_gallery_draws_and_reports(place, weights):
@@ -117,7 +119,8 @@ def test_photographs_may_follow_the_options(place, weights):
         (("--weights", "weights.pth"), "weights.pth cannot be read as a state dict"),
         (("--weights", "wrong.pth"), "missing features.0.bias, features.3.weight"),
         (("--weights", "wrong.pth"), "features.0.weight is (64, 3, 3, 3) instead of (64, 3, 11, 11)"),
-        (("--layers", "conv1,conv7"), "no layer 'conv7'; its layers are conv1, relu1, pool1, conv2"),
+        (("--layers", "conv1,conv7"), "no layer 'conv7' (did you mean 'conv"),
+        (("--layers", "conv1,conv7"), "; the layers are: conv1, relu1, pool1, conv2"),
         (("--layers", ","), "no layers were given"),
         (("--model", "lenet"), "unknown model 'lenet'; known are vgg16, alexnet, zfnet"),
         (("-o", "file"), "output folder 'file' is a file"),
@@ -300,13 +303,11 @@ def test_bench_says_in_one_line_what_is_wrong(arguments, message):
 
 
 def test_bench_refuses_to_time_what_differs(monkeypatch):
-    def wrong(net: Deconvnet, compiled: bool) -> list[baselines.Baseline]:
-        return [baselines.Baseline("wrong", 2, False, lambda net, images, layer: lambda units: images[units.image])]
-
-    monkeypatch.setattr(throughput, "comparable", wrong)
+    honest = baselines.definition
+    monkeypatch.setattr(throughput, "definition", lambda *arguments: 1.01 * honest(*arguments))
     result = _bench("--layers", "conv2")
     assert result.exit_code == 1
-    assert "Error: conv2: ours and wrong differ by" in result.stderr
+    assert "Error: conv2: ours differ from the definition by" in result.stderr
     assert "nothing was timed" in result.stderr
     assert result.stdout == ""
 

@@ -314,7 +314,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("network", "message"),
         [
-            ("nn.Sequential(nn.Conv2d(1, 8, 5, 2), nn.ReLU())", "images of 3x48x48 do not go through the network"),
+            ("nn.Sequential(nn.Conv2d(2, 8, 5, 2), nn.ReLU())", "does not take images of 3x48x48"),
             ("nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU()).double()", "torch.float64"),
         ],
     )

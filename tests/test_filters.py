@@ -469,11 +469,11 @@ class TestCommand:
             (["--batch-size", "0"], "batch-size must be at least 1"),
             (["-o", str(folder / "alexnet.pth" / "out")], "cannot be written"),
             (["--dominance", "inf"], "dominance must be a number above 0"),
-            (["--model", f"{folder / 'other.py'}:grey", "--weights", "random"], "images of 3x64x64 do not go through"),
+            (["--model", f"{folder / 'other.py'}:depth", "--weights", "random"], "does not take images of 3x64x64"),
             (["--model", f"{folder / 'other.py'}:double", "--weights", "random"], "torch.float64"),
         ):
             (folder / "other.py").write_text(
-                "from torch import nn\n\n\ndef grey():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())\n\n\n"
+                "from torch import nn\n\n\ndef depth():\n    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())\n\n\n"
                 "def double():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()\n"
             )
             result = self._run(folder, *more)

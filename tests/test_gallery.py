@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from deconv_kernels import Deconvnet, plot
+from deconv_kernels.baselines import WrongResult
 from deconv_kernels.experiments import gallery as experiment
 from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
 from deconv_kernels.experiments.responses import (
@@ -555,18 +556,45 @@ class TestGallery:
             Gallery(settings).run(tmp_path / "out", progress=False)
         assert list(tmp_path.rglob("*")) == ([tmp_path / "out"] if exists else [])
 
-    @pytest.mark.parametrize("wrong", [lambda x: x * 1.01, lambda x: x * float("nan")], ids=["off by 1 %", "nan"])
-    def test_a_baseline_that_disagrees_stops_the_run(self, settings, tmp_path, monkeypatch, wrong):
-        honest = experiment.project_full_frame
-        monkeypatch.setattr(experiment, "project_full_frame", lambda *a, **k: wrong(honest(*a, **k)))
-        with pytest.raises(RuntimeError, match="projections of relu1 differ from full-frame ATen"):
+    WRONG = pytest.mark.parametrize(
+        "wrong", [lambda x: x * 1.01, lambda x: x * float("nan")], ids=["off by 1 %", "nan"]
+    )
+
+    @WRONG
+    def test_projections_that_are_not_the_defined_ones_stop_the_run(self, settings, tmp_path, monkeypatch, wrong):
+        honest = experiment.definition
+        monkeypatch.setattr(experiment, "definition", lambda *a, **k: wrong(honest(*a, **k)))
+        with pytest.raises(WrongResult, match="projections of relu1 differ from their definition"):
             Gallery(settings).run(tmp_path / "out", progress=False)
         assert list(tmp_path.iterdir()) == []
+
+    @WRONG
+    def test_a_baseline_that_is_wrong_is_left_out(self, settings, tmp_path, monkeypatch, wrong):
+        honest = experiment.project_full_frame
+        monkeypatch.setattr(experiment, "project_full_frame", lambda *a, **k: wrong(honest(*a, **k)))
+        summary = Gallery(settings).run(tmp_path / "out", progress=False)
+        for rates in summary.rates:
+            assert rates.difference <= 1e-5
+            assert "full-frame ATen" not in rates.baselines
+            assert rates.left_out["full-frame ATen"].endswith("largest value, and ours is the defined one")
+            (line,) = (line for line in summary.lines() if line.startswith(f"{rates.layer}: full-frame ATen"))
+            assert "is left out: it differs by" in line
+
+    def test_a_baseline_that_fails_is_left_out(self, settings, tmp_path, monkeypatch):
+        def fail(*arguments: object, **named: object) -> None:
+            raise AttributeError("no such thing\nand more about it")
+
+        monkeypatch.setattr(experiment, "project_full_frame", fail)
+        summary = Gallery(settings).run(tmp_path / "out", progress=False)
+        assert {rates.left_out["full-frame ATen"] for rates in summary.rates} == {"no such thing"}
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"layers": ("conv9",)}, r"has no layer 'conv9'; its layers are conv1, relu1, pool1, .*pool5$"),
+            (
+                {"layers": ("conv9",)},
+                r"no layer 'conv9' \(did you mean .*; the layers are: conv1, relu1, .*pool5$",
+            ),
             ({"layers": ()}, "no layers were given"),
             ({"layers": ("conv1", "conv1")}, "layer 'conv1' was given more than once"),
             ({"maps": 0}, "maps must be at least 1, got 0"),

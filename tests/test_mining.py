@@ -591,8 +591,8 @@ def network():
 OTHER = """
 from torch import nn
 
-def grey():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+def depth():
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
 
 def double():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()
@@ -763,13 +763,13 @@ def test_parts_of_an_edited_network_are_not_used(
         (["--quantiles", "0.5,x"], "quantiles must be numbers between 0 and 1"),
         (["--quantiles", "2"], "quantiles must be between 0 and 1, got 2.0"),
         (["--batch-size", "0"], "batch-size must be at least 1"),
-        (["--size", "2"], "images of 3x2x2 do not go through the network"),
+        (["--size", "2"], "images of 3x2x2"),
         (["--images", "nowhere.png"], "no such file or folder"),
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--device", "tpu"], "device must be cpu or cuda"),
         (["-o", __file__], "is a file"),
         (["-o", f"{__file__}/out"], "cannot be written"),
-        (["--model", "grey"], "images of 3x48x48 do not go through the network"),
+        (["--model", "depth"], "does not take images of 3x48x48"),
         (["--model", "double"], "torch.float64"),
     ],
 )

@@ -292,7 +292,6 @@ def test_what_cannot_be_is_refused() -> None:
         "one for each of 3 channels": {"fill": [1.0, 2.0]},
         "finite": {"fill": float("nan")},
         "label must be from 0 to 4": {"logits": net.output, "label": 5},
-        "a layer of maps is needed": {"layer": net.output},
         "one value for each class": {"logits": "features.3"},
         "image holds values that are not finite": {"image": torch.full_like(image, math.nan)},
         "image holds values that are not finite$": {"image": torch.full_like(image, math.inf)},
@@ -569,7 +568,7 @@ def test_labels_are_checked_before_the_first_photograph(
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())", "images of 3x41x41 do not go through the network"),
+        ("nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())", "does not take images of 3x41x41"),
         ("nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()", "torch.float64"),
     ],
 )
@@ -590,7 +589,7 @@ def test_networks_of_other_images_are_one_line(
         (["--fill", "300"], "fill must be"),
         (["--fill", "1,2"], "fill must be"),
         (["--layer", "99"], "no layer '99'"),
-        (["--layer", "7"], "a layer of maps is needed"),
+        (["--layers", "3,7"], "one layer is watched, got 2"),
         (["--map", "8"], "from 0 to 7"),
         (["--units", "-1"], "units must be"),
         (["--labels", "1"], "2 photographs need one each"),
@@ -598,8 +597,8 @@ def test_networks_of_other_images_are_one_line(
         (["--classes", "missing.txt"], "cannot be read"),
         (["--probabilities"], "no probabilities"),
         (["--size", "0"], "size must be at least 1"),
-        (["--size", "4"], "images of 3x4x4 do not go through"),
-        (["--size", "2"], "images of 3x2x2 do not go through"),
+        (["--size", "4"], "images of 3x4x4"),
+        (["--size", "2"], "images of 3x2x2"),
         (["--images", "missing.jpg"], "no such file"),
         (["--device", "tpu"], "device"),
     ],

@@ -23,7 +23,8 @@ from PIL import Image
 import deconv_kernels as dk
 from deconv_kernels.cli.report import command
 from deconv_kernels.experiments.invariance import figure_5
-from deconv_kernels.experiments.report import make_report, spread_layers
+from deconv_kernels.experiments.layers import spread_layers
+from deconv_kernels.experiments.report import make_report
 from deconv_kernels.models import load_weights
 from deconv_kernels.plot.invariance import Examples
 from deconv_kernels.plot.page import Photographs, write_page
@@ -42,8 +43,8 @@ import torch
 from torch import nn
 from network import build
 
-def grey():
-    return nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Conv2d(6, 4, 3))
+def depth():
+    return nn.Sequential(nn.Conv2d(2, 6, 5), nn.ReLU(), nn.Conv2d(6, 4, 3))
 
 def double():
     return build().double()
@@ -243,7 +244,7 @@ def test_networks_that_do_not_fit_are_said_in_one_line(place, monkeypatch):
     monkeypatch.syspath_prepend(place)
     (place / "others.py").write_text(OTHERS)
     for name, message in (
-        ("grey", "does not take images of 3x40x40"),
+        ("depth", "does not take images of 3x40x40"),
         ("double", "parameters of torch.float64"),
         ("nan", "not finite"),
         ("infinite", "not finite"),

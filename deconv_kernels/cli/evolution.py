@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 from ..steps import RULES
-from .common import MODEL, names, output_option, photograph_options, set_threads, size_option, user_errors
+from .common import (
+    layers_of,
+    layers_option,
+    machine_options,
+    model_option,
+    names,
+    numbers,
+    output_option,
+    photograph_options,
+    reading_options,
+    set_threads,
+    size_option,
+    user_errors,
+)
 
 
 @click.command("evolution")
-@click.option("--model", default="vgg16", show_default=True, help=MODEL)
+@model_option
 @click.option(
     "--checkpoints",
     required=True,
@@ -20,17 +34,17 @@ from .common import MODEL, names, output_option, photograph_options, set_threads
     help="State-dict files in order of training, separated by commas, or the option repeated.",
 )
 @photograph_options
-@click.option("--layers", required=True, help="Layers, separated by commas.")
+@layers_option("Layers, separated by commas.", required=True)
 @click.option("--maps", default=6, show_default=True, help="Maps per layer, chosen at random.")
 @click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
-@size_option
+@reading_options
+@size_option()
 @click.option("--crops", default=256, show_default=True, help="Crops to cut from the photographs, at most.")
 @click.option("--batch-size", default=16, show_default=True, help="Crops at a time.")
 @click.option(
     "--rule", default=RULES[0], show_default=True, help=f"What a rectifier does backwards: {', '.join(RULES)}."
 )
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
-@click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+@machine_options
 @output_option
 def command(
     model: str,
@@ -40,6 +54,8 @@ def command(
     layers: str,
     maps: int,
     seed: int,
+    mean: str,
+    std: str,
     size: int,
     crops: int,
     batch_size: int,
@@ -84,24 +100,27 @@ def command(
             raise ValueError(f"maps must be at least 1, got {maps}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
-        first = load_weights(model, files[0])
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        reading: dict[str, Any] = {"size": size, "mean": numbers("mean", mean), "deviation": numbers("std", std)}
+        first = load_weights(model, files[0], **reading)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         batches = CropBatches(photographs, planned, size, batch_size, first, where)
-        layer_names = names(layers)
         network = first.model().to(where)
+        layer_names = layers_of(network, layers)
         net = Deconvnet(network, rule=rule)
         shapes = shapes_of(net, batches.first(), layer_names)
         chosen = {layer: choose_maps(layer, shapes[layer][0], maps, seed) for layer in layer_names}
         for file in files[1:]:
-            load_weights(model, file)  # one that cannot be used is found before the work
+            load_weights(model, file, **reading)  # one that cannot be used is found before the work
 
         seen = {file: _identity(Path(file)) for file in files}
-        settings = [model, seen, planned, chosen, size, batch_size, rule, device, "rectified"]
+        settings = [model, seen, planned, chosen, reading, batch_size, rule, device, "rectified"]
         pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
         parts = Parts.of_run(output, "evolution", settings, network, *pixels)
         networks = {
-            name: partial(lambda file: load_weights(model, file).model().to(where), file)
+            name: partial(lambda file: load_weights(model, file, **reading).model().to(where), file)
             for name, file in zip(_labels(files), files, strict=True)
         }
         with written_at_once(Path(output)) as draft:

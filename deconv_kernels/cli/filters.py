@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    layers_option,
+    load,
+    names,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from ..experiments.filters import Diagnosis
@@ -17,8 +26,8 @@ if TYPE_CHECKING:
 @click.command("filters")
 @network_options
 @photograph_options
-@click.option("--layers", default="", help="Convolutions, separated by commas; by default the first.")
-@size_option
+@layers_option("Convolutions, separated by commas, or blocks with all of theirs; by default the first.")
+@size_option()
 @click.option("--crops", default=48, show_default=True, help="Crops to cut from the photographs, at most.")
 @click.option("--batch-size", default=8, show_default=True, help="Crops at a time.")
 @click.option(
@@ -33,7 +42,9 @@ if TYPE_CHECKING:
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     layers: str,
@@ -65,7 +76,7 @@ def command(
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule):
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         batches = CropBatches(photographs, planned, size, batch_size, subject.weights, subject.device)
@@ -86,7 +97,9 @@ def command(
                 f"Weights: {subject.weights.source}."
             )
             for number, diagnosis in enumerate(found):
-                to_rgb = subject.weights.preprocessing.to_rgb if diagnosis.layer == first else None
+                preprocessing = subject.weights.preprocessing
+                reads_pixels = diagnosis.layer == first and diagnosis.weight.shape[1] == len(preprocessing.mean)
+                to_rgb = preprocessing.to_rgb if reads_pixels else None
                 rows, columns = diagnosis.weight.shape[2:]
                 title = f"{model}, layer {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
                 draw_diagnosis(draft / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)

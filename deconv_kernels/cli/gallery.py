@@ -7,17 +7,28 @@ from pathlib import Path
 import click
 
 from ..steps import RULES
-from .common import names, network_options, output_option, photograph_options, set_threads, user_errors
+from .common import (
+    layers_option,
+    names,
+    network_options,
+    numbers,
+    output_option,
+    photograph_options,
+    set_threads,
+    size_option,
+    user_errors,
+)
 
 
 @click.command("gallery")
 @network_options
 @photograph_options
-@click.option("--layers", required=True, help="Layers to draw, separated by commas, such as conv3_3,conv5_3.")
+@layers_option("Layers to draw, separated by commas, such as conv3_3,conv5_3.", required=True)
 @click.option("--maps", default=16, show_default=True, help="Maps per layer, chosen at random.")
 @click.option("-k", default=9, show_default=True, help="Strongest activations per map.")
 @output_option
-@click.option("--crops", default=256, show_default=True, help="Crops of 224x224 to cut from the photographs, at most.")
+@size_option()
+@click.option("--crops", default=256, show_default=True, help="Crops to cut from the photographs, at most.")
 @click.option("--batch-size", default=16, show_default=True, help="Crops recorded at a time.")
 @click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
 @click.option(
@@ -31,17 +42,23 @@ from .common import names, network_options, output_option, photograph_options, s
 )
 @click.option("--distinct", is_flag=True, help="Show a place that several overlapping crops hold only once a map.")
 @click.option(
-    "--sample", default=4, show_default=True, help="Units per layer to compare with the baselines; 0 for none."
+    "--sample",
+    default=4,
+    show_default=True,
+    help="Units per layer to compare with their definition and with the baselines; 0 for none.",
 )
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     layers: str,
     maps: int,
     k: int,
     output: str,
+    size: int,
     crops: int,
     batch_size: int,
     seed: int,
@@ -57,8 +74,11 @@ def command(
     Writes per layer one figure, the first layer's filters, the units as a table and the projections as arrays. Further
     photographs may follow the options, as in --images *.jpg.
     """
+    from ..baselines import WrongResult
     from ..experiments.gallery import Gallery, Settings
 
+    with user_errors(ValueError):
+        constants = numbers("mean", mean), numbers("std", std)
     settings = Settings(
         model=model,
         weights=weights,
@@ -74,11 +94,17 @@ def command(
         overlap=overlap,
         distinct=distinct,
         sample=sample,
+        size=size,
+        mean=constants[0],
+        std=constants[1],
     )
     with user_errors(ValueError):
         set_threads(threads)
         job = Gallery(settings)
-    with user_errors(OSError):
-        summary = job.run(Path(output))
+    try:
+        with user_errors(OSError):
+            summary = job.run(Path(output))
+    except WrongResult as error:
+        raise click.ClickException(str(error)) from error
     for line in summary.lines():
         click.echo(line)

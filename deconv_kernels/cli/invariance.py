@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    layers_of,
+    layers_option,
+    load,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +33,7 @@ _MOST_STEPS = 1000
 @click.command("invariance")
 @network_options
 @photograph_options
-@click.option("--layers", required=True, help="A low and a high layer, or any others, separated by commas.")
+@layers_option("A low and a high layer, or any others, separated by commas.", required=True)
 @click.option(
     "--labels",
     help="The true classes, to follow their probabilities: one per photograph, separated by commas or one a line of "
@@ -46,12 +55,14 @@ _MOST_STEPS = 1000
 )
 @click.option("--interpolation", default="bilinear", show_default=True, help="bilinear, bicubic or nearest.")
 @click.option("--raw", is_flag=True, help="Draw distances as in the paper, not divided by the original features' norm.")
-@size_option
+@size_option()
 @click.option("--batch-size", default=16, show_default=True, help="Images per pass.")
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     layers: str,
@@ -89,9 +100,8 @@ def command(
     from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, RuntimeError, UnsupportedModule):
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
+        chosen = layers_of(subject.model, layers)
         photographs = load_photographs(images + more_images)
         called = [photograph.name for photograph in photographs]
         inputs = subject.weights.preprocess(cut(photographs, plan_centres(photographs, size), size)).to(subject.device)
@@ -110,7 +120,7 @@ def command(
             "model": model,
             "weights": subject.weights.source,
             "images": called,
-            "layers": names(layers),
+            "layers": chosen,
             "labels": wanted,
             "outputs": "probabilities" if probabilities else "logits",
             "parameters": {each.name: each.parameters for each in transformations},
@@ -123,7 +133,7 @@ def command(
             found = invariance(
                 subject.model,
                 inputs,
-                names(layers),
+                chosen,
                 transformations,
                 wanted,
                 outputs="probabilities" if probabilities else "logits",

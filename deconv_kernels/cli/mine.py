@@ -17,7 +17,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..models import Weights
 from ..photographs import Crop, Photograph, cut, load_photographs, plan_crops
-from .common import load, names, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    layers_of,
+    layers_option,
+    load,
+    names,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from ..deconvnet import Deconvnet
@@ -29,20 +39,22 @@ _BATCHES_PER_PART = 8
 @click.command("mine")
 @network_options
 @photograph_options
-@click.option("--layers", required=True, help="Layers to mine, separated by commas, such as conv3_3,conv5_3.")
+@layers_option("Layers to mine, separated by commas, such as conv3_3,conv5_3.", required=True)
 @click.option("-k", default=9, show_default=True, help="Units per map, of each kind.")
 @click.option("--weakest", is_flag=True, help="Find the weakest of the positive activations too.")
 @click.option(
     "--quantiles", default="", help="Find the units at these quantiles of all activations of a map too, as in 0.5,0.99."
 )
 @click.option("--all-positions", is_flag=True, help="Let all positions of a crop compete, not only its best.")
-@size_option
+@size_option()
 @click.option("--crops", default=256, show_default=True, help="Crops to cut from the photographs, at most.")
 @click.option("--batch-size", default=16, show_default=True, help="Crops per forward pass.")
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     layers: str,
@@ -77,14 +89,15 @@ def command(
 
     with user_errors(ValueError, OSError, UnsupportedModule), _processes(device) as (rank, world):
         wanted = _quantiles(quantiles)
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         if batch_size < 1:
             raise ValueError(f"batch-size must be at least 1, got {batch_size}")
         net = forward_only(subject.model)
         first = subject.weights.preprocess(cut(photographs, planned[:1], size))
-        shapes_of(net, first.to(subject.device), names(layers))
+        chosen = layers_of(subject.model, layers)
+        shapes_of(net, first.to(subject.device), chosen)
         data = DataLoader(_Crops(photographs, planned, size, subject.weights), batch_size=batch_size)
         settings = [model, subject.weights.source, str(subject.device), layers, k, weakest, wanted, all_positions]
         settings += [size, crops, batch_size]
@@ -94,7 +107,7 @@ def command(
             mined = mine(
                 net,
                 data,
-                names(layers),
+                chosen,
                 k,
                 one_per_image=not all_positions,
                 weakest=weakest,

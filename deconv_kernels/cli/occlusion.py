@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import load, network_options, output_option, photograph_options, size_option, user_errors
+from .common import (
+    layers_of,
+    layers_option,
+    load,
+    network_options,
+    output_option,
+    photograph_options,
+    size_option,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +32,8 @@ _LISTED = 10
 @click.command("occlusion")
 @network_options
 @photograph_options
-@click.option(
-    "--layer", help="Whose strongest map is watched, rectified if a rectifier follows; by default the last with maps."
+@layers_option(
+    "One layer, whose strongest map is watched, rectified if a rectifier follows; by default the last that has maps."
 )
 @click.option("--map", "number", type=int, help="Watch this map instead of the strongest.")
 @click.option("--occluder", default=32, show_default=True, help="Rows and columns of the square.")
@@ -60,14 +69,16 @@ _LISTED = 10
     "from --classes. 'predicted' takes the class given to the clean image.",
 )
 @click.option("--classes", help="A file with the name of each class on a line of its own, from class 0 on.")
-@size_option
+@size_option()
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
-    layer: str | None,
+    layers: str,
     number: int | None,
     occluder: int,
     stride: int,
@@ -103,9 +114,7 @@ def command(
     from .tables import aligned
 
     with user_errors(ValueError, OSError, UnsupportedModule):
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
         photographs = load_photographs(images + more_images)
         called = [photograph.name for photograph in photographs]
         pixels = cut(photographs, plan_centres(photographs, size), size)
@@ -116,7 +125,9 @@ def command(
         elif units > 0 and refusal is not None:
             raise ValueError(f"no projection, leave --units out: {refusal}")
         shapes = shapes_of(net, inputs, net.layers)
-        asked = _last_maps(shapes) if layer is None else layer
+        asked, *others = layers_of(subject.model, layers) if layers else (_last_maps(shapes),)
+        if others:
+            raise ValueError(f"one layer is watched, got {len(others) + 1}: {layers}")
         layer = rectifier_of(net.tape, asked)
         if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
             logits = net.output
@@ -182,15 +193,9 @@ def command(
 
 
 def _last_maps(shapes: dict[str, tuple[int, ...]]) -> str:
-    """The last layer whose output is maps of more than one position.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The last layer whose output is maps of more than one position, or where none is, the last but the output."""
     found = [layer for layer, shape in shapes.items() if len(shape) == 3 and shape[1] * shape[2] > 1]
-    if not found:
-        raise ValueError("the network has no layer of maps")
-    return found[-1]
+    return found[-1] if found else list(shapes)[:-1][-1] if len(shapes) > 1 else next(iter(shapes))
 
 
 def _colour(weights: Weights, fill: str) -> float | str | Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import output_option, photograph_options, set_threads, user_errors
+from .common import machine_options, output_option, photograph_options, set_threads, user_errors
 
 if TYPE_CHECKING:
     from ..experiments.repair import Run
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     default="",
     help="Epochs, separated by commas (0: before training), whose weights to write, of the first seed's networks.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
-@click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+@machine_options
 @output_option
 def command(
     images: tuple[str, ...],

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from .common import (
-    check_takes,
+    layers_of,
+    layers_option,
     load,
-    names,
     network_options,
     output_option,
     photograph_options,
@@ -21,9 +21,7 @@ from .common import (
 @click.command("report")
 @network_options
 @photograph_options
-@click.option(
-    "--layers", default="", help="Layers to show, separated by commas; by default five convolutions from low to high."
-)
+@layers_option("Layers to show, separated by commas; by default five convolutions from low to high.")
 @click.option("--maps", default=16, show_default=True, help="Maps per layer, chosen at random.")
 @click.option("-k", default=9, show_default=True, help="Strongest activations per map.")
 @click.option("--crops", default=128, show_default=True, help="Crops to cut from the photographs, at most.")
@@ -31,11 +29,13 @@ from .common import (
 @click.option("--occluder", default=32, show_default=True, help="Rows and columns of the occluding square.")
 @click.option("--stride", default=8, show_default=True, help="Pixels from one position of the square to the next.")
 @click.option("--seed", default=0, show_default=True, help="Chooses the maps.")
-@size_option
+@size_option()
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     layers: str,
@@ -57,26 +57,28 @@ def command(
     on where it stopped.
     """
     from ..calls import UnsupportedModule
+    from ..deconvnet import Deconvnet
     from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5
-    from ..experiments.report import make_report, spread_layers
+    from ..experiments.layers import check_takes, spread_layers
+    from ..experiments.report import make_report
     from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.page import Photographs, write_page
     from .invariance import examples_of
 
     with user_errors(ValueError, OSError, UnsupportedModule):
-        for name, value in (("whole", whole), ("size", size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        subject = load(model, weights, device, threads)
-        chosen = names(layers) or spread_layers(subject.model)
+        if whole < 1:
+            raise ValueError(f"whole must be at least 1, got {whole}")
+        subject = load(model, weights, size, mean, std, device, threads)
+        chosen = layers_of(subject.model, layers) if layers else spread_layers(subject.model)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
         seen = Photographs(cut(photographs, planned, size), [photographs[crop.photograph].name for crop in planned])
         centres = plan_centres(photographs[:whole])
         shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
         inputs, wholes = (subject.weights.preprocess(each.pixels).to(subject.device) for each in (seen, shown))
-        check_takes(subject.model, model, inputs)
+        net = Deconvnet(subject.model, rule="gradient")
+        check_takes(net, inputs, net.layers[-1:], model)
         settings = [chosen, maps, k, seed, occluder, stride]
         parts = Parts.of_run(output, "report", settings, subject.model, inputs, wholes)
         with written_at_once(Path(output)) as draft:

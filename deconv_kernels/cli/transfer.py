@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import load, names, network_options, output_option, user_errors
+from .common import layers_of, layers_option, load, names, network_options, output_option, size_option, user_errors
 
 if TYPE_CHECKING:
     from ..datasets import LabelledImages
@@ -30,8 +30,8 @@ _DATA = ("digits", "faces", "photographs")
     "are shown on white, and images smaller than what the network sees are enlarged.",
 )
 @click.argument("more_images", nargs=-1)
-@click.option("--size", default=96, show_default=True, help="Rows and columns of the images that the network sees.")
-@click.option("--layers", default="", help="Separated by commas; by default the last one of every size of maps.")
+@size_option(96)
+@layers_option("Separated by commas; by default the last one of every size of maps.")
 @click.option("--per-class", default="1,3,10,30", show_default=True, help="Training images per class, by commas.")
 @click.option("--folds", default=5, show_default=True, help="How often other training and test images are drawn.")
 @click.option("--test", default=50, show_default=True, help="Test images per class, at most.")
@@ -59,7 +59,9 @@ _DATA = ("digits", "faces", "photographs")
 @output_option
 def command(
     model: str,
-    weights: str,
+    weights: str | None,
+    mean: str,
+    std: str,
     device: str,
     threads: int | None,
     data: str | None,
@@ -103,7 +105,8 @@ def command(
         if not 0 <= seed < 2**63:
             raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {seed}")
         numbers = _numbers(per_class)
-        subject = load(model, weights, device, threads)
+        subject = load(model, weights, size, mean, std, device, threads)
+        chosen = layers_of(subject.model, layers) if layers else ()
         dataset = _load_data(data, images + more_images, size)
         for name, count in zip(dataset.classes, dataset.labels.bincount().tolist(), strict=True):
             if count <= max(numbers, default=0):
@@ -114,7 +117,7 @@ def command(
         def preprocess(batch: Tensor) -> Tensor:
             return subject.weights.preprocess(batch).contiguous(memory_format=torch.channels_last)
 
-        networks = {"given" if weights == "random" else "trained": subject.model}
+        networks = {"given" if weights in (None, "random") else "trained": subject.model}
         if with_untrained:
             try:
                 networks["untrained"] = untrained(subject.model, seed)
@@ -126,7 +129,7 @@ def command(
                 networks,
                 dataset.images,
                 dataset.labels,
-                names(layers),
+                chosen,
                 groups=dataset.groups,
                 per_class=numbers,
                 folds=folds,

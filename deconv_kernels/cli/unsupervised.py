@@ -10,7 +10,7 @@ import click
 import torch
 from torch import Tensor
 
-from .common import names, output_option, photograph_options, set_threads, user_errors
+from .common import machine_options, names, output_option, photograph_options, set_threads, user_errors
 
 if TYPE_CHECKING:
     from ..experiments.unsupervised import Epoch
@@ -26,9 +26,8 @@ _NUMBERS = {int: "whole numbers", float: "numbers"}
 @click.option("--maps", default="32,64", show_default=True, help="Feature maps of each layer, from the bottom.")
 @click.option(
     "--fidelity",
-    default="0.4,0.2",
-    show_default=True,
-    help="Weight of the reconstruction error against the l1 norm (lambda), of each layer; smaller is sparser.",
+    help="Weight of the reconstruction error against the l1 norm (lambda), of each layer; smaller is sparser. By "
+    "default 0.4 for the first layer and 0.2 for those above.",
 )
 @click.option("--kernel", default="7", show_default=True, help="Rows and columns of the filters, of each layer.")
 @click.option("--pool", default="2", show_default=True, help="Rows and columns of the pooling windows, of each layer.")
@@ -55,14 +54,13 @@ _NUMBERS = {int: "whole numbers", float: "numbers"}
 @click.option("--shown", default=6, show_default=True, help="Photographs to reconstruct, at most, in colour or grey.")
 @click.option("--shown-size", default=160, show_default=True, help="Rows and columns at which they are reconstructed.")
 @click.option("--shown-maps", default=16, show_default=True, help="Maps of each upper layer to draw.")
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
-@click.option("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+@machine_options
 @output_option
 def command(
     images: tuple[str, ...],
     more_images: tuple[str, ...],
     maps: str,
-    fidelity: str,
+    fidelity: str | None,
     kernel: str,
     pool: str,
     epochs: int,
@@ -112,7 +110,7 @@ def command(
             counts = _numbers("maps", maps, int)
             columns = (
                 counts,
-                _for_each("fidelity", fidelity, float, len(counts)),
+                _fidelities(len(counts)) if fidelity is None else _for_each("fidelity", fidelity, float, len(counts)),
                 _for_each("kernel", kernel, int, len(counts)),
                 _for_each("pool", pool, int, len(counts)),
             )
@@ -242,6 +240,11 @@ def _numbers(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
     if not values:
         raise ValueError(f"{name} must be {_NUMBERS[kind]} separated by commas, got {text!r}")  # type: ignore[index]
     return values
+
+
+def _fidelities(layers: int) -> list[float]:
+    """Of each layer, unless the user says otherwise."""
+    return [0.4, *[0.2] * (layers - 1)]
 
 
 def _for_each(name: str, text: str, kind: Callable[[str], T], layers: int) -> list[T]:

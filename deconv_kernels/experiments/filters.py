@@ -10,6 +10,7 @@ Source: Zeiler & Fergus 2013, sections 3 and 4.1, Fig 6.
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -289,7 +290,7 @@ def diagnose(
 
     Args:
         model: any module; with `batches`, one that Deconvnet can trace, whatever its activations. It is left as it is.
-        layers: names of `nn.Conv2d` modules; by default the first.
+        layers: names of `nn.Conv2d` modules, or of modules that hold some; by default the first convolution.
         batches: float images (N, C, H, W) as the network takes them, read once, batch by batch; or tuples, lists or
             dicts, of which the first floating-point tensor is taken, as DataLoaders of labelled images give. A tensor
             of images is taken as batches of 16. Memory is that of one batch's maps.
@@ -442,10 +443,17 @@ def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Conv
     if not layers:
         raise ValueError("layers must name at least one convolution")
     layers = [layers] if isinstance(layers, str) else layers
-    for name in layers:
-        if name not in known:
-            raise ValueError(f"{name!r} is no nn.Conv2d of the network; its convolutions are {', '.join(known)}")
-    return {name: known[name] for name in layers}
+    chosen: dict[str, nn.Conv2d] = {}
+    for layer in layers:
+        if list(layers).count(layer) > 1:
+            raise ValueError(f"layer {layer!r} was given more than once")
+        inside = {name: module for name, module in known.items() if f"{name}.".startswith(f"{layer}.")}
+        if not inside:
+            close = difflib.get_close_matches(layer, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"{layer!r} is no nn.Conv2d of the network{hint}; its convolutions are {', '.join(known)}")
+        chosen |= inside
+    return chosen
 
 
 def _check_finite(name: str, module: nn.Module) -> None:

@@ -8,7 +8,6 @@ fewer where it responds in fewer crops, and none if it is dead.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import time
 import zlib
@@ -24,20 +23,30 @@ from tqdm import tqdm
 
 from .. import plot
 from ..backends import usable_device
-from ..baselines import deviation, project_captum, project_full_frame
+from ..baselines import (
+    Projector,
+    WrongResult,
+    definition,
+    deviation,
+    installed,
+    project_captum,
+    project_full_frame,
+    said_by,
+)
 from ..deconvnet import Deconvnet, Projections
 from ..models import load_weights
 from ..ops import check_overlap
 from ..photographs import Crop, cut, load_photographs, plan_crops
 from ..record import Record, Units
+from ..steps import MaxPool
 from ..tensor_files import save_arrays
 from ..writing import being_written, write_text
 from .files import file_name, written_at_once
+from .layers import check_takes, chosen_layers
 from .responses import by_map, describe_rectification, receptive_field, rectifier_of, strongest_responses
 
 __all__ = ["Gallery", "Settings", "Summary", "choose_maps", "distinct"]
 
-CROP_SIZE = 224
 _CHUNK = 48
 
 
@@ -46,8 +55,7 @@ class Settings:
     """What to draw.
 
     Args:
-        model: "vgg16", "alexnet" or "zfnet".
-        weights: as `deconv_kernels.models.load_weights` takes them.
+        model, weights: as `deconv_kernels.models.load_weights` takes them.
         images: as `deconv_kernels.photographs.load_photographs` takes them.
         layers: names of the layers whose maps to draw.
         maps: maps per layer, or all where a layer has fewer.
@@ -59,11 +67,13 @@ class Settings:
         rule: "deconvnet", "guided" or "gradient".
         overlap: "sum" or "last".
         distinct: show a place of a photograph that several crops hold only once among a map's activations.
-        sample: units per layer on which the baselines are compared and timed; 0 leaves them out.
+        sample: units per layer on which the definition and the baselines are compared and timed; 0 leaves them out.
+        size: rows and columns of the crops that the network sees.
+        mean, std: of the pixels from 0 to 1, as for `load_weights`.
     """
 
     model: str
-    weights: str
+    weights: str | None
     images: tuple[str, ...]
     layers: tuple[str, ...]
     maps: int = 16
@@ -76,6 +86,9 @@ class Settings:
     overlap: str = "sum"
     distinct: bool = False
     sample: int = 4
+    size: int = 224
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,11 +96,12 @@ class LayerRates:
     """Projections per second of one layer, ours over all its units, the baselines' on `sample` of them, by name.
 
     Ours leaves out the recording, which all units share; the baselines include the forward passes they need: batched
-    ATen one per image, Captum one per unit. `difference` is the largest deviation of a projection from a baseline's,
-    relative to the projection's largest value. `receptive_field` is what a unit sees of an image however large it is,
-    or None for all of it; `window` is what is projected, at most the image. Where a rectifier follows the layer, the
-    units are those of `rectified_by`. The maps in `dead` respond in no crop and have no units; those in `fewer` respond
-    in fewer crops than were asked for, in how many.
+    ATen one per image, Captum one per unit. `difference` is the largest deviation of a projection from its definition
+    and from a baseline's, relative to the projection's largest value. `left_out` says which baselines did not run or
+    were wrong, and why. `receptive_field` is what a unit sees of an image however large it is, or None for all of it;
+    `window` is what is projected, at most the image. Where a rectifier follows the layer, the units are those of
+    `rectified_by`. The maps in `dead` respond in no crop and have no units; those in `fewer` respond in fewer crops
+    than were asked for, in how many.
     """
 
     layer: str
@@ -101,6 +115,7 @@ class LayerRates:
     rectified_by: str | None = None
     dead: tuple[int, ...] = ()
     fewer: Mapping[int, int] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,9 +143,10 @@ class Summary:
             f"({self.projections / self.project_seconds:,.0f} per second)"
         ]
         names = list(dict.fromkeys(name for rate in self.rates for name in rate.baselines))
+        compared = any(rate.difference is not None for rate in self.rates)
         if names:
             lines.append("projections per second:")
-        rows = [["layer", "units", "receptive field", "ours", *names, "largest difference" if names else ""]]
+        rows = [["layer", "units", "receptive field", "ours", *names, "largest difference" if compared else ""]]
         for rate in self.rates:
             rows.append([rate.layer, str(rate.units), _seen(rate.receptive_field), f"{rate.ours:,.1f}"])
             rows[-1] += [_faster(rate.ours, rate.baselines.get(name)) for name in names]
@@ -139,8 +155,10 @@ class Summary:
         for label, ours in zip(("all", "all, with recording"), (self.projections / s for s in seconds), strict=True):
             rows.append([label, str(self.projections), "", f"{ours:,.1f}"])
             for name in names:
-                theirs = self.projections / sum(rate.units / rate.baselines[name] for rate in self.rates if rate.units)
-                rows[-1].append(f"{theirs:,.1f} ({ours / theirs:,.1f}x)")
+                rated = [rate for rate in self.rates if rate.units]
+                everywhere = all(name in rate.baselines for rate in rated)
+                took = sum(rate.units / rate.baselines[name] for rate in rated) if everywhere else None
+                rows[-1].append(_faster(ours, took and self.projections / took))
             rows[-1].append("")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
@@ -148,16 +166,24 @@ class Summary:
                 cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
             lines.append("  " + "  ".join([first, *others]).rstrip())
+        sample = max((rate.sample for rate in self.rates), default=0)
         if names:
             lines.append(
-                f"The baselines ran on {self.rates[0].sample} units of each layer, with the forward passes they need; "
-                "in brackets, how many times faster ours is. Differences are relative to a projection's largest value."
+                f"The baselines ran on {sample} units of each layer, with the forward passes they need; "
+                "in brackets, how many times faster ours is."
             )
         for rate in self.rates:
             if rate.fewer:
                 lines.append(f"layer {rate.layer}: {_maps(rate.fewer)} in fewer crops than asked for")
             if rate.dead:
                 lines.append(f"layer {rate.layer}: {_maps(rate.dead)} in no crop (dead)")
+        if compared:
+            lines.append(
+                f"Differences, of {sample} units of each layer from the definition of a projection and from the "
+                "baselines, are relative to a projection's largest value."
+            )
+        for rate in self.rates:
+            lines += [f"{rate.layer}: {name} is left out: {why}" for name, why in rate.left_out.items()]
         return [*lines, f"{len(self.files)} files in {self.folder}: {', '.join(self.files)}"]
 
 
@@ -172,38 +198,36 @@ class Gallery:
     """
 
     def __init__(self, settings: Settings) -> None:
-        for name, least in (("maps", 1), ("k", 1), ("crops", 1), ("batch_size", 1), ("sample", 0)):
+        for name, least in (
+            ("maps", 1),
+            ("k", 1),
+            ("crops", 1),
+            ("batch_size", 1),
+            ("sample", 0),
+            ("size", 1),
+            ("seed", 0),
+        ):
             if getattr(settings, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
-        if not settings.layers:
-            raise ValueError("no layers were given")
-        if repeated := [layer for layer in settings.layers if settings.layers.count(layer) > 1]:
-            raise ValueError(f"layer {repeated[0]!r} was given more than once")
         check_overlap(settings.overlap)
         self.settings = settings
         self.device = usable_device(settings.device)
         tf32 = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
         self.tolerance = 2e-2 if tf32 else 1e-4
-        self.weights = load_weights(settings.model, settings.weights)
+        self.weights = load_weights(
+            settings.model, settings.weights, size=settings.size, mean=settings.mean, deviation=settings.std
+        )
         # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
         self.model = self.weights.model().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = Deconvnet(self.model, rule=settings.rule)
-        if unknown := [layer for layer in settings.layers if layer not in self.net.layers]:
-            raise ValueError(
-                f"{settings.model} with these weights has no layer {unknown[0]!r}; "
-                f"its layers are {', '.join(self.net.layers)}"
-            )
+        chosen_layers(self.net, settings.layers)
         self.rectified = {layer: rectifier_of(self.net.tape, layer) for layer in settings.layers}
-        blank = self.weights.preprocess(torch.zeros(1, 3, CROP_SIZE, CROP_SIZE, dtype=torch.uint8)).to(self.device)
-        try:
-            self.net.record(blank, settings.layers, progress=False)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"{settings.model} does not take images of 3x{CROP_SIZE}x{CROP_SIZE} in torch.float32: {error}"
-            ) from error
+        size = settings.size
+        blank = self.weights.preprocess(torch.zeros(1, 3, size, size, dtype=torch.uint8)).to(self.device)
+        check_takes(self.net, blank, settings.layers, settings.model)
         self.photographs = load_photographs(settings.images)
-        self.crops = plan_crops(self.photographs, CROP_SIZE, settings.crops)
+        self.crops = plan_crops(self.photographs, size, settings.crops)
         if len(self.crops) < settings.k:
             raise ValueError(
                 f"{len(self.crops)} crops are too few for the {settings.k} strongest activations, one per crop: "
@@ -221,11 +245,11 @@ class Gallery:
 
         Raises:
             OSError: the folder cannot be written.
-            RuntimeError: the baselines do not agree with the projections.
+            WrongResult: projections differ from their definition.
         """
         settings = self.settings
         with written_at_once(Path(folder)) as draft:
-            images = cut(self.photographs, self.crops, CROP_SIZE)
+            images = cut(self.photographs, self.crops, settings.size)
             inputs = self.weights.preprocess(images).contiguous(memory_format=torch.channels_last)
             start = self._now()
             wanted = list(dict.fromkeys(self.rectified.values()))
@@ -265,7 +289,7 @@ class Gallery:
         candidates = strongest_responses(record, rectified, len(self.crops), maps)
         _, *grid = record.shape(rectified)
         receptive_field = _size(self.net.project(record, candidates[:1], progress=False))
-        kept = distinct(candidates, settings.k, self.crops, grid, receptive_field, CROP_SIZE)
+        kept = distinct(candidates, settings.k, self.crops, grid, receptive_field, settings.size)
         return candidates[torch.tensor(kept, dtype=torch.int64)]
 
     def _chosen(self, record: Record, layer: str) -> list[int]:
@@ -302,36 +326,59 @@ class Gallery:
         return projected, seconds
 
     def _rate(self, inputs: Tensor, projections: Projections, seconds: float) -> LayerRates:
-        """Ours, and on a sample of the layer's units (the strongest of evenly chosen maps) the baselines."""
-        units = projections.units
+        """Ours, and on a sample of the layer's units (the strongest of evenly chosen maps) the baselines.
+
+        What a projection is by definition decides who is right where they differ.
+        """
+        units, overlap = projections.units, self.settings.overlap
         rates = LayerRates(units.layer, len(units), _size(projections), len(units) / seconds)
-        baselines = _baselines(self.net, self.settings.overlap)
-        if self.settings.sample == 0 or not baselines:
-            return rates
         strongest = [place.start for place in by_map(units, units.channel.unique().tolist()).values()]
         count = min(self.settings.sample, len(strongest))
         if not count:
             return rates
         chosen = torch.tensor([strongest[place * len(strongest) // count] for place in range(count)])
-        sample, ours = units[chosen], projections[chosen].full()
+        sample, ours = units[chosen], [projections[chosen].full()]
+
+        def differs(theirs: Tensor) -> float:
+            """By how much ours does, recorded in batches or, if that is too much, one image at a time."""
+            if not deviation(ours[0], theirs) <= self.tolerance and len(ours) == 1:
+                ours.append(self._projected_alone(inputs, sample))
+            return min((deviation(each, theirs) for each in ours), key=lambda error: (error != error, error))
 
         per_second: dict[str, float] = {}
-        difference = 0.0
-        for name, project in baselines.items():
-            project(self.net, inputs, sample[:1], seed="activation")
-            start = self._now()
-            theirs = project(self.net, inputs, sample, seed="activation").to(ours.device)
-            per_second[name] = count / (self._now() - start)
-            error = deviation(ours, theirs)
-            if not error <= self.tolerance:
-                error = deviation(self._projected_alone(inputs, sample), theirs)
-            if not error <= self.tolerance:
-                raise RuntimeError(
-                    f"projections of {units.layer} differ from {name} by {error:.1e} of their largest value; "
-                    f"rounding explains {self.tolerance:.0e}"
+        left_out: dict[str, str] = {}
+        difference = None
+        try:
+            exact = definition(self.net, inputs, sample, "activation", overlap).to(ours[0].device)
+        except ValueError as error:
+            left_out["the definition"] = said_by(error)
+        else:
+            difference = differs(exact)
+            if not difference <= self.tolerance:
+                raise WrongResult(
+                    f"projections of {units.layer} differ from their definition by {difference:.1e} of their largest "
+                    f"value; rounding explains {self.tolerance:.0e}"
                 )
-            difference = max(difference, error)
-        return replace(rates, sample=count, baselines=per_second, difference=difference)
+        for name, project in _baselines().items():
+            if overlap == "last" and _has_overlapping_pools(self.net):
+                left_out[name] = "it sums where pooling windows overlap"
+                continue
+            try:
+                project(self.net, inputs, sample[:1], seed="activation")
+                start = self._now()
+                theirs = project(self.net, inputs, sample, seed="activation").to(ours[0].device)
+                took = self._now() - start
+            except Exception as error:  # another library may fail in any way at a network that it does not know
+                left_out[name] = said_by(error)
+                continue
+            of_theirs = differs(theirs)
+            if not of_theirs <= self.tolerance:
+                left_out[name] = f"it differs by {of_theirs:.1e} of a projection's largest value"
+                left_out[name] += ", and ours is the defined one" if difference is not None else ""
+                continue
+            per_second[name] = count / took
+            difference = max(difference or 0.0, of_theirs)
+        return replace(rates, sample=count, baselines=per_second, difference=difference, left_out=left_out)
 
     def _projected_alone(self, inputs: Tensor, sample: Units) -> Tensor:
         """Projections of units whose images were recorded one at a time, as the baselines see few images at a time.
@@ -402,15 +449,16 @@ class Gallery:
         """The filters of the first convolution, if it reads the photographs' channels together."""
         convolutions = ((n, m) for n, m in self.model.named_modules() if isinstance(m, nn.Conv2d))
         first, convolution = next(convolutions, ("", None))
-        if convolution is None or convolution.weight.shape[1] != 3:
+        preprocessing = self.weights.preprocessing
+        if convolution is None or convolution.weight.shape[1] != len(preprocessing.mean):
             return
         maps, _, height, width = convolution.weight.shape
         plot.draw_filters(
             folder / f"{file_name(first)}_filters.png",
             f"{network}, layer {first}: its {maps} filters",
-            f"{width}x{height} pixels, drawn as RGB (the network reads {self.weights.preprocessing.channels}). "
+            f"{width}x{height} pixels, drawn as RGB (the network reads {preprocessing.channels}). "
             f"Contrast is normalised per filter: zero is grey. Weights: {self.weights.source}.",
-            self.weights.preprocessing.to_rgb(convolution.weight),
+            preprocessing.to_rgb(convolution.weight),
         )
 
     def _write_summary(self, path: Path, summary: Summary) -> None:
@@ -424,6 +472,8 @@ def choose_maps(layer: str, channels: int, count: int, seed: int) -> list[int]:
     Returns:
         `count` different channels (all where there are fewer), in order.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     generator = np.random.default_rng([seed, zlib.crc32(layer.encode())])
     return sorted(generator.permutation(channels)[:count].tolist())
 
@@ -531,20 +581,17 @@ def _short(activation: float) -> str:
     return f"{activation:,.0f}" if abs(activation) >= 100 else f"{activation:.3g}"
 
 
-def _baselines(net: Deconvnet, overlap: str) -> dict[str, Callable[..., Tensor]]:
-    """The baselines that compute the same.
-
-    Both sum where pooling windows overlap; Captum differentiates normalisation instead of passing it, and may not be
-    installed.
-    """
-    pools = [module for module in net.model.modules() if isinstance(module, nn.MaxPool2d)]
-    if overlap == "last" and any(pool.kernel_size != pool.stride for pool in pools):
-        return {}
-    named: dict[str, Callable[..., Tensor]] = {"full-frame ATen": project_full_frame}
-    normalizes = any(getattr(module, "deconvnet_identity", False) for module in net.model.modules())
-    if not normalizes and importlib.util.find_spec("captum") is not None:
+def _baselines() -> dict[str, Projector]:
+    """Those that are installed, by name."""
+    named: dict[str, Projector] = {"full-frame ATen": project_full_frame}
+    if installed("captum"):
         named["Captum"] = project_captum
     return named
+
+
+def _has_overlapping_pools(net: Deconvnet) -> bool:
+    pools = [step for step in net.tape.steps if isinstance(step, MaxPool)]
+    return any(size > stride for pool in pools for size, stride in zip(pool.kernel, pool.stride, strict=True))
 
 
 def _faster(ours: float, theirs: float | None) -> str:

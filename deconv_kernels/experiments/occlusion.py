@@ -198,7 +198,8 @@ def occlude(
         model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
             Only a projection needs rules for the way back.
         image: (C, H, W) as the network takes it.
-        layer: whose map is watched (the paper: layer 5, rectified; see `rectifier_of`); none by default.
+        layer: whose map is watched (the paper: layer 5, rectified; see `rectifier_of`), or whose unit where it has no
+            positions; none by default.
         logits: the layer that has one value for each class, usually `net.output`; by default no probabilities. A single
             value tells class 1 from class 0: its sigmoid is the probability of class 1.
         size: of the occluder in pixels, one number or rows and columns. The paper does not say; 32 is a seventh of 224.
@@ -296,8 +297,9 @@ class _Watched:
     """
 
     def __init__(self, maps: Tensor, layer: str, map: int | None) -> None:
-        if maps.dim() != 3:
+        if maps.dim() not in (1, 3):
             raise ValueError(f"a layer of maps is needed, but {layer!r} has values of shape {tuple(maps.shape)}")
+        maps = maps.reshape(len(maps), *(maps.shape[1:] or (1, 1)))  # a row counts as maps of one position
         if map is not None and not 0 <= map < len(maps):
             raise ValueError(f"map of {layer!r} must be from 0 to {len(maps) - 1}, got {map}")
         totals = self._sums(maps)
@@ -309,8 +311,8 @@ class _Watched:
         return maps.double().sum((-2, -1)).cpu()
 
     def totals(self, maps: Tensor) -> Tensor:
-        """Of maps (n, C, H, W): (n,)."""
-        return self._sums(maps[:, self.map])
+        """Of maps (n, C, H, W), or rows (n, C): (n,)."""
+        return self._sums(maps.reshape(-1, *self.maps.shape)[:, self.map])
 
     def strongest(self, count: int) -> Units:
         """The map's strongest units, at most as many as it has."""

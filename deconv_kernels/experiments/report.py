@@ -18,9 +18,8 @@ from .gallery import choose_maps
 from .invariance import Invariance, invariance
 from .occlusion import Occlusion, occlude
 from .responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
-from .tracing import forward_only
 
-__all__ = ["Report", "make_report", "spread_layers"]
+__all__ = ["Report", "make_report"]
 
 _BATCH = 16
 
@@ -40,7 +39,7 @@ class Report:
         rectification: of each layer, whose activations stand for its, in words; empty where they are its own.
         occlusions: of each image.
         invariance: of all images, at the first and the last of the layers.
-        diagnosis: of the first convolution's filters.
+        diagnosis: of the first convolution's filters; None of a network without convolutions.
     """
 
     layers: tuple[str, ...]
@@ -52,21 +51,7 @@ class Report:
     rectification: Mapping[str, str]
     occlusions: tuple[Occlusion, ...]
     invariance: Invariance
-    diagnosis: Diagnosis
-
-
-def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
-    """Convolutions spread evenly over a network, the first and the last among them.
-
-    Raises:
-        ValueError: the network has no convolution that `Deconvnet` knows as a layer.
-    """
-    known = set(forward_only(model).layers)
-    names = [name for name in convolutions(model) if name in known]
-    if not names:
-        raise ValueError("the network has no nn.Conv2d layer")
-    count = min(count, len(names))
-    return tuple(names[round(place * (len(names) - 1) / max(1, count - 1))] for place in range(count))
+    diagnosis: Diagnosis | None
 
 
 @torch.no_grad()
@@ -145,7 +130,8 @@ def make_report(
         progress=progress,
     )
     batches = crops.split(_BATCH)
-    (diagnosis,) = diagnose(model, batches=batches, progress=progress)
+    diagnosed = diagnose(model, batches=batches, progress=progress) if convolutions(model) else ()
+    diagnosis = next(iter(diagnosed), None)
     words = {layer: describe_rectification(net.tape, layer) for layer in layers}
     return Report(
         tuple(layers), tuple(galleries), k, counts, chosen, fields, words, tuple(occlusions), moved, diagnosis

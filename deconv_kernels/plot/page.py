@@ -96,11 +96,14 @@ def write_page(
             examples,
         )
         diagnosis = report.diagnosis
-        coloured = to_rgb if diagnosis.weight.shape[1] == 3 else None
-        draw_diagnosis(
-            filters, diagnosis, f"Filters of layer {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
-        )
-        figures = {name: _embedded("png", file.read_bytes()) for name, file in _named(invariance, filters)}
+        drawn = [invariance]
+        if diagnosis is not None:
+            drawn.append(filters)
+            coloured = to_rgb if diagnosis.weight.shape[1] == 3 else None
+            draw_diagnosis(
+                filters, diagnosis, f"Filters of layer {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
+            )
+        figures = {name: _embedded("png", file.read_bytes()) for name, file in _named(*drawn)}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("deconv_kernels", "plot"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -186,6 +189,8 @@ def _heat(what: str, values: Tensor, clean: float | None, cells: tuple[NDArray[n
 def _filters(report: Report) -> list[dict[str, Any]]:
     """One row of the table of filters for each."""
     diagnosis = report.diagnosis
+    if diagnosis is None:
+        return []
     dominating = diagnosis.dominating.tolist()
     dead = [False] * len(diagnosis) if diagnosis.activity is None else diagnosis.activity.dead.tolist()
     columns = (diagnosis.rms.tolist(), diagnosis.centroid.tolist(), diagnosis.aliased.tolist(), dominating, dead)

@@ -1,0 +1,165 @@
+"""Networks as users write them, small, to try every command on: `--model own_networks.py:residual`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def chain() -> nn.Module:
+    """Convolutions, overlapping pools and a linear end."""
+    first = (nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(*first, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 6))
+
+
+class BasicBlock(nn.Module):
+    """He et al. 2015 as torchvision writes it: its rectifier is one module, called twice."""
+
+    def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.bn1, self.relu = nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1 or channels != width:
+            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.downsample is not None:
+            identity = self.downsample(x)
+        out += identity
+        return self.relu(out)
+
+
+class ResNet18(nn.Module):
+    """torchvision's ResNet-18, of any width."""
+
+    def __init__(self, width: int = 64, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1, self.relu, self.maxpool = nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+        self.layer1 = nn.Sequential(BasicBlock(width, width), BasicBlock(width, width))
+        self.layer2 = nn.Sequential(BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width))
+        self.layer3 = nn.Sequential(BasicBlock(2 * width, 4 * width, 2), BasicBlock(4 * width, 4 * width))
+        self.layer4 = nn.Sequential(BasicBlock(4 * width, 8 * width, 2), BasicBlock(8 * width, 8 * width))
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d((1, 1)), nn.Linear(8 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def residual() -> nn.Module:
+    return ResNet18(width=4, classes=7)
+
+
+class FunctionalBlock(nn.Module):
+    """A residual block whose rectifiers are calls of `F.relu`, which Captum and zennit do not see."""
+
+    def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(channels, width, 3, stride, 1), nn.Conv2d(width, width, 3, 1, 1)
+        self.skip = nn.Conv2d(channels, width, 1, stride) if channels != width or stride != 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x)))
+        return F.relu(y + (x if self.skip is None else self.skip(x)))
+
+
+class FunctionalResidual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 5, 2, 2)
+        self.a, self.b = FunctionalBlock(8, 8), FunctionalBlock(8, 12, 2)
+        self.head = nn.Linear(12, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
+        return self.head(self.b(self.a(x)).mean((2, 3)))
+
+
+class UNet(nn.Module):
+    """Goes up by unpooling with the indices of the way down, as SegNet, and joins what it skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2, self.middle = self.block(3, 6), self.block(6, 8), self.block(8, 8)
+        self.pool, self.unpool = nn.MaxPool2d(2, 2, return_indices=True), nn.MaxUnpool2d(2, 2)
+        self.up2, self.up1, self.score = self.block(16, 6), self.block(12, 6), nn.Conv2d(6, 4, 1)
+
+    @staticmethod
+    def block(channels: int, width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip1 = self.down1(x)
+        x, indices1 = self.pool(skip1)
+        skip2 = self.down2(x)
+        x, indices2 = self.pool(skip2)
+        x = self.unpool(self.middle(x), indices2, output_size=skip2.shape)
+        x = self.unpool(self.up2(torch.cat([x, skip2], 1)), indices1, output_size=skip1.shape)
+        return self.score(self.up1(torch.cat([x, skip1], 1)))
+
+
+class LeNet(nn.Module):
+    """One channel of 28x28."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))))
+
+
+class Perceptron(nn.Module):
+    """Takes rows of the 784 pixels of a grey image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(784, 48), nn.Linear(48, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+class Several(nn.Module):
+    """A mask and logits, in a dict or a tuple."""
+
+    def __init__(self, named: bool) -> None:
+        super().__init__()
+        self.named = named
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.mask, self.head = nn.Conv2d(8, 2, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor] | tuple[Tensor, Tensor]:
+        x = self.body(x)
+        mask, logits = self.mask(x), self.head(x.mean((2, 3)))
+        return {"mask": mask, "logits": logits} if self.named else (mask, logits)
+
+
+def in_a_dict() -> nn.Module:
+    return Several(named=True)
+
+
+def in_a_tuple() -> nn.Module:
+    return Several(named=False)
+
+
+class Stereo(nn.Module):
+    """Two images at once, which no command can give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Conv2d(6, 4, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.both(torch.cat([left, right], 1))
