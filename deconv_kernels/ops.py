@@ -35,6 +35,7 @@ from ._pooling import (
     unpooled_range,
     window_arguments,
 )
+from .arguments import shown
 
 IntOrPair = int | Sequence[int]
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..backends import usable_device
 from ..experiments.layers import chosen_layers
+from ..experiments.tracing import forward_only
 from ..models import ARCHITECTURES, Weights, load_weights
 
 __all__ = [
