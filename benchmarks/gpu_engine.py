@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from gpu_ops import DEVICE, PRECISIONS, SEED, assert_close, backproject, replayed, rounding
-from torch import Tensor
+from torch import Tensor, nn
 
 from deconv_kernels import Deconvnet, Record, Units
-from deconv_kernels.models import load_weights
+from deconv_kernels.models import VGG16
 
 SIZE = 224
 FEW_IMAGES, IMAGES = 2, 16
@@ -34,8 +34,13 @@ Take = Callable[[str, Callable[[], Outcome | None]], bool]
 
 
 def network(device: str, dtype: torch.dtype = torch.float32) -> Deconvnet:
-    model = load_weights("vgg16", "random").model().to(device, dtype)
-    return Deconvnet(model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    """VGG16 up to its last pool, with the same weights on every call."""
+    model, generator = VGG16(features_only=True).eval(), torch.Generator().manual_seed(SEED)
+    for layer in model:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    return Deconvnet(model.to(device, dtype).to(memory_format=torch.channels_last))
 
 
 def noise(count: int, size: int = SIZE) -> Tensor:
