@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,6 +122,14 @@ def test_automatic_choice() -> None:
 def test_a_forced_backend_refuses_tensors_of_another_device() -> None:
     with backends.use("cpu"), pytest.raises(ValueError, match="'cpu' works on CPU tensors, input is on meta"):
         dk.max_pool2d(torch.empty(1, 2, 4, 4, device="meta"), 2)
+
+
+@pytest.mark.parametrize("library", ["_cpu", "_cuda"])
+def test_a_library_that_was_built_loads(library: str) -> None:
+    if not Path(dk.__file__).with_name(f"{library}.abi3.so").exists():
+        pytest.skip(f"{library} was not built")
+    error = _library.cpu_error if library == "_cpu" else _library.cuda_error
+    assert error is None, error
 
 
 @pytest.mark.gpu
