@@ -1,4 +1,4 @@
-"""The suite without the packages that only some tests need: everything is still collected, and what cannot run says so."""
+"""The suite without the packages that only some tests need: all of it is collected, and what cannot run says so."""
 
 from __future__ import annotations
 
