@@ -8,6 +8,16 @@ VENV ?= .venv
 DECONV_CUDA_ARCHS ?= 80
 
 BIN := $(VENV)/bin
+
+# The oldest Python that the package claims, where this machine has it; else the newer one is taken there too.
+OLDEST := $(VENV)/oldest
+OLDEST_PYTHON ?= $(shell for python in python3.10 $$(pyenv root 2> /dev/null)/versions/3.10.*/bin/python3.10; do \
+  $$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && exit; done; echo $(PYTHON))
+VERSIONS := 'import sys, torch; from deconv_kernels import backends; \
+  print("Python", sys.version.split()[0], "torch", torch.__version__, "kernels for", backends.cpu_capability())'
+OLDEST_TESTS := test_backends.py test_switches.py test_max_pool2d.py test_max_unpool2d.py test_max_unpool2d_window.py test_backproject2d.py \
+  test_errors.py test_opcheck.py test_transforms.py test_compile.py
+
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_SOURCES := $(filter %.cpp %.cu %.cuh %.h,$(SOURCES))
@@ -15,7 +25,7 @@ HAS_TORCH := from importlib.metadata import version; assert tuple(map(int, versi
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench gpu-check clean
+.PHONY: help venv demo test oldest lint format bench gpu-check clean
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -28,6 +38,12 @@ demo: $(VENV)/.package $(VENV)/.demo ## Draw what VGG16 has learned, from real p
 
 test: $(VENV)/.package $(VENV)/.test ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+oldest: $(OLDEST)/.environment ## Build with the oldest torch and Python that are claimed, and test the ops there
+	CMAKE_BUILD_TYPE=Debug DECONV_WERROR=ON DECONV_CUDA_ARCHS=$(DECONV_CUDA_ARCHS) \
+	  $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	cd tests && $(abspath $(OLDEST))/bin/python -c $(VERSIONS)
+	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider $(OLDEST_TESTS)
 
 lint: $(VENV)/.package $(VENV)/.lint ## Check style, types and C++ formatting
 	$(BIN)/ruff check .
@@ -43,8 +59,8 @@ format: $(VENV)/.package $(VENV)/.lint ## Rewrite the sources in the project's s
 bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines for a quarter of an hour; rewrite results, tables and plots
 	$(BIN)/python benchmarks/report.py --measure
 
-gpu-check: ## On a machine with a GPU: build, test and measure with its own python3 (no network, no .venv)
-	$(PYTHON) benchmarks/gpu_check.py
+gpu-check: ## On a machine with a GPU: build, test and measure with its own python3 (no network, no .venv); then STAGES=rest
+	$(PYTHON) benchmarks/gpu_check.py $(STAGES)
 
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist out *.egg-info deconv_kernels/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -66,6 +82,11 @@ $(VENV)/.environment: requirements/torch.txt requirements/runtime.txt
 	  $(PYTHON) -m venv $(VENV) && $(INSTALL) -r requirements/torch.txt; \
 	fi
 	$(INSTALL) --no-deps -r requirements/runtime.txt
+	@touch $@
+
+$(OLDEST)/.environment: requirements/oldest.txt
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.environment $(SOURCES)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -106,6 +107,49 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def allows_tf32() -> bool:
+    """Whether torch lets convolutions round float32 factors to TF32 on a GPU, said by either of its two settings."""
+    # The older setting, `allow_tf32`, cannot be read any more where the newer one was set for convolutions alone.
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
+@contextmanager
+def float32_precision(precision: str) -> Iterator[None]:
+    """What becomes of the float32 factors of convolutions on a GPU, for the length of a `with` block.
+
+    Those of matrix products stay as they are. Both of torch's settings for convolutions, the older and the newer, say
+    the same inside, and afterwards what they said before.
+
+    Args:
+        precision: "ieee" (they stay as they are) or "tf32" (they are cut to eleven bits).
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in ("ieee", "tf32"):
+        raise ValueError(f"precision must be ieee or tf32, got {precision!r}")
+    cudnn, newer = torch.backends.cudnn, ("conv", "rnn")
+    before = {name: getattr(cudnn, name).fp32_precision for name in newer}
+    products = torch.backends.cuda.matmul.fp32_precision
+    try:
+        allowed = cudnn.allow_tf32
+    except RuntimeError:  # the two disagree
+        allowed = None
+    # torch's own test helpers, once imported, forbid to set this elsewhere.
+    with torch.backends.__allow_nonbracketed_mutation():
+        cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        with torch.backends.__allow_nonbracketed_mutation():
+            torch.backends.cuda.matmul.fp32_precision = products
+            if allowed is not None:
+                cudnn.allow_tf32 = allowed
+            for name, value in before.items():
+                getattr(cudnn, name).fp32_precision = value
+
+
 class use:
     """Forces one backend for every op from here on, or for the length of a `with` block.
 
@@ -159,9 +203,7 @@ def _on_matrix_units(input: Tensor) -> bool:
     """
     if input.shape[2] * input.shape[3] < _SMALLEST_ON_MATRIX_UNITS or why_not("triton") is not None:
         return False
-    if input.dtype == torch.float32:
-        return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    return input.dtype != torch.float64
+    return allows_tf32() if input.dtype == torch.float32 else input.dtype != torch.float64
 
 
 _SMALLEST_ON_MATRIX_UNITS = 49  # positions of a window

@@ -87,6 +87,14 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+@pytest.fixture(autouse=True)
+def float32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """float32 is float32 on a GPU too; tests of TF32 ask for it as a parameter, and have tolerances of their own."""
+    precision = getattr(request, "param", "ieee")
+    with backends.float32_precision(precision):
+        yield precision
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend in turn, forced for the length of the test; skipped with the reason where it cannot run."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +124,14 @@ def test_a_forced_backend_refuses_tensors_of_another_device() -> None:
         dk.max_pool2d(torch.empty(1, 2, 4, 4, device="meta"), 2)
 
 
+@pytest.mark.parametrize("library", ["_cpu", "_cuda"])
+def test_a_library_that_was_built_loads(library: str) -> None:
+    if not Path(dk.__file__).with_name(f"{library}.abi3.so").exists():
+        pytest.skip(f"{library} was not built")
+    error = _library.cpu_error if library == "_cpu" else _library.cuda_error
+    assert error is None, error
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 def test_devices_are_not_mixed() -> None:
@@ -133,6 +143,64 @@ def test_devices_are_not_mixed() -> None:
     values, switches = dk.max_pool2d(map, 2)
     with pytest.raises(ValueError, match="switches must be on the device of input, cuda:0, got cpu"):
         dk.max_unpool2d(values, switches.cpu(), 2)
+
+
+@pytest.mark.parametrize("float32_precision", ["ieee", "tf32"], indirect=True)
+def test_precision_of_float32_is_set_for_a_block(float32_precision: str) -> None:
+    def check(precision: str) -> None:
+        assert backends.allows_tf32() == torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+    for inner in ("tf32", "ieee"):
+        with contextlib.suppress(KeyError), backends.float32_precision(inner):
+            check(inner)
+            raise KeyError("leaving by an error")
+        check(float32_precision)
+    with pytest.raises(ValueError, match="precision must be ieee or tf32, got 'x3'"), backends.float32_precision("x3"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "torch.backends.cudnn.allow_tf32 = {tf32}",
+        "torch.backends.cudnn.conv.fp32_precision = 'tf32' if {tf32} else 'ieee'",
+        "torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = {tf32}, {tf32}",
+        "torch.backends.cuda.matmul.fp32_precision = 'ieee'; torch.backends.cudnn.allow_tf32 = {tf32}",
+    ],
+)
+def test_precision_of_float32_is_read_and_restored_however_it_was_set(setting: str) -> None:
+    code = f"""
+import torch
+from deconv_kernels import backends
+
+def state():
+    of_all = []
+    for place, name in (
+        (torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn.conv, "fp32_precision"), (torch.backends.cudnn.rnn, "fp32_precision"),
+        (torch.backends.cuda.matmul, "fp32_precision"),
+    ):
+        try:
+            of_all.append(getattr(place, name))
+        except RuntimeError:
+            of_all.append("they disagree")
+    return of_all
+
+assert backends.allows_tf32()
+for tf32 in (False, True):
+    exec("{setting}".format(tf32=tf32))
+    before = state()
+    for precision in ("ieee", "tf32"):
+        with backends.float32_precision(precision):
+            assert backends.allows_tf32() == torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert state() == before, (state(), before)
+    assert backends.allows_tf32() == tf32
+print("read and restored")
+"""
+    done = run_python(code)
+    assert done.stdout == "read and restored\n", done.stderr
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from networks import Trace
+from properties import given, settings, st
 from tolerances import assert_close
 from torch import Tensor, nn
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torch.nn.functional as F
+from properties import assume, given, settings, st
 
 import deconv_kernels as dk
 from deconv_kernels import _pooling
 
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import strategies as st  # noqa: E402
-
 axes = st.integers(1, 7).flatmap(
     lambda kernel: st.tuples(st.just(kernel), st.integers(1, 6), st.integers(0, kernel // 2), st.integers(1, 4))
 )
-settings = hypothesis.settings(deadline=None, max_examples=150, database=None)
-few = hypothesis.settings(deadline=None, max_examples=40, database=None)
+thorough = settings(deadline=None, max_examples=150, database=None)
+few = settings(deadline=None, max_examples=40, database=None)
 
 
 def aten_size(size: int, axis: tuple[int, int, int, int], ceil_mode: bool) -> int | None:
@@ -31,8 +28,8 @@ def aten_size(size: int, axis: tuple[int, int, int, int], ceil_mode: bool) -> in
     return pooled.shape[1]
 
 
-@settings
-@hypothesis.given(axis=axes, size=st.integers(1, 60), ceil_mode=st.booleans())
+@thorough
+@given(axis=axes, size=st.integers(1, 60), ceil_mode=st.booleans())
 def test_pooled_size_is_that_of_aten(axis: tuple[int, int, int, int], size: int, ceil_mode: bool) -> None:
     arguments = [(value, 1) for value in axis]
     arguments[2] = (axis[2], 0)
@@ -41,8 +38,8 @@ def test_pooled_size_is_that_of_aten(axis: tuple[int, int, int, int], size: int,
     assert ours == expected if expected is not None else ours < 1
 
 
-@settings
-@hypothesis.given(axis=axes, pooled=st.integers(1, 9))
+@thorough
+@given(axis=axes, pooled=st.integers(1, 9))
 def test_unpooled_range_holds_exactly_the_sizes_that_pool_to_it(axis: tuple[int, int, int, int], pooled: int) -> None:
     smallest, largest = _pooling.unpooled_range(pooled, *axis)
     for size in range(1, largest + 12):
@@ -55,7 +52,7 @@ def test_unpooled_range_holds_exactly_the_sizes_that_pool_to_it(axis: tuple[int,
 
 
 @few
-@hypothesis.given(y=axes, x=axes, extra=st.tuples(st.integers(0, 9), st.integers(0, 9)), seed=st.integers(0, 2**31))
+@given(y=axes, x=axes, extra=st.tuples(st.integers(0, 9), st.integers(0, 9)), seed=st.integers(0, 2**31))
 def test_indices_and_switches_round_trip(
     y: tuple[int, int, int, int], x: tuple[int, int, int, int], extra: tuple[int, int], seed: int
 ) -> None:
@@ -64,7 +61,7 @@ def test_indices_and_switches_round_trip(
     torch.manual_seed(seed)
     map = torch.randint(-2, 3, (2, 3, *size)).double()
     values, switches = dk.max_pool2d(map, *window)
-    hypothesis.assume(bool((values > -torch.inf).all()))  # else a window has no tap in the map
+    assume(bool((values > -torch.inf).all()))  # else a window has no tap in the map
     indices = dk.switches_to_indices(switches, size, *window)
     assert torch.equal(map.flatten(-2).gather(-1, indices.flatten(-2)), values.flatten(-2))
     assert torch.equal(dk.indices_to_switches(indices, size, *window), switches)
@@ -72,7 +69,7 @@ def test_indices_and_switches_round_trip(
 
 
 @few
-@hypothesis.given(y=axes, x=axes, extra=st.tuples(st.integers(0, 9), st.integers(0, 9)), seed=st.integers(0, 2**31))
+@given(y=axes, x=axes, extra=st.tuples(st.integers(0, 9), st.integers(0, 9)), seed=st.integers(0, 2**31))
 def test_unpooling_is_the_adjoint_of_gathering(
     y: tuple[int, int, int, int], x: tuple[int, int, int, int], extra: tuple[int, int], seed: int
 ) -> None:
@@ -82,7 +79,7 @@ def test_unpooling_is_the_adjoint_of_gathering(
     torch.manual_seed(seed)
     map = torch.randint(-99, 100, (2, 3, *size)).double()
     values, switches = dk.max_pool2d(map, *window)
-    hypothesis.assume(bool((values > -torch.inf).all()))
+    assume(bool((values > -torch.inf).all()))
     g = torch.randint(-99, 100, values.shape).double()
     unpooled = dk.max_unpool2d(g, switches, *window, size)
     assert (unpooled * map).sum().item() == (g * values).sum().item()

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 from PIL import Image
-from sklearn.linear_model import Lasso
 from torch import nn
 
 from deconv_kernels.cli.unsupervised import command
@@ -149,6 +148,7 @@ class TestInference:
     @pytest.mark.parametrize("method", ["fista", "ista"])
     @pytest.mark.parametrize("case", NETWORKS)
     def test_minimum_of_independent_solvers(self, case, method):
+        linear_model = pytest.importorskip("sklearn.linear_model", reason="one of the solvers is scikit-learn's")
         fidelity = 0.7
         network, switches, images, operator, _ = setting(case, fidelity, count=1)
         with torch.no_grad():
@@ -160,7 +160,9 @@ class TestInference:
 
         ours = objective(code.maps[0].numpy().ravel())
         assert float(code.objective[-1, 0]) == pytest.approx(ours, rel=1e-12)
-        lasso = Lasso(1 / (fidelity * len(y)), fit_intercept=False, tol=1e-11, max_iter=100000).fit(matrix, y)
+        lasso = linear_model.Lasso(1 / (fidelity * len(y)), fit_intercept=False, tol=1e-11, max_iter=100000).fit(
+            matrix, y
+        )
         minima = [objective(lasso.coef_)]
         if y.size <= 60:
             minima.append(objective(coordinate_descent(matrix, y, fidelity)))

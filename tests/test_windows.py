@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from properties import given, settings, st
 from torch import Tensor
 
 from deconv_kernels.convolution import Convolution

@@ -40,6 +40,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs only with TRITON_INTERPRET=1", allow_module_level=True)
 
 import triton.language as tl
+from triton.runtime import interpreter
 
 from deconv_kernels import triton as kernels
 
@@ -91,6 +92,18 @@ def canaries(monkeypatch: pytest.MonkeyPatch, poisoned_memory: None) -> Iterator
         monkeypatch.setattr(module, "empty", guard.empty)
     yield
     guard.check()
+
+
+@pytest.fixture(autouse=True)
+def scalars_become_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As later Tritons have it: the interpreter of 3.6 cannot use a scalar as a bound of a loop with numpy from 2.4."""
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda scalar: int(scalar.handle.data.squeeze()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
 
 
 def small_shape(geometry: Geometry, batched: bool = True) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -20,9 +19,6 @@
 namespace deconv_kernels::cuda {
 
 inline cudaStream_t current_stream(int32_t device) {
-#if TORCH_FEATURE_VERSION >= TORCH_VERSION_2_13_0
-  return static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(device).nativeHandle());
-#else
   // libtorch_cuda is loaded whenever a CUDA tensor exists.
   using GetStream = AOTITorchError (*)(int32_t, void**);
   static const GetStream get_stream = [] {
@@ -36,7 +32,6 @@ inline cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(get_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
-#endif
 }
 
 }  // namespace deconv_kernels::cuda

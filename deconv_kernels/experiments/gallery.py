@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import plot
-from ..backends import usable_device
+from ..backends import allows_tf32, usable_device
 from ..baselines import (
     Projector,
     WrongResult,
@@ -212,7 +212,7 @@ class Gallery:
         check_overlap(settings.overlap)
         self.settings = settings
         self.device = usable_device(settings.device)
-        tf32 = self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        tf32 = self.device.type == "cuda" and allows_tf32()
         self.tolerance = 2e-2 if tf32 else 1e-4
         self.weights = load_weights(
             settings.model, settings.weights, size=settings.size, mean=settings.mean, deviation=settings.std

@@ -14,8 +14,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,6 +223,7 @@ class Job:
         return Throughput(self.model_name, self.weights, self.images_source, machine(self.device), with_forward, layers)
 
 
+@backends.float32_precision("ieee")
 def measure_layer(
     net: Deconvnet,
     images: Tensor,
@@ -234,6 +234,8 @@ def measure_layer(
     seed: int = 0,
 ) -> LayerThroughput:
     """Checks ours against the baselines on units of one layer, and then times all of them in turn.
+
+    On a GPU float32 is float32 here: none of them uses TF32.
 
     Args:
         net: the network and its rule.
@@ -255,16 +257,15 @@ def measure_layer(
     count = units_per_call or _units_per_call(plan.multiply_adds, record.device)
     generator = torch.Generator().manual_seed(seed)
     sets = [interior_units(net, record, layer, count, generator) for _ in range(_SETS)]
-    with _without_tf32(record.device):
-        contenders, not_measured, difference = _checked(net, images, record, sets[0], baselines)
-        runs: dict[str, Callable[[], Any]] = {}
-        units: dict[str, int] = {}
-        for name, (project, at_once) in contenders.items():
-            turns = itertools.cycle([chosen[:at_once] for chosen in sets])
-            runs[name] = lambda project=project, turns=turns: project(next(turns))  # type: ignore[misc]
-            units[name] = min(at_once, count)
-        peaks = {name: peak_bytes(run, record.device) for name, run in runs.items()}
-        times = _interleaved(runs, begin + seconds, record.device)
+    contenders, not_measured, difference = _checked(net, images, record, sets[0], baselines)
+    runs: dict[str, Callable[[], Any]] = {}
+    units: dict[str, int] = {}
+    for name, (project, at_once) in contenders.items():
+        turns = itertools.cycle([chosen[:at_once] for chosen in sets])
+        runs[name] = lambda project=project, turns=turns: project(next(turns))  # type: ignore[misc]
+        units[name] = min(at_once, count)
+    peaks = {name: peak_bytes(run, record.device) for name, run in runs.items()}
+    times = _interleaved(runs, begin + seconds, record.device)
     timings = {
         name: Timing(statistics.median(taken) / units[name], units[name], len(taken), peaks[name])
         for name, taken in times.items()
@@ -439,23 +440,6 @@ def _images(preprocess: Callable[[Tensor], Tensor] | None, size: int) -> tuple[T
         noise = torch.randint(256, (IMAGES, 3, size, size), dtype=torch.uint8)
         return preprocess(noise), f"{noisy} ({error})"
     return preprocess(cut(photographs, crops, size)), f"{len(crops)} crops of {size}x{size} of photographs"
-
-
-@contextmanager
-def _without_tf32(device: torch.device) -> Iterator[None]:
-    """Convolutions and products in full float32, ours and the baselines'."""
-    if device.type != "cuda":
-        yield
-        return
-    settings: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    allowed = [setting.allow_tf32 for setting in settings]
-    for setting in settings:
-        setting.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for setting, value in zip(settings, allowed, strict=True):
-            setting.allow_tf32 = value
 
 
 def _now(device: torch.device) -> float:

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deconv_kernels import backends
 from deconv_kernels._pooling import Pair, dense, dense_copy, empty, extent, is_channels_last
 from deconv_kernels.triton import _common
 from deconv_kernels.triton._common import Tile, comparable
@@ -155,8 +156,7 @@ def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Te
 
 def float32_precision() -> str:
     """How factors of float32 are rounded, from what torch allows for convolutions (by either of its two settings)."""
-    allowed = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    return "tf32" if allowed and not torch.version.hip else "ieee"
+    return "tf32" if backends.allows_tf32() and not torch.version.hip else "ieee"
 
 
 def inverse(stride: int, dilation: int) -> int:
