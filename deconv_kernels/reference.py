@@ -148,8 +148,8 @@ def _unpool(
 
     for row, tap_y in windows(0):
         for column, tap_x in windows(1):
-            code = torch.where((tap_y[:, None] >= 0) & (tap_x >= 0), tap_y[:, None] * kernel_size[1] + tap_x, -2)
-            chosen = codes[..., row, :][..., column] == code
+            sees = (tap_y[:, None] >= 0) & (tap_x >= 0)
+            chosen = sees & (codes[..., row, :][..., column] == tap_y[:, None] * kernel_size[1] + tap_x)
             value = values[..., row, :][..., column]
             out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
     if relu:
