@@ -2,6 +2,7 @@
 
 Environment variables: DECONV_WITH_CUDA=auto|0|1 (auto: if nvcc is found), DECONV_CUDA_ARCHS (as CMake's
 CUDA_ARCHITECTURES), DECONV_WERROR=ON, and what CMake itself reads (CXX, CUDACXX, CXXFLAGS, CMAKE_GENERATOR).
+An empty one counts as unset.
 Without a C++ compiler or CMake the package is installed as pure Python and runs on its reference implementation.
 """
 
@@ -46,7 +47,7 @@ def find_nvcc() -> str | None:
 
 def with_cuda() -> bool:
     """What DECONV_WITH_CUDA asks for."""
-    wanted = os.environ.get("DECONV_WITH_CUDA", "auto")
+    wanted = os.environ.get("DECONV_WITH_CUDA") or "auto"
     if wanted not in ("auto", "0", "1"):
         raise SystemExit(f"DECONV_WITH_CUDA is {wanted!r}; it may be auto, 0 or 1")
     if wanted == "1" and find_nvcc() is None:
@@ -87,7 +88,7 @@ class CMakeBuild(build_ext):
         settings = {
             "DECONV_TORCH_INCLUDE": torch / "include",
             "DECONV_TORCH_LIB": torch / "lib",
-            "DECONV_WERROR": os.environ.get("DECONV_WERROR", "OFF"),
+            "DECONV_WERROR": os.environ.get("DECONV_WERROR") or "OFF",
             "DECONV_CUDA": "ON" if nvcc else "OFF",
             "DECONV_CUDA_ARCHS": os.environ.get("DECONV_CUDA_ARCHS", ""),
         }

@@ -1,6 +1,7 @@
-// What the CPU and CUDA launchers ask of their arguments, and how they allocate results.
-// The public Python functions check first and raise TypeError or ValueError; these checks keep direct calls of the ops
-// from reading memory that is not theirs.
+// What the ops ask of their arguments, and how they allocate results. For every op one function checks all arguments
+// and returns what they say; its CPU and its CUDA launcher both begin with it and check nothing else, save what only
+// one of them can see. The public Python functions raise TypeError or ValueError; these checks keep direct calls of the
+// ops from reading memory that is not theirs.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -11,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +36,8 @@ struct MapShape {
   bool channels_last;
 
   int64_t numel() const { return images * channels * height * width; }
+  // Whether channels lie side by side in memory; both layouts of one channel are the same memory.
+  bool channels_innermost() const { return channels_last && channels > 1; }
   MapShape resized(int64_t new_height, int64_t new_width) const {
     MapShape shape = *this;
     shape.height = new_height;
@@ -45,6 +49,23 @@ struct MapShape {
 // A tensor can have lost its storage (as sharded training does between steps).
 inline void check_memory(const char* name, const Tensor& tensor) {
   DK_CHECK(tensor.numel() == 0 || tensor.const_data_ptr() != nullptr, name, " has no memory behind it");
+}
+
+// Whether the strides of a (C, H, W) or (N, C, H, W) tensor rise from channels over columns and rows to images, gaps
+// allowed: what makes ATen lay out its results channels_last.
+inline bool is_channels_last(const Tensor& tensor) {
+  const int64_t rank = tensor.dim();
+  const int64_t of_channels = tensor.stride(rank - 3);
+  if (of_channels == 0) return false;
+  int64_t least = 0;
+  for (const int64_t axis : {rank - 3, rank - 1, rank - 2}) {
+    const int64_t stride = tensor.stride(axis), size = tensor.size(axis);
+    if (size == 0 || stride < least) return false;
+    least = size > 1 ? size * stride : stride;
+  }
+  // One element for all three, which says nothing.
+  if (least == of_channels) return false;
+  return rank == 3 || (tensor.size(0) > 0 && tensor.stride(0) >= least);
 }
 
 inline MapShape map_shape(const char* name, const Tensor& tensor) {
@@ -59,7 +80,7 @@ inline MapShape map_shape(const char* name, const Tensor& tensor) {
   DK_CHECK(shape.channels > 0 && shape.height > 0 && shape.width > 0, name,
            " may be empty only in its batch dimension");
   check_memory(name, tensor);
-  shape.channels_last = !tensor.is_contiguous() && tensor.stride(rank - 3) == 1 && shape.channels > 1;
+  shape.channels_last = is_channels_last(tensor);
   return shape;
 }
 
@@ -185,18 +206,73 @@ inline MapShape checked_unpooled(const char* name, const IntList& size, const Ma
   return shape;
 }
 
+inline MapShape checked_input(const Tensor& input) {
+  check_floating("input", input);
+  return map_shape("input", input);
+}
+
+inline bool overlap_is_last(const std::string& overlap) {
+  DK_CHECK(overlap == "sum" || overlap == "last", "overlap must be \"sum\" or \"last\", got \"", overlap, "\"");
+  return overlap == "last";
+}
+
+struct MaxPool2dCall {
+  Pooling pooling;
+  MapShape input;
+  MapShape pooled;
+};
+
+inline MaxPool2dCall check_max_pool2d(const Tensor& input, const std::optional<Tensor>& bias,
+                                      const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                                      const IntList& dilation, bool ceil_mode) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  const MapShape shape = checked_input(input);
+  if (bias.has_value()) {
+    DK_CHECK(bias->dim() == 1 && bias->size(0) == shape.channels, "bias must have one entry for each of ",
+             shape.channels, " channels");
+    check_dtype("bias", *bias, input.scalar_type());
+    check_same_device("bias", *bias, "input", input);
+    check_memory("bias", *bias);
+  }
+  const MapShape pooled =
+      shape.resized(pooled_size(shape.height, pooling.y, ceil_mode), pooled_size(shape.width, pooling.x, ceil_mode));
+  DK_CHECK(pooled.height > 0 && pooled.width > 0, "kernel_size (", pooling.y.kernel, ", ", pooling.x.kernel,
+           ") does not fit input's (", shape.height, ", ", shape.width, ") map");
+  return {pooling, shape, pooled};
+}
+
+struct MaxUnpool2dCall {
+  Pooling pooling;
+  MapShape input;
+  MapShape unpooled;
+  bool last;
+};
+
+inline MaxUnpool2dCall check_max_unpool2d(const Tensor& input, const Tensor& switches, const IntList& kernel_size,
+                                          const IntList& stride, const IntList& padding, const IntList& dilation,
+                                          const IntList& output_size, const std::string& overlap) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  const MapShape shape = checked_input(input);
+  check_same_map("switches", map_shape("switches", switches), "input", shape);
+  check_dtype("switches", switches, switch_dtype(pooling));
+  check_same_device("switches", switches, "input", input);
+  return {pooling, shape, checked_unpooled("output_size", output_size, shape, pooling), overlap_is_last(overlap)};
+}
+
 // (U, C, h, w) windows with the image and the place of each.
-inline void check_windows(const Tensor& input, const Tensor& image, const Tensor& origin) {
-  const int64_t units = input.size(0);
-  DK_CHECK(image.dim() == 1 && image.size(0) == units, "image must have shape (", units, ",)");
-  DK_CHECK(origin.dim() == 2 && origin.size(0) == units && origin.size(1) == 2, "origin must have shape (", units,
-           ", 2)");
+inline MapShape checked_windows(const Tensor& input, const Tensor& image, const Tensor& origin) {
+  const MapShape windows = checked_input(input);
+  DK_CHECK(windows.batched, "input must have shape (U, C, h, w)");
+  DK_CHECK(image.dim() == 1 && image.size(0) == windows.images, "image must have shape (", windows.images, ",)");
+  DK_CHECK(origin.dim() == 2 && origin.size(0) == windows.images && origin.size(1) == 2, "origin must have shape (",
+           windows.images, ", 2)");
   check_dtype("image", image, ScalarType::Long);
   check_dtype("origin", origin, ScalarType::Long);
   check_same_device("image", image, "input", input);
   check_same_device("origin", origin, "input", input);
   check_memory("image", image);
   check_memory("origin", origin);
+  return windows;
 }
 
 // The switches of the maps under windows, in the layout of the windows.
@@ -204,16 +280,142 @@ inline MapShape checked_maps(const Tensor& switches, const MapShape& windows, co
                              const Tensor& input) {
   MapShape maps = map_shape("switches", switches);
   DK_CHECK(maps.batched && maps.channels == windows.channels,
-           "input must have shape (U, C, h, w) and switches (N, C, PH, PW)");
+           "switches must have shape (N, C, PH, PW) with C = ", windows.channels);
   check_dtype("switches", switches, switch_dtype(pooling));
   check_same_device("switches", switches, "input", input);
   maps.channels_last = windows.channels_last;
   return maps;
 }
 
-inline bool overlap_is_last(const std::string& overlap) {
-  DK_CHECK(overlap == "sum" || overlap == "last", "overlap must be \"sum\" or \"last\", got \"", overlap, "\"");
-  return overlap == "last";
+// What windows unpool to.
+inline MapShape unpooled_windows(const MapShape& windows, const Pooling& pooling) {
+  return windows.resized((windows.height - 1) * pooling.y.stride + extent(pooling.y),
+                         (windows.width - 1) * pooling.x.stride + extent(pooling.x));
+}
+
+struct MaxUnpool2dWindowCall {
+  Pooling pooling;
+  MapShape input;
+  MapShape maps;  // of the switches
+  MapShape unpooled;
+  bool last;
+};
+
+inline MaxUnpool2dWindowCall check_max_unpool2d_window(const Tensor& input, const Tensor& switches, const Tensor& image,
+                                                       const Tensor& origin, const IntList& kernel_size,
+                                                       const IntList& stride, const IntList& dilation,
+                                                       const std::string& overlap) {
+  const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
+  const MapShape windows = checked_windows(input, image, origin);
+  const MapShape maps = checked_maps(switches, windows, pooling, input);
+  return {pooling, windows, maps, unpooled_windows(windows, pooling), overlap_is_last(overlap)};
+}
+
+// A forward convolution, from `outputs` channels a group to all the `channels` of the signal.
+struct Convolution {
+  int64_t channels;
+  int64_t outputs;
+  int64_t groups;
+  Pair kernel;
+  Pair stride;
+  Pair dilation;
+};
+
+inline Pair checked_pair(const char* name, const IntList& values, int64_t smallest) {
+  return {checked_entry(name, values, 0, smallest), checked_entry(name, values, 1, smallest)};
+}
+
+inline Convolution check_pack_weight(const Tensor& weight, const IntList& stride, const IntList& dilation,
+                                     int64_t groups) {
+  check_floating("weight", weight);
+  check_memory("weight", weight);
+  DK_CHECK(weight.dim() == 4 && weight.numel() > 0, "weight must have shape (K, C / groups, kh, kw), not empty");
+  DK_CHECK(groups >= 1 && weight.size(0) % groups == 0, "groups must divide weight's ", weight.size(0),
+           " channels, got ", groups);
+  return {weight.size(0),
+          weight.size(1),
+          groups,
+          {weight.size(2), weight.size(3)},
+          checked_pair("stride", stride, 1),
+          checked_pair("dilation", dilation, 1)};
+}
+
+struct Backproject2dCall {
+  Convolution convolution;
+  std::optional<Pooling> pooling;  // where switches are given
+  MapShape input;
+  MapShape maps;  // of the switches
+  bool last;
+  Pair begin;
+  Pair size;
+  Pair base;
+  Pair map_size;
+};
+
+inline Backproject2dCall check_backproject2d(const Tensor& input, const Tensor& weight, const Tensor& image,
+                                             const Tensor& origin, const std::optional<Tensor>& switches,
+                                             const IntList& kernel_size, const IntList& pool_stride,
+                                             const IntList& pool_dilation, const std::string& overlap,
+                                             const IntList& stride, const IntList& dilation, int64_t groups,
+                                             const IntList& begin, const IntList& size, const IntList& base,
+                                             const IntList& map_size) {
+  Backproject2dCall call{};
+  call.input = checked_windows(input, image, origin);
+  call.convolution = check_pack_weight(weight, stride, dilation, groups);
+  check_dtype("weight", weight, input.scalar_type());
+  check_same_device("weight", weight, "input", input);
+  DK_CHECK(call.convolution.channels == call.input.channels, "weight must have ", call.input.channels,
+           " rows, one for each of input's channels, got ", call.convolution.channels);
+  call.maps.channels_last = call.input.channels_last;
+  if (switches.has_value()) {
+    call.pooling = make_pooling(kernel_size, pool_stride, {0, 0}, pool_dilation);
+    call.maps = checked_maps(*switches, call.input, *call.pooling, input);
+  }
+  call.last = overlap_is_last(overlap);
+  call.begin = checked_pair("begin", begin, 0);
+  call.size = checked_pair("size", size, 1);
+  call.base = checked_pair("base", base, std::numeric_limits<int32_t>::min());
+  call.map_size = checked_pair("map_size", map_size, -1);
+  return call;
+}
+
+// What pack_weight returns for the weight at hand: `sizes` in `dtype`, without gaps.
+inline void check_packed(const Tensor& packed, const IntList& sizes, ScalarType dtype, const Tensor& input) {
+  bool is_like =
+      packed.is_contiguous() && packed.dim() == static_cast<int64_t>(sizes.size()) && packed.scalar_type() == dtype;
+  for (size_t axis = 0; is_like && axis < sizes.size(); ++axis) {
+    is_like = packed.size(static_cast<int64_t>(axis)) == sizes[axis];
+  }
+  DK_CHECK(is_like, "packed must be what pack_weight makes of weight");
+  check_same_device("packed", packed, "input", input);
+  check_memory("packed", packed);
+}
+
+struct SwitchesCall {
+  Pooling pooling;
+  MapShape pooled;
+  MapShape map;
+};
+
+inline SwitchesCall checked_conversion(const char* name, const Tensor& tensor, ScalarType dtype, const Pooling& pooling,
+                                       const IntList& input_size) {
+  const MapShape pooled = map_shape(name, tensor);
+  check_dtype(name, tensor, dtype);
+  return {pooling, pooled, checked_unpooled("input_size", input_size, pooled, pooling)};
+}
+
+inline SwitchesCall check_switches_to_indices(const Tensor& switches, const IntList& input_size,
+                                              const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                                              const IntList& dilation) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  return checked_conversion("switches", switches, switch_dtype(pooling), pooling, input_size);
+}
+
+inline SwitchesCall check_indices_to_switches(const Tensor& indices, const IntList& input_size,
+                                              const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                                              const IntList& dilation) {
+  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
+  return checked_conversion("indices", indices, ScalarType::Long, pooling, input_size);
 }
 
 }  // namespace deconv_kernels

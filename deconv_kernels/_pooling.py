@@ -159,8 +159,21 @@ def refuse_torchscript(arguments: object) -> None:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether results for `tensor` (..., C, H, W) are laid out with the channels innermost."""
-    return not tensor.is_contiguous() and tensor.stride(-3) == 1 and tensor.size(-3) > 1
+    """Whether results for `tensor` (C, H, W) or (N, C, H, W) are laid out with the channels innermost, as ATen's are.
+
+    They are where its strides rise from channels over columns and rows to images, gaps allowed.
+    """
+    shape, strides = tensor.shape, tensor.stride()
+    if strides[-3] == 0:
+        return False
+    least: int | torch.SymInt = 0
+    for axis in (-3, -1, -2):
+        if shape[axis] == 0 or strides[axis] < least:
+            return False
+        least = strides[axis] * shape[axis] if shape[axis] > 1 else strides[axis]
+    if least == strides[-3]:
+        return False  # one element for all three, which says nothing
+    return tensor.dim() == 3 or (shape[0] > 0 and strides[0] >= least)
 
 
 def dense(tensor: Tensor, channels_last: bool) -> Tensor:

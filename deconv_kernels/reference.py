@@ -151,8 +151,9 @@ def _unpool(
 
     for row, tap_y in windows(0):
         for column, tap_x in windows(1):
-            code = torch.where((tap_y[:, None] >= 0) & (tap_x >= 0), tap_y[:, None] * kernel_size[1] + tap_x, -2)
-            chosen = codes.index_select(-2, row).index_select(-1, column) == code
+            sees = (tap_y[:, None] >= 0) & (tap_x >= 0)
+            code = tap_y[:, None] * kernel_size[1] + tap_x
+            chosen = sees & (codes.index_select(-2, row).index_select(-1, column) == code)
             value = values.index_select(-2, row).index_select(-1, column)
             out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
     if relu:

@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """A fresh seed for every test, shown where it fails; the environment variable DECONV_TEST_SEED sets it."""
-    value = int(os.environ.get(SEED_VARIABLE, random.SystemRandom().randrange(2**31)))
+    value = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**31))
     print(f"{SEED_VARIABLE}={value} repeats this test")
     random.seed(value)
     np.random.seed(value)

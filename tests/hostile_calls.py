@@ -94,17 +94,13 @@ def spoilt_lists(name: str, position: int) -> list[list[int]]:
 
 
 def must_raise(name: str) -> list[tuple[int, Any]]:
-    """(position, value) pairs: each put in place of the good argument of op `name` has to raise.
-
-    A packed weight is read as it lies in memory, so that dimensions of one element more do no harm.
-    """
+    """(position, value) pairs: each put in place of the good argument of op `name` has to raise."""
     arguments = good_arguments(DEVICE)[name]
     spoilt: list[tuple[int, Any]] = []
     for position, good in enumerate(arguments):
         if isinstance(good, torch.Tensor):
             nothing = () if position in OPTIONAL.get(name, ()) else (None,)
-            bads = [bad for bad in spoilt_tensors(good) if good.dim() > 1 or position != 5 or bad.dim() != 3]
-            spoilt += [(position, bad) for bad in (*nothing, *bads)]
+            spoilt += [(position, bad) for bad in (*nothing, *spoilt_tensors(good))]
         elif isinstance(good, str):
             spoilt += [(position, bad) for bad in SPOILT_TEXTS]
         elif isinstance(good, list):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -160,12 +161,13 @@ def _channels_last(values: Tensor) -> Tensor:
 
 
 def _cut_out(values: Tensor, channels_last: bool) -> Tensor:
-    """The values inside a larger tensor: strides with gaps on every axis."""
+    """The values inside a larger tensor: strides with gaps on every axis, at times between channels too."""
     *batch, channels, height, width = values.shape
-    shape = (*batch, channels + 1, height + 2, 2 * width + 3)
+    step = random.choice((1, 2))
+    shape = (*batch, step * channels + 1, height + 2, 2 * width + 3)
     frame = torch.full(shape, 77.0).to(values.dtype)
     frame = _channels_last(frame) if channels_last else frame
-    inside = frame[..., :channels, 1 : height + 1, 1 : 2 * width + 1 : 2]
+    inside = frame[..., : step * channels : step, 1 : height + 1, 1 : 2 * width + 1 : 2]
     return inside.copy_(values)
 
 
@@ -187,16 +189,44 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def keeps_channels_last(tensor: Tensor) -> bool:
-    """Whether the ops lay out their results for `tensor` with the channels innermost."""
-    return not tensor.is_contiguous() and tensor.stride(-3) == 1 and tensor.size(-3) > 1
+    """Whether ATen lays out its results for `tensor` with the channels innermost; ours are alike for single images."""
+    shape, strides = tensor.shape, tensor.stride()
+    if tensor.dim() == 3:
+        shape, strides = (1, *shape), (sum(n * s for n, s in zip(shape, strides, strict=True)) + 1, *strides)
+    pooled = F.max_pool2d(torch.empty_strided(shape, strides, device="meta"), 2, 1, 1)  # one more row and column
+    return pooled.stride() != _dense_strides(pooled.shape, channels_last=False)
+
+
+def random_view(device: torch.device) -> Tensor:
+    """A map of any strides: a few permutations, slices and expansions of a dense one, some of it one element long."""
+    view = torch.randn([random.choice((1, 1, 2, 3, 6)) for _ in range(4)]).to(device)
+    for _ in range(random.randint(0, 4)):
+        axis, change = random.randrange(4), random.randrange(4)
+        if change == 0:
+            view = view.permute(random.sample(range(4), 4))
+        elif change == 1:
+            first = random.randrange(view.shape[axis])
+            view = view.narrow(axis, first, view.shape[axis] - first)
+            view = view[(slice(None),) * axis + (slice(None, None, random.randint(1, 3)),)]
+        elif change == 2:
+            sizes = [random.randint(1, 3) if at == axis else size for at, size in enumerate(view.shape)]
+            view = view.narrow(axis, 0, 1).expand(sizes)
+        else:
+            view = view.contiguous(memory_format=torch.channels_last)
+    return view
+
+
+def _dense_strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
+    if not channels_last:
+        return torch.empty(tuple(shape), device="meta").stride()
+    *batch, channels, height, width = shape
+    return torch.empty((*batch, height, width, channels), device="meta").movedim(-1, -3).stride()
 
 
 def assert_dense(result: Tensor, channels_last: bool, what: str) -> None:
     """Asserts that a result is dense, with the channels innermost or x innermost."""
-    expected = _channels_last(torch.empty(result.shape, device="meta")) if channels_last else None
-    strides = torch.empty(result.shape, device="meta").stride() if expected is None else expected.stride()
-    real = [(a, b) for a, b, n in zip(result.stride(), strides, result.shape, strict=True) if n > 1]
-    assert result.numel() == 0 or all(a == b for a, b in real), f"{what}: strides {result.stride()}, not {strides}"
+    strides = _dense_strides(result.shape, channels_last)
+    assert result.numel() == 0 or result.stride() == strides, f"{what}: strides {result.stride()}, not {strides}"
 
 
 def assert_same_bits(actual: Tensor, expected: Tensor, what: str) -> None:
@@ -245,12 +275,23 @@ def switches_of(indices: Tensor, geometry: Geometry) -> Tensor:
 def random_switches(shape: tuple[int, ...], geometry: Geometry, outside: bool = True) -> Tensor:
     """Any switches at all: also such as name padding and, with `outside`, such as are no position of the window."""
     positions = geometry.kernel[0] * geometry.kernel[1]
-    switches = torch.randint(0, positions, shape)
-    if outside:
-        lowest, highest = (0, 255) if geometry.switch_dtype == torch.uint8 else (-32768, 32767)
-        corrupt = torch.randint(lowest, highest + 1, shape)
-        switches = torch.where(torch.rand(shape) < 0.2, corrupt, switches)
-    return switches.to(geometry.switch_dtype)
+    switches = torch.randint(0, positions, shape).to(geometry.switch_dtype)
+    return torch.where(torch.rand(shape) < 0.2, corrupt_switches(shape, geometry), switches) if outside else switches
+
+
+def corrupt_switches(shape: tuple[int, ...], geometry: Geometry) -> Tensor:
+    """Switches that are no position of the window, above all those next to it and the last of their type.
+
+    A window of 256 positions leaves one byte none: its switches are any.
+    """
+    positions, width = geometry.kernel[0] * geometry.kernel[1], geometry.kernel[1]
+    lowest, highest = (0, 255) if geometry.switch_dtype == torch.uint8 else (-32768, 32767)
+    edges = [lowest, lowest + 1, -width - 1, -width, -2, -1, positions, positions + 1, positions + width, highest]
+    edges = [code for code in edges if lowest <= code < 0 or positions <= code <= highest] or [highest]
+    anywhere = torch.randint(lowest, highest + 1, shape)
+    at_edges = torch.tensor(edges)[torch.randint(0, len(edges), shape)]
+    valid = (anywhere >= 0) & (anywhere < positions)
+    return torch.where(valid | (torch.rand(shape) < 0.7), at_edges, anywhere).to(geometry.switch_dtype)
 
 
 def unpool_by_hand(values: Tensor, switches: Tensor, geometry: Geometry, overlap: str, relu: bool) -> Tensor:
@@ -279,3 +320,24 @@ def unpool_by_hand(values: Tensor, switches: Tensor, geometry: Geometry, overlap
     if relu:
         out = np.where(out < 0, np.zeros_like(out), out)
     return torch.from_numpy(out).reshape(*values.shape[:-2], height, width).to(values.dtype)
+
+
+def unpool_windows_by_hand(
+    values: Tensor, switches: Tensor, image: Tensor, origin: Tensor, geometry: Geometry, overlap: str, relu: bool
+) -> Tensor:
+    """Unpools windows, with the switches cut out of their images, as a batch of maps without padding.
+
+    Switches are any integers; where a window overhangs its map, or belongs to no image, there are none.
+    """
+    height, width = values.shape[-2:]
+    maps = switches.cpu().long()
+    local = torch.full(values.shape, -1)
+    for unit, (index, (top, left)) in enumerate(zip(image.tolist(), origin.tolist(), strict=True)):
+        for y, x in itertools.product(range(height), range(width)):
+            inside = 0 <= top + y < maps.shape[2] and 0 <= left + x < maps.shape[3]
+            if inside and 0 <= index < len(maps):
+                local[unit, :, y, x] = maps[index, :, top + y, left + x]
+    stride, extent = geometry.stride, geometry.extent
+    size = (height - 1) * stride[0] + extent[0], (width - 1) * stride[1] + extent[1]
+    window = Geometry(size, geometry.kernel, stride, (0, 0), geometry.dilation)
+    return unpool_by_hand(values, local, window, overlap, relu)

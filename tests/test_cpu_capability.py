@@ -12,7 +12,13 @@ import pytest
 from deconv_kernels import backends
 
 TESTS = Path(__file__).parent
-OP_TESTS = ("test_max_pool2d.py", "test_max_unpool2d.py", "test_max_unpool2d_window.py", "test_backproject2d.py")
+OP_TESTS = (
+    "test_max_pool2d.py",
+    "test_max_unpool2d.py",
+    "test_max_unpool2d_window.py",
+    "test_backproject2d.py",
+    "test_corrupt_switches.py",
+)
 VARIABLE = "DECONV_CPU_CAPABILITY"
 FROM_NARROW_TO_WIDE = ("baseline", "avx2", "avx512")
 
@@ -41,6 +47,18 @@ def test_op_tests_pass(capability: str, seed: int) -> None:
     child = run("-m", "pytest", *arguments, capability=capability, seed=seed)
     assert child.returncode == 0, f"exit code {child.returncode}\n{child.stdout[-4000:]}\n{child.stderr[-2000:]}"
     assert " passed" in child.stdout
+
+
+def test_empty_capability_counts_as_none() -> None:
+    reason = backends.why_not("cpu")
+    if reason is not None:
+        pytest.skip(f"backend cpu: {reason}")
+    empty = run("-c", "from deconv_kernels import backends; print(backends.cpu_capability())", capability="")
+    assert empty.returncode == 0, empty.stderr[-2000:]
+    best = empty.stdout.strip()
+    assert best in FROM_NARROW_TO_WIDE
+    if not os.environ.get(VARIABLE):
+        assert best == backends.cpu_capability()
 
 
 def test_unknown_capability_is_refused_by_name() -> None:

@@ -39,6 +39,7 @@ from pooling_cases import (
     random_values,
     switches_of,
     unpool_by_hand,
+    unpool_windows_by_hand,
 )
 from tolerances import assert_rounded_once
 
@@ -207,20 +208,6 @@ def check_max_unpool2d(host: Any) -> dict[str, int]:
     return counts
 
 
-def windows_by_hand(
-    values: Tensor, switches: Tensor, image: Tensor, origin: Tensor, geometry: Geometry, overlap: str, relu: bool
-) -> Tensor:
-    """Cuts the switches of each window out of its image, -1 where there are none, and unpools as one batch."""
-    height, width = values.shape[-2:]
-    local = torch.full(values.shape, -1, dtype=torch.int64)
-    for unit, (index, (top, left)) in enumerate(zip(image.tolist(), origin.tolist(), strict=True)):
-        for y, x in itertools.product(range(height), range(width)):
-            inside = 0 <= top + y < switches.shape[2] and 0 <= left + x < switches.shape[3]
-            if inside and 0 <= index < len(switches):
-                local[unit, :, y, x] = switches[index, :, top + y, left + x].long()
-    return unpool_by_hand(values, local, geometry, overlap, relu)
-
-
 def random_windows(units: int, images: int, pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Images and origins of windows; some overhang the map, are far from it, or belong to no image."""
     far = torch.tensor([-(2**63), 2**63 - 1, -(2**31), 2**31])
@@ -244,7 +231,7 @@ def check_max_unpool2d_window(host: Any) -> dict[str, int]:
         switches = random_switches((images, channels, *geometry.pooled), geometry)
         image, origin = random_windows(units, images, geometry.pooled)
         relu, overlap = random.random() < 0.5, random.choice(("sum", "last"))
-        expected = windows_by_hand(values, switches, image, origin, local, overlap, relu)
+        expected = unpool_windows_by_hand(values, switches, image, origin, local, overlap, relu)
         misaligned = random.random() < 0.2
         for path in paths_of(local):
             result = Guarded.unwritten(tuple(expected.shape), dtype, channels_last, misaligned)
@@ -396,7 +383,7 @@ class Backprojection:
         if self.pooling is not None and self.switches is not None:
             local = dataclasses.replace(self.pooling, size=self.convolution.signal(self.pooling), padding=(0, 0))
             windows = (self.input, self.switches, self.image, self.origin)
-            signal = windows_by_hand(*windows, local, self.overlap, self.relu)
+            signal = unpool_windows_by_hand(*windows, local, self.overlap, self.relu)
             step = step[0] * local.stride[0], step[1] * local.stride[1]
         geometry = (self.convolution.stride, 0, 0, self.convolution.groups, self.convolution.dilation)
         signal, weight = signal.double(), self.weight.double()
@@ -633,7 +620,7 @@ def host_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "g++"))
+    return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def library_of(name: str) -> str:

@@ -22,6 +22,7 @@ from pooling_cases import (
     random_geometry,
     random_shape,
     random_values,
+    random_view,
     switches_of,
 )
 from torch import Tensor
@@ -225,3 +226,19 @@ def test_same_bits_for_every_thread_count_and_call(device: torch.device, layout:
         for values, switches in results[1:]:
             assert_same_bits(values, results[0][0], "values")
             assert_same_bits(switches, results[0][1], "switches")
+
+
+def test_memory_format_is_that_of_aten(backend: str, device: torch.device) -> None:
+    """Of both results for slices, permutations and expansions of maps, to the stride."""
+    for _ in range(100):
+        input = random_view(device)
+        kernel = tuple(random.randint(1, min(2, size)) for size in input.shape[-2:])
+        values, switches = dk.max_pool2d(input, kernel, 1)
+        expected = F.max_pool2d(input, kernel, 1)
+        what = f"{tuple(input.shape)} strides {input.stride()} kernel {kernel}"
+        assert_same_bits(values, expected, what)
+        assert values.stride() == switches.stride() == expected.stride(), what
+        unpooled = dk.max_unpool2d(values, switches, kernel, 1)
+        assert_dense(unpooled, keeps_channels_last(values), f"unpooling for {what}")
+        indices = dk.switches_to_indices(switches, input.shape[-2:], kernel, 1)
+        assert_dense(indices, keeps_channels_last(switches), f"indices for {what}")

@@ -18,7 +18,7 @@ from pooling_cases import (
     random_geometry,
     random_switches,
     random_values,
-    unpool_by_hand,
+    unpool_windows_by_hand,
 )
 from torch import Tensor
 
@@ -27,30 +27,12 @@ import deconv_kernels as dk
 OVERLAPS = ("sum", "last")
 
 
-def by_hand(
-    input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, geometry: Geometry, overlap: str, relu: bool
-) -> Tensor:
-    """Cuts each window's switches out of its image, -1 outside the map, and unpools the windows without padding."""
-    height, width = input.shape[-2:]
-    margin = 64
-    framed = torch.nn.functional.pad(switches.cpu().long(), (margin,) * 4, value=-1)
-    codes = []
-    for number, (y, x) in zip(image.tolist(), origin.tolist(), strict=True):
-        top, left = (min(max(at, -margin), n) + margin for at, n in ((y, switches.shape[-2]), (x, switches.shape[-1])))
-        codes.append(framed[number, :, top : top + height, left : left + width])
-    stride, extent = geometry.stride, geometry.extent
-    size = (height - 1) * stride[0] + extent[0], (width - 1) * stride[1] + extent[1]
-    window = Geometry(size, geometry.kernel, stride, (0, 0), geometry.dilation)
-    codes_of_all = torch.stack(codes) if codes else framed.new_empty(0, input.shape[1], height, width)
-    return unpool_by_hand(input, codes_of_all, window, overlap, relu)
-
-
 def check(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, geometry: Geometry, overlap: str, relu: bool
 ) -> None:
     what = f"{overlap} relu {relu} {geometry} windows {tuple(input.shape)} of maps {tuple(switches.shape)}"
     out, origins = dk.max_unpool2d_window(input, switches, image, origin, *geometry.window, overlap=overlap, relu=relu)
-    expected = by_hand(input, switches, image, origin, geometry, overlap, relu)
+    expected = unpool_windows_by_hand(input, switches, image, origin, geometry, overlap, relu)
     assert_same_bits(out, expected, what)
     assert_dense(out, keeps_channels_last(input), what)
     assert out.device == origins.device == input.device

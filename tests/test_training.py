@@ -21,7 +21,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler"
+    shutil.which(os.environ.get("CXX") or "g++") is None, reason="inductor needs a C++ compiler"
 )
 
 

@@ -18,33 +18,6 @@ using baseline::product;
 using baseline::smaller;
 using baseline::tasks_of;
 
-struct Convolution {
-  int64_t channels;         // of the signal
-  int64_t output_channels;  // of a group
-  int64_t groups;
-  Pair kernel;
-  Pair stride;
-  Pair dilation;
-};
-
-Pair checked_pair(const char* name, const IntList& values, int64_t smallest) {
-  return {checked_entry(name, values, 0, smallest), checked_entry(name, values, 1, smallest)};
-}
-
-Convolution make_convolution(const Tensor& weight, const IntList& stride, const IntList& dilation, int64_t groups) {
-  check_floating("weight", weight);
-  check_memory("weight", weight);
-  DK_CHECK(weight.dim() == 4 && weight.numel() > 0, "weight must have shape (K, C / groups, kh, kw), not empty");
-  DK_CHECK(groups >= 1 && weight.size(0) % groups == 0, "groups must divide weight's ", weight.size(0),
-           " channels, got ", groups);
-  return {weight.size(0),
-          weight.size(1),
-          groups,
-          {weight.size(2), weight.size(3)},
-          checked_pair("stride", stride, 1),
-          checked_pair("dilation", dilation, 1)};
-}
-
 bool sums_in_double(ScalarType dtype) { return dtype == ScalarType::Double; }
 int64_t sum_bytes(ScalarType dtype) { return sums_in_double(dtype) ? 8 : 4; }
 
@@ -55,17 +28,17 @@ PackedWeight packing(const Convolution& c, ScalarType dtype) {
   packed.channels = c.channels / c.groups;
   // Lines that would be mostly padding are better filled with several taps.
   packed.tiled = c.kernel.y == 3 && c.kernel.x == 3 && c.stride.y == 1 && c.stride.x == 1 && c.dilation.y == 1 &&
-                 c.dilation.x == 1 && 4 * c.output_channels >= 3 * line;
+                 c.dilation.x == 1 && 4 * c.outputs >= 3 * line;
   packed.gathered = c.groups == 1 && c.kernel.x == 3 && c.stride.y == 1 && c.stride.x == 1 && c.dilation.y == 1 &&
-                    c.dilation.x == 1 && c.output_channels <= kGatheredOutputs && c.channels % line == 0;
-  packed.wide = packed.tiled ? line : smaller(c.output_channels, taps == 1 ? 128 : 64);
-  packed.blocks = parts_of(c.output_channels, packed.wide);
+                    c.dilation.x == 1 && c.outputs <= kGatheredOutputs && c.channels % line == 0;
+  packed.wide = packed.tiled ? line : smaller(c.outputs, taps == 1 ? 128 : 64);
+  packed.blocks = parts_of(c.outputs, packed.wide);
   packed.lines = packed.tiled ? taps : parts_of(taps * packed.wide, line);
   return packed;
 }
 
 int64_t packed_elements(const Convolution& c, const PackedWeight& packed, ScalarType dtype) {
-  if (packed.gathered) return c.kernel.y * c.kernel.x * c.output_channels * c.channels;
+  if (packed.gathered) return c.kernel.y * c.kernel.x * c.outputs * c.channels;
   return c.groups * packed.blocks * packed.channels * packed.lines * (kLineBytes / sum_bytes(dtype));
 }
 
@@ -87,10 +60,10 @@ void pack_blocks(const Convolution& c, const PackedWeight& packed, const T* weig
     for (int64_t line = 0; line < packed.lines; line += slice_lines) {
       const int64_t elements = smaller(slice_lines, packed.lines - line) * kLine;
       for (int64_t channel = 0; channel < packed.channels; ++channel) {
-        const T* from = weight + (group * packed.channels + channel) * c.output_channels * taps;
+        const T* from = weight + (group * packed.channels + channel) * c.outputs * taps;
         for (int64_t element = line * kLine; element < line * kLine + elements; ++element) {
           const int64_t tap = element / packed.wide, output = first + element % packed.wide;
-          const bool exists = tap < taps && output < c.output_channels;
+          const bool exists = tap < taps && output < c.outputs;
           *to++ = exists ? as_sum(from[output * taps + tap]) : C{};
         }
       }
@@ -105,9 +78,9 @@ void pack_gathered(const Convolution& c, const T* weight, C* to) {
   for (int64_t row = 0; row < c.kernel.y; ++row) {
     for (int64_t first = 0; first < c.channels; first += kLine) {
       for (int64_t column = 0; column < c.kernel.x; ++column) {
-        for (int64_t output = 0; output < c.output_channels; ++output) {
+        for (int64_t output = 0; output < c.outputs; ++output) {
           const T* from = weight + output * taps + row * c.kernel.x + column;
-          for (int64_t k = first; k < first + kLine; ++k) *to++ = as_sum(from[k * c.output_channels * taps]);
+          for (int64_t k = first; k < first + kLine; ++k) *to++ = as_sum(from[k * c.outputs * taps]);
         }
       }
     }
@@ -150,7 +123,7 @@ Tensor packed_tensor(const Convolution& c, const PackedWeight& packed, const Ten
 }
 
 Tensor pack_weight(const Tensor& weight, const IntList& stride, const IntList& dilation, int64_t groups) {
-  const Convolution convolution = make_convolution(weight, stride, dilation, groups);
+  const Convolution convolution = check_pack_weight(weight, stride, dilation, groups);
   return packed_tensor(convolution, packing(convolution, weight.scalar_type()), weight);
 }
 
@@ -281,35 +254,27 @@ void project(Backproject2dParams p, Element element, int64_t element_bytes, int6
 }
 
 Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& image, const Tensor& origin,
-                     std::optional<Tensor> switches, std::optional<Tensor> packed, const IntList& kernel_size,
-                     const IntList& pool_stride, const IntList& pool_dilation, const std::string& overlap, bool relu,
-                     const IntList& stride, const IntList& dilation, int64_t groups, const IntList& begin,
-                     const IntList& size, const IntList& base, const IntList& map_size) {
-  check_floating("input", input);
-  MapShape shape = map_shape("input", input);
-  DK_CHECK(shape.batched, "input must have shape (U, K, h, w)");
+                     const std::optional<Tensor>& switches, const std::optional<Tensor>& packed,
+                     const IntList& kernel_size, const IntList& pool_stride, const IntList& pool_dilation,
+                     const std::string& overlap, bool relu, const IntList& stride, const IntList& dilation,
+                     int64_t groups, const IntList& begin, const IntList& size, const IntList& base,
+                     const IntList& map_size) {
+  const Backproject2dCall call =
+      check_backproject2d(input, weight, image, origin, switches, kernel_size, pool_stride, pool_dilation, overlap,
+                          stride, dilation, groups, begin, size, base, map_size);
+  const Convolution& convolution = call.convolution;
+  MapShape shape = call.input;
   const bool channels_last = shape.channels_last;
   const ScalarType dtype = input.scalar_type();
-  const Convolution convolution = make_convolution(weight, stride, dilation, groups);
-  check_dtype("weight", weight, dtype);
-  check_same_device("weight", weight, "input", input);
-  DK_CHECK(convolution.channels == shape.channels, "weight must have ", shape.channels, " rows, one for each of ",
-           "input's channels, got ", convolution.channels);
-  check_windows(input, image, origin);
-  const bool last = overlap_is_last(overlap);
-
   PackedWeight layout = packing(convolution, dtype);
   if (packed.has_value()) {
-    check_same_device("packed", *packed, "input", input);
-    check_memory("packed", *packed);
-    DK_CHECK(packed->is_contiguous() && packed->numel() == packed_elements(convolution, layout, dtype) &&
-                 packed->scalar_type() == (sums_in_double(dtype) ? ScalarType::Double : ScalarType::Float),
-             "packed must be what pack_weight makes of weight");
+    check_packed(*packed, {packed_elements(convolution, layout, dtype)},
+                 sums_in_double(dtype) ? ScalarType::Double : ScalarType::Float, input);
   }
   // A single tap need not be packed where its rows fill the blocks: so a linear layer is read as it is.
   const bool sums_as_is = dtype == ScalarType::Float || dtype == ScalarType::Double;
   layout.plain = !packed.has_value() && sums_as_is && weight.is_contiguous() && weight.size(2) * weight.size(3) == 1 &&
-                 layout.wide % (kLineBytes / sum_bytes(dtype)) == 0 && convolution.output_channels % layout.wide == 0;
+                 layout.wide % (kLineBytes / sum_bytes(dtype)) == 0 && convolution.outputs % layout.wide == 0;
   const Tensor packed_weight = packed.has_value() ? *packed
                                : layout.plain     ? weight
                                                   : packed_tensor(convolution, layout, weight);
@@ -325,12 +290,13 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   bool has_codes = false;
   Pair signal{shape.height, shape.width};
   if (switches.has_value()) {
-    const Pooling pooling = make_pooling(kernel_size, pool_stride, {0, 0}, pool_dilation);
-    const MapShape maps = checked_maps(*switches, shape, pooling, input);
+    const Pooling& pooling = *call.pooling;
+    MapShape maps = call.maps;
+    maps.channels_last = true;
     check_images(images.const_data_ptr<int64_t>(), shape.images, maps.images);
     pooled_step = {pooling.y.stride, pooling.x.stride};
-    signal = {(shape.height - 1) * pooling.y.stride + extent(pooling.y),
-              (shape.width - 1) * pooling.x.stride + extent(pooling.x)};
+    const MapShape unpooled = unpooled_windows(shape, pooling);
+    signal = {unpooled.height, unpooled.width};
     const auto halves = [](const Axis& axis) { return axis.kernel == 2 && axis.stride == 2 && axis.dilation == 1; };
     if (layout.tiled && halves(pooling.y) && halves(pooling.x)) {
       codes = dense(*switches, maps);
@@ -338,9 +304,8 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
       map = {maps.height, maps.width};
     } else {
       values = launch_max_unpool2d(values, shape, *switches, maps, images.const_data_ptr<int64_t>(),
-                                   origins.const_data_ptr<int64_t>(), shape.resized(signal.y, signal.x), pooling, last,
-                                   relu);
-      shape = shape.resized(signal.y, signal.x);
+                                   origins.const_data_ptr<int64_t>(), unpooled, pooling, call.last, relu);
+      shape = unpooled;
     }
   }
 
@@ -351,7 +316,7 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   p.origin = origins.const_data_ptr<int64_t>();
   p.units = shape.images;
   p.channels = shape.channels;
-  p.output_channels = convolution.output_channels * groups;
+  p.output_channels = convolution.outputs * groups;
   p.groups = groups;
   p.height = shape.height;
   p.width = shape.width;
@@ -361,11 +326,11 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
   p.dilation = convolution.dilation;
   p.full = {(signal.y - 1) * p.stride.y + p.dilation.y * (p.kernel.y - 1) + 1,
             (signal.x - 1) * p.stride.x + p.dilation.x * (p.kernel.x - 1) + 1};
-  p.begin = checked_pair("begin", begin, 0);
-  p.size = checked_pair("size", size, 1);
+  p.begin = call.begin;
+  p.size = call.size;
   p.step = {p.stride.y * pooled_step.y, p.stride.x * pooled_step.x};
-  p.base = checked_pair("base", base, std::numeric_limits<int32_t>::min());
-  p.end = checked_pair("map_size", map_size, -1);
+  p.base = call.base;
+  p.end = call.map_size;
   p.relu = relu;
   p.channels_last = channels_last;
   p.weight = layout;

@@ -1,5 +1,4 @@
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "../checks.h"
@@ -10,10 +9,9 @@ namespace deconv_kernels {
 namespace {
 
 const Kernels* choose() {
-  const char* asked = std::getenv("DECONV_CPU_CAPABILITY");
-  const auto allowed = [asked](const Kernels& kernels) {
-    return asked == nullptr || std::strcmp(asked, kernels.name) == 0;
-  };
+  const char* variable = std::getenv("DECONV_CPU_CAPABILITY");
+  const std::string asked = variable == nullptr ? "" : variable;
+  const auto allowed = [&asked](const Kernels& kernels) { return asked.empty() || asked == kernels.name; };
 #if defined(DECONV_X86_KERNELS)
   const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

@@ -101,11 +101,6 @@ struct PackedWeight {
   bool plain;        // not packed at all: one tap, (channels, outputs) in a group, outputs a multiple of `wide`
 };
 
-struct Pair {
-  int64_t y;
-  int64_t x;
-};
-
 // Transposed convolution of windows; the signal is what unpooling and rectification leave of `input`. The result is the
 // full transposed convolution from `begin` on, continued with zeros.
 struct Backproject2dParams {
@@ -168,7 +163,7 @@ extern const Kernels kKernels;
 }
 
 // The widest instruction set this processor and build have, or the one named by the environment variable
-// DECONV_CPU_CAPABILITY (baseline, avx2 or avx512); chosen once.
+// DECONV_CPU_CAPABILITY (baseline, avx2 or avx512; empty counts as unset); chosen once.
 const Kernels& kernels();
 
 }  // namespace deconv_kernels

@@ -7,21 +7,14 @@ namespace {
 Tensor max_unpool2d_window(const Tensor& input, const Tensor& switches, const Tensor& image, const Tensor& origin,
                            const IntList& kernel_size, const IntList& stride, const IntList& dilation,
                            const std::string& overlap, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
-  check_floating("input", input);
-  const MapShape shape = map_shape("input", input);
-  DK_CHECK(shape.batched, "input must have shape (U, C, h, w)");
-  const MapShape maps = checked_maps(switches, shape, pooling, input);
-  check_windows(input, image, origin);
-  const MapShape unpooled = shape.resized((shape.height - 1) * pooling.y.stride + extent(pooling.y),
-                                          (shape.width - 1) * pooling.x.stride + extent(pooling.x));
-
+  const auto [pooling, shape, maps, unpooled, last] =
+      check_max_unpool2d_window(input, switches, image, origin, kernel_size, stride, dilation, overlap);
   const Tensor images = torch::stable::contiguous(image);
   const Tensor origins = torch::stable::contiguous(origin);
   const int64_t* image_of = images.const_data_ptr<int64_t>();
   check_images(image_of, shape.images, maps.images);
   return launch_max_unpool2d(input, shape, switches, maps, image_of, origins.const_data_ptr<int64_t>(), unpooled,
-                             pooling, overlap_is_last(overlap), relu);
+                             pooling, last, relu);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ namespace {
 // meaning.
 template <typename Convert>
 bool convert_all(const MapShape& pooled, const Convert& convert) {
-  const int64_t inner = pooled.channels_last ? pooled.channels : 1;
+  const int64_t inner = pooled.channels_innermost() ? pooled.channels : 1;
   const int64_t rows = pooled.numel() / (pooled.width * inner);
   std::atomic<bool> meaningful{true};
   parallel_rows(rows, pooled.width * inner, [&](int64_t begin, int64_t end) {
@@ -24,7 +24,7 @@ bool convert_all(const MapShape& pooled, const Convert& convert) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t first = row * pooled.width * inner;
       const int64_t y = row % pooled.height;
-      if (!pooled.channels_last) {
+      if (!pooled.channels_innermost()) {
         all &= convert(first, pooled.width, y, int64_t{0}, int64_t{1});
         continue;
       }
@@ -132,10 +132,8 @@ bool to_switches(const Tensor& from, Tensor& to, const MapShape& pooled, const M
 
 Tensor switches_to_indices(const Tensor& switches, const IntList& input_size, const IntList& kernel_size,
                            const IntList& stride, const IntList& padding, const IntList& dilation) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape pooled = map_shape("switches", switches);
-  check_dtype("switches", switches, switch_dtype(pooling));
-  const MapShape map = checked_unpooled("input_size", input_size, pooled, pooling);
+  const auto [pooling, pooled, map] =
+      check_switches_to_indices(switches, input_size, kernel_size, stride, padding, dilation);
   const Tensor from = dense(switches, pooled);
   Tensor to = result_map(pooled, ScalarType::Long, switches);
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
@@ -148,10 +146,8 @@ Tensor switches_to_indices(const Tensor& switches, const IntList& input_size, co
 
 Tensor indices_to_switches(const Tensor& indices, const IntList& input_size, const IntList& kernel_size,
                            const IntList& stride, const IntList& padding, const IntList& dilation) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape pooled = map_shape("indices", indices);
-  check_dtype("indices", indices, ScalarType::Long);
-  const MapShape map = checked_unpooled("input_size", input_size, pooled, pooling);
+  const auto [pooling, pooled, map] =
+      check_indices_to_switches(indices, input_size, kernel_size, stride, padding, dilation);
   const Tensor from = dense(indices, pooled);
   Tensor to = result_map(pooled, switch_dtype(pooling), indices);
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte

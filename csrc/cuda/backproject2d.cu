@@ -6,33 +6,18 @@
 namespace deconv_kernels::cuda {
 namespace {
 
-// The weight as (kernel_y, kernel_x, K, C / groups).
-MapShape packed_shape(const MapShape& weight) {
-  return {weight.height, weight.width, weight.images, weight.channels, true, false};
-}
-
-MapShape weight_shape(const Tensor& weight, int64_t groups) {
-  const MapShape shape = map_shape("weight", weight);
-  DK_CHECK(shape.batched && shape.images > 0, "weight must have shape (K, C / groups, kernel_y, kernel_x)");
-  check_floating("weight", weight);
-  DK_CHECK(groups >= 1 && shape.images % groups == 0, "groups must divide the ", shape.images,
-           " channels that weight maps to, got ", groups);
-  return shape;
-}
-
-Axis make_convolution_axis(int64_t kernel, const IntList& stride, const IntList& dilation, size_t axis) {
-  return {kernel, checked_entry("stride", stride, axis, 1), 0, checked_entry("dilation", dilation, axis, 1)};
-}
-
 Strides strides_of(const MapShape& shape) {
   return Strides(shape.channels, shape.height, shape.width, shape.channels_last);
 }
 
-Tensor packed_copy(const Tensor& weight, const MapShape& shape) {
-  Tensor packed = empty_map(packed_shape(shape), weight.scalar_type(), weight);
-  const std::array<int64_t, 4> sizes{shape.images, shape.channels, shape.height, shape.width};
-  const int64_t tap = shape.images * shape.channels;
-  const std::array<int64_t, 4> strides{shape.channels, 1, shape.width * tap, tap};
+// The weight as (kernel_y, kernel_x, K, C / groups).
+MapShape packed_shape(const Convolution& c) { return {c.kernel.y, c.kernel.x, c.channels, c.outputs, true, false}; }
+
+Tensor packed_copy(const Tensor& weight, const Convolution& c) {
+  Tensor packed = empty_map(packed_shape(c), weight.scalar_type(), weight);
+  const std::array<int64_t, 4> sizes{c.channels, c.outputs, c.kernel.y, c.kernel.x};
+  const int64_t tap = c.channels * c.outputs;
+  const std::array<int64_t, 4> strides{c.outputs, 1, c.kernel.x * tap, tap};
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_as_strided(packed.get(), sizes.data(), strides.data(), &handle));
   Tensor unpacked(handle);
@@ -40,23 +25,22 @@ Tensor packed_copy(const Tensor& weight, const MapShape& shape) {
   return packed;
 }
 
-Tensor pack_weight(const Tensor& weight, const IntList&, const IntList&, int64_t groups) {
-  const MapShape shape = weight_shape(weight, groups);
+Tensor pack_weight(const Tensor& weight, const IntList& stride, const IntList& dilation, int64_t groups) {
+  const Convolution convolution = check_pack_weight(weight, stride, dilation, groups);
   const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());
-  return packed_copy(weight, shape);
+  return packed_copy(weight, convolution);
 }
 
 // One axis of the windows, as far as the arguments tell.
-BackprojectAxis make_backproject_axis(size_t axis, int64_t pooled, int64_t switches, const IntList& begin,
-                                      const IntList& size, const IntList& base, const IntList& map_size) {
-  DK_CHECK(base.size() == 2 && map_size.size() == 2, "base and map_size must have two entries");
+BackprojectAxis make_backproject_axis(int64_t pooled, int64_t switches, int64_t begin, int64_t size, int64_t base,
+                                      int64_t map_size) {
   BackprojectAxis result{};
   result.pooled = pooled;
   result.switches = switches;
-  result.begin = checked_entry("begin", begin, axis, 0);
-  result.size = checked_entry("size", size, axis, 1);
-  result.base = base[axis];
-  result.map_size = map_size[axis];
+  result.begin = begin;
+  result.size = size;
+  result.base = base;
+  result.map_size = map_size;
   return result;
 }
 
@@ -66,49 +50,24 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
                      const std::string& overlap, bool relu, const IntList& stride, const IntList& dilation,
                      int64_t groups, const IntList& begin, const IntList& size, const IntList& base,
                      const IntList& map_size) {
-  const MapShape windows = map_shape("input", input);
-  const MapShape taps = weight_shape(weight, groups);
-  DK_CHECK(windows.batched && windows.channels == taps.images,
-           "input must have shape (U, K, h, w) with K = ", taps.images);
-  check_floating("input", input);
-  check_dtype("weight", weight, input.scalar_type());
-  check_dtype("image", image, ScalarType::Long);
-  check_dtype("origin", origin, ScalarType::Long);
-  check_same_device("weight", weight, "input", input);
-  check_same_device("image", image, "input", input);
-  check_same_device("origin", origin, "input", input);
-  DK_CHECK(image.dim() == 1 && image.size(0) == windows.images, "image must have shape (U,) with U = ", windows.images);
-  DK_CHECK(origin.dim() == 2 && origin.size(0) == windows.images && origin.size(1) == 2,
-           "origin must have shape (U, 2) with U = ", windows.images);
-  const Pooling convolution{make_convolution_axis(taps.height, stride, dilation, 0),
-                            make_convolution_axis(taps.width, stride, dilation, 1)};
-  Pooling pooling{{1, 1, 0, 1}, {1, 1, 0, 1}};
-  MapShape maps{};
-  maps.channels_last = windows.channels_last;
-  if (switches.has_value()) {
-    pooling = make_pooling(kernel_size, pool_stride, {0, 0}, pool_dilation);
-    maps = map_shape("switches", *switches);
-    DK_CHECK(maps.batched && maps.channels == windows.channels,
-             "switches must have shape (N, K, PH, PW) with K = ", windows.channels);
-    check_dtype("switches", *switches, switch_dtype(pooling));
-    check_same_device("switches", *switches, "input", input);
-    maps.channels_last = windows.channels_last;
-  }
+  const Backproject2dCall call =
+      check_backproject2d(input, weight, image, origin, switches, kernel_size, pool_stride, pool_dilation, overlap,
+                          stride, dilation, groups, begin, size, base, map_size);
+  const Convolution& c = call.convolution;
+  const MapShape& windows = call.input;
+  const MapShape& maps = call.maps;
   if (packed.has_value()) {
-    check_dtype("packed", *packed, input.scalar_type());
-    check_same_device("packed", *packed, "input", input);
-    check_same_map("packed", map_shape("packed", *packed), "pack_weight(weight)", packed_shape(taps));
+    check_packed(*packed, {c.kernel.y, c.kernel.x, c.channels, c.outputs}, input.scalar_type(), input);
   }
-  const bool last = overlap_is_last(overlap);
-  const BackprojectAxis y = make_backproject_axis(0, windows.height, maps.height, begin, size, base, map_size);
-  const BackprojectAxis x = make_backproject_axis(1, windows.width, maps.width, begin, size, base, map_size);
-  MapShape shape = windows.resized(y.size, x.size);
-  shape.channels = taps.channels * groups;
+  const Pooling convolution{{c.kernel.y, c.stride.y, 0, c.dilation.y}, {c.kernel.x, c.stride.x, 0, c.dilation.x}};
+  const Pooling pooling = call.pooling.value_or(Pooling{{1, 1, 0, 1}, {1, 1, 0, 1}});
+  MapShape shape = windows.resized(call.size.y, call.size.x);
+  shape.channels = c.outputs * c.groups;
 
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   const Tensor values = dense(input, windows);
   const Tensor codes = switches.has_value() ? dense(*switches, maps) : Tensor();
-  const Tensor weights = packed.has_value() ? torch::stable::contiguous(*packed) : packed_copy(weight, taps);
+  const Tensor weights = packed.has_value() ? *packed : packed_copy(weight, c);
   const Tensor images = torch::stable::contiguous(image);
   const Tensor origins = torch::stable::contiguous(origin);
   Tensor output = empty_map(shape, input.scalar_type(), input);
@@ -128,14 +87,14 @@ Tensor backproject2d(const Tensor& input, const Tensor& weight, const Tensor& im
     op.units = windows.images;
     op.images = maps.images;
     op.inputs = windows.channels;
-    op.group_inputs = windows.channels / groups;
-    op.group_outputs = taps.channels;
-    op.groups = Divider(groups);
-    op.y = y;
-    op.x = x;
-    op.last = last;
+    op.group_inputs = windows.channels / c.groups;
+    op.group_outputs = c.outputs;
+    op.groups = Divider(c.groups);
+    op.y = make_backproject_axis(windows.height, maps.height, call.begin.y, call.size.y, call.base.y, call.map_size.y);
+    op.x = make_backproject_axis(windows.width, maps.width, call.begin.x, call.size.x, call.base.x, call.map_size.x);
+    op.last = call.last;
     op.relu = relu;
-    op.bounded = map_size[0] != -1 || map_size[1] != -1;
+    op.bounded = call.map_size.y != -1 || call.map_size.x != -1;
     launch_backproject2d(op, pooling, convolution, Path::kAutomatic, launcher);
   });
   return output;

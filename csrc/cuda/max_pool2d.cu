@@ -10,20 +10,10 @@ namespace {
 std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, const std::optional<Tensor>& bias,
                                       const IntList& kernel_size, const IntList& stride, const IntList& padding,
                                       const IntList& dilation, bool ceil_mode, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape shape = map_shape("input", input);
-  check_floating("input", input);
-  if (bias.has_value()) {
-    check_dtype("bias", *bias, input.scalar_type());
-    check_same_device("bias", *bias, "input", input);
-    DK_CHECK(bias->dim() == 1 && bias->size(0) == shape.channels,
-             "bias must have shape (C,) with C = ", shape.channels);
-  }
-  const MapShape pooled =
-      shape.resized(pooled_size(shape.height, pooling.y, ceil_mode), pooled_size(shape.width, pooling.x, ceil_mode));
-  DK_CHECK(pooled.height > 0 && pooled.width > 0, "input (", shape.height, ", ", shape.width,
-           ") is smaller than the pooling window");
-
+  const MaxPool2dCall call = check_max_pool2d(input, bias, kernel_size, stride, padding, dilation, ceil_mode);
+  const Pooling& pooling = call.pooling;
+  const MapShape& shape = call.input;
+  const MapShape& pooled = call.pooled;
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   const Tensor maps = dense(input, shape);
   const Tensor addend = bias.has_value() ? torch::stable::contiguous(*bias) : Tensor();

@@ -7,15 +7,10 @@ namespace {
 Tensor max_unpool2d(const Tensor& input, const Tensor& switches, const IntList& kernel_size, const IntList& stride,
                     const IntList& padding, const IntList& dilation, const IntList& output_size,
                     const std::string& overlap, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape pooled = map_shape("input", input);
-  check_floating("input", input);
-  check_dtype("switches", switches, switch_dtype(pooling));
-  check_same_map("switches", map_shape("switches", switches), "input", pooled);
-  check_same_device("switches", switches, "input", input);
-  const MapShape shape = checked_unpooled("output_size", output_size, pooled, pooling);
-  const bool last = overlap_is_last(overlap);
-
+  const MaxUnpool2dCall call =
+      check_max_unpool2d(input, switches, kernel_size, stride, padding, dilation, output_size, overlap);
+  const MapShape& pooled = call.input;
+  const MapShape& shape = call.unpooled;
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   const Tensor values = dense(input, pooled);
   const Tensor codes = dense(switches, pooled);
@@ -31,9 +26,9 @@ Tensor max_unpool2d(const Tensor& input, const Tensor& switches, const IntList& 
     unpool.pooled_width = pooled.width;
     unpool.height = shape.height;
     unpool.width = shape.width;
-    unpool.last = last;
+    unpool.last = call.last;
     unpool.relu = relu;
-    launch_max_unpool2d(unpool, pooling, Path::kAutomatic, launcher);
+    launch_max_unpool2d(unpool, call.pooling, Path::kAutomatic, launcher);
   });
   return output;
 }

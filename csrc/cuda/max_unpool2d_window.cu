@@ -7,31 +7,14 @@ namespace {
 Tensor max_unpool2d_window(const Tensor& input, const Tensor& switches, const Tensor& image, const Tensor& origin,
                            const IntList& kernel_size, const IntList& stride, const IntList& dilation,
                            const std::string& overlap, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
-  const MapShape windows = map_shape("input", input);
-  const MapShape maps = map_shape("switches", switches);
-  DK_CHECK(windows.batched, "input must have shape (U, C, h, w)");
-  DK_CHECK(maps.batched && maps.channels == windows.channels,
-           "switches must have shape (N, C, PH, PW) with C = ", windows.channels);
-  check_floating("input", input);
-  check_dtype("switches", switches, switch_dtype(pooling));
-  check_dtype("image", image, ScalarType::Long);
-  check_dtype("origin", origin, ScalarType::Long);
-  check_same_device("switches", switches, "input", input);
-  check_same_device("image", image, "input", input);
-  check_same_device("origin", origin, "input", input);
-  DK_CHECK(image.dim() == 1 && image.size(0) == windows.images, "image must have shape (U,) with U = ", windows.images);
-  DK_CHECK(origin.dim() == 2 && origin.size(0) == windows.images && origin.size(1) == 2,
-           "origin must have shape (U, 2) with U = ", windows.images);
-  const bool last = overlap_is_last(overlap);
-  const MapShape shape = windows.resized((windows.height - 1) * pooling.y.stride + extent(pooling.y),
-                                         (windows.width - 1) * pooling.x.stride + extent(pooling.x));
-
+  const MaxUnpool2dWindowCall call =
+      check_max_unpool2d_window(input, switches, image, origin, kernel_size, stride, dilation, overlap);
+  const MapShape& windows = call.input;
+  const MapShape& maps = call.maps;
+  const MapShape& shape = call.unpooled;
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
-  MapShape switch_layout = maps;
-  switch_layout.channels_last = windows.channels_last;
   const Tensor values = dense(input, windows);
-  const Tensor codes = dense(switches, switch_layout);
+  const Tensor codes = dense(switches, maps);
   const Tensor images = torch::stable::contiguous(image);
   const Tensor origins = torch::stable::contiguous(origin);
   Tensor output = empty_map(shape, input.scalar_type(), input);
@@ -46,14 +29,14 @@ Tensor max_unpool2d_window(const Tensor& input, const Tensor& switches, const Te
     unpool.pooled_width = windows.width;
     unpool.height = shape.height;
     unpool.width = shape.width;
-    unpool.last = last;
+    unpool.last = call.last;
     unpool.relu = relu;
     unpool.image = data_of<int64_t>(images);
     unpool.origin = data_of<int64_t>(origins);
     unpool.switch_batch = maps.images;
     unpool.switch_height = maps.height;
     unpool.switch_width = maps.width;
-    launch_max_unpool2d_window(unpool, pooling, Path::kAutomatic, launcher);
+    launch_max_unpool2d_window(unpool, call.pooling, Path::kAutomatic, launcher);
   });
   return output;
 }

@@ -25,6 +25,11 @@ struct Pooling {
   Axis x;
 };
 
+struct Pair {
+  int64_t y;
+  int64_t x;
+};
+
 // A switch counts positions inside its window in row-major order: `tap_y * kernel_x + tap_x`.
 // One byte holds it up to 256 positions, two bytes up to 32,768.
 constexpr int64_t kLargestByteWindow = 256;

@@ -156,7 +156,7 @@ def _processes(device: str) -> Iterator[tuple[int, int]]:
     if dist.is_initialized():
         yield dist.get_rank(), dist.get_world_size()
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE") or "1") == 1:
         yield 0, 1
         return
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()

@@ -32,6 +32,7 @@ def max_pool2d(
     shape = (*input.shape[:-2], *pooled)
     output = empty(shape, input.dtype, input.device, channels_last)
     switches = empty(shape, switch_dtype(kernel_size), input.device, channels_last)
+    channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
 
     arguments = {
         "input": input,

@@ -51,6 +51,7 @@ def unpool(
     channels, pooled_height, pooled_width = input.shape[-3:]
     height, width = output_size
     output = empty((*input.shape[:-2], height, width), input.dtype, input.device, channels_last)
+    channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     arguments = {
         "input": input,
         "switches": switches,

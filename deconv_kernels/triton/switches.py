@@ -59,6 +59,7 @@ def _convert(
     source = dense(source, channels_last)
     output = empty(source.shape, dtype, source.device, channels_last)
     channels, pooled_height, pooled_width = source.shape[-3:]
+    channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     columns = channels if channels_last else pooled_width
     rows = source.numel() // columns
     tile = _common.tile_shape(columns, _common.THREADS * ELEMENTS)
