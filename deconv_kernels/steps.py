@@ -353,7 +353,7 @@ class Scale(Shift):
     ) -> Sequence[Windows | None]:
         factor = self.factor
         if callable(factor):
-            factor = factor(torch.empty((1, *shapes[0]), dtype=windows.values.dtype, device="meta"))
+            factor = factor(windows.values.new_zeros(()).expand(1, *shapes[0]))
         factor = 1 / factor if self.inverse else factor
         if isinstance(factor, Tensor):
             factor = _maps(factor.detach().broadcast_to((1, *shapes[0])))
