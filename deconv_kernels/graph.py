@@ -775,9 +775,7 @@ class _Builder:
             self.undecided.append(error)
             steps = [Identity(name)]
         self._link(node, steps, call.reads)
-        if returns_indices(node, self.model):
-            pool = steps[-1]
-            assert isinstance(pool, MaxPool)
+        if returns_indices(node, self.model) and isinstance(pool := steps[-1], MaxPool):
             self._indices_of(node, pool)
 
     def _indices_of(self, node: Node, pool: MaxPool) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import nn as own
+from . import ops
 from ._pooling import pair
 from .calls import Call, is_batch_size, makes_parts, note_parts
 from .constants import (
@@ -421,6 +422,16 @@ def _max_pool_function(call: Call) -> list[Step] | MaxPool:
     return _max_pool(call, kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
 
 
+def _own_max_pool_function(call: Call) -> list[Step]:
+    if call.node.kwargs.get("bias") is not None:
+        raise call.refused("add the bias before it, so that it is a step of its own")
+    if _is_computed(*call.node.args[1:], *(v for k, v in call.node.kwargs.items() if k != "input")):
+        raise call.refused("its window depends on the size of maps; give numbers")
+    pool = _max_pool_function(call)
+    assert isinstance(pool, MaxPool)
+    return [Rectifier(f"{call.name}.relu", call.rule), pool] if call.node.kwargs.get("relu", False) else [pool]
+
+
 def returns_indices(node: Node, model: nn.Module) -> bool:
     """Whether a node is a max pool that returns where its maxima lie beside them."""
     if node.op == "call_module":
@@ -428,7 +439,7 @@ def returns_indices(node: Node, model: nn.Module) -> bool:
         return isinstance(module, nn.MaxPool2d | own.MaxPool2d) and bool(
             getattr(module, "return_indices", False) or getattr(module, "return_switches", False)
         )
-    if node.target is F.max_pool2d_with_indices:
+    if node.target in (F.max_pool2d_with_indices, ops.max_pool2d):
         return True
     position = 6 if node.target is F.max_pool2d else None
     return position is not None and bool(
@@ -445,7 +456,9 @@ def switches_of(node: Node, model: nn.Module, constants: Constants, name: str) -
 
 
 def _is_our_pool(node: Node, model: nn.Module) -> bool:
-    return node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), own.MaxPool2d)
+    if node.op == "call_module":
+        return isinstance(model.get_submodule(str(node.target)), own.MaxPool2d)
+    return node.target is ops.max_pool2d
 
 
 def unpooling(
@@ -461,11 +474,14 @@ def unpooling(
     call = Call(node, model, constants, name, rule, False, {})
     source, given = call.argument(0, "input"), call.argument(1, "indices", node.kwargs.get("switches"))
     call.signals = [n for n in call.signals if n is source]
-    module: Any = None
+    ours, relu = node.target is ops.max_unpool2d, node.kwargs.get("relu")
+    overlap: Any = node.kwargs.get("overlap", "sum")
     if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
+        module: Any = model.get_submodule(str(node.target))
         if type(module) not in (nn.MaxUnpool2d, own.MaxUnpool2d):
             return None
+        if ours := isinstance(module, own.MaxUnpool2d):
+            overlap, relu = module.overlap, module.relu
         size, step = _window(module.kernel_size, module.stride)
         padding = pair(module.padding, "padding")
         dilation = pair(getattr(module, "dilation", 1), "dilation")
@@ -474,21 +490,28 @@ def unpooling(
         size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
         padding, dilation = pair(call.argument(4, "padding", 0), "padding"), (1, 1)
         wanted = call.argument(5, "output_size")
+    elif ours:
+        size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
+        padding, dilation = (
+            pair(call.argument(4, "padding", 0), "padding"),
+            pair(call.argument(5, "dilation", 1), "dilation"),
+        )
+        wanted = call.argument(6, "output_size")
     else:
         return None
     if (size, step, padding, dilation) != (pool.kernel, pool.stride, pool.padding, pool.dilation):
         raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
     if not (_is_signal(call, source) and isinstance(given, Node)):
         raise call.refused("it must unpool something that is computed from the images, by the indices of a max pool")
-    if isinstance(module, own.MaxUnpool2d) != _is_our_pool(given.args[0], model):  # type: ignore[arg-type]
-        raise call.refused("switches are for deconv_kernels.nn.MaxUnpool2d, and indices are for torch's unpooling")
+    if ours != _is_our_pool(given.args[0], model):  # type: ignore[arg-type]
+        raise call.refused("switches are for the unpooling of deconv_kernels, and indices are for torch's")
     output_size = constants.expression(wanted)
     nodes = [source, *(node for node in output_size.looks_at if node is not source)]
     looks_at = [nodes.index(node) for node in output_size.looks_at]
-    if not isinstance(module, own.MaxUnpool2d):
+    if not ours:
         return [IndexUnpool(name, pool, output_size, looks_at)], nodes
-    unpool = MaxUnpool(f"{name}.unpool" if module.relu else name, pool, module.overlap, output_size, looks_at)
-    return [unpool, Rectifier(name, rule)] if module.relu else [unpool], nodes
+    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, output_size, looks_at)
+    return [unpool, Rectifier(name, rule)] if relu else [unpool], nodes
 
 
 def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
@@ -805,6 +828,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
         lambda call: _threshold(call, call.argument(1, "threshold"), call.argument(2, "value")),
     ),
     **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), _max_pool_function),
+    ops.max_pool2d: _own_max_pool_function,
     F.adaptive_max_pool2d: _gradient,
     **dict.fromkeys((F.fractional_max_pool2d, F.gumbel_softmax, torch.bernoulli, torch.rand_like), _random),
     **dict.fromkeys((torch.randn_like, torch.randint_like), _random),

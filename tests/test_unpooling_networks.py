@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from idioms import RULES, compare
 from networks import conv, randomise
+from tolerances import assert_close
 from torch import Tensor, nn
 
 import deconv_kernels as dk
@@ -119,3 +120,53 @@ def test_switches_and_indices_are_not_exchanged() -> None:
     for pool, unpool in ((ours, nn.MaxUnpool2d(2)), (torchs, dk.nn.MaxUnpool2d(2))):
         with pytest.raises(UnsupportedModule, match=r"switches are for deconv_kernels\.nn\.MaxUnpool2d, and indices"):
             Deconvnet(Ours(lambda x: None, pool, unpool))
+
+
+class OwnFunctions(nn.Module):
+    """Pools and unpools with the functions of this package."""
+
+    def __init__(self, relu: bool, overlap: str) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+        self.relu, self.overlap = relu, overlap
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        values, switches = dk.max_pool2d(y, 3, 2, 1, relu=self.relu)
+        size = y.shape[2:]
+        y = dk.max_unpool2d(2 * values, switches, 3, 2, 1, output_size=size, overlap=self.overlap, relu=self.relu)
+        return self.head(dk.max_pool2d(y, 2)[0])
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("overlap", ["sum", "last"])
+@pytest.mark.parametrize("rule", ["deconvnet", "gradient"])
+def test_functions_of_the_package_are_as_its_modules(relu: bool, overlap: str, rule: str) -> None:
+    model, x = OwnFunctions(relu, overlap).double().eval(), torch.randn(2, 3, 9, 8, dtype=torch.float64)
+
+    class Modules(OwnFunctions):
+        def __init__(self) -> None:
+            super().__init__(relu, overlap)
+            self.pool = dk.nn.MaxPool2d(3, 2, 1, relu=relu, return_switches=True)
+            self.unpool = dk.nn.MaxUnpool2d(3, 2, 1, overlap=overlap, relu=relu)
+            self.last = dk.nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            values, switches = self.pool(y)
+            return self.head(self.last(self.unpool(2 * values, switches, output_size=y.shape[2:])))
+
+    modules = Modules().double().eval()
+    modules.load_state_dict(model.state_dict())
+    signal = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    sent = []
+    for network in (model, modules):
+        net = dk.Deconvnet(network, rule)
+        record = net.record(x, net.output, activations=True)
+        assert torch.equal(record.activations[net.output], model(x))
+        sent.append(net.project_signal(record, net.output, signal, torch.arange(2))[0])
+    assert torch.equal(*sent)
+    if rule == "gradient":
+        leaf = x.clone().requires_grad_()
+        (exact,) = torch.autograd.grad((model(leaf) * signal).sum(), leaf)
+        assert_close(sent[0], exact, "own functions")
