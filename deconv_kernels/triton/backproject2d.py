@@ -25,6 +25,8 @@ from deconv_kernels.triton.max_unpool2d_window import max_unpool2d_window
 
 # Where more windows than this may name a position, unpooling once costs less than asking them all for every tap.
 MOST_WINDOWS = 4
+# Triton 3.6 cannot compile a product in float64 whose factor is chosen by switches.
+FUSES_FLOAT64 = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
 # Matrix units multiply blocks of no fewer rows, columns and channels.
 SMALLEST_BLOCK = 16
 # Past the end of every result that fits in memory, and far from what an int32 can hold.
@@ -63,7 +65,8 @@ def backproject2d(
         (extent(pool_kernel_size[0], pool_dilation[0]) - 1) // pool_stride[0] + 1,
         (extent(pool_kernel_size[1], pool_dilation[1]) - 1) // pool_stride[1] + 1,
     )
-    if switches is not None and windows[0] * windows[1] > MOST_WINDOWS:
+    fused = windows[0] * windows[1] <= MOST_WINDOWS and (input.dtype != torch.float64 or FUSES_FLOAT64)
+    if switches is not None and not fused:
         input = max_unpool2d_window(
             input, switches, image, origin, pool_kernel_size, pool_stride, pool_dilation, overlap, relu
         )
