@@ -209,6 +209,7 @@ class Expression:
         model: the network.
         held: tensors that are not the model's.
         given: where `result` is a call, the maps that it computes with; None for arguments.
+        parts: calls in between, which make several results, in their order.
         replaced: of the called module, the tensors that the network has overwritten, and the nodes that hold them.
     """
 
@@ -466,6 +467,10 @@ class Constants:
                 chosen.add(node)
                 left += [*node.all_input_nodes, *self._writers.get(self._root(node), ())]
         order = [node for node in self.order if node in chosen]
+        if replaced and looks_at:
+            raise UnsupportedModule(
+                f"{describe(result, self.model)} has tensors to which the network writes what depends on sizes of maps"
+            )
         return Expression(order, list(looks_at), result, self.model, self.held, given, parts, replaced)
 
     def tensor(self, path: str) -> Expression:

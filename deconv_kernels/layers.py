@@ -92,7 +92,7 @@ def steps_of(call: Call) -> list[Step]:
     if call.node.op == "call_module":
         module = call.model.get_submodule(str(call.node.target))
         if getattr(module, "deconvnet_identity", False):
-            return [Normalization(call.name, module.forward, call.exact)]
+            return [Normalization(call.name, call.function(), call.exact)]
         known = known_type(call.kind())
         built = None if known is None else _MODULES[known](call, module)
     else:
@@ -781,7 +781,7 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.BatchNorm2d: _batch_normalization,
     nn.BatchNorm1d: _batch_normalization,
     nn.SyncBatchNorm: _batch_normalization,
-    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, module.forward, call.exact),
+    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function(), call.exact),
     nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
     nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
     nn.FractionalMaxPool2d: lambda call, module: _random(call),
