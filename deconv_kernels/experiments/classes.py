@@ -67,7 +67,8 @@ def ends_in_sigmoid(net: Deconvnet, layer: str, outputs: Tensor) -> bool:
     Args:
         outputs: of one image, (classes, ...).
     """
-    step = net.tape.steps[net.tape.index(layer)]
+    index = net.tape.index(layer)
+    step = net.tape.bound([index])[0][index]
     if outputs.numel() != 1 or not isinstance(step, Activation):
         return False
     low, high = step.function(outputs.new_tensor([[-50.0], [50.0]])).flatten().tolist()
