@@ -22,5 +22,6 @@ def whole_number(name: str, value: Any) -> int:
 
 def shown(value: Any) -> str:
     """A value for an error message, in a line: of a module or a tensor its type alone."""
-    plain = value is None or isinstance(value, str | int | float | tuple)
+    parts = value if isinstance(value, list | tuple) else (value,)
+    plain = all(part is None or isinstance(part, str | int | float) for part in parts)
     return f"{value!r:.80}" if plain else type(value).__name__

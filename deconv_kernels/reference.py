@@ -7,6 +7,7 @@ schemas, already checked by `deconv_kernels.ops`.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.compiler import is_compiling
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
+from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pair, pooled_size, switch_dtype
 from .constants import NO_GRAD
 
 
@@ -414,6 +415,8 @@ class _Signals(TorchFunctionMode):
         if func in _MAX_POOLS and self.overlap == "last":
             values, indices = _max_pool2d_to_the_last(*args, **kwargs)
             return (values, indices) if _MAX_POOLS[func] else values
+        if getattr(func, "__module__", "") == "deconv_kernels.ops" and func.__name__ in ("max_pool2d", "max_unpool2d"):
+            return self._public(func, *args, **kwargs)
         if isinstance(func, torch._ops.OpOverload) and func.namespace.startswith("deconv_kernels"):
             if func.__name__ == "max_pool2d.default":
                 return self._max_pool2d(*args, **kwargs)
@@ -428,6 +431,19 @@ class _Signals(TorchFunctionMode):
         if self.rule == "guided":
             return _override(function, args, kwargs, lambda y, signal: signal.clamp(min=0) * (y > 0))
         return function(*args, **kwargs)
+
+    def _public(self, function: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Calls a public function of the package as the op that it is, with all arguments given."""
+        given = inspect.signature(function).bind(input, *args, **kwargs)
+        given.apply_defaults()
+        values = given.arguments
+        kernel = pair(values["kernel_size"], "kernel_size")
+        stride = kernel if values["stride"] is None else pair(values["stride"], "stride")
+        window = (kernel, stride, pair(values["padding"], "padding"), pair(values["dilation"], "dilation"))
+        if "bias" in values:
+            return self._max_pool2d(input, values["bias"], *window, values["ceil_mode"], values["relu"])
+        size = tuple(function(input.detach(), *args, **kwargs).shape[-2:])
+        return self._max_unpool2d(input, values["switches"], *window, size, values["overlap"], values["relu"])
 
     def _max_pool2d(self, input: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
         kernel_size, stride, padding, dilation, ceil_mode, relu = arguments

@@ -102,7 +102,7 @@ def _writers():
 
     def figure(path):
         drawing, area = new_figure("title", "caption", 4.0, 3.0)
-        heat(area.subplots(), noise[0, 0])
+        heat(area.subplots(), noise[0, 0], (np.arange(10), np.arange(10)), "heat", limits=(-3.0, 3.0))
         save(drawing, path)
 
     return {

@@ -399,7 +399,10 @@ def test_weights_are_never_stale(name: str, rule: str, device: str) -> None:
         assert_close(arrived, sent_back(itself, images, signal, rule, copied=False), "a signal after the change")
         of_one = torch.zeros(len(units), *output.shape[1:], dtype=output.dtype, device=output.device)
         for number, (_, *place) in enumerate(units.table().T.tolist()):
-            of_one[(number, *place[: output.dim() - 1])] = 1
+            if output.dim() == 4:
+                of_one[(number, *place)] = 1
+            else:  # its values count as channels
+                of_one[number].view(-1)[place[0]] = 1
         expected = [
             sent_back(itself, images[[image]], part[None], rule, copied=False)[0]
             for image, part in zip(units.image.tolist(), of_one, strict=True)

@@ -49,7 +49,7 @@ def test_boxes_are_what_autograd_reaches(length: int, chain: list[tuple], data: 
         if size < 1:
             break
         window = ((1, kernel), (1, stride), (0, padding), (1, dilation))
-        step = MaxPool(str(index), *window, ceil_mode) if pools else Convolution(str(index), None, *window, 1)
+        step = MaxPool(str(index), *window, ceil_mode) if pools else Convolution(str(index), None, None, *window, 1)
         steps.append(step)
         # Without gaps between the taps, and with none left over at the end of a map, a window is reached to its ends.
         left_over = (lengths[-1] + 2 * padding - kernel) % stride
@@ -86,7 +86,10 @@ def test_vgg16_conv5_3_has_its_known_receptive_field() -> None:
             steps.append(MaxPool("pool", (2, 2), (2, 2), (0, 0), (1, 1), False))
             shapes.append((shapes[-1][0], shapes[-1][1] // 2, shapes[-1][2] // 2))
         for _ in range(convolutions):
-            steps += [Convolution("conv", None, (3, 3), (1, 1), (1, 1), (1, 1), 1), Rectifier("relu", "deconvnet")]
+            steps += [
+                Convolution("conv", None, None, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+                Rectifier("relu", "deconvnet"),
+            ]
             shapes += [(channels, *shapes[-1][1:])] * 2
     (window, *_, unit) = chain_fields(steps, shapes)
     assert unit == Window(512, Axis(14, 1, 1, 0), Axis(14, 1, 1, 0))
@@ -94,7 +97,7 @@ def test_vgg16_conv5_3_has_its_known_receptive_field() -> None:
 
 
 def test_flat_and_averaging_steps_reach_the_whole_map() -> None:
-    steps = [Whole("pool", None, signals=1, linear=True), Flatten("flatten"), Linear("fc", None)]
+    steps = [Whole("pool", None, signals=1, linear=True), Flatten("flatten"), Linear("fc", None, None)]
     windows = chain_fields(steps, [(3, 9, 7), (3, 3, 2), (18,), (5,)])
     assert windows[0] == Window.full((3, 9, 7))
     assert windows[2] == Window.full((18, 1, 1))
