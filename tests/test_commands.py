@@ -201,7 +201,13 @@ def test_gallery(kind: Kind, place: Path) -> None:
     trace, net = Trace(network), Deconvnet(network)
     summary = json.loads((output / "gallery.json").read_text())
     for rates, layer in zip(summary["rates"], kind.layers, strict=True):
-        rows = _of_layer(_table(output / "units.csv"), layer)
+        read = rates["rectified_by"] or layer
+        rows = [row for row in _table(output / "units.csv") if row["layer"] == layer]
+        responses = _activations(network, images, read).amax((0, 2, 3))
+        assert bool((responses[rates["dead"]] <= 1e-6).all())
+        assert len({int(row["map"]) for row in rows}.union(rates["dead"])) == 2
+        if not rows:
+            continue
         node = trace.nodes[net.tape.steps[net.tape.index(layer)].name]
         units = torch.tensor([[int(row[name]) for name in ("crop", "map", "y", "x")] for row in rows])
         exact, activations = reference.project(trace.module, images, node, units)
@@ -215,7 +221,6 @@ def test_gallery(kind: Kind, place: Path) -> None:
         assert rates["difference"] <= 1e-4
         assert "full-frame ATen" in rates["baselines"]
         if importlib.util.find_spec("captum") is not None:
-            read = rates["rectified_by"] or layer
             left_out = layer in kind.unknown_to_captum or read not in dict(network.named_modules())
             assert ("Captum" in rates["left_out"]) == left_out
             assert ("Captum" in rates["baselines"]) != left_out
