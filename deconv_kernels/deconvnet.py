@@ -6,6 +6,7 @@ Source: Zeiler & Fergus 2013, "Visualizing and Understanding Convolutional Netwo
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from .graph import Tape, trace
 from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
 from .record import Layer, Peaks, Record, Units
+from .rules import UnusedRule, spelled
 from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier, Step
 from .windows import Positions, Window, Windows, as_map, place
 
@@ -95,6 +97,9 @@ class Deconvnet:
     Source: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2014 for "guided".
     """
 
+    # Keys of `rules` that are given to every network, whether it calls them or not.
+    _usual_rules: frozenset[Any] = frozenset()
+
     def __init__(
         self,
         model: nn.Module,
@@ -112,6 +117,9 @@ class Deconvnet:
         _check_choice("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
         self.tape: Tape = trace(model, rule, normalization, rules, arguments, inputs)
+        for key in self.tape.unused - self._usual_rules:
+            what = f"rules name {spelled(key)}, which {type(model).__name__} does not call"
+            warnings.warn(what, UnusedRule, stacklevel=2)
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._arguments = (rules, arguments, inputs)
 

@@ -10,7 +10,6 @@ import inspect
 import operator
 import threading
 import traceback
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -45,7 +44,7 @@ from .constants import (
 )
 from .joins import Switches
 from .layers import known_type, mark_parts, returns_indices, steps_of, switches_of, unpooling
-from .rules import Undecided, UnsupportedModule, UnusedRule, decisions, spelled
+from .rules import Undecided, UnsupportedModule, decisions
 from .steps import BatchNormalization, Identity, MaxPool, Rectifier, Scale, Shift, Step
 
 Node = torch.fx.Node
@@ -153,7 +152,10 @@ class Tape:
         tensors: where those come from that the steps read.
         key: a hash of all that the steps depend on but the tensors.
         names: of the layers.
+        unused: the keys of `rules` that the network does not call.
     """
+
+    unused: frozenset[Any] = frozenset()
 
     def __init__(
         self,
@@ -690,8 +692,6 @@ class _Builder:
             given.update((call, self._numbers(call.given)) for call in opened.get(node, ()))
             for call in closed.get(node, ()):
                 calls.setdefault(call.path, []).append(ValuesOfCall(given[call], self._numbers(call.returned)))
-        for rule in self.unused:
-            warnings.warn(f"rules name {spelled(rule)}, which {kind} does not call", UnusedRule, stacklevel=5)
         if self.undecided:
             raise Undecided.of_all(self.undecided)
         if not self.steps or (output is not None and output < 0):
@@ -704,7 +704,9 @@ class _Builder:
         }
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
         tensors = Tensors(self.model, self.held, called, self.assumed)
-        return Tape(self.inputs, self.steps, self.sources, containers, output, calls, tensors, self._key())
+        tape = Tape(self.inputs, self.steps, self.sources, containers, output, calls, tensors, self._key())
+        tape.unused = frozenset(self.unused)
+        return tape
 
     def _key(self) -> str:
         """A hash of the network's code and modules and of the user's choices."""

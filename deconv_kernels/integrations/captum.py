@@ -29,7 +29,6 @@ Source: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2014.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -41,7 +40,6 @@ from ..calls import UnsupportedModule
 from ..deconvnet import Deconvnet
 from ..ops import check_overlap
 from ..record import Units
-from ..rules import UnusedRule
 
 Inputs = Tensor | tuple[Tensor, ...]
 Target = None | int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]]
@@ -50,6 +48,10 @@ Position = tuple[int, int, int]
 
 _PROBABILITIES = {nn.Softmax: "gradient", nn.LogSoftmax: "gradient"}
 _NETS_KEPT = 4
+
+
+class _Net(Deconvnet):
+    _usual_rules = frozenset(_PROBABILITIES)
 
 
 class InvalidSelection(AssertionError, ValueError):  # noqa: N818
@@ -175,16 +177,14 @@ class _Attribution:
         if key in self._nets:
             return self._nets[key], list(tensors.values())
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UnusedRule)
-                net = Deconvnet(
-                    self.model,
-                    self.rule,
-                    self.normalization,
-                    rules=self.rules,
-                    arguments=arguments,
-                    inputs=tuple(tensors),
-                )
+            net = _Net(
+                self.model,
+                self.rule,
+                self.normalization,
+                rules=self.rules,
+                arguments=arguments,
+                inputs=tuple(tensors),
+            )
         except UnsupportedModule as error:
             if isinstance(error.__cause__, AssertionError):
                 raise error.__cause__ from None
