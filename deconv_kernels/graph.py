@@ -284,13 +284,17 @@ def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.Gr
     return torch.fx.GraphModule(root, graph)
 
 
-class _Proxy(torch.fx.Proxy):
+class _Recorded:
     """Records in-place operations as what they are, and knows the values of what is not computed from the images.
 
     Of `x += y` torch.fx makes x = x + y, whose result other names of x would not see.
     """
 
-    tracer: _Tracer
+    tracer: Any
+    node: Node
+
+    def __getattr__(self, name: str) -> _Attribute:
+        return _Attribute(self, name)  # type: ignore[arg-type]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(value, torch.fx.Proxy):
@@ -317,14 +321,22 @@ class _Proxy(torch.fx.Proxy):
 
 
 def _in_place(operation: Any) -> Any:
-    def method(self: torch.fx.Proxy, other: Any) -> torch.fx.Proxy:
+    def method(self: _Recorded, other: Any) -> torch.fx.Proxy:
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
     return method
 
 
 for _operation in IN_PLACE_OPERATORS:
-    setattr(_Proxy, f"__{_operation.__name__}__", _in_place(_operation))
+    setattr(_Recorded, f"__{_operation.__name__}__", _in_place(_operation))
+
+
+class _Proxy(_Recorded, torch.fx.Proxy):
+    """What a forward computes while it is traced."""
+
+
+class _Attribute(_Recorded, torch.fx.proxy.Attribute):
+    """Of a proxy: a tensor such as `x.data`, into which a network may write, a shape, or a method."""
 
 
 def _undo_item_assignment(base: Node, index: Any, value: Node) -> None:
@@ -412,7 +424,7 @@ class _Tracer(torch.fx.Tracer):
     def _is_traced(self) -> bool:
         return threading.get_ident() == self.thread and not self.evaluating
 
-    def constant(self, proxy: torch.fx.Proxy, take: Any) -> Any:
+    def constant(self, proxy: _Recorded, take: Any) -> Any:
         """What Python takes of a value that is not computed from the images; the network must not change it later.
 
         Raises:
@@ -437,7 +449,7 @@ class _Tracer(torch.fx.Tracer):
         finally:
             self.evaluating = False
 
-    def to_bool(self, obj: torch.fx.Proxy) -> bool:
+    def to_bool(self, obj: Any) -> bool:
         return bool(self.constant(obj, bool))
 
     def iter(self, obj: Any) -> Iterator[torch.fx.Proxy]:

@@ -198,6 +198,16 @@ def parameter_masked_through_detach(net: Any, x: Tensor) -> Tensor:
 
 
 @accepted
+def parameter_written_through_a_name_for_its_data(net: Any, x: Tensor) -> Tensor:
+    data = net.second.weight.data
+    data *= net.mask
+    data[0] = 0.5
+    data[1, :2] += 0.25
+    net.second.bias.data[1:] -= 0.5
+    return net.second(F.relu(net.first(x)))
+
+
+@accepted
 def parameter_masked_between_two_calls(net: Any, x: Tensor) -> Tensor:
     x = F.relu(net.second(F.relu(net.first(x))))
     net.second.weight.data *= net.mask

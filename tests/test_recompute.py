@@ -46,15 +46,28 @@ def check(
     dtype: torch.dtype = torch.float64,
     what: str = "",
 ) -> None:
-    """All positions of a random occluder against running the network, in float64, on the whole images it makes."""
+    """Positions of a random occluder against running the network, in float64, on the whole images it makes.
+
+    All of them in float64. In another dtype those at which the network itself, run whole, keeps well within the
+    tolerance: a deep network with random weights may round more than that at some images, and so does any part of it.
+    """
     number = random.randrange(len(images))
     origins, content = some_rectangles(*images[number].shape[1:])
     changed = [image.repeat(len(origins), 1, 1, 1) for image in images]
     changed[number] = occluded(images[number], origins, content)
     exact = brute_force(net, changed, layers)
     tolerance = RELATIVE[dtype]
+    compared = torch.ones(len(origins), dtype=torch.bool)
     if dtype != torch.float64:
-        net = Deconvnet(net.model.to(dtype), net.rule, rules=net._arguments[0])
+        double, net = net, Deconvnet(net.model.to(dtype), net.rule, rules=net._arguments[0])
+        whole = brute_force(net, [image.to(dtype) for image in changed], layers)
+        for layer in layers:
+            scale = max(exact[layer].abs().max().item(), 1e-3)
+            compared &= (whole[layer].double() - exact[layer]).abs().flatten(1).amax(1) <= 2 * tolerance * scale
+        if not compared.any():
+            net.model.double()
+            check(double, images, layers, dtype, what)
+            return
     max_bytes = random.choice((None, 1, 30_000))
     converted = [image.to(dtype) for image in images]
     found = Recomputation(net, converted, layers, input=number, max_bytes=max_bytes)(origins, content.to(dtype))
@@ -62,7 +75,7 @@ def check(
     for layer in layers:
         assert found[layer].shape == exact[layer].shape and found[layer].dtype == dtype
         scale = max(exact[layer].abs().max().item(), 1e-3)
-        error = (found[layer].double() - exact[layer]).abs().max().item()
+        error = (found[layer].double() - exact[layer])[compared].abs().max().item()
         assert error <= 10 * tolerance * scale, (
             f"{what}: {layer}, {tuple(content.shape)} at {origins.tolist()}: {error}"
         )
