@@ -189,11 +189,14 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def keeps_channels_last(tensor: Tensor) -> bool:
-    """Whether ATen lays out its results for `tensor` with the channels innermost; ours are alike for single images."""
+    """Whether ATen lays out its results for `tensor` with the channels innermost; ours are alike for single images.
+
+    Asked of the CPU's kernel: before torch 2.13, meta tensors answer otherwise for some maps of one column.
+    """
     shape, strides = tensor.shape, tensor.stride()
     if tensor.dim() == 3:
         shape, strides = (1, *shape), (sum(n * s for n, s in zip(shape, strides, strict=True)) + 1, *strides)
-    pooled = F.max_pool2d(torch.empty_strided(shape, strides, device="meta"), 2, 1, 1)  # one more row and column
+    pooled = F.max_pool2d(torch.empty_strided(shape, strides), 2, 1, 1)  # one more row and column
     return pooled.stride() != _dense_strides(pooled.shape, channels_last=False)
 
 
