@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _library
+from .checks import one_of
 
 NAMES = ("cpu", "cuda", "triton", "reference")
 OPS = tuple(_library.SCHEMAS)
@@ -42,8 +43,7 @@ def why_not(backend: str) -> str | None:
     Raises:
         ValueError: no backend has that name.
     """
-    if backend not in NAMES:
-        raise ValueError(f"backend must be one of {', '.join(NAMES)}, got {backend!r}")
+    one_of("backend", backend, NAMES)
     if backend == "cpu":
         return _library.cpu_error
     if backend == "cuda":

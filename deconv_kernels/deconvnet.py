@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .arguments import shown
+from .checks import at_least, one_of
 from .graph import Tape, trace
 from .ops import check_overlap
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
@@ -113,8 +113,8 @@ class Deconvnet:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         model = _unwrapped(model)
-        _check_choice("rule", rule, RULES)
-        _check_choice("normalization", normalization, NORMALIZATIONS)
+        one_of("rule", rule, RULES)
+        one_of("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
         self.tape: Tape = trace(model, rule, normalization, rules, arguments, inputs)
         for key in self.tape.unused - self._usual_rules:
@@ -178,8 +178,7 @@ class Deconvnet:
         asked = {self.tape.value(name) for name in names}
         if not asked:
             raise ValueError("layers must name at least one layer")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        at_least("batch_size", batch_size, 1)
         several = self.tape.inputs > 1 and not isinstance(images, Tensor)
         inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
         dtype, device = self.check_images(inputs)
@@ -267,7 +266,7 @@ class Deconvnet:
         self._check_record(record)
         if not 0 <= input < self.tape.inputs:
             raise ValueError(f"input must be from 0 to {self.tape.inputs - 1}, got {input}")
-        _check_choice("seed", seed, SEEDS)
+        one_of("seed", seed, SEEDS)
         record.check(units)
         plan = self.plan(record, units.layer, max_bytes=max_bytes)
         scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
@@ -561,18 +560,13 @@ class _Walk:
 
 
 def _options(overlap: str, kernel: str) -> Options:
-    _check_choice("kernel", kernel, KERNELS)
+    one_of("kernel", kernel, KERNELS)
     check_overlap(overlap)
     return Options(overlap, kernel)
 
 
 def _memory(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
 
 def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm | _Silent:

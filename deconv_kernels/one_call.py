@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arguments import shown, whole_number
+from .checks import at_least, one_of, shown, whole_number
 from .deconvnet import SEEDS, Deconvnet, Projections
 from .ops import check_overlap
 from .record import Layer, Record, Units
@@ -106,11 +106,9 @@ def project(
     layer = net.tape.name(layer)
     net.tape.value(layer)
     check_overlap(overlap)
-    if seed not in SEEDS:
-        raise ValueError(f"seed must be one of {', '.join(map(repr, SEEDS))}, got {seed!r}")
+    one_of("seed", seed, SEEDS)
     batch_size = whole_number("batch_size", batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    at_least("batch_size", batch_size, 1)
     inputs = _tensor("images", images)
     table = _table(units, len(inputs) if inputs.dim() else 0)
     needed = table[:, 0].unique()

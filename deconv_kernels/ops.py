@@ -35,7 +35,7 @@ from ._pooling import (
     unpooled_range,
     window_arguments,
 )
-from .arguments import shown
+from .checks import shown
 
 IntOrPair = int | Sequence[int]
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .checks import at_least
+
 __all__ = [
     "Crop",
     "Photograph",
@@ -143,8 +145,7 @@ def plan_crops(photographs: Sequence[Photograph], size: int = 224, limit: int = 
     Raises:
         ValueError: `size` or `limit` is below 1.
     """
-    if limit < 1:
-        raise ValueError(f"the number of crops must be at least 1, got {limit}")
+    at_least("the number of crops", limit, 1)
     if size < 1:
         raise ValueError(f"the size of crops must be at least 1 pixel, got {size}")
     _tell_enlarged(photographs, size)

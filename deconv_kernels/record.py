@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checks import at_least
 from .fingerprint import fingerprint
 from .graph import LayerNames, Tape
 from .steps import Kept, Step
@@ -366,8 +367,7 @@ class Record:
     def _ranked(
         self, layer: str, k: int, channels: Sequence[int] | Tensor | None, peaks: Peaks, descending: bool
     ) -> Units:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        at_least("k", k, 1)
         if k > len(self):
             fewer = f"{len(self)} units per map and not {k}, at most one per image"
             warnings.warn(f"the record has {len(self)} images, of which {layer!r} gives {fewer}", stacklevel=3)

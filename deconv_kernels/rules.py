@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .arguments import shown
+from .checks import shown
 
 DECISIONS = ("gradient", "identity", "rectifier")
 

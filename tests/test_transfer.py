@@ -133,7 +133,7 @@ class TestFeatures:
     def test_bad_arguments(self):
         model, images = small_network(), torch.randn(2, 3, 12, 12)
         for arguments, message in (
-            ({"pooling": "min"}, "pooling must be one of max, average"),
+            ({"pooling": "min"}, "pooling must be one of 'max', 'average'"),
             ({"grid": 0}, "grid must be at least 1"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
         ):
@@ -406,7 +406,7 @@ class TestClassify:
             ({"classifiers": []}, "classifiers must be of svm, softmax, got none"),
             ({"C": 0}, "C must be above 0"),
             ({"C": math.nan}, "C must be above 0"),
-            ({"scaling": "none"}, "scaling must be one of layer, feature"),
+            ({"scaling": "none"}, "scaling must be one of 'layer', 'feature'"),
         ):
             arguments = {"features": features, "labels": labels, "folds": folds, "per_class": [4], **changed}
             with pytest.raises(ValueError, match=message):

@@ -260,8 +260,8 @@ class TestInference:
         "arguments, message",
         [
             ({"steps": 0}, "steps must be at least 1"),
-            ({"method": "newton"}, "method must be one of fista, ista"),
-            ({"pooling": "never"}, "pooling must be one of within, after"),
+            ({"method": "newton"}, "method must be one of 'fista', 'ista'"),
+            ({"pooling": "never"}, "pooling must be one of 'within', 'after'"),
             ({"tolerance": 1e-3}, "tolerance needs the duality gap"),
             ({"batch_size": 0}, "batch_size must be at least 1"),
             ({"depth": 3}, "depth must be between 1 and 2"),

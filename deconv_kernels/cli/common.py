@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backends import usable_device
+from ..checks import at_least
 from ..experiments.layers import chosen_layers
 from ..experiments.tracing import forward_only
 from ..models import ARCHITECTURES, Weights, load_weights
@@ -181,8 +182,7 @@ def load(
     """
     set_threads(threads)
     where = usable_device(device)
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+    at_least("size", size, 1)
     loaded = load_weights(model, weights, size=size, mean=numbers("mean", mean), deviation=numbers("std", std))
     network = loaded.model()
     if other := {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}:
@@ -226,6 +226,5 @@ def set_threads(threads: int | None) -> None:
     """
     if threads is None:
         return
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    at_least("threads", threads, 1)
     torch.set_num_threads(threads)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..checks import at_least
 from ..deconvnet import Deconvnet
 from ..models import Weights
 from ..photographs import Crop, Photograph, cut
@@ -67,8 +68,7 @@ class CropBatches:
         weights: Weights,
         device: torch.device,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch-size must be at least 1, got {batch_size}")
+        at_least("batch-size", batch_size, 1)
         self.photographs, self.crops, self.size, self.batch_size = photographs, crops, size, batch_size
         self.weights, self.device = weights, device
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import torch
 
+from ..checks import at_least
 from ..steps import RULES
 from .common import (
     layers_of,
@@ -96,12 +97,9 @@ def command(
             raise ValueError("no checkpoints were given")
         if missing := [file for file in files if not Path(file).is_file()]:
             raise ValueError(f"checkpoint {missing[0]!r}: no such file")
-        if maps < 1:
-            raise ValueError(f"maps must be at least 1, got {maps}")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        at_least("maps", maps, 1)
+        at_least("seed", seed, 0)
+        at_least("size", size, 1)
         reading: dict[str, Any] = {"size": size, "mean": numbers("mean", mean), "deviation": numbers("std", std)}
         first = load_weights(model, files[0], **reading)
         photographs = load_photographs(images + more_images)

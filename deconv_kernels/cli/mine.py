@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..checks import at_least
 from ..models import Weights
 from ..photographs import Crop, Photograph, cut, load_photographs, plan_crops
 from .common import (
@@ -92,8 +93,7 @@ def command(
         subject = load(model, weights, size, mean, std, device, threads)
         photographs = load_photographs(images + more_images)
         planned = plan_crops(photographs, size, crops)
-        if batch_size < 1:
-            raise ValueError(f"batch-size must be at least 1, got {batch_size}")
+        at_least("batch-size", batch_size, 1)
         net = forward_only(subject.model)
         first = subject.weights.preprocess(cut(photographs, planned[:1], size))
         chosen = layers_of(subject.model, layers)

@@ -6,6 +6,7 @@ import click
 import torch
 from torch import nn
 
+from ..checks import at_least
 from ..deconvnet import Deconvnet
 from ..models import ARCHITECTURES
 from ..plan import DEVICE_BYTES, HOST_BYTES
@@ -39,8 +40,7 @@ def command(
         if device not in _BUDGETS:
             raise ValueError(f"device must be cpu or cuda, got {device!r}")
         for name, value in (("units", units), ("size", size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            at_least(name, value, 1)
         if model in ARCHITECTURES and weights is None:
             # Images and weights have shapes only, so that nothing is computed.
             with torch.device("meta"):

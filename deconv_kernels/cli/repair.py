@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..checks import at_least
 from .common import machine_options, output_option, photograph_options, set_threads, user_errors
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ def command(
     with user_errors(ValueError, OSError):
         set_threads(threads)
         where = usable_device(device)
-        if seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {seeds}")
+        at_least("seeds", seeds, 1)
         kept = _epochs(checkpoints)
         recipe = Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
         data = photograph_crops(load_photographs(images + more_images), size, train, validation)

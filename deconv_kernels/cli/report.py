@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..checks import at_least
 from .common import (
     layers_of,
     layers_option,
@@ -67,8 +68,7 @@ def command(
     from .invariance import examples_of
 
     with user_errors(ValueError, OSError, UnsupportedModule):
-        if whole < 1:
-            raise ValueError(f"whole must be at least 1, got {whole}")
+        at_least("whole", whole, 1)
         subject = load(model, weights, size, mean, std, device, threads)
         chosen = layers_of(subject.model, layers) if layers else spread_layers(subject.model)
         photographs = load_photographs(images + more_images)

@@ -10,6 +10,7 @@ import click
 import torch
 from torch import Tensor
 
+from ..checks import at_least
 from .common import machine_options, names, output_option, photograph_options, set_threads, user_errors
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ def command(
 
     with user_errors(ValueError, OSError):
         for name, value in (("size", size), ("shown-size", shown_size), ("shown", shown), ("shown-maps", shown_maps)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            at_least(name, value, 1)
         if not 0 <= seed < 2**63:
             raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {seed}")
         set_threads(threads)

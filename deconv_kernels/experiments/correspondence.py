@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checks import at_least
 from ..deconvnet import Deconvnet
 from ..photographs import Crop, Photograph, plan_centres
 from .files import Parts
@@ -338,8 +339,7 @@ def part_squares(points: Mapping[str, Tensor], side: int, size: Sequence[int]) -
     Raises:
         ValueError: no parts, a point outside the image, or a side below 1.
     """
-    if side < 1:
-        raise ValueError(f"side must be at least 1, got {side}")
+    at_least("side", side, 1)
     places = _table(points)
     limits = torch.tensor([size[0], size[1]])
     outside = ~((places >= -0.5) & (places < limits - 0.5)).all(2)
@@ -383,8 +383,7 @@ def random_squares(
     Raises:
         ValueError: as `part_squares`, or there is no such place.
     """
-    if draws < 0:
-        raise ValueError(f"draws must be at least 0, got {draws}")
+    at_least("draws", draws, 0)
     if not reach > 0:
         raise ValueError(f"reach must be above 0, got {reach}")
     named = part_squares(points, side, size).numpy()
@@ -491,8 +490,7 @@ def correspondence(
     names = tuple(dict.fromkeys(layers))
     if not names:
         raise ValueError("layers must name at least one layer")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    at_least("batch_size", batch_size, 1)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     for part, places in points.items():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..arguments import whole_number
+from ..checks import whole_number
 from ..deconvnet import Deconvnet, Projections
 from ..record import Units
 from .batches import check_data, images_of

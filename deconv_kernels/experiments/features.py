@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checks import at_least, one_of
 from .files import Parts, fingerprint_of_network
 from .tracing import forward_only
 
@@ -123,11 +124,10 @@ def extract_features(
     """
     parts = parts or Parts.nowhere()
     layers = list(dict.fromkeys(layers))
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    one_of("pooling", pooling, POOLINGS)
     for name, number in (("grid", grid), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+        if number is not None:
+            at_least(name, number, 1)
     net = forward_only(model)
     for layer in layers:
         net.tape.index(layer)

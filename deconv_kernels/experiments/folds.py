@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checks import at_least
 from .features import class_numbers
 
 __all__ = ["Fold", "check_threshold", "find_overlap", "make_folds", "without_copies"]
@@ -65,8 +66,7 @@ def make_folds(
     testing, 5 folds).
     """
     for name, number in (("per_class", per_class), ("folds", folds), ("test_per_class", test_per_class)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+        at_least(name, number, 1)
     labels = class_numbers(labels)
     groups = torch.arange(len(labels)) if groups is None else class_numbers(groups, "groups")
     if len(groups) != len(labels):

@@ -33,6 +33,7 @@ from ..baselines import (
     project_full_frame,
     said_by,
 )
+from ..checks import at_least
 from ..deconvnet import Deconvnet, Projections
 from ..models import load_weights
 from ..ops import check_overlap
@@ -207,8 +208,7 @@ class Gallery:
             ("size", 1),
             ("seed", 0),
         ):
-            if getattr(settings, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+            at_least(name, getattr(settings, name), least)
         check_overlap(settings.overlap)
         self.settings = settings
         self.device = usable_device(settings.device)
@@ -472,8 +472,7 @@ def choose_maps(layer: str, channels: int, count: int, seed: int) -> list[int]:
     Returns:
         `count` different channels (all where there are fewer), in order.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    at_least("seed", seed, 0)
     generator = np.random.default_rng([seed, zlib.crc32(layer.encode())])
     return sorted(generator.permutation(channels)[:count].tolist())
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checks import at_least, one_of
 from ..deconvnet import Deconvnet
 from .classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
 from .files import Parts
@@ -248,10 +249,8 @@ def invariance(
     names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     if not names:
         raise ValueError("layers must name at least one layer")
-    if outputs not in OUTPUTS:
-        raise ValueError(f"outputs must be one of {', '.join(OUTPUTS)}, got {outputs!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    one_of("outputs", outputs, OUTPUTS)
+    at_least("batch_size", batch_size, 1)
     wanted = _labels(labels, len(images))
     net = forward_only(model)
     if wanted is not None:
@@ -386,8 +385,7 @@ def _check(images: Tensor, name: str, parameter: float, fill: Fill, interpolatio
         )
     if not isfinite(parameter) or abs(parameter) > _LARGEST:
         raise ValueError(f"{name} must be a number of at most {_LARGEST:g}, got {parameter}")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    one_of("interpolation", interpolation, INTERPOLATIONS)
     if isinstance(fill, str) and fill not in BORDERS:
         raise ValueError(f"fill must be a number, one number per channel, or one of {', '.join(BORDERS)}, got {fill!r}")
     if not isinstance(fill, str) and torch.as_tensor(fill).shape not in ((), (images.shape[1],)):

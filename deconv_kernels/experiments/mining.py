@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..arguments import whole_number
+from ..checks import at_least, whole_number
 from ..deconvnet import Deconvnet
 from ..record import Record, Units
 from ..tensor_files import load_tensors, save_tensors
@@ -292,8 +292,7 @@ def mine(
     k, first_image = whole_number("k", k), whole_number("first_image", first_image)
     batches_per_part = whole_number("batches_per_part", batches_per_part)
     for what, value, least in (("k", k, 1), ("first_image", first_image, 0), ("batches_per_part", batches_per_part, 1)):
-        if value < least:
-            raise ValueError(f"{what} must be at least {least}, got {value}")
+        at_least(what, value, least)
     wanted = tuple(dict.fromkeys(float(q) for q in quantiles))
     if wrong := [q for q in wanted if not 0 <= q <= 1]:
         raise ValueError(f"quantiles must be between 0 and 1, got {wrong[0]}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..arguments import whole_number
+from ..checks import whole_number
 from ..deconvnet import Deconvnet
 from ..recompute import Recomputation
 from ..record import Units
@@ -230,9 +230,7 @@ def occlude(
         raise ValueError(f"image must be a tensor (C, H, W), got {tuple(getattr(image, 'shape', ()))}")
     if layer is None and logits is None:
         raise ValueError("nothing to watch: name a layer, or the layer of the logits")
-    wanted_units = None if units is None else whole_number("units", units)
-    if wanted_units is not None and wanted_units < 0:
-        raise ValueError(f"units must be at least 0, got {wanted_units}")
+    wanted_units = None if units is None else whole_number("units", units, 0)
     net, refusal = (forward_only(model), None) if layer is None or wanted_units == 0 else with_way_back(model)
     if refusal is not None and wanted_units is not None:
         raise refusal

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 
+from ..checks import at_least
 from ..models import TORCHVISION, Chain, ContrastNormalization
 from ..photographs import Crop, Photograph, cut
 from .files import Parts
@@ -172,8 +173,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            at_least(name, getattr(self, name), 1)
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be a number above 0, got {self.learning_rate}")
         if not 0 <= self.momentum < 1:
@@ -300,8 +300,7 @@ def photograph_crops(
     if len(photographs) < 2:
         raise ValueError(f"at least two photographs are needed to tell apart, got {len(photographs)}")
     for name, value in (("size", size), ("train", train), ("validation", validation)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        at_least(name, value, 1)
     generator = np.random.default_rng(seed)
     planned: dict[bool, list[Crop]] = {False: [], True: []}
     for label, photograph in enumerate(photographs):

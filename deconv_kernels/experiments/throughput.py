@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from .. import backends
 from ..baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
+from ..checks import at_least
 from ..deconvnet import Deconvnet
 from ..models import ARCHITECTURES, load_weights
 from ..photographs import cut, load_photographs, plan_crops
@@ -187,8 +188,7 @@ class Job:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
     ) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        at_least("size", size, 1)
         self.device = backends.usable_device(device)
         self.model_name, self.seed = model, seed
         torch.manual_seed(seed)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from tqdm import tqdm
 
+from ..checks import one_of
 from .batches import check_data
 from .features import Batches, Features, check_finite, class_numbers, digest, extract_features, last_layers, untrained
 from .files import Parts
@@ -464,8 +465,7 @@ def _check_classification(classifiers: Sequence[str], C: float, scaling: str) ->
         raise ValueError(f"classifiers must be of {', '.join(CLASSIFIERS)}, got {unknown if classifiers else 'none'}")
     if not 0 < C < inf:
         raise ValueError(f"C must be above 0, got {C}")
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+    one_of("scaling", scaling, SCALINGS)
 
 
 def _same_images(a: Features, b: Features) -> bool:

@@ -47,6 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..checks import at_least, one_of
 from ..deconvnet import Projections
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
 from ..record import Units
@@ -258,8 +259,7 @@ def sparse_code(
     Source: Zeiler et al. 2011, inference (ISTA); Beck & Teboulle 2009 (FISTA, backtracking).
     """
     _at_least("steps", steps, 1)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    one_of("method", method, METHODS)
     _check_fidelity(fidelity)
     _check_tolerance(tolerance)
     if pool is not None:
@@ -420,8 +420,7 @@ class DeconvolutionalNetwork(nn.Module):
         for layer in layers:
             if not isinstance(layer, SparseLayer):
                 raise TypeError(f"layers must be SparseLayer, got {layer!r}")
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        at_least("channels", channels, 1)
         self.layers = tuple(layers)
         self.channels = channels
         self.names = tuple(f"layer{number + 1}" for number in range(len(self.layers)))
@@ -835,8 +834,7 @@ class _Inference:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        one_of("pooling", self.pooling, POOLINGS)
         _check_tolerance(self.tolerance)
 
     def __call__(self, operator: Reconstruction, images: Tensor, layer: SparseLayer) -> SparseCode:
@@ -853,8 +851,7 @@ class _Inference:
 
 
 def _at_least(name: str, value: int, least: int) -> int:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    at_least(name, value, least)
     return value
 
 
