@@ -191,7 +191,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def keeps_channels_last(tensor: Tensor) -> bool:
     """Whether ATen lays out its results for `tensor` with the channels innermost; ours are alike for single images.
 
-    Asked of the CPU's kernel: before torch 2.13, meta tensors answer otherwise for some maps of one column.
+    Asked of the CPU's kernel: with torch 2.10, meta tensors answer otherwise for some maps of one column.
     """
     shape, strides = tensor.shape, tensor.stride()
     if tensor.dim() == 3:
