@@ -16,9 +16,9 @@ from conftest import LAYOUTS
 
 import deconv_kernels as dk
 from deconv_kernels import models
-from deconv_kernels.convolution import Convolution
-from deconv_kernels.plan import HOST_BYTES
-from deconv_kernels.steps import MaxPool
+from deconv_kernels.engine.plan import HOST_BYTES
+from deconv_kernels.engine.steps.convolution import Convolution
+from deconv_kernels.engine.steps.pooling import MaxPool
 
 UNITS_OF = {
     models.VGG16: ("conv5_3", "conv5_1", "conv4_1", "conv3_1", "conv2_1"),

@@ -6,9 +6,10 @@ deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Netwo
 
 from . import _interrupt as _interrupt  # first: it answers interrupts while the others are being imported
 from . import _register, backends, nn
-from .calls import UnsupportedModule
-from .deconvnet import Deconvnet, Projections
-from .graph import UnknownLayer
+from .engine.deconvnet import Deconvnet, Projections
+from .engine.errors import UnknownLayer, UnsupportedModule
+from .engine.record import Record
+from .engine.units import Units
 from .one_call import project
 from .ops import (
     backproject2d,
@@ -19,7 +20,6 @@ from .ops import (
     pack_weight,
     switches_to_indices,
 )
-from .record import Record, Units
 
 _register.register_all()
 

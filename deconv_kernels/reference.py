@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from ._pooling import Pair, dense_copy, empty, extent, is_channels_last, pair, pooled_size, switch_dtype
-from .constants import NO_GRAD
+from .engine.nodes import NO_GRAD
 
 
 def max_pool2d(

@@ -12,8 +12,8 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 from deconv_kernels import reference
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.record import Units
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.units import Units
 
 RULES = ("deconvnet", "guided", "gradient")
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deconv_kernels.nn as own
-from deconv_kernels.graph import traceable
+from deconv_kernels.engine.trace.tracer import traceable
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from networks import randomise
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import UnsupportedModule, graph_module
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnsupportedModule
+from deconv_kernels.engine.trace.tracer import graph_module
 
 
 class StraightThrough(Function):

@@ -20,9 +20,9 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 from deconv_kernels import reference
-from deconv_kernels.calls import UnsupportedModule
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import graph_module
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnsupportedModule
+from deconv_kernels.engine.trace.tracer import graph_module
 from deconv_kernels.integrations import captum as ours
 
 OF_OUTPUTS = ["Deconvolution", "GuidedBackprop"]

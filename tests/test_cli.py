@@ -18,7 +18,7 @@ from PIL import Image
 import deconv_kernels
 from deconv_kernels import backends, baselines, plot
 from deconv_kernels.cli import main
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.experiments import gallery, mining, throughput
 from deconv_kernels.models import AlexNet
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from deconv_kernels import Deconvnet, plot
 from deconv_kernels.baselines import WrongResult
+from deconv_kernels.engine.units import Units
 from deconv_kernels.experiments import gallery as experiment
 from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
 from deconv_kernels.experiments.responses import (
@@ -29,7 +30,6 @@ from deconv_kernels.experiments.responses import (
 )
 from deconv_kernels.models import VGG16, AlexNet
 from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_centres, plan_crops
-from deconv_kernels.record import Units
 
 
 def _photograph(generator: np.random.Generator, width: int, height: int) -> Image.Image:

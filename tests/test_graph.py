@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import deconv_kernels as dk
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import Tape, UnknownLayer, UnsupportedModule, trace
-from deconv_kernels.steps import Activation, Flatten, Identity, MaxPool, Rectifier
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnknownLayer, UnsupportedModule
+from deconv_kernels.engine.steps.linear import Flatten
+from deconv_kernels.engine.steps.pointwise import Activation, Identity, Rectifier
+from deconv_kernels.engine.steps.pooling import MaxPool
+from deconv_kernels.engine.trace.builder import trace
+from deconv_kernels.engine.trace.tape import Tape
 
 
 class Functional(nn.Module):

@@ -14,8 +14,8 @@ from networks import conv, randomise
 from torch import Tensor, nn
 
 import deconv_kernels as dk
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import UnsupportedModule
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnsupportedModule
 
 LINEAR: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "expand": lambda net, y, z: y.mean((2, 3), keepdim=True).expand(-1, -1, 6, 7),

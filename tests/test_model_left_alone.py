@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deconv_kernels import Units
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import UnsupportedModule
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnsupportedModule
 
 
 class Talkative(nn.Module):

@@ -303,7 +303,7 @@ class TestRealWeights:
     @pytest.mark.parametrize("size", [(224, 224), (197, 231)], ids=str)
     def test_projections_equal_captums(self, weights, size):
         captum = pytest.importorskip("captum.attr", reason="captum is not installed")
-        from deconv_kernels.deconvnet import Deconvnet
+        from deconv_kernels.engine.deconvnet import Deconvnet
 
         model = weights.model()
         image = F.interpolate(torch.rand(1, 3, 12, 12), size, mode="bicubic").mul(255).clamp(0, 255).to(torch.uint8)

@@ -14,9 +14,10 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 from deconv_kernels import reference
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import graph_module
-from deconv_kernels.record import Record, Units
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.record import Record
+from deconv_kernels.engine.trace.tracer import graph_module
+from deconv_kernels.engine.units import Units
 
 RULES = ("deconvnet", "guided", "gradient")
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")

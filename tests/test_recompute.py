@@ -14,11 +14,11 @@ from random_networks import RandomNetwork
 from tolerances import RELATIVE
 from torch import Tensor, nn
 
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnknownLayer
+from deconv_kernels.engine.recompute import Recomputation, Spans
 from deconv_kernels.experiments.occlusion import occluded
-from deconv_kernels.graph import UnknownLayer
 from deconv_kernels.models import AlexNet, ZFNet
-from deconv_kernels.recompute import Recomputation, Spans
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 MAPS = [name for name, network in NETWORKS.items() if network.size]

@@ -14,8 +14,8 @@ from idioms import Between, compare, small
 from networks import randomise
 from torch import Tensor, nn
 
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import UnsupportedModule
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnsupportedModule
 
 SEVERAL: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "torch.max": lambda net, y, z: y + torch.max(z, 1)[0].unsqueeze(1),

@@ -27,7 +27,8 @@ from deconv_kernels.baselines import (
     project_full_frame,
     project_zennit,
 )
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.units import Units
 from deconv_kernels.experiments.throughput import (
     FEWEST_ROUNDS,
     LARGEST_ERROR,
@@ -36,7 +37,6 @@ from deconv_kernels.experiments.throughput import (
     measure_layer,
     peak_bytes,
 )
-from deconv_kernels.record import Units
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

@@ -14,8 +14,8 @@ from tolerances import assert_close
 from torch import Tensor, nn
 
 import deconv_kernels as dk
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import UnsupportedModule
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnsupportedModule
 
 
 class Unpooling(nn.Module):

@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from properties import given, settings, st
 from torch import Tensor
 
-from deconv_kernels.convolution import Convolution
-from deconv_kernels.joins import Whole
-from deconv_kernels.steps import Flatten, Linear, MaxPool, Rectifier, Step
-from deconv_kernels.windows import Axis, Positions, Window, Windows, as_map, place, receptive_fields
+from deconv_kernels.engine.fields import Axis, Window, as_map, receptive_fields
+from deconv_kernels.engine.signal import Positions, Windows, place
+from deconv_kernels.engine.steps.base import Step
+from deconv_kernels.engine.steps.convolution import Convolution
+from deconv_kernels.engine.steps.linear import Flatten, Linear
+from deconv_kernels.engine.steps.pointwise import Rectifier
+from deconv_kernels.engine.steps.pooling import MaxPool
+from deconv_kernels.engine.steps.whole import Whole
 
 
 def sliding_output(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:

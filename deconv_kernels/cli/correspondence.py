@@ -92,7 +92,7 @@ def command(
     import numpy as np
     import torch
 
-    from ..calls import UnsupportedModule
+    from ..engine.errors import UnsupportedModule
     from ..experiments.correspondence import (
         correspondence,
         occlude,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import at_least
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from ..models import Weights
 from ..photographs import Crop, Photograph, cut
 

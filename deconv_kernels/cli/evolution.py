@@ -9,7 +9,7 @@ import click
 import torch
 
 from ..checks import at_least
-from ..steps import RULES
+from ..engine.steps.base import RULES
 from .common import (
     layers_of,
     layers_option,
@@ -74,8 +74,8 @@ def command(
     from functools import partial
 
     from ..backends import usable_device
-    from ..calls import UnsupportedModule
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
+    from ..engine.errors import UnsupportedModule
     from ..experiments.evolution import evolve
     from ..experiments.files import Parts, file_name, written_at_once
     from ..experiments.gallery import choose_maps

@@ -65,7 +65,7 @@ def command(
     """
     import json
 
-    from ..calls import UnsupportedModule
+    from ..engine.errors import UnsupportedModule
     from ..experiments.files import file_name, written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
     from ..photographs import load_photographs, plan_crops

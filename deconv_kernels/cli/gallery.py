@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..steps import RULES
+from ..engine.steps.base import RULES
 from .common import (
     layers_option,
     names,

@@ -89,7 +89,7 @@ def command(
     import json
     from dataclasses import replace
 
-    from ..calls import UnsupportedModule
+    from ..engine.errors import UnsupportedModule
     from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5, invariance
     from ..photographs import cut, load_photographs, plan_centres

@@ -31,7 +31,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
     from ..experiments.mining import Mined
 
 _BATCHES_PER_PART = 8
@@ -81,7 +81,7 @@ def command(
     \b
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
-    from ..calls import UnsupportedModule
+    from ..engine.errors import UnsupportedModule
     from ..experiments.files import Parts, written_at_once
     from ..experiments.mining import mine
     from ..experiments.tracing import forward_only

@@ -102,7 +102,7 @@ def command(
     """
     from dataclasses import asdict
 
-    from ..calls import UnsupportedModule
+    from ..engine.errors import UnsupportedModule
     from ..experiments.classes import class_count
     from ..experiments.files import Parts, written_at_once
     from ..experiments.occlusion import Occlusion, occlude

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from ..checks import at_least
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
+from ..engine.plan import DEVICE_BYTES, HOST_BYTES
 from ..models import ARCHITECTURES
-from ..plan import DEVICE_BYTES, HOST_BYTES
 from .common import layers_of, layers_option, load, network_options, set_threads, size_option, user_errors
 
 _BUDGETS = {"cpu": HOST_BYTES, "cuda": DEVICE_BYTES}

@@ -57,8 +57,8 @@ def command(
     Writes report.html, which stands alone: any browser shows it, without a server or a network. An interrupted run goes
     on where it stopped.
     """
-    from ..calls import UnsupportedModule
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
+    from ..engine.errors import UnsupportedModule
     from ..experiments.files import Parts, written_at_once
     from ..experiments.invariance import figure_5
     from ..experiments.layers import check_takes, spread_layers

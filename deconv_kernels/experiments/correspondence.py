@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from ..photographs import Crop, Photograph, plan_centres
 from .files import Parts
 from .tracing import forward_only

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from ..graph import Tape
+from ..engine.trace.tape import Tape
 from .batches import batches_of, images_of
 from .tracing import forward_only
 

@@ -34,12 +34,13 @@ from ..baselines import (
     said_by,
 )
 from ..checks import at_least
-from ..deconvnet import Deconvnet, Projections
+from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.record import Record
+from ..engine.steps.pooling import MaxPool
+from ..engine.units import Units
 from ..models import load_weights
 from ..ops import check_overlap
 from ..photographs import Crop, cut, load_photographs, plan_crops
-from ..record import Record, Units
-from ..steps import MaxPool
 from ..tensor_files import save_arrays
 from ..writing import being_written, write_text
 from .files import file_name, written_at_once

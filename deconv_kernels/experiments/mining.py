@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least, whole_number
-from ..deconvnet import Deconvnet
-from ..record import Record, Units
+from ..engine.deconvnet import Deconvnet
+from ..engine.record import Record
+from ..engine.units import Units
 from ..tensor_files import load_tensors, save_tensors
 from .batches import Share, check_data, fetch
 from .files import Parts

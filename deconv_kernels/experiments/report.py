@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..deconvnet import Deconvnet, Projections
-from ..record import Record, Units
+from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.record import Record
+from ..engine.units import Units
 from .files import Parts
 from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps

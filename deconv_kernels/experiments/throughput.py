@@ -26,10 +26,11 @@ from tqdm import tqdm
 from .. import backends
 from ..baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 from ..checks import at_least
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
+from ..engine.record import Record
+from ..engine.units import Units
 from ..models import ARCHITECTURES, load_weights
 from ..photographs import cut, load_photographs, plan_crops
-from ..record import Record, Units
 from .layers import check_takes, chosen_layers, spread_layers
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]

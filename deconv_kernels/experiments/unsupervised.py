@@ -48,9 +48,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least, one_of
-from ..deconvnet import Projections
+from ..engine.deconvnet import Projections
+from ..engine.units import Units
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
-from ..record import Units
 from ..writing import being_written
 from .files import Parts
 

@@ -36,10 +36,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calls import UnsupportedModule
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
+from ..engine.errors import UnsupportedModule
+from ..engine.units import Units
 from ..ops import check_overlap
-from ..record import Units
 
 Inputs = Tensor | tuple[Tensor, ...]
 Target = None | int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]]

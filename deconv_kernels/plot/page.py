@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..deconvnet import Projections
+from ..engine.deconvnet import Projections
 from ..experiments.gallery import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report

@@ -19,23 +19,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .convolution import Convolution
+from ..ops import max_pool2d
 from .deconvnet import Deconvnet
-from .joins import AdaptiveAveragePool, ChannelSlice, Concatenate, Product, Sum, Whole, ZeroPad
-from .ops import max_pool2d
 from .plan import DEVICE_BYTES, HOST_BYTES
-from .steps import (
-    Activation,
-    AveragePool,
-    BatchNormalization,
-    Identity,
-    MaxPool,
-    Normalization,
-    Pair,
-    Rectifier,
-    Scale,
-    Shift,
-)
+from .steps.base import Pair
+from .steps.convolution import Convolution
+from .steps.joins import ChannelSlice, Concatenate, Product, Sum
+from .steps.padding import ZeroPad
+from .steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Scale, Shift
+from .steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
+from .steps.whole import Whole
 
 Index = NDArray[np.int64]
 

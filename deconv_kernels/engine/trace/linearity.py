@@ -15,7 +15,6 @@ import torch.fx
 import torch.nn.functional as F
 
 Node = torch.fx.Node
-
 # A line for every function: its parameters in their order. It is linear, or linear with something constant added,
 # together in those with a star, all others held constant; in one element of those with a plus. Of several lines any one
 # holds. Those with an @ name dimensions, none of which may be that of the batch.

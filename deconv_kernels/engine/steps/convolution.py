@@ -1,22 +1,24 @@
-"""A convolution run backwards: alone, or in one op with the rectifier and the max pool above it."""
+"""Convolutions run backwards, alone or in one op with the rectifier and the max pool above; transposed ones."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends
-from .constants import Expression
-from .ops import Backprojection, pack_weight, send_back
-from .steps import Options, Pair, PooledSignal, Step, require_maps
-from .windows import Axis, Shape, Window, Windows
+from ... import backends
+from ...ops import Backprojection, pack_weight, send_back
+from ..expressions import Expression
+from ..fields import Axis, Shape, Window
+from ..signal import Windows
+from .base import Function, Options, Pair, Step, require_maps
+from .pooling import PooledSignal
 
 _log = logging.getLogger(__name__)
-
 # A signal of which more than this is not zero is convolved faster by a dense convolution, where there is much to do.
 # Rectified signals, and unpooled ones still more, stay well below; measured on two cores with AVX-512. Winograd's
 # F(2x2, 3x3) does not come near on VGG16's layers: its matrix products alone take as long as all of the sparse kernel.
@@ -232,3 +234,46 @@ class Prepared(NamedTuple):
     weight: Tensor
     packed: Tensor
     filters: Tensor
+
+
+class TransposedConvolution(Step):
+    """A transposed 2-d convolution; backwards the convolution with the same weight, on the whole map.
+
+    Args:
+        function: runs it forward.
+        weight: (C, K / groups, kh, kw).
+        stride, padding, dilation, groups: its own.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    weight: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        function: Function,
+        weight: Expression,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> None:
+        super().__init__(name)
+        self.function, self.weight = function, weight  # type: ignore[assignment]
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+        return self.function(require_maps(self.name, x)), None
+
+    def reach(self, window: Window, shape: tuple[int, int, int]) -> Window:
+        return Window.full(shape)
+
+    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
+        signal, weight = windows.whole(), self.weight
+        # What torch's convolution rounds depends on how many units there are.
+        at_once = 1 if signal.device.type == "cpu" else len(signal)
+        values = signal.new_empty((len(signal), below.channels, *below.size))
+        for rows, result in zip(signal.split(at_once), values.split(at_once), strict=True):
+            sent = F.conv2d(rows, weight, None, self.stride, self.padding, self.dilation, self.groups)
+            result.copy_(sent[:, :, : below.y.length, : below.x.length])
+        return Windows(values, below, windows.positions)

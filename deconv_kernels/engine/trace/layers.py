@@ -13,53 +13,25 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import nn as own
-from . import ops
-from ._pooling import pair
+from ... import nn as own
+from ... import ops
+from ..._pooling import pair
+from ..expressions import Expression
+from ..nodes import NO_GRAD, Node, function_name, nodes_in, overwritten, set_item
+from ..steps.base import Step
+from ..steps.convolution import Convolution, TransposedConvolution
+from ..steps.joins import ChannelSlice, Concatenate, Sum
+from ..steps.linear import Flatten, Linear
+from ..steps.padding import ZeroPad
+from ..steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Scale, Shift
+from ..steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
+from ..steps.unpooling import IndexUnpool, MaxUnpool, Switches
+from ..steps.whole import Added, Whole
+from ..weights import computed_by_hook
 from .calls import Call, is_batch_size, makes_parts, note_parts
-from .constants import (
-    NO_GRAD,
-    Constants,
-    Expression,
-    asks_for_shape,
-    computed_by_hook,
-    function_name,
-    nodes_in,
-    overwritten,
-    set_item,
-)
-from .convolution import Convolution
-from .joins import (
-    AdaptiveAveragePool,
-    Added,
-    ChannelSlice,
-    Concatenate,
-    IndexUnpool,
-    MaxUnpool,
-    Sum,
-    Switches,
-    TransposedConvolution,
-    Whole,
-    ZeroPad,
-)
-from .linear import is_along_the_batch, is_linear, is_product, name_of
+from .constants import Constants, asks_for_shape
+from .linearity import is_along_the_batch, is_linear, is_product, name_of
 from .rules import POINTWISE, canonical
-from .steps import (
-    Activation,
-    AveragePool,
-    BatchNormalization,
-    Flatten,
-    Identity,
-    Linear,
-    MaxPool,
-    Normalization,
-    Rectifier,
-    Scale,
-    Shift,
-    Step,
-)
-
-Node = torch.fx.Node
 
 
 def known_type(kind: type) -> type | None:
@@ -757,7 +729,6 @@ def _attribute(call: Call) -> list[Step] | None:
 
 
 Built = Sequence[Step] | Step | None
-
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _PADS = {
     nn.ZeroPad2d: "constant",
@@ -766,7 +737,6 @@ _PADS = {
     nn.ReplicationPad2d: "replicate",
     nn.CircularPad2d: "circular",
 }
-
 _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.Conv2d: _convolution_module,
     nn.ConvTranspose2d: _transposed_convolution_module,
@@ -805,7 +775,6 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
         _PADS, lambda call, module: _pad(call, module.padding, _PADS[known_type(type(module)) or nn.ZeroPad2d])
     ),
 }
-
 _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys(
         (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), lambda call: Rectifier(call.name, call.rule)

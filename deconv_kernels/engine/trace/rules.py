@@ -1,4 +1,4 @@
-"""The spellings of what is neither linear nor a rectifier, and what the user may decide about it.
+"""The spellings of rectifiers, activation functions, products and normalisations, and what `rules` may say of them.
 
 A deconvnet says what rectifiers and max pools do backwards, and everything linear has its adjoint. About smooth
 activations, products of signals, or normalisation by statistics of the signal itself there is no agreement; `rules`
@@ -9,53 +9,16 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checks import shown
+from ...checks import shown
 
 DECISIONS = ("gradient", "identity", "rectifier")
-
-
-class UnsupportedModule(ValueError):  # noqa: N818
-    """The network has a part for which there is no exact rule."""
-
-
-class UnusedRule(UserWarning):
-    """A rule was given for what the network does not call."""
-
-
-class Undecided(UnsupportedModule):
-    """The network has parts about which there is no agreement, and the user has not decided either.
-
-    Args:
-        parts: what they are, for people.
-        keys: of `rules`, as they are written in Python, for the same parts.
-        why: more about the parts, a sentence that goes on.
-        others: what else a rule may be.
-    """
-
-    def __init__(self, parts: Sequence[str], keys: Sequence[str], why: str = "", others: str = "") -> None:
-        rules = ", ".join(f"{key}: 'gradient'" for key in dict.fromkeys(keys))
-        have, them = ("has", "it") if len(parts) == 1 else ("have", "them")
-        super().__init__(
-            f"{', '.join(parts)} {have} no exact backward rule: {why}say what to do with {them}, as in "
-            f"Deconvnet(..., rules={{{rules}}}){others}, or use rule='gradient'"
-        )
-        self.parts, self.keys = tuple(parts), tuple(keys)
-
-    @classmethod
-    def of_all(cls, errors: Sequence[Undecided]) -> Undecided:
-        """One error for several."""
-        if len(errors) == 1:
-            return errors[0]
-        return cls([part for e in errors for part in e.parts], [key for e in errors for key in e.keys])
-
-
 _SPELLINGS: tuple[tuple[Any, ...], ...] = (
     (nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
     (nn.ReLU6, F.relu6),
@@ -99,11 +62,8 @@ _SPELLINGS: tuple[tuple[Any, ...], ...] = (
     (nn.InstanceNorm2d, F.instance_norm, torch.instance_norm),
     (F.normalize,),
 )
-
 _CANONICAL = {spelling: spellings[0] for spellings in _SPELLINGS for spelling in spellings}
-
 _SIGNALS_MEET = _SPELLINGS.index((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"))
-
 POINTWISE = frozenset(spellings[0] for spellings in _SPELLINGS[:_SIGNALS_MEET])
 """Those that work on every value alone."""
 

@@ -6,40 +6,25 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-import torch.fx
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .constants import FRESH, Applied, Constants, Expression, asks_for_shape, describe, function_name
-from .convolution import Convolution
-from .joins import (
-    AdaptiveAveragePool,
-    Concatenate,
-    IndexUnpool,
-    MaxUnpool,
-    Product,
-    Sum,
-    TransposedConvolution,
-    Whole,
-    ZeroPad,
-)
-from .linear import has_own_memory
-from .rules import POINTWISE, Undecided, canonical, spelled
-from .rules import UnsupportedModule as UnsupportedModule
-from .steps import (
-    Activation,
-    AveragePool,
-    BatchNormalization,
-    Identity,
-    Linear,
-    MaxPool,
-    Rectifier,
-    Scale,
-    Shift,
-    Step,
-)
+from ..errors import Undecided, UnsupportedModule
+from ..expressions import Expression
+from ..nodes import Applied, Node, describe, function_name
+from ..steps.base import Step
+from ..steps.convolution import Convolution, TransposedConvolution
+from ..steps.joins import Concatenate, Product, Sum
+from ..steps.linear import Linear
+from ..steps.padding import ZeroPad
+from ..steps.pointwise import Activation, BatchNormalization, Identity, Rectifier, Scale, Shift
+from ..steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
+from ..steps.unpooling import IndexUnpool, MaxUnpool
+from ..steps.whole import Whole
+from .constants import FRESH, Constants, asks_for_shape
+from .linearity import has_own_memory
+from .rules import POINTWISE, canonical, spelled
 
-Node = torch.fx.Node
 _PARTS = "deconv_kernels.parts"  # what `note_parts` notes
 
 

@@ -5,24 +5,29 @@ Source: Zeiler & Fergus 2013, "Visualizing and Understanding Convolutional Netwo
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from .checks import at_least, one_of
-from .graph import Tape, trace
-from .ops import check_overlap
+from ..checks import at_least, one_of
+from ..ops import check_overlap
+from .errors import UnusedRule
+from .fields import Window, as_map
+from .forward import Recording
 from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
-from .record import Layer, Peaks, Record, Units
-from .rules import UnusedRule, spelled
-from .steps import KERNELS, RULES, Kept, MaxPool, Options, Rectifier, Step
-from .windows import Positions, Window, Windows, as_map, place
+from .progress import chunks_of, progress_bar
+from .record import Record
+from .signal import Positions, Windows, place
+from .steps.base import KERNELS, RULES, Options
+from .trace.builder import trace
+from .trace.rules import spelled
+from .trace.tape import Tape
+from .units import Layer, Units
+from .walk import Walk
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
@@ -185,8 +190,8 @@ class Deconvnet:
         record = Record(self.tape, self.tape.names, len(inputs[0]), dtype, device)
         record.kept = [None] * len(self.tape.steps)
         record.steps, record.weights = self.tape.bound(self.tape.needed(asked))
-        recording = _Recording(self.tape, record, asked, activations)
-        for start, stop in _chunks(len(record), batch_size, "recording", "image", progress):
+        recording = Recording(self.tape, record, asked, activations)
+        for start, stop in chunks_of(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
             # A container's layer is that of the step whose output it returns.
@@ -347,8 +352,8 @@ class Deconvnet:
             for below in plan.inputs
         ]
         if len(windows):
-            with _progress(len(windows), "projecting", "unit", progress) as bar:
-                walk = _Walk(plan, record.steps, record.kept, options, scale, results, bar)
+            with progress_bar(len(windows), "projecting", "unit", progress) as bar:
+                walk = Walk(plan, record.steps, record.kept, options, scale, results, bar)
                 walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(windows))
         return results
 
@@ -400,216 +405,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return _unwrapped(compiled) if isinstance(compiled, nn.Module) else model
 
 
-class _Recording:
-    """Runs batches of images forward.
-
-    Args:
-        tape: of the network.
-        record: to fill.
-        asked: the values of the layers asked for.
-        activations: keep theirs.
-    """
-
-    def __init__(self, tape: Tape, record: Record, asked: set[int], activations: bool) -> None:
-        self.tape, self.record, self.asked, self.activations = tape, record, asked, activations
-        self.needed = self.tape.needed(asked)
-        self.last_reader = {source: index for index in self.needed for source in self.tape.sources[index]}
-        readers = [source for index in self.needed for source in self.tape.sources[index]]
-        # A rectifier of which nothing is kept and that only a max pool reads is left to the pool.
-        self.fused = {
-            value
-            for index in self.needed
-            if (value := self.tape.inputs + index) not in asked
-            and isinstance(rectifier := self.tape.steps[index], Rectifier)
-            and rectifier.fuses
-            and readers.count(value) == 1
-            and isinstance(self.tape.steps[self.last_reader[value]], MaxPool)
-        }
-
-    def batch(self, inputs: Sequence[Tensor], start: int) -> None:
-        """Records one batch, the first of whose images is number `start`."""
-        record, tape = self.record, self.tape
-        shapes: list[tuple[int, ...] | None] = [None] * (tape.inputs + len(tape.steps))
-        alive = dict(enumerate(inputs))
-        shapes[: tape.inputs] = [tuple(x.shape[1:]) for x in inputs]
-        given = {_memory(x) for x in inputs}
-        foreign = set(given)
-
-        def own(x: Tensor) -> Tensor:
-            """The same, in memory that the caller cannot change."""
-            return x.clone() if _memory(x) in given else x
-
-        for index in self.needed:
-            step, sources, value = record.steps[index], tape.sources[index], tape.inputs + index
-            read = [alive[source] for source in sources]
-            for source in set(sources):
-                if self.last_reader[source] == index:
-                    del alive[source]
-            kept: Kept = None
-            if value in self.fused:
-                x = read[0]
-            elif isinstance(step, MaxPool):
-                x, kept = step.forward(read[0], False, relu=sources[0] in self.fused)
-            else:
-                memory = _memory(read[0])
-                owned = memory not in foreign and all(
-                    _memory(other) != memory for other in (*alive.values(), *read[1:])
-                )
-                x, kept = step.run(read, owned)
-            del read
-            shapes[value] = tuple(x.shape[1:])
-            alive[value] = x
-            if kept is not None:
-                kept = tuple(own(part) for part in kept) if isinstance(kept, tuple) else own(kept)
-                foreign.update(_memory(part) for part in (kept if isinstance(kept, tuple) else (kept,)))
-                record.kept[index] = _store(record.kept[index], kept, start, len(record))
-            if value in self.asked:
-                self._keep_layer(step.name, own(x) if self.activations else x, start)
-                if self.activations:
-                    foreign.add(_memory(x))
-            if value not in self.last_reader:
-                del alive[value]
-        record.shapes = shapes
-
-    def _keep_layer(self, name: str, x: Tensor, start: int) -> None:
-        record, batch = self.record, Peaks.of(x)
-        stored = record.peaks.get(name, Peaks(None, None, None))  # type: ignore[arg-type]
-        parts = (
-            _store(getattr(stored, part), getattr(batch, part), start, len(record)) for part in ("value", "y", "x")
-        )
-        record.peaks[name] = Peaks(*parts)  # type: ignore[arg-type]
-        if self.activations:
-            activations = _store(record.activations.get(name), x, start, len(record))
-            assert isinstance(activations, Tensor)
-            record.activations[name] = activations
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """The way from units down to the images.
-
-    Attributes:
-        plan: of their layer.
-        steps: with the record's weights, by their numbers.
-        kept: what the record holds for every step.
-        options: of the projection.
-        scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
-        results: (U, C, h, w) for every input, filled from the bottom.
-        bar: shows how many units have arrived.
-    """
-
-    plan: Plan
-    steps: Mapping[int, Step]
-    kept: list[Kept]
-    options: Options
-    scale: Tensor | None
-    results: list[Tensor]
-    bar: tqdm | _Silent
-
-    def down(self, pending: dict[int, list[Windows]], number: int, first: int, units: int) -> None:
-        """Takes signal down to the images.
-
-        Args:
-            pending: what has come to every value above the steps still to be run.
-            number: of the highest of these steps in the plan.
-            first: of the units.
-            units: how many.
-        """
-        plan = self.plan
-        while number >= 0:
-            planned = plan.steps[number]
-            if units > planned.units_at_once:
-                for begin in range(0, units, planned.units_at_once):
-                    end = min(units, begin + planned.units_at_once)
-                    chunk = slice(begin, end)
-                    of_chunk = {value: [part.of_units(chunk) for part in parts] for value, parts in pending.items()}
-                    self.down(of_chunk, number, first + begin, end - begin)
-                return
-            number -= 1
-            windows = self._arrived(pending, planned.value)
-            if windows is None:
-                continue
-            step = self.steps[planned.index]
-            parts = step.send(windows, self.kept[planned.index], planned.below, planned.shapes, self.options)
-            for source, part in zip(planned.sources, parts, strict=True):
-                if part is not None:
-                    pending.setdefault(source, []).append(part)
-        for value, result in enumerate(self.results):
-            arrived, scale = self._arrived(pending, value), self.scale
-            if units < result.shape[0]:
-                result = result[first : first + units]
-                scale = None if scale is None else scale[first : first + units]
-            if arrived is None:
-                result.zero_()
-            elif scale is None:
-                result.copy_(arrived.dense())
-            else:
-                torch.mul(arrived.dense(), scale, out=result)
-        self.bar.update(units)
-
-    def _arrived(self, pending: dict[int, list[Windows]], value: int) -> Windows | None:
-        """The signal on a value, from all its readers."""
-        parts = pending.pop(value, None)
-        if parts is None:
-            return None
-        field = self.plan.fields[value]
-        assert field is not None
-        if len(parts) == 1 and (parts[0].window is field or parts[0].window == field):
-            return parts[0]
-        return Windows.sum(parts, field)
-
-
 def _options(overlap: str, kernel: str) -> Options:
     one_of("kernel", kernel, KERNELS)
     check_overlap(overlap)
     return Options(overlap, kernel)
-
-
-def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
-
-
-def _progress(total: int, what: str, unit: str, progress: bool | None) -> tqdm | _Silent:
-    shown = sys.stderr.isatty() if progress is None else progress
-    return tqdm(total=total, desc=what, unit=unit, delay=0 if progress else 1) if shown else _Silent()
-
-
-class _Silent:
-    """A progress bar that nobody sees, made in no time."""
-
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def update(self, count: int) -> None:
-        """Counts nothing."""
-
-
-def _chunks(total: int, size: int, what: str, unit: str, progress: bool | None) -> Iterator[tuple[int, int]]:
-    with _progress(total, what, unit, progress) as bar:
-        for start in range(0, total, size):
-            stop = min(total, start + size)
-            yield start, stop
-            bar.update(stop - start)
-
-
-def _store(store: Kept, batch: Kept, start: int, total: int) -> Kept:
-    """Puts what was kept of a batch with what was kept of the others."""
-    if isinstance(batch, tuple):
-        stores = store if isinstance(store, tuple) else (None,) * len(batch)
-        parts = (_store(*pair, start, total) for pair in zip(stores, batch, strict=True))
-        return tuple(part for part in parts if isinstance(part, Tensor))
-    if batch is None or len(batch) == total:
-        return batch
-    if not isinstance(store, Tensor):
-        channels_last = batch.dim() == 4 and not batch.is_contiguous() and batch.stride(1) == 1
-        store = torch.empty(
-            (total, *batch.shape[1:]),
-            dtype=batch.dtype,
-            device=batch.device,
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-        )
-    store[start : start + len(batch)] = batch
-    return store

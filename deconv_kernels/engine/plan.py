@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from .convolution import Convolution
-from .graph import Tape
-from .steps import Linear, MaxPool, Rectifier, Step
-from .windows import Window, as_map, receptive_fields
+from .fields import Window, as_map, receptive_fields
+from .steps.base import Step
+from .steps.convolution import Convolution
+from .steps.linear import Linear
+from .steps.pointwise import Rectifier
+from .steps.pooling import MaxPool
+from .trace.tape import Tape
 
 # Working memory for the windows above and below a step: on the CPU as much as stays near the cores, elsewhere as much
 # as keeps the device busy.

@@ -1,0 +1,44 @@
+"""What the engine raises and warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UnsupportedModule(ValueError):  # noqa: N818
+    """The network has a part for which there is no exact rule."""
+
+
+class UnusedRule(UserWarning):
+    """A rule was given for what the network does not call."""
+
+
+class Undecided(UnsupportedModule):
+    """The network has parts about which there is no agreement, and the user has not decided either.
+
+    Args:
+        parts: what they are, for people.
+        keys: of `rules`, as they are written in Python, for the same parts.
+        why: more about the parts, a sentence that goes on.
+        others: what else a rule may be.
+    """
+
+    def __init__(self, parts: Sequence[str], keys: Sequence[str], why: str = "", others: str = "") -> None:
+        rules = ", ".join(f"{key}: 'gradient'" for key in dict.fromkeys(keys))
+        have, them = ("has", "it") if len(parts) == 1 else ("have", "them")
+        super().__init__(
+            f"{', '.join(parts)} {have} no exact backward rule: {why}say what to do with {them}, as in "
+            f"Deconvnet(..., rules={{{rules}}}){others}, or use rule='gradient'"
+        )
+        self.parts, self.keys = tuple(parts), tuple(keys)
+
+    @classmethod
+    def of_all(cls, errors: Sequence[Undecided]) -> Undecided:
+        """One error for several."""
+        if len(errors) == 1:
+            return errors[0]
+        return cls([part for e in errors for part in e.parts], [key for e in errors for key in e.keys])
+
+
+class UnknownLayer(ValueError):  # noqa: N818
+    """The network has no layer of that name."""

@@ -1,0 +1,167 @@
+"""Receptive-field arithmetic: the rectangle of every map that one unit can reach.
+
+Walking down a tape, the window of a unit grows step by step, and where paths meet it covers all of theirs. It has one
+size for all units of a layer and an origin that is affine in the unit's position; once it would be as large as the map,
+or paths of different strides meet, it becomes the whole map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+Shape = tuple[int, int, int]
+
+
+def as_map(shape: Sequence[int]) -> Shape:
+    """The (C, H, W) as which a value of one image counts; one of another rank is so many channels of one position."""
+    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a window: the unit at position p covers [p * stride + offset, ... + size) of a map of `length`."""
+
+    length: int
+    size: int
+    stride: int
+    offset: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.length, self.size, self.stride, self.offset)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
+
+    @classmethod
+    def unit(cls, length: int) -> Axis:
+        """The window of a unit on its own map."""
+        return cls(length, 1, 1, 0)
+
+    @classmethod
+    def full(cls, length: int) -> Axis:
+        """The whole map, for every unit."""
+        return cls(length, length, 0, 0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the window is the whole map, for every unit."""
+        return self == Axis.full(self.length)
+
+    def slid(self, length: int, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
+        """The window on the input, of `length`, of a sliding step, wherever it reaches; padding included."""
+        size = (self.size - 1) * stride + dilation * (kernel - 1) + 1
+        return Axis(length, size, self.stride * stride, self.offset * stride - padding)
+
+    def clipped(self) -> Axis:
+        """The same window, or the whole map where it is at least as large."""
+        return Axis.full(self.length) if self.stride == 0 or self.size >= self.length else self
+
+    def joined(self, other: Axis) -> Axis:
+        """The smallest window that covers this one and another on the same map."""
+        if self.stride != other.stride:
+            return Axis.full(self.length)
+        begin = min(self.offset, other.offset)
+        end = max(self.offset + self.size, other.offset + other.size)
+        return Axis(self.length, end - begin, self.stride, begin).clipped()
+
+    def origin(self, position: Tensor) -> Tensor:
+        """Where the windows of units at `position` begin."""
+        return position * self.stride + self.offset
+
+    def overhangs(self, first: int, last: int) -> bool:
+        """Whether the window of some unit between positions `first` and `last` leaves the map."""
+        return first * self.stride + self.offset < 0 or last * self.stride + self.offset + self.size > self.length
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a layer's units on one map."""
+
+    channels: int
+    y: Axis
+    x: Axis
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.channels, self.y, self.x)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]
+
+    @classmethod
+    def unit(cls, shape: Shape) -> Window:
+        """The window of a unit on its own map of shape (C, H, W)."""
+        return cls(shape[0], Axis.unit(shape[1]), Axis.unit(shape[2]))
+
+    @classmethod
+    def full(cls, shape: Shape) -> Window:
+        """The whole map of shape (C, H, W)."""
+        return cls(shape[0], Axis.full(shape[1]), Axis.full(shape[2]))
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        return self.y, self.x
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the window is the whole map, for every unit."""
+        return self.y.is_full and self.x.is_full
+
+    def joined(self, other: Window) -> Window:
+        """The smallest window that covers this one and another on the same map."""
+        return Window(self.channels, self.y.joined(other.y), self.x.joined(other.x))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the window."""
+        return self.y.size, self.x.size
+
+    @property
+    def elements(self) -> int:
+        """How many values one unit's window holds."""
+        return self.channels * self.y.size * self.x.size
+
+
+class Reaching(Protocol):
+    """A step of a tape, as far as receptive fields go."""
+
+    def reaches(self, window: Window, shapes: Sequence[Sequence[int]]) -> tuple[Window | None, ...]:
+        """The windows on its inputs, of these shapes, of a window on the output; None where no signal comes."""
+
+
+def receptive_fields(
+    steps: Sequence[Reaching],
+    sources: Sequence[Sequence[int]],
+    shapes: Sequence[Sequence[int] | None],
+    value: int,
+    window: Window,
+) -> list[Window | None]:
+    """The windows on every value below that one window on one value reaches.
+
+    Args:
+        steps: of a tape, in order; each makes one value. The first values are the inputs of the tape.
+        sources: the numbers of the values that each step reads.
+        shapes: of every value, for one image; None where it is not known and not needed.
+        value: the number of that value.
+        window: on it; that of a unit, or all of it.
+
+    Returns:
+        One window for each value up to `value`, which covers all the paths; None where no path leads.
+    """
+    fields: list[Window | None] = [None] * (value + 1)
+    fields[value] = window
+    inputs = len(shapes) - len(steps)
+    for index in reversed(range(value - inputs + 1)):
+        above = fields[inputs + index]
+        if above is None:
+            continue
+        below = [shapes[source] for source in sources[index]]
+        for source, reached in zip(sources[index], steps[index].reaches(above, below), strict=True):  # type: ignore[arg-type]
+            if reached is not None:
+                held = fields[source]
+                fields[source] = reached if held is None else held.joined(reached)
+    return fields

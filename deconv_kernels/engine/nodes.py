@@ -1,0 +1,133 @@
+"""The nodes of a traced graph: what each calls and computes, and which tensors it overwrites."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+Node = torch.fx.Node
+
+# What tracing notes of a node: a tensor that is not the model's, and that no gradient passes it.
+CONSTANT, NO_GRAD = "deconv_kernels.constant", "deconv_kernels.no_grad"
+
+
+def nodes_in(value: Any) -> list[Node]:
+    """The nodes in an argument of a node, in order."""
+    found: list[Node] = []
+    torch.fx.map_arg(value, lambda node: found.append(node))
+    return found
+
+
+class Applied:
+    """What `function.apply` is in a traced graph, where `function` is a `torch.autograd.Function` of the user's."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = self.__self__ = function
+        self.__name__ = self.__qualname__ = function.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function.apply(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Applied) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+
+def execute(node: Node, known: Mapping[Node, Any], modules: Mapping[Node, nn.Module]) -> Any:
+    """What a node computes.
+
+    Args:
+        node: of a graph, but no `get_attr`.
+        known: the values of the nodes it reads.
+        modules: to be called for those that call one.
+    """
+    arguments, named = torch.fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and NO_GRAD not in node.meta):
+        return _called(node, arguments, named, modules)
+
+
+def _called(node: Node, arguments: Sequence[Any], named: Mapping[str, Any], modules: Mapping[Node, nn.Module]) -> Any:
+    if node.op == "call_module":
+        return modules[node](*arguments, **named)
+    if node.op == "call_method":
+        return getattr(arguments[0], str(node.target))(*arguments[1:], **named)
+    return node.target(*arguments, **named)  # type: ignore[operator]
+
+
+def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
+    """`tensor[index] = value`, as a function that returns the tensor."""
+    tensor[index] = value
+    return tensor
+
+
+def set_data(tensor: Tensor, value: Tensor) -> Tensor:
+    """`tensor.data = value`, as a function that returns the tensor."""
+    tensor.data = value
+    return tensor
+
+
+IN_PLACE_OPERATORS = tuple(
+    getattr(operator, f"i{name}")
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
+)
+
+_WRITING = frozenset((*IN_PLACE_OPERATORS, set_item, set_data))
+
+_WRITING_METHODS = frozenset(f"__{operation.__name__}__" for operation in IN_PLACE_OPERATORS)
+
+
+def overwritten(node: Node, model: nn.Module) -> tuple[Node, ...]:
+    """The nodes to whose tensors a node writes in place: most often none or one.
+
+    Later readers of these tensors see what has been written.
+    """
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return ()
+    first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
+    return tuple(nodes_in((node.kwargs.get("out"), first if _is_in_place(node, model) else None)))
+
+
+def _is_in_place(node: Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    if isinstance(node.target, Applied):
+        return False
+    if node.target in _WRITING:
+        return True
+    name = function_name(node)
+    if (name.endswith("_") and not name.endswith("__")) or name in _WRITING_METHODS:
+        return True
+    return bool(node.kwargs.get("inplace", _positional(node, "inplace")))
+
+
+def _positional(node: Node, name: str) -> Any:
+    """An argument that a function of torch.nn.functional was given by position."""
+    if node.op != "call_function" or getattr(node.target, "__module__", "") != "torch.nn.functional":
+        return None
+    try:
+        parameters = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except ValueError:  # it has no signature
+        return None
+    position = parameters.index(name) if name in parameters else len(node.args)
+    return node.args[position] if position < len(node.args) else None
+
+
+def function_name(node: Node) -> str:
+    """The name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def describe(node: Node, model: nn.Module) -> str:
+    """What a node is, for an error message."""
+    if node.op == "call_module":
+        kind = type(model.get_submodule(str(node.target))).__name__
+        return f"module {node.target!r} ({kind}, node {node.name!r})"
+    return f"{'method' if node.op == 'call_method' else 'function'} {function_name(node)} (node {node.name!r})"

@@ -1,0 +1,167 @@
+"""Steps that join maps or take them apart: sums, products, concatenation and slices of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..fields import Window, as_map
+from ..signal import Windows
+from .base import Function, Kept, Options, Step
+from .whole import Shapes, Signals, Whole, are_equal, on_whole
+
+
+class Sum(Step):
+    """The sum of several maps, each with a factor; backwards each gets the signal, times its factor.
+
+    Where maps are broadcast, their signal is summed over what they were broadcast to.
+    """
+
+    def __init__(self, name: str, factors: Sequence[float]) -> None:
+        super().__init__(name)
+        self.factors = tuple(factors)
+
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        if len({x.dim() for x in inputs}) > 1 or len({len(x) for x in inputs}) > 1:
+            shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+            raise ValueError(f"{self.name} adds maps of shapes {shapes}; they must have one rank and one batch size")
+        total = inputs[0] if self.factors[0] == 1 else inputs[0] * self.factors[0]
+        owned = owned or total is not inputs[0]
+        for x, factor in zip(inputs[1:], self.factors[1:], strict=True):
+            in_place = owned and torch.broadcast_shapes(total.shape, x.shape) == total.shape
+            total = total.add_(x, alpha=factor) if in_place else torch.add(total, x, alpha=factor)
+            owned = True
+        return total, None
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        if are_equal(shapes):
+            return (window,) * len(shapes)
+        return tuple(Window.full(as_map(shape)) for shape in shapes)
+
+    def send(
+        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
+    ) -> Signals:
+        if not are_equal(shapes):
+            size = torch.broadcast_shapes(*shapes)
+            signal = windows.whole().reshape(-1, *size)
+            return [
+                on_whole(signal.sum_to_size((len(signal), *shape)) * factor, shape, windows)
+                for shape, factor in zip(shapes, self.factors, strict=True)
+            ]
+        parts = [windows, *(windows.copy() for _ in self.factors[1:])]
+        for part, factor in zip(parts, self.factors, strict=True):
+            if factor != 1:
+                part.settled().values.mul_(factor)
+                part.nonnegative = False
+        return parts
+
+
+class Concatenate(Step):
+    """Maps one after the other along a dimension; backwards each gets its part of the signal."""
+
+    def __init__(self, name: str, dimension: int) -> None:
+        super().__init__(name)
+        self.dimension = dimension
+
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        if self.dimension % inputs[0].dim() == 0:
+            raise ValueError(f"{self.name} concatenates along the batch dimension, which mixes images")
+        return torch.cat(list(inputs), self.dimension), None
+
+    def _along(self, shapes: Shapes) -> int:
+        """The dimension of the values of one image."""
+        return self.dimension % (len(shapes[0]) + 1) - 1
+
+    def _stacks_maps(self, shapes: Shapes) -> bool:
+        return self._along(shapes) == 0 and len(shapes[0]) in (1, 3)
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        if self._stacks_maps(shapes):
+            return tuple(replace(window, channels=shape[0]) for shape in shapes)
+        return tuple(Window.full(as_map(shape)) for shape in shapes)
+
+    def send(
+        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
+    ) -> Signals:
+        if self._stacks_maps(shapes):
+            return _split(windows.settled(), [shape[0] for shape in shapes])
+        along = self._along(shapes)
+        size = list(shapes[0])
+        size[along] = sum(shape[along] for shape in shapes)
+        parts = windows.whole().reshape(-1, *size).split([shape[along] for shape in shapes], along + 1)
+        return [on_whole(part, shape, windows) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _split(windows: Windows, channels: Sequence[int]) -> list[Windows]:
+    """Windows on maps that are stacked as windows on each of them."""
+    parts: list[Windows] = []
+    start = 0
+    for count in channels:
+        window = replace(windows.window, channels=count)
+        if windows.channel is None:
+            part = replace(windows, values=windows.values[:, start : start + count], window=window)
+        else:
+            channel = windows.channel - start
+            inside = (channel >= 0) & (channel < count)
+            values = windows.values * inside[:, None, None, None]
+            part = replace(windows, values=values, window=window, channel=channel.clamp(0, count - 1))
+        parts.append(part)
+        start += count
+    return parts
+
+
+class Product(Whole):
+    """The product of two maps by its gradient; inside the window where both have one shape."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, torch.mul, signals=2, linear=False)
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (window, window) if are_equal(shapes) else super().reaches(window, shapes)
+
+    def send(
+        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
+    ) -> Signals:
+        if not are_equal(shapes) or len(shapes[0]) not in (1, 3):
+            return super().send(windows, kept, below, shapes, options)
+        assert isinstance(kept, tuple)
+        parts = (windows, windows.copy())
+        for part, other in zip(parts, reversed(kept), strict=True):
+            part.values.mul_(part.crop(other if other.dim() == 4 else other[:, :, None, None]))
+            part.nonnegative = False
+        return parts
+
+
+class ChannelSlice(Whole):
+    """Some of the channels; backwards the others get nothing.
+
+    Args:
+        function: takes them.
+        bounds: from how many there are to the first and the one after the last.
+    """
+
+    def __init__(self, name: str, function: Function, bounds: Callable[[int], tuple[int, int]]) -> None:
+        super().__init__(name, function, signals=1, linear=True, apart=True)
+        self.bounds = bounds
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        if len(shapes[0]) in (1, 3):
+            return (replace(window, channels=shapes[0][0]),)
+        return super().reaches(window, shapes)
+
+    def send(
+        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
+    ) -> Signals:
+        if len(shapes[0]) not in (1, 3):
+            return super().send(windows, kept, below, shapes, options)
+        channels = shapes[0][0]
+        first, stop = self.bounds(channels)
+        window = replace(windows.settled().window, channels=channels)
+        if windows.channel is not None:
+            return (replace(windows, window=window, channel=windows.channel + first),)
+        values = windows.values.new_zeros((len(windows), channels, *window.size))
+        values[:, first:stop] = windows.values
+        return (replace(windows, values=values, window=window),)

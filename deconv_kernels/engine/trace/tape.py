@@ -1,0 +1,207 @@
+"""The tape: a network as its steps, in the order in which they run, and the names of its layers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..errors import UnknownLayer
+from ..expressions import (
+    Expression,
+)
+from ..steps.base import Step
+from ..steps.pointwise import BatchNormalization, Identity, Rectifier, Scale, Shift
+from ..steps.pooling import MaxPool
+from ..steps.unpooling import Switches
+from ..weights import Weights
+
+
+class ValuesOfCall(NamedTuple):
+    """What a call of a module was given and returned: the numbers of values, None for what is none."""
+
+    given: tuple[int | None, ...]
+    returned: tuple[int | None, ...]
+
+
+class Tensors:
+    """Where the tensors come from that the steps of a network read.
+
+    Args:
+        model: the network.
+        held: tensors that are not the model's, by the names under which tracing found them.
+        called: the paths of the modules that tracing saw called.
+        assumed: what must not change, because the control flow of the network depends on it.
+    """
+
+    def __init__(
+        self, model: nn.Module, held: Mapping[str, Tensor], called: Collection[str], assumed: Sequence[Expression]
+    ) -> None:
+        self.model, self.held, self.assumed = model, held, assumed
+        self._modules = {path: model.get_submodule(path) for path in called}
+        self._taken: dict[str, Tensor] = {}
+
+    def now(self) -> Weights:
+        """Those of this moment, each the same object as before where its bits are the same.
+
+        Raises:
+            ValueError: a module was replaced, or what is assumed has changed.
+        """
+        for path, module in self._modules.items():
+            if self.model.get_submodule(path) is not module:
+                raise ValueError(f"module {path!r} was replaced after the network was traced; make a new Deconvnet")
+        weights = Weights(self.model, self.held, self._taken)
+        for expression in self.assumed:
+            expression.bound(weights)
+        return weights
+
+
+class LayerNames:
+    """The names of a network's layers.
+
+    Args:
+        inputs: how many tensors the network takes.
+        steps: name and kind of every step, in order.
+        hidden: the numbers of those that are no layers.
+        containers: names that stand for a step's output too.
+
+    Attributes:
+        all: those of the layers, in order.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        steps: Sequence[tuple[str, str]],
+        hidden: Collection[int],
+        containers: Mapping[str, int],
+    ) -> None:
+        self.inputs, self.steps = inputs, steps
+        named = {name: index for index, (name, _) in enumerate(steps) if index not in hidden}
+        self.all = list(named)
+        self._index = {**containers, **named}
+
+    def index(self, layer: str) -> int:
+        """Which step's output `layer` is.
+
+        Raises:
+            UnknownLayer: no such layer; the message lists them.
+        """
+        if layer not in self._index:
+            close = difflib.get_close_matches(str(layer), self._index, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.all)}")
+        return self._index[layer]
+
+    def of(self, kind: str) -> dict[int, str]:
+        """The names of the steps of a kind, by their numbers."""
+        return {index: name for index, (name, of_kind) in enumerate(self.steps) if of_kind == kind}
+
+
+class Tape:
+    """A network as its steps, in the order in which they run. Each makes one value; the first values are the inputs.
+
+    Attributes:
+        inputs: how many tensors the network takes.
+        steps: from the images to the output.
+        sources: for every step, the numbers of the values that it reads.
+        layers: the names of all layers, in order: those of `named_modules()`; for a function, or a module called more
+            than once, the name of its torch.fx node. A container stands for what it returns.
+        output: the name of the layer whose output is the network's; None if it returns several tensors.
+        calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
+            for what is none.
+        tensors: where those come from that the steps read.
+        key: a hash of all that the steps depend on but the tensors.
+        names: of the layers.
+        unused: the keys of `rules` that the network does not call.
+    """
+
+    unused: frozenset[Any] = frozenset()
+
+    def __init__(
+        self,
+        inputs: int,
+        steps: Sequence[Step],
+        sources: Sequence[tuple[int, ...]],
+        containers: Mapping[str, int],
+        output: int | None,
+        calls: Mapping[str, Sequence[ValuesOfCall]],
+        tensors: Tensors,
+        key: str,
+    ) -> None:
+        self.inputs, self.steps, self.sources = inputs, list(steps), list(sources)
+        self.calls, self.tensors, self.key = calls, tensors, key
+        hidden = {index for index, step in enumerate(steps) if isinstance(step, Switches)}
+        kinds = [(step.name, type(step).__name__) for step in steps]
+        self.names = LayerNames(inputs, kinds, hidden, containers)
+        self.layers = self.names.all
+        self.output = None if output is None else self.steps[output].name
+
+    def name(self, layer: str | nn.Module) -> str:
+        """The name of a layer that may be given as a module of the network.
+
+        Raises:
+            TypeError: it is neither a name nor a module.
+            UnknownLayer: a module of another network.
+        """
+        if isinstance(layer, str):
+            return layer
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"a layer is a name or a module of the network, got {type(layer).__name__}")
+        for name, module in self.tensors.model.named_modules():
+            if module is layer:
+                return name
+        raise UnknownLayer(f"the {type(layer).__name__} given as a layer is no module of the network")
+
+    def index(self, layer: str | nn.Module) -> int:
+        """Which step's output `layer` is.
+
+        Raises:
+            TypeError, UnknownLayer: no such layer; the message lists them.
+        """
+        return self.names.index(self.name(layer))
+
+    def value(self, layer: str | nn.Module) -> int:
+        """The number of the value that is the output of `layer`.
+
+        Raises:
+            TypeError, UnknownLayer: no such layer; the message lists them.
+        """
+        return self.inputs + self.index(layer)
+
+    def rectified(self, value: int) -> int:
+        """The value in which a convolution's output is rectified: that of the rectifier that alone reads it.
+
+        Between them may stand steps that keep each map to itself, such as batch normalisation. Where the way forks or
+        another step follows first, the value before that.
+        """
+        while True:
+            readers = [index for index, sources in enumerate(self.sources) if value in sources]
+            if len(readers) != 1:
+                return value
+            step, reached = self.steps[readers[0]], self.inputs + readers[0]
+            if isinstance(step, Rectifier):
+                return reached
+            if not isinstance(step, BatchNormalization | Scale | Shift | Identity | MaxPool):
+                return value
+            value = reached
+
+    def bound(self, steps: Collection[int]) -> tuple[dict[int, Step], dict[str, Tensor]]:
+        """Steps with the tensors that the network has now, by their numbers, and these tensors by their paths.
+
+        Raises:
+            ValueError: a module of the network was replaced, or what its control flow depends on has changed.
+        """
+        weights = self.tensors.now()
+        return {index: self.steps[index].bound(weights) for index in steps}, weights.taken
+
+    def needed(self, values: Collection[int]) -> list[int]:
+        """The steps that have to run to compute some values, in order."""
+        wanted, steps = set(values), []
+        for index in reversed(range(len(self.steps))):
+            if self.inputs + index in wanted:
+                steps.append(index)
+                wanted.update(self.sources[index])
+        return steps[::-1]
