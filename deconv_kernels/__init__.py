@@ -5,7 +5,7 @@ deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Netwo
 """
 
 from . import _interrupt as _interrupt  # first: it answers interrupts while the others are being imported
-from . import _register, backends, nn
+from . import backends, nn
 from .calls import UnsupportedModule
 from .deconvnet import Deconvnet, Projections
 from .graph import UnknownLayer
@@ -20,8 +20,6 @@ from .ops import (
     switches_to_indices,
 )
 from .record import Record, Units
-
-_register.register_all()
 
 __version__ = "0.1.0"
 

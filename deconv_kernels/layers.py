@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize
 
 from . import nn as own
 from . import ops
-from ._pooling import pair
 from .calls import Call, is_batch_size, makes_parts, note_parts
 from .constants import (
     NO_GRAD,
@@ -43,6 +42,7 @@ from .joins import (
     ZeroPad,
 )
 from .linear import is_along_the_batch, is_linear, is_product, name_of
+from .ops.geometry import pair
 from .rules import POINTWISE, canonical
 from .steps import (
     Activation,

@@ -1,0 +1,1 @@
+"""Projections of whole networks: what is traced, planned, walked and sent back."""
