@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/pooling.h"
+#include "geometry/pooling.h"
 
 namespace deconv_kernels {
 

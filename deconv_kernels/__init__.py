@@ -5,7 +5,7 @@ deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Netwo
 """
 
 from . import _interrupt as _interrupt  # first: it answers interrupts while the others are being imported
-from . import _register, backends, nn
+from . import backends, nn
 from .engine.deconvnet import Deconvnet, Projections
 from .engine.errors import UnknownLayer, UnsupportedModule
 from .engine.record import Record
@@ -20,8 +20,6 @@ from .ops import (
     pack_weight,
     switches_to_indices,
 )
-
-_register.register_all()
 
 __version__ = "0.1.0"
 

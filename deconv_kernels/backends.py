@@ -1,239 +1,31 @@
 """Which implementation of the ops runs, which could, and why another cannot."""
 
-from __future__ import annotations
+from .ops.backends import (
+    NAMES,
+    OPS,
+    allows_tf32,
+    available,
+    chosen,
+    cpu_capability,
+    float32_precision,
+    operator,
+    triton_interprets,
+    usable_device,
+    use,
+    why_not,
+)
 
-import importlib.util
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from . import _library
-from .checks import one_of
-
-NAMES = ("cpu", "cuda", "triton", "reference")
-OPS = tuple(_library.SCHEMAS)
-
-_NAMESPACES = {
-    None: _library.NAMESPACE,
-    "cpu": _library.NAMESPACE,
-    "cuda": _library.NAMESPACE,
-    "triton": _library.TRITON_NAMESPACE,
-    "reference": _library.REFERENCE_NAMESPACE,
-}
-
-_forced: str | None = None
-_operators: dict[str, torch._ops.OpOverload] = {}
-
-# (dispatch keys, arguments) -> results of the ops, while the C++ kernels are what runs on CPU tensors: those refuse bad
-# arguments without help.
-direct_operators: dict[str, Callable[..., Any]] = {}
-
-
-def why_not(backend: str) -> str | None:
-    """Why a backend cannot run here, or None where it can.
-
-    Args:
-        backend: "cpu" (C++), "cuda" (CUDA C++), "triton" or "reference".
-
-    Raises:
-        ValueError: no backend has that name.
-    """
-    one_of("backend", backend, NAMES)
-    if backend == "cpu":
-        return _library.cpu_error
-    if backend == "cuda":
-        return _library.cuda_error or _why_no_gpu()
-    if backend == "triton":
-        if importlib.util.find_spec("triton") is None:
-            return "the package triton is not installed"
-        return None if triton_interprets() else _why_no_gpu()
-    return None
-
-
-def available() -> dict[str, dict[str, str | None]]:
-    """For every op, every backend with None where it can run here and the reason where it cannot."""
-    reasons = {backend: why_not(backend) for backend in NAMES}
-    return {op: dict(reasons) for op in OPS}
-
-
-def cpu_capability() -> str:
-    """The instruction set that the C++ kernels run on: "avx512", "avx2" or "baseline".
-
-    The environment variable DECONV_CPU_CAPABILITY names a lesser one than the best.
-
-    Raises:
-        RuntimeError: the C++ kernels are missing, or the variable names what this processor does not have.
-    """
-    if _library.cpu_error is not None:
-        raise RuntimeError(f"the C++ kernels are missing: {_library.cpu_error}")
-    return torch.ops.deconv_kernels.cpu_capability()
-
-
-def chosen(device: torch.device | str) -> str:
-    """The backend that runs on tensors of `device`: the forced one, else the fastest that is there.
-
-    Raises:
-        RuntimeError: nothing can run on that device.
-    """
-    if _forced is not None:
-        return _forced
-    if torch.device(device).type == "cpu":
-        return "cpu" if why_not("cpu") is None else "reference"
-    for backend in ("cuda", "triton"):
-        if why_not(backend) is None:
-            return backend
-    raise RuntimeError(f"no backend runs on {device}: cuda: {why_not('cuda')}; triton: {why_not('triton')}")
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: it is neither cpu nor cuda, or not there.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be cpu or cuda, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r}: this PyTorch sees no CUDA device")
-    return device
-
-
-def allows_tf32() -> bool:
-    """Whether torch lets convolutions round float32 factors to TF32 on a GPU, said by either of its two settings."""
-    # The older setting, `allow_tf32`, cannot be read any more where the newer one was set for convolutions alone.
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
-
-
-@contextmanager
-def float32_precision(precision: str) -> Iterator[None]:
-    """What becomes of the float32 factors of convolutions on a GPU, for the length of a `with` block.
-
-    Those of matrix products stay as they are. Both of torch's settings for convolutions, the older and the newer, say
-    the same inside, and afterwards what they said before.
-
-    Args:
-        precision: "ieee" (they stay as they are) or "tf32" (they are cut to eleven bits).
-
-    Raises:
-        ValueError: another precision.
-    """
-    if precision not in ("ieee", "tf32"):
-        raise ValueError(f"precision must be ieee or tf32, got {precision!r}")
-    cudnn, newer = torch.backends.cudnn, ("conv", "rnn")
-    before = {name: getattr(cudnn, name).fp32_precision for name in newer}
-    products = torch.backends.cuda.matmul.fp32_precision
-    try:
-        allowed = cudnn.allow_tf32
-    except RuntimeError:  # the two disagree
-        allowed = None
-    # torch's own test helpers, once imported, forbid to set this elsewhere.
-    with torch.backends.__allow_nonbracketed_mutation():
-        cudnn.allow_tf32 = precision == "tf32"
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        with torch.backends.__allow_nonbracketed_mutation():
-            torch.backends.cuda.matmul.fp32_precision = products
-            if allowed is not None:
-                cudnn.allow_tf32 = allowed
-            for name, value in before.items():
-                getattr(cudnn, name).fp32_precision = value
-
-
-class use:
-    """Forces one backend for every op from here on, or for the length of a `with` block.
-
-    Args:
-        backend: "cpu", "cuda", "triton" or "reference"; None returns to the automatic choice.
-
-    Raises:
-        ValueError: no backend has that name.
-        RuntimeError: it cannot run here; the message says why.
-    """
-
-    def __init__(self, backend: str | None) -> None:
-        reason = None if backend is None else why_not(backend)
-        if reason is not None:
-            raise RuntimeError(f"backend {backend!r} cannot run here: {reason}")
-        self._before = _forced
-        _force(backend)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _force(self._before)
-
-
-def triton_interprets() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def operator(name: str, input: Tensor) -> torch._ops.OpOverload:
-    """The torch op that runs `name` on `input` under the present choice of backend.
-
-    Raises:
-        ValueError: the forced backend does not work on the device of `input`.
-    """
-    if _forced is not None:
-        _check_device(_forced, input.device)
-    elif name == "backproject2d" and input.is_cuda and _on_matrix_units(input):
-        return torch.ops.deconv_kernels_triton.backproject2d.default
-    return _operators[name]
-
-
-def _on_matrix_units(input: Tensor) -> bool:
-    """Whether windows are large enough, and of a type, for Triton's kernel on the matrix units.
-
-    The CUDA C++ kernel has the rest: small windows, and types that the matrix units do not take, where it skips zeros.
-    The bound follows from how the two divide their work; it has not been tuned on a card.
-    """
-    if input.shape[2] * input.shape[3] < _SMALLEST_ON_MATRIX_UNITS or why_not("triton") is not None:
-        return False
-    return allows_tf32() if input.dtype == torch.float32 else input.dtype != torch.float64
-
-
-_SMALLEST_ON_MATRIX_UNITS = 49  # positions of a window
-
-
-def _force(backend: str | None) -> None:
-    global _forced
-    _forced = backend
-    namespace = getattr(torch.ops, _NAMESPACES[backend])
-    _operators.update({name: getattr(namespace, name).default for name in OPS})
-    direct_operators.clear()
-    if backend in (None, "cpu") and _library.cpu_error is None:
-        # As `redispatch` of an operator, which would cost as much again as the dispatch.
-        direct_operators.update({name: operator._handle.redispatch_boxed for name, operator in _operators.items()})
-
-
-def _check_device(backend: str, device: torch.device) -> None:
-    if backend == "reference":
-        return
-    on_cpu = backend == "cpu" or (backend == "triton" and triton_interprets())
-    if device.type != ("cpu" if on_cpu else "cuda"):
-        raise ValueError(
-            f"the forced backend {backend!r} works on {'CPU' if on_cpu else 'CUDA'} tensors, input is on {device}"
-        )
-
-
-def _why_no_gpu() -> str | None:
-    if torch.version.cuda is None and torch.version.hip is None:
-        return "this torch is a CPU build"
-    return None if torch.cuda.is_available() else "torch finds no CUDA device"
-
-
-_force(None)
+__all__ = [
+    "NAMES",
+    "OPS",
+    "allows_tf32",
+    "available",
+    "chosen",
+    "cpu_capability",
+    "float32_precision",
+    "operator",
+    "triton_interprets",
+    "usable_device",
+    "use",
+    "why_not",
+]

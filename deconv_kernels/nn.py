@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from . import ops
-from ._pooling import window_arguments
+from .ops.geometry import window_arguments
 
 
 class _Layer(nn.Module):

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import deconv_kernels as dk
-from deconv_kernels import _library, backends
+from deconv_kernels import backends
+from deconv_kernels.ops import library as _library
 
 NAMESPACES = {
     "cpu": "deconv_kernels",

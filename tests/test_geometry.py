@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from properties import assume, given, settings, st
 
 import deconv_kernels as dk
-from deconv_kernels import _pooling
+from deconv_kernels.ops import geometry as _pooling
 
 axes = st.integers(1, 7).flatmap(
     lambda kernel: st.tuples(st.just(kernel), st.integers(1, 6), st.integers(0, kernel // 2), st.integers(1, 4))

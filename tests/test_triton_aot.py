@@ -32,8 +32,8 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from deconv_kernels import triton as kernels  # noqa: E402
 
-COMMON = importlib.import_module("deconv_kernels.triton._common")
-BACKPROJECT = importlib.import_module("deconv_kernels.triton.backproject2d")
+COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
+BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
 HOPPER = GPUTarget("cuda", 90, 32)
 OTHERS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 100, 32), GPUTarget("hip", "gfx942", 64)]
 # 80 registers leave room for 768 threads on a Hopper multiprocessor: with one 16-byte load each in flight, 12 KiB.

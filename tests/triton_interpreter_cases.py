@@ -46,10 +46,10 @@ from deconv_kernels import triton as kernels
 
 CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output
-COMMON = importlib.import_module("deconv_kernels.triton._common")
-BACKPROJECT = importlib.import_module("deconv_kernels.triton.backproject2d")
+COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
+BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
 MODULES = [
-    importlib.import_module(f"deconv_kernels.triton.{name}")
+    importlib.import_module(f"deconv_kernels.ops.triton.{name}")
     for name in ("backproject2d", "max_pool2d", "max_unpool2d", "switches")
 ]
 UNROLLED = [g for g in GEOMETRIES if g.kernel[0] * g.kernel[1] <= COMMON.LARGEST_UNROLLED_WINDOW]

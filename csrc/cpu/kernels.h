@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../kernels/pooling.h"
+#include "../geometry/pooling.h"
 
 namespace deconv_kernels {
 

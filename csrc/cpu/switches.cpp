@@ -1,4 +1,4 @@
-#include "../kernels/switches.h"
+#include "../geometry/switches.h"
 
 #include <algorithm>
 #include <atomic>

@@ -20,7 +20,7 @@
 #include <numeric>
 
 #include "device.cuh"
-#include "kernels/pooling.h"
+#include "geometry/pooling.h"
 #include "windows.cuh"
 
 namespace deconv_kernels::cuda {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "device.cuh"
-#include "kernels/pooling.h"
+#include "geometry/pooling.h"
 #include "windows.cuh"
 
 namespace deconv_kernels::cuda {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "device.cuh"
-#include "kernels/pooling.h"
+#include "geometry/pooling.h"
 
 namespace deconv_kernels::cuda {
 

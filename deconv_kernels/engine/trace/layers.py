@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ... import nn as own
 from ... import ops
-from ..._pooling import pair
+from ...ops.geometry import pair
 from ..expressions import Expression
 from ..nodes import NO_GRAD, Node, function_name, nodes_in, overwritten, set_item
 from ..steps.base import Step

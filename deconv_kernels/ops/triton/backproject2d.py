@@ -17,11 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels import backends
-from deconv_kernels._pooling import Pair, dense, dense_copy, empty, extent, is_channels_last
-from deconv_kernels.triton import _common
-from deconv_kernels.triton._common import Tile, comparable
-from deconv_kernels.triton.max_unpool2d_window import max_unpool2d_window
+from deconv_kernels.ops import backends
+from deconv_kernels.ops.geometry import Pair, dense, dense_copy, empty, extent, is_channels_last
+from deconv_kernels.ops.triton import _common
+from deconv_kernels.ops.triton._common import Tile, comparable
+from deconv_kernels.ops.triton.max_unpool2d_window import max_unpool2d_window
 
 # Where more windows than this may name a position, unpooling once costs less than asking them all for every tap.
 MOST_WINDOWS = 4

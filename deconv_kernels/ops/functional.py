@@ -17,8 +17,9 @@ from torch.autograd import forward_ad, profiler
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
+from ..checks import shown
 from . import backends
-from ._pooling import (
+from .geometry import (
     FLOATING,
     LARGEST_STEP,
     Pair,
@@ -35,7 +36,6 @@ from ._pooling import (
     unpooled_range,
     window_arguments,
 )
-from .checks import shown
 
 IntOrPair = int | Sequence[int]
 

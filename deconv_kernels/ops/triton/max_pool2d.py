@@ -6,9 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels._pooling import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
-from deconv_kernels.triton import _common
-from deconv_kernels.triton._common import comparable, known_multiple, map_position, rectified, tile_position
+from deconv_kernels.ops.geometry import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
+from deconv_kernels.ops.triton import _common
+from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
 
 # Elements of a large window that one program looks at in one step.
 LARGE_WINDOW_STEP = 1024

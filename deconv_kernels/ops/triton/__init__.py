@@ -13,11 +13,11 @@ except ImportError as error:
     _import_error: ImportError | None = error
 else:
     _import_error = None
-    from deconv_kernels.triton.backproject2d import backproject2d, pack_weight
-    from deconv_kernels.triton.max_pool2d import max_pool2d
-    from deconv_kernels.triton.max_unpool2d import max_unpool2d
-    from deconv_kernels.triton.max_unpool2d_window import max_unpool2d_window
-    from deconv_kernels.triton.switches import indices_to_switches, switches_to_indices
+    from deconv_kernels.ops.triton.backproject2d import backproject2d, pack_weight
+    from deconv_kernels.ops.triton.max_pool2d import max_pool2d
+    from deconv_kernels.ops.triton.max_unpool2d import max_unpool2d
+    from deconv_kernels.ops.triton.max_unpool2d_window import max_unpool2d_window
+    from deconv_kernels.ops.triton.switches import indices_to_switches, switches_to_indices
 
 __all__ = [
     "backproject2d",

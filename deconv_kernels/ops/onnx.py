@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import reference
-from ._pooling import Pair, pooled_size
+from .geometry import Pair, pooled_size
 
 
 def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:

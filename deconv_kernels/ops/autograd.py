@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_weight
 
 from . import reference
-from ._pooling import Pair, dense_copy, extent, is_channels_last
+from .geometry import Pair, dense_copy, extent, is_channels_last
 
 Context = Any  # what autograd hands from `setup` to `backward` and `jvp`
 

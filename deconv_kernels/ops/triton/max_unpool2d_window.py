@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deconv_kernels._pooling import Pair, extent
-from deconv_kernels.triton.max_unpool2d import unpool
+from deconv_kernels.ops.geometry import Pair, extent
+from deconv_kernels.ops.triton.max_unpool2d import unpool
 
 
 def max_unpool2d_window(

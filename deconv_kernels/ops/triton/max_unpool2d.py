@@ -6,9 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels._pooling import Pair, dense, empty, is_channels_last
-from deconv_kernels.triton import _common
-from deconv_kernels.triton._common import comparable, known_multiple, map_position, rectified, tile_position
+from deconv_kernels.ops.geometry import Pair, dense, empty, is_channels_last
+from deconv_kernels.ops.triton import _common
+from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
 
 # A cell of at most this many positions is kept in registers.
 LARGEST_CELL = 16

@@ -10,46 +10,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _library, reference
-from ._autograd import autograd_kernel, differentials
-from ._onnx import plain_in_onnx
-from ._pooling import Pair, empty, extent, is_channels_last, pooled_size, switch_dtype
+from . import library, reference
+from .autograd import autograd_kernel, differentials
+from .geometry import Pair, empty, extent, is_channels_last, pooled_size, switch_dtype
+from .onnx import plain_in_onnx
 
 
 def register_all() -> None:
     """Gives every op of every namespace its kernels and its registrations."""
-    for name in _library.SCHEMAS:
+    for name in library.SCHEMAS:
         plain = getattr(reference, name)
         triton = _triton_kernel(name)
-        _library.reference_library.impl(name, plain, "CompositeExplicitAutograd")
+        library.reference_library.impl(name, plain, "CompositeExplicitAutograd")
         for key in ("CPU", "CUDA"):
-            _library.triton_library.impl(name, triton, key)
-        if _library.cpu_error is not None:
-            _library.library.impl(name, plain, "CPU")
-        if _library.cuda_error is not None:
-            _library.library.impl(name, triton, "CUDA")
-    for library in (_library.library, _library.triton_library, _library.reference_library):
-        namespace = getattr(torch.ops, library.ns)
+            library.triton_library.impl(name, triton, key)
+        if library.cpu_error is not None:
+            library.library.impl(name, plain, "CPU")
+        if library.cuda_error is not None:
+            library.library.impl(name, triton, "CUDA")
+    for defined in (library.library, library.triton_library, library.reference_library):
+        namespace = getattr(torch.ops, defined.ns)
         for name, fake in _FAKES.items():
-            torch.library.register_fake(f"{library.ns}::{name}", fake)
-        packs = functools.partial(_fake_pack_weight, library.ns)
-        torch.library.register_fake(f"{library.ns}::pack_weight", packs)
+            torch.library.register_fake(f"{defined.ns}::{name}", fake)
+        packs = functools.partial(_fake_pack_weight, defined.ns)
+        torch.library.register_fake(f"{defined.ns}::pack_weight", packs)
         differentiated = differentials(namespace)
-        for name in _library.SCHEMAS:
+        for name in library.SCHEMAS:
             kernel = autograd_kernel(getattr(namespace, name).default, differentiated.get(name))
-            library.impl(name, plain_in_onnx(name, kernel), "Autograd", with_keyset=True)
+            defined.impl(name, plain_in_onnx(name, kernel), "Autograd", with_keyset=True)
         for name, rule in _vmaps(namespace).items():
-            torch.library.register_vmap(f"{library.ns}::{name}", rule)
+            torch.library.register_vmap(f"{defined.ns}::{name}", rule)
         for device in ("CPU", "CUDA"):
             pool = functools.partial(_autocast_max_pool2d, namespace.max_pool2d.default, device.lower())
-            library.impl("max_pool2d", pool, f"Autocast{device}")
+            defined.impl("max_pool2d", pool, f"Autocast{device}")
             send = functools.partial(_autocast_backproject2d, namespace.backproject2d.default, device.lower())
-            library.impl("backproject2d", send, f"Autocast{device}")
+            defined.impl("backproject2d", send, f"Autocast{device}")
 
 
 def _triton_kernel(name: str) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
-        return getattr(importlib.import_module("deconv_kernels.triton"), name)(*arguments)
+        return getattr(importlib.import_module("deconv_kernels.ops.triton"), name)(*arguments)
 
     return kernel
 
@@ -127,13 +127,13 @@ def _fake_backproject2d(
 def _fake_pack_weight(namespace: str, weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
     """Each backend packs in its own way: what the C++ kernels make is described in csrc/cpu/kernels.h."""
     on_cpu = weight.device.type == "cpu"
-    reference_packs = namespace == _library.REFERENCE_NAMESPACE or (
-        on_cpu and namespace == _library.NAMESPACE and _library.cpu_error is not None
+    reference_packs = namespace == library.REFERENCE_NAMESPACE or (
+        on_cpu and namespace == library.NAMESPACE and library.cpu_error is not None
     )
     if reference_packs:
         return weight.new_empty(weight.shape)
     channels, outputs, *kernel = weight.shape
-    if not on_cpu or namespace == _library.TRITON_NAMESPACE:
+    if not on_cpu or namespace == library.TRITON_NAMESPACE:
         return weight.new_empty((*kernel, channels, outputs))
     double = weight.dtype == torch.float64
     line = 8 if double else 16

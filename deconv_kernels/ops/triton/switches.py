@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels._pooling import Pair, dense, empty, is_channels_last, switch_dtype
-from deconv_kernels.triton import _common
-from deconv_kernels.triton._common import known_multiple, map_position, tile_position
+from deconv_kernels.ops.geometry import Pair, dense, empty, is_channels_last, switch_dtype
+from deconv_kernels.ops.triton import _common
+from deconv_kernels.ops.triton._common import known_multiple, map_position, tile_position
 
 # Elements a thread converts: one 16-byte access of int64 indices.
 ELEMENTS = 2

@@ -33,7 +33,7 @@ SCHEMAS = {
     "indices_to_switches": f"(Tensor indices, SymInt[2] input_size, {_WINDOW}) -> Tensor",
 }
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent.parent
 
 
 def _load(file_name: str) -> str | None:

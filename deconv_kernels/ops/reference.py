@@ -1,0 +1,272 @@
+"""What every op means, in plain PyTorch: slow, obviously right, and what the rest is held against.
+
+The functions take the positional arguments of the schemas, already checked by `deconv_kernels.ops`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .geometry import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
+
+
+def max_pool2d(
+    input: Tensor,
+    bias: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
+    channels_last = is_channels_last(input)
+    if bias is not None:
+        input = input + bias[:, None, None]
+    if relu:
+        input = torch.relu(input)
+    height, width = input.shape[-2:]
+    pooled = pooled_size((height, width), kernel_size, stride, padding, dilation, ceil_mode)
+    shape = (*input.shape[:-2], *pooled)
+    values = torch.full(shape, -torch.inf, dtype=input.dtype, device=input.device)
+    switches = torch.zeros(shape, dtype=switch_dtype(kernel_size), device=input.device)
+    untouched = torch.ones(pooled, dtype=torch.bool, device=input.device)
+    for tap_y in range(kernel_size[0]):
+        y = torch.arange(pooled[0], device=input.device) * stride[0] - padding[0] + tap_y * dilation[0]
+        for tap_x in range(kernel_size[1]):
+            x = torch.arange(pooled[1], device=input.device) * stride[1] - padding[1] + tap_x * dilation[1]
+            inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+            seen = input[..., y.clamp(0, height - 1), :][..., x.clamp(0, width - 1)]
+            wins = inside & (untouched | (seen > values) | seen.isnan())
+            values = torch.where(wins, seen, values)
+            switches = switches.masked_fill(wins, tap_y * kernel_size[1] + tap_x)
+            untouched = untouched & ~inside
+    return dense_copy(values, channels_last), dense_copy(switches, channels_last)
+
+
+def max_unpool2d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
+    out = _unpool(input, switches, kernel_size, stride, padding, dilation, output_size, overlap, relu)
+    return dense_copy(out, is_channels_last(input))
+
+
+def max_unpool2d_window(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    dilation: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Windows of a pooled map unpooled by the switches of their images; see `deconv_kernels.max_unpool2d_window`."""
+    height, width = input.shape[-2:]
+    size = (
+        (height - 1) * stride[0] + extent(kernel_size[0], dilation[0]),
+        (width - 1) * stride[1] + extent(kernel_size[1], dilation[1]),
+    )
+    if input.numel() == 0:
+        return empty((*input.shape[:-2], *size), input.dtype, input.device, is_channels_last(input))
+    images = len(switches)
+    if not is_compiling() and bool(((image < 0) | (image >= images)).any()):
+        raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
+    codes = window_switches(switches, image, origin, (height, width))
+    out = _unpool(input, codes, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
+    return dense_copy(out, is_channels_last(input))
+
+
+def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair) -> Tensor:
+    """The switches under windows of `size` (U, C, h, w), -1 where a window overhangs its map."""
+    height, width = switches.shape[-2:]
+    y = origin[:, :1] + torch.arange(size[0], device=origin.device)
+    x = origin[:, 1:] + torch.arange(size[1], device=origin.device)
+    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+    channel = torch.arange(switches.shape[1], device=switches.device)
+    codes = switches[
+        image[:, None, None, None],
+        channel[:, None, None],
+        y.clamp(0, height - 1)[:, None, :, None],
+        x.clamp(0, width - 1)[:, None, None, :],
+    ]
+    return torch.where(inside, codes.long(), -1)
+
+
+def _unpool(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    overlap: str,
+    relu: bool,
+) -> Tensor:
+    """Gather form: each output position asks, in row-major order, the windows that can see it."""
+    pooled = input.shape[-2:]
+    accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+    values = input.to(accumulate)
+    codes = switches.long()
+    out = torch.zeros((*input.shape[:-2], *output_size), dtype=accumulate, device=input.device)
+    last = overlap == "last"
+
+    def windows(axis: int) -> list[tuple[Tensor, Tensor]]:
+        """Per candidate, in rising order: its index for every output position, and the tap it sees it with or -1."""
+        position = torch.arange(output_size[axis], device=input.device) + padding[axis]
+        reach = extent(kernel_size[axis], dilation[axis])
+        latest = position // stride[axis]
+        candidates = []
+        for back in range((reach - 1) // stride[axis], -1, -1):
+            window = latest - back
+            offset = position - window * stride[axis]
+            tap = offset // dilation[axis]
+            sees = (window >= 0) & (window < pooled[axis]) & (offset < reach) & (offset % dilation[axis] == 0)
+            candidates.append((window.clamp(0, pooled[axis] - 1), torch.where(sees, tap, -1)))
+        return candidates
+
+    for row, tap_y in windows(0):
+        for column, tap_x in windows(1):
+            sees = (tap_y[:, None] >= 0) & (tap_x >= 0)
+            code = tap_y[:, None] * kernel_size[1] + tap_x
+            chosen = sees & (codes.index_select(-2, row).index_select(-1, column) == code)
+            value = values.index_select(-2, row).index_select(-1, column)
+            out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
+    if relu:
+        out = torch.relu(out)
+    return out.to(input.dtype)
+
+
+def backproject2d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    switches: Tensor | None,
+    packed: Tensor | None,
+    pool_kernel_size: Pair,
+    pool_stride: Pair,
+    pool_dilation: Pair,
+    overlap: str,
+    relu: bool,
+    stride: Pair,
+    dilation: Pair,
+    groups: int,
+    begin: Pair,
+    size: Pair,
+    base: Pair,
+    map_size: Pair,
+) -> Tensor:
+    """Unpooling, rectification and transposed convolution of windows; see `deconv_kernels.backproject2d`.
+
+    With `full` the transposed convolution of the whole signal, without padding, the result is `full` from row and
+    column `begin` on, continued with zeros to `size`. Its first element lies at `origin * step + base` of a map of
+    `map_size`, where a step is the pooling's stride times the convolution's; what lies outside the map is zero. A
+    `map_size` of (-1, -1) stands for a map without end.
+    """
+    signal = input
+    if switches is not None:
+        window = (pool_kernel_size, pool_stride, pool_dilation)
+        signal = max_unpool2d_window(input, switches, image, origin, *window, overlap, relu)
+    elif relu:
+        signal = torch.relu(input)
+    accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+    full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), stride, dilation, groups)
+    out = full[:, :, begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
+    out = F.pad(out, (0, size[1] - out.shape[3], 0, size[0] - out.shape[2]))
+    if tuple(map_size) != (-1, -1):
+        for axis in (0, 1):
+            step = stride[axis] if switches is None else stride[axis] * pool_stride[axis]
+            position = far(origin, axis, step) * step + base[axis] + torch.arange(size[axis], device=origin.device)
+            outside = (position < 0) | (position >= map_size[axis])
+            out = out.masked_fill(outside[:, None, :, None] if axis == 0 else outside[:, None, None], 0)
+    return dense_copy(out.to(input.dtype), is_channels_last(input))
+
+
+def far(origin: Tensor, axis: int, step: int) -> Tensor:
+    """One column of `origin`, (U, 1), held where its multiples by `step` do not overflow: far outside any map."""
+    furthest = 2**60 // step
+    return origin[:, axis : axis + 1].clamp(-furthest, furthest)
+
+
+def _transposed_convolution(signal: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """Every tap of the kernel sends the signal, times its weights, to its place."""
+    units, _, height, width = signal.shape
+    kernel = weight.shape[2:]
+    rows = (height - 1) * stride[0] + extent(kernel[0], dilation[0])
+    columns = (width - 1) * stride[1] + extent(kernel[1], dilation[1])
+    out = signal.new_zeros((units, groups, weight.shape[1], rows, columns))
+    signal = signal.unflatten(1, (groups, -1))
+    weight = weight.unflatten(0, (groups, -1))
+    for tap_y in range(kernel[0]):
+        first_y = tap_y * dilation[0]
+        rows_of_tap = slice(first_y, first_y + (height - 1) * stride[0] + 1, stride[0])
+        for tap_x in range(kernel[1]):
+            first_x = tap_x * dilation[1]
+            columns_of_tap = slice(first_x, first_x + (width - 1) * stride[1] + 1, stride[1])
+            sent = torch.einsum("ugkyx,gkc->ugcyx", signal, weight[..., tap_y, tap_x])
+            out[..., rows_of_tap, columns_of_tap] += sent
+    return out.flatten(1, 2)
+
+
+def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+    """The weight itself: the reference reads it as it is."""
+    return weight.clone(memory_format=torch.contiguous_format)
+
+
+def switches_to_indices(
+    switches: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`."""
+    code = switches.long()
+    y, x = _window_starts(switches, stride, padding)
+    y = y + code // kernel_size[1] * dilation[0]
+    x = x + code % kernel_size[1] * dilation[1]
+    inside = (code >= 0) & (code < kernel_size[0] * kernel_size[1])
+    inside &= (y >= 0) & (y < input_size[0]) & (x >= 0) & (x < input_size[1])
+    if not is_compiling() and not bool(inside.all()):
+        raise ValueError(
+            f"switches holds a value that names no position of a {kernel_size} window inside the "
+            f"{tuple(input_size)} map"
+        )
+    return dense_copy(y * input_size[1] + x, is_channels_last(switches))
+
+
+def indices_to_switches(
+    indices: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`."""
+    start_y, start_x = _window_starts(indices, stride, padding)
+    row = indices // input_size[1]
+    y, x = row - start_y, indices - row * input_size[1] - start_x
+    tap_y = y // dilation[0]
+    tap_x = x // dilation[1]
+    inside = (indices >= 0) & (indices < input_size[0] * input_size[1])
+    inside &= (y % dilation[0] == 0) & (tap_y >= 0) & (tap_y < kernel_size[0])
+    inside &= (x % dilation[1] == 0) & (tap_x >= 0) & (tap_x < kernel_size[1])
+    if not is_compiling() and not bool(inside.all()):
+        raise ValueError(
+            f"indices holds a position of the {tuple(input_size)} map that its {kernel_size} window does not cover"
+        )
+    return dense_copy((tap_y * kernel_size[1] + tap_x).to(switch_dtype(kernel_size)), is_channels_last(indices))
+
+
+def _window_starts(pooled: Tensor, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
+    y = torch.arange(pooled.shape[-2], device=pooled.device)[:, None] * stride[0] - padding[0]
+    x = torch.arange(pooled.shape[-1], device=pooled.device) * stride[1] - padding[1]
+    return y, x
