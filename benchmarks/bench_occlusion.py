@@ -20,7 +20,7 @@ from conftest import LAYOUTS
 from torch import Tensor, nn
 
 from deconv_kernels.experiments.occlusion import occluded, positions
-from deconv_kernels.experiments.throughput import Job
+from deconv_kernels.measure.throughput import Job
 from deconv_kernels.recompute import Recomputation
 
 LAYER = "conv5_3"

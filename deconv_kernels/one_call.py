@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .checks import at_least, one_of, shown, whole_number
+from .data.tensor_files import load_tensors, save_tensors
 from .deconvnet import SEEDS, Deconvnet, Projections
 from .ops import check_overlap
 from .record import Layer, Record, Units
 from .steps import RULES
-from .tensor_files import load_tensors, save_tensors
 
 __all__ = ["load_projections", "project", "save_projections"]
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import deconv_kernels as dk
 from deconv_kernels import reference
-from deconv_kernels.baselines import project_full_frame
 from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.graph import UnknownLayer
+from deconv_kernels.measure.baselines import project_full_frame
 from deconv_kernels.record import Record, Units
 
 RULES = ("deconvnet", "guided", "gradient")

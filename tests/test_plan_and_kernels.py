@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deconv_kernels import Deconvnet, Record, Units, UnknownLayer, convolution, models
-from deconv_kernels.baselines import project_full_frame
+from deconv_kernels.measure.baselines import project_full_frame
 from deconv_kernels.plan import make_plan
 
 

@@ -58,12 +58,12 @@ def command(
     on where it stopped.
     """
     from ..calls import UnsupportedModule
+    from ..data.photographs import cut, load_photographs, plan_centres, plan_crops
     from ..deconvnet import Deconvnet
-    from ..experiments.files import Parts, written_at_once
+    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.layers import check_takes, spread_layers
     from ..experiments.invariance import figure_5
-    from ..experiments.layers import check_takes, spread_layers
     from ..experiments.report import make_report
-    from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.page import Photographs, write_page
     from .invariance import examples_of
 

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from ..checks import whole_number
 from ..deconvnet import Deconvnet, Projections
 from ..record import Units
-from .batches import check_data, images_of
-from .files import Parts
-from .responses import rectifier_of, respond
+from .common.batches import check_data, images_of
+from .common.files import Parts
+from .common.responses import rectifier_of, respond
 
 __all__ = ["Evolution", "Stage", "evolve", "strongest_of"]
 

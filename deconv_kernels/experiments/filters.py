@@ -23,8 +23,8 @@ from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from ..graph import Tape
-from .batches import batches_of, images_of
-from .tracing import forward_only
+from .common.batches import batches_of, images_of
+from .common.tracing import forward_only
 
 __all__ = [
     "Activity",

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from ..checks import at_least, one_of
 from ..deconvnet import Deconvnet
-from .classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
-from .files import Parts
-from .tracing import forward_only
+from .common.classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
+from .common.files import Parts
+from .common.tracing import forward_only
 
 __all__ = ["Curves", "Invariance", "Transformation", "figure_5", "invariance", "rotate", "scale", "translate"]
 

@@ -20,8 +20,8 @@ from ..checks import whole_number
 from ..deconvnet import Deconvnet
 from ..recompute import Recomputation
 from ..record import Units
-from .classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
-from .tracing import forward_only, with_way_back
+from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
+from .common.tracing import forward_only, with_way_back
 
 __all__ = ["Occlusion", "Raise", "colour_of", "occlude", "occluded", "positions"]
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ..deconvnet import Deconvnet, Projections
 from ..record import Record, Units
-from .files import Parts
+from .common.files import Parts
+from .common.responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
 from .occlusion import Occlusion, occlude
-from .responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 
 __all__ = ["Report", "make_report"]
 

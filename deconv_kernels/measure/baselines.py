@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from . import reference
-from .convolution import Convolution
-from .deconvnet import Deconvnet
-from .graph import graph_module
-from .joins import AdaptiveAveragePool, Concatenate, Sum
-from .record import Units
-from .rules import decisions
-from .steps import (
+from .. import reference
+from ..convolution import Convolution
+from ..deconvnet import Deconvnet
+from ..graph import graph_module
+from ..joins import AdaptiveAveragePool, Concatenate, Sum
+from ..record import Units
+from ..rules import decisions
+from ..steps import (
     Activation,
     AveragePool,
     BatchNormalization,
@@ -37,7 +37,7 @@ from .steps import (
     Shift,
     Step,
 )
-from .windows import as_map
+from ..windows import as_map
 
 Signals = Sequence[Tensor | None]
 WayBack = Callable[[Tensor, Tensor], Signals]

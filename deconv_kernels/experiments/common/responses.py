@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..graph import Tape
-from ..record import Record, Units
-from ..steps import AveragePool, Flatten, Identity, MaxPool, Rectifier
-from ..windows import Window, as_map, receptive_fields
+from ...graph import Tape
+from ...record import Record, Units
+from ...steps import AveragePool, Flatten, Identity, MaxPool, Rectifier
+from ...windows import Window, as_map, receptive_fields
 
 __all__ = [
     "by_map",
