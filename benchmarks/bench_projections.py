@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from deconv_kernels.baselines import comparable
-from deconv_kernels.experiments.throughput import LAYERS, Job, measure_layer
+from deconv_kernels.measure.baselines import comparable
+from deconv_kernels.measure.throughput import LAYERS, Job, measure_layer
 
 CASES = [(model, layer) for model in ("vgg16", "alexnet") for layer in LAYERS[model]]
 

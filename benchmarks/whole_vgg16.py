@@ -18,7 +18,8 @@ import click
 import torch
 from tqdm import tqdm
 
-from deconv_kernels import Deconvnet, Record, Units, baselines
+from deconv_kernels import Deconvnet, Record, Units
+from deconv_kernels.measure import baselines
 from deconv_kernels.models import load_weights
 from deconv_kernels.photographs import cut, load_photographs, plan_crops
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from deconv_kernels.cli.mine import command
-from deconv_kernels.experiments.files import Parts
+from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.mining import Mined, mine
 
 SEED = 20131311

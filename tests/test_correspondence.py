@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from deconv_kernels.cli.correspondence import command
+from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.correspondence import (
     Point,
     correspondence,
@@ -29,7 +30,6 @@ from deconv_kernels.experiments.correspondence import (
     read_points,
     squares_around,
 )
-from deconv_kernels.experiments.files import Parts
 from deconv_kernels.models import load_weights
 from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deconv_kernels.datasets import crops_by_photograph, load_class_folders, load_digits, load_faces
+from deconv_kernels.data.datasets import crops_by_photograph, load_class_folders, load_digits, load_faces
 from deconv_kernels.photographs import Photograph
 
 

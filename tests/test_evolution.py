@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from deconv_kernels import Deconvnet
 from deconv_kernels.cli.evolution import command
 from deconv_kernels.experiments import evolution
+from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.evolution import evolve, strongest_of
-from deconv_kernels.experiments.files import Parts
 from deconv_kernels.plot import evolution as plot_evolution
 
 

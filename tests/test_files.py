@@ -15,12 +15,18 @@ import torch
 from torch import nn
 
 from deconv_kernels import plot
-from deconv_kernels.cli.tables import write_csv
-from deconv_kernels.experiments.files import Parts, file_name, fingerprint, fingerprint_of_network, written_at_once
+from deconv_kernels.data.tables import write_csv
+from deconv_kernels.data.tensor_files import save_arrays, save_tensors
+from deconv_kernels.data.writing import save_state, write_text
+from deconv_kernels.experiments.common.files import (
+    Parts,
+    file_name,
+    fingerprint,
+    fingerprint_of_network,
+    written_at_once,
+)
 from deconv_kernels.experiments.unsupervised import DeconvolutionalNetwork, SparseLayer
 from deconv_kernels.plot.figures import heat, new_figure, save
-from deconv_kernels.tensor_files import save_arrays, save_tensors
-from deconv_kernels.writing import save_state, write_text
 
 
 def test_files_appear_when_the_block_ends_well(tmp_path):
@@ -63,7 +69,7 @@ def test_drafts_of_killed_runs_go_and_those_of_others_stay(tmp_path):
 def test_what_a_killed_process_wrote_goes(tmp_path):
     program = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from deconv_kernels.experiments.files import Parts, written_at_once\n"
+        "from deconv_kernels.experiments.common.files import Parts, written_at_once\n"
         "def kill():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "class Deadly:\n    def __reduce__(self):\n        kill()\n"
         "with written_at_once(Path(sys.argv[1])) as draft:\n"

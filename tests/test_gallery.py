@@ -17,17 +17,16 @@ from PIL import Image
 from torch import nn
 
 from deconv_kernels import Deconvnet, plot
-from deconv_kernels.baselines import WrongResult
-from deconv_kernels.engine.units import Units
 from deconv_kernels.experiments import gallery as experiment
-from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
-from deconv_kernels.experiments.responses import (
+from deconv_kernels.experiments.common.responses import (
     by_map,
     describe_rectification,
     receptive_field,
     rectifier_of,
     strongest_responses,
 )
+from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
+from deconv_kernels.measure.baselines import WrongResult
 from deconv_kernels.models import VGG16, AlexNet
 from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_centres, plan_crops
 

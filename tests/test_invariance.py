@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from deconv_kernels.cli.invariance import command
-from deconv_kernels.experiments.files import Parts
+from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.invariance import (
     Transformation,
     figure_5,

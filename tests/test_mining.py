@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 import deconv_kernels as dk
 import deconv_kernels.cli.mine as mine_command
 from deconv_kernels.cli.mine import command
-from deconv_kernels.experiments import quantiles as quantile_search
-from deconv_kernels.experiments.batches import fetch
-from deconv_kernels.experiments.files import Parts
+from deconv_kernels.experiments.common import quantiles as quantile_search
+from deconv_kernels.experiments.common.batches import fetch
+from deconv_kernels.experiments.common.files import Parts
+from deconv_kernels.experiments.common.quantiles import order_keys, passes_needed
 from deconv_kernels.experiments.mining import Mined, mine, renumbered
-from deconv_kernels.experiments.quantiles import order_keys, passes_needed
 from deconv_kernels.models import load_weights
 from deconv_kernels.photographs import Crop, cut, load_photographs
 
@@ -309,7 +309,7 @@ def test_files_that_are_not_mined(tmp_path: Path) -> None:
     for name in ("text.npz", "pickled.npz", "other.npz", "empty.safetensors", "missing.npz", "mined.pkl"):
         with pytest.raises(ValueError, match=name):
             Mined.load(tmp_path / name)
-    from deconv_kernels.tensor_files import save_tensors
+    from deconv_kernels.data.tensor_files import save_tensors
 
     save_tensors(tmp_path / "tensors.npz", {"a": torch.zeros(2)}, {"format": "something else"})
     with pytest.raises(ValueError, match="does not hold mined units"):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import deconv_kernels as dk
 from deconv_kernels import reference
+from deconv_kernels.data.tensor_files import load_tensors, save_tensors
 from deconv_kernels.one_call import load_projections, project, save_projections
-from deconv_kernels.tensor_files import load_tensors, save_tensors
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NAMED = ("AlexNet", "ZFNet", "GoogLeNet", "pre-activation ResNet", "U-Net with max-unpool", "skip before relu")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from deconv_kernels.cli.repair import command
-from deconv_kernels.experiments.files import Parts
+from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.filters import filter_rms
 from deconv_kernels.experiments.repair import (
     Arm,

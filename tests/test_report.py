@@ -22,8 +22,8 @@ from PIL import Image
 
 import deconv_kernels as dk
 from deconv_kernels.cli.report import command
+from deconv_kernels.experiments.common.layers import spread_layers
 from deconv_kernels.experiments.invariance import figure_5
-from deconv_kernels.experiments.layers import spread_layers
 from deconv_kernels.experiments.report import make_report
 from deconv_kernels.models import load_weights
 from deconv_kernels.plot.invariance import Examples

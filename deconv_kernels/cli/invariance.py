@@ -89,15 +89,15 @@ def command(
     import json
     from dataclasses import replace
 
-    from ..engine.errors import UnsupportedModule
-    from ..experiments.files import Parts, written_at_once
+    from ..calls import UnsupportedModule
+    from ..data.photographs import cut, load_photographs, plan_centres
+    from ..data.tables import aligned, write_csv
+    from ..data.writing import write_text
+    from ..experiments.common.files import Parts, written_at_once
     from ..experiments.invariance import figure_5, invariance
-    from ..photographs import cut, load_photographs, plan_centres
     from ..plot.invariance import draw_invariance
-    from ..writing import write_text
     from .fills import describe_fill, fill_colour
     from .labels import read_labels
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, RuntimeError, UnsupportedModule):
         subject = load(model, weights, size, mean, std, device, threads)

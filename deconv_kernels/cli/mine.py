@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..checks import at_least
+from ..data.photographs import Crop, Photograph, cut, load_photographs, plan_crops
 from ..models import Weights
-from ..photographs import Crop, Photograph, cut, load_photographs, plan_crops
 from .common import (
     layers_of,
     layers_option,
@@ -81,12 +81,12 @@ def command(
     \b
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
-    from ..engine.errors import UnsupportedModule
-    from ..experiments.files import Parts, written_at_once
+    from ..calls import UnsupportedModule
+    from ..data.crops import shapes_of
+    from ..data.tables import aligned, write_csv
+    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.tracing import forward_only
     from ..experiments.mining import mine
-    from ..experiments.tracing import forward_only
-    from .crops import shapes_of
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError, UnsupportedModule), _processes(device) as (rank, world):
         wanted = _quantiles(quantiles)
@@ -190,7 +190,7 @@ def _rows(mined: Mined) -> Iterator[list[object]]:
 
 def _few(net: Deconvnet, mined: Mined, layer: str, maps: Sequence[int]) -> Iterator[str]:
     """What there is to say of a layer before its rectifier, and of maps with fewer responses than asked for."""
-    from ..experiments.responses import by_map, rectifier_of
+    from ..experiments.common.responses import by_map, rectifier_of
 
     if (rectifier := rectifier_of(net.tape, layer)) != layer:
         yield f"layer {layer}: as it is before layer {rectifier} rectifies it"

@@ -102,16 +102,16 @@ def command(
     """
     from dataclasses import asdict
 
-    from ..engine.errors import UnsupportedModule
-    from ..experiments.classes import class_count
-    from ..experiments.files import Parts, written_at_once
+    from ..calls import UnsupportedModule
+    from ..data.crops import shapes_of
+    from ..data.photographs import cut, load_photographs, plan_centres
+    from ..data.tables import aligned
+    from ..experiments.common.classes import class_count
+    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.responses import rectifier_of
+    from ..experiments.common.tracing import with_way_back
     from ..experiments.occlusion import Occlusion, occlude
-    from ..experiments.responses import rectifier_of
-    from ..experiments.tracing import with_way_back
-    from ..photographs import cut, load_photographs, plan_centres
-    from .crops import shapes_of
     from .labels import read_labels, read_lines
-    from .tables import aligned
 
     with user_errors(ValueError, OSError, UnsupportedModule):
         subject = load(model, weights, size, mean, std, device, threads)
@@ -213,8 +213,8 @@ def _write_numbers(folder: Path, settings: dict[str, Any], found: Sequence[Occlu
     import numpy as np
     from torch import Tensor
 
-    from ..writing import being_written, write_text
-    from .tables import write_csv
+    from ..data.tables import write_csv
+    from ..data.writing import being_written, write_text
 
     columns = ("activation", "probability", "most_probable", "highest_probability")
     measured = [name for name in columns if getattr(found[0], name) is not None]

@@ -65,12 +65,12 @@ def command(
     from dataclasses import asdict
 
     from ..backends import usable_device
-    from ..experiments.files import Parts, written_at_once
+    from ..data.photographs import load_photographs
+    from ..data.tables import aligned, write_csv
+    from ..data.writing import save_state, write_text
+    from ..experiments.common.files import Parts, written_at_once
     from ..experiments.repair import Recipe, photograph_crops, readable, repair, standard_arms
-    from ..photographs import load_photographs
     from ..plot.repair import draw_repair
-    from ..writing import save_state, write_text
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError):
         set_threads(threads)

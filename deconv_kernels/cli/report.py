@@ -57,13 +57,13 @@ def command(
     Writes report.html, which stands alone: any browser shows it, without a server or a network. An interrupted run goes
     on where it stopped.
     """
-    from ..engine.deconvnet import Deconvnet
-    from ..engine.errors import UnsupportedModule
-    from ..experiments.files import Parts, written_at_once
+    from ..calls import UnsupportedModule
+    from ..data.photographs import cut, load_photographs, plan_centres, plan_crops
+    from ..deconvnet import Deconvnet
+    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.layers import check_takes, spread_layers
     from ..experiments.invariance import figure_5
-    from ..experiments.layers import check_takes, spread_layers
     from ..experiments.report import make_report
-    from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.page import Photographs, write_page
     from .invariance import examples_of
 

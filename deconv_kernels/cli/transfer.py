@@ -9,7 +9,7 @@ import click
 from .common import layers_of, layers_option, load, names, network_options, output_option, size_option, user_errors
 
 if TYPE_CHECKING:
-    from ..datasets import LabelledImages
+    from ..data.datasets import LabelledImages
 
 _DATA = ("digits", "faces", "photographs")
 
@@ -95,11 +95,11 @@ def command(
     import torch
     from torch import Tensor
 
-    from ..experiments.files import Parts, written_at_once
+    from ..data.tables import aligned, write_csv
+    from ..data.writing import write_text
+    from ..experiments.common.files import Parts, written_at_once
     from ..experiments.transfer import transfer, untrained
     from ..plot.transfer import draw_transfer
-    from ..writing import write_text
-    from .tables import aligned, write_csv
 
     with user_errors(ValueError, OSError):
         if not 0 <= seed < 2**63:
@@ -223,8 +223,8 @@ def _load_data(data: str | None, images: tuple[str, ...], size: int) -> Labelled
     """What --data or --images name."""
     from pathlib import Path
 
-    from ..datasets import class_folders, crops_by_photograph, load_class_folders, load_digits, load_faces
-    from ..photographs import load_photographs
+    from ..data.datasets import class_folders, crops_by_photograph, load_class_folders, load_digits, load_faces
+    from ..data.photographs import load_photographs
 
     if (data is None) == (not images):
         raise ValueError(f"give either --data ({', '.join(_DATA)}) or --images")

@@ -92,12 +92,12 @@ def command(
     from dataclasses import asdict
 
     from ..backends import usable_device
-    from ..experiments.files import Parts, written_at_once
+    from ..data.photographs import cut, load_photographs, plan_centres, plan_crops
+    from ..data.tables import aligned
+    from ..data.writing import write_text
+    from ..experiments.common.files import Parts, written_at_once
     from ..experiments.unsupervised import DeconvolutionalNetwork, SparseLayer
-    from ..photographs import cut, load_photographs, plan_centres, plan_crops
     from ..plot.unsupervised import draw_curves, draw_first_layer, draw_reconstructions, draw_units
-    from ..writing import write_text
-    from .tables import aligned
 
     with user_errors(ValueError, OSError):
         for name, value in (("size", size), ("shown-size", shown_size), ("shown", shown), ("shown-maps", shown_maps)):

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least
-from ..engine.deconvnet import Deconvnet
-from ..photographs import Crop, Photograph, plan_centres
-from .files import Parts
-from .tracing import forward_only
+from ..data.photographs import Crop, Photograph, plan_centres
+from ..deconvnet import Deconvnet
+from .common.files import Parts
+from .common.tracing import forward_only
 
 __all__ = [
     "Correspondence",

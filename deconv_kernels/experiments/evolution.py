@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import whole_number
-from ..engine.deconvnet import Deconvnet, Projections
-from ..engine.units import Units
-from .batches import check_data, images_of
-from .files import Parts
-from .responses import rectifier_of, respond
+from ..deconvnet import Deconvnet, Projections
+from ..record import Units
+from .common.batches import check_data, images_of
+from .common.files import Parts
+from .common.responses import rectifier_of, respond
 
 __all__ = ["Evolution", "Stage", "evolve", "strongest_of"]
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from ..engine.trace.tape import Tape
-from .batches import batches_of, images_of
-from .tracing import forward_only
+from ..graph import Tape
+from .common.batches import batches_of, images_of
+from .common.tracing import forward_only
 
 __all__ = [
     "Activity",

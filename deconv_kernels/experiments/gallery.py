@@ -23,7 +23,12 @@ from tqdm import tqdm
 
 from .. import plot
 from ..backends import allows_tf32, usable_device
-from ..baselines import (
+from ..checks import at_least
+from ..data.photographs import Crop, cut, load_photographs, plan_crops
+from ..data.tensor_files import save_arrays
+from ..data.writing import being_written, write_text
+from ..deconvnet import Deconvnet, Projections
+from ..measure.baselines import (
     Projector,
     WrongResult,
     definition,
@@ -33,19 +38,13 @@ from ..baselines import (
     project_full_frame,
     said_by,
 )
-from ..checks import at_least
-from ..engine.deconvnet import Deconvnet, Projections
-from ..engine.record import Record
-from ..engine.steps.pooling import MaxPool
-from ..engine.units import Units
 from ..models import load_weights
 from ..ops import check_overlap
-from ..photographs import Crop, cut, load_photographs, plan_crops
-from ..tensor_files import save_arrays
-from ..writing import being_written, write_text
-from .files import file_name, written_at_once
-from .layers import check_takes, chosen_layers
-from .responses import by_map, describe_rectification, receptive_field, rectifier_of, strongest_responses
+from ..record import Record, Units
+from ..steps import MaxPool
+from .common.files import file_name, written_at_once
+from .common.layers import check_takes, chosen_layers
+from .common.responses import by_map, describe_rectification, receptive_field, rectifier_of, strongest_responses
 
 __all__ = ["Gallery", "Settings", "Summary", "choose_maps", "distinct"]
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least, one_of
-from ..engine.deconvnet import Deconvnet
-from .classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
-from .files import Parts
-from .tracing import forward_only
+from ..deconvnet import Deconvnet
+from .common.classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
+from .common.files import Parts
+from .common.tracing import forward_only
 
 __all__ = ["Curves", "Invariance", "Transformation", "figure_5", "invariance", "rotate", "scale", "translate"]
 

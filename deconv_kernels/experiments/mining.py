@@ -28,16 +28,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least, whole_number
-from ..engine.deconvnet import Deconvnet
-from ..engine.record import Record
-from ..engine.units import Units
-from ..tensor_files import load_tensors, save_tensors
-from .batches import Share, check_data, fetch
-from .files import Parts
-from .processes import Processes
-from .quantiles import Counts, QuantileSearch, order_keys
-from .responses import respond
-from .tracing import forward_only
+from ..data.tensor_files import load_tensors, save_tensors
+from ..deconvnet import Deconvnet
+from ..record import Record, Units
+from .common.batches import Share, check_data, fetch
+from .common.files import Parts
+from .common.processes import Processes
+from .common.quantiles import Counts, QuantileSearch, order_keys
+from .common.responses import respond
+from .common.tracing import forward_only
 
 __all__ = ["Mined", "fetch", "mine", "renumbered"]
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import whole_number
-from ..engine.deconvnet import Deconvnet
-from ..engine.recompute import Recomputation
-from ..engine.units import Units
-from .classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
-from .tracing import forward_only, with_way_back
+from ..deconvnet import Deconvnet
+from ..recompute import Recomputation
+from ..record import Units
+from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
+from .common.tracing import forward_only, with_way_back
 
 __all__ = ["Occlusion", "Raise", "colour_of", "occlude", "occluded", "positions"]
 

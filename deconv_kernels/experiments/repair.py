@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 
 from ..checks import at_least
+from ..data.photographs import Crop, Photograph, cut
 from ..models import TORCHVISION, Chain, ContrastNormalization
-from ..photographs import Crop, Photograph, cut
-from .files import Parts
+from .common.files import Parts
 from .filters import ClipFilters, convolutions, diagnose, renormalize_
 
 __all__ = [

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine.deconvnet import Deconvnet, Projections
-from ..engine.record import Record
-from ..engine.units import Units
-from .files import Parts
+from ..deconvnet import Deconvnet, Projections
+from ..record import Record, Units
+from .common.files import Parts
+from .common.responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
 from .invariance import Invariance, invariance
 from .occlusion import Occlusion, occlude
-from .responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 
 __all__ = ["Report", "make_report"]
 

@@ -31,10 +31,19 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from tqdm import tqdm
 
 from ..checks import one_of
-from .batches import check_data
-from .features import Batches, Features, check_finite, class_numbers, digest, extract_features, last_layers, untrained
-from .files import Parts
-from .folds import Fold, check_threshold, find_overlap, make_folds, without_copies
+from .common.batches import check_data
+from .common.features import (
+    Batches,
+    Features,
+    check_finite,
+    class_numbers,
+    digest,
+    extract_features,
+    last_layers,
+    untrained,
+)
+from .common.files import Parts
+from .common.folds import Fold, check_threshold, find_overlap, make_folds, without_copies
 
 __all__ = [
     "CLASSIFIERS",

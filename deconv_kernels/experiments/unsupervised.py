@@ -48,11 +48,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least, one_of
-from ..engine.deconvnet import Projections
-from ..engine.units import Units
+from ..data.writing import being_written
+from ..deconvnet import Projections
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
-from ..writing import being_written
-from .files import Parts
+from ..record import Units
+from .common.files import Parts
 
 __all__ = [
     "DeconvolutionalNetwork",

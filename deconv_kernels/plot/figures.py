@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
 
-from ..writing import being_written
+from ..data.writing import being_written
 from .text import drawable, fallback_families
 
 __all__ = ["heat", "new_figure", "picture", "plain_text", "save"]

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..engine.deconvnet import Projections
+from ..data.writing import write_text
+from ..deconvnet import Projections
 from ..experiments.gallery import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
-from ..writing import write_text
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
 from .text import layer_name

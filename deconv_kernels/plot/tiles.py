@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..writing import being_written
+from ..data.writing import being_written
 from .figures import plain_text
 
 __all__ = ["MapTiles", "draw_filters", "draw_maps", "patches", "with_contrast"]

@@ -10,7 +10,7 @@ import torch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from ..experiments.responses import by_map
+from ..experiments.common.responses import by_map
 from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, Features
 from .figures import new_figure, picture, save
 from .text import shortened

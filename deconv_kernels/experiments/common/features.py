@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checks import at_least, one_of
+from ...checks import at_least, one_of
 from .files import Parts, fingerprint_of_network
 from .tracing import forward_only
 

@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import backends
-from ..baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 from ..checks import at_least
-from ..engine.deconvnet import Deconvnet
-from ..engine.record import Record
-from ..engine.units import Units
+from ..data.photographs import cut, load_photographs, plan_crops
+from ..deconvnet import Deconvnet
+from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights
-from ..photographs import cut, load_photographs, plan_crops
-from .layers import check_takes, chosen_layers, spread_layers
+from ..record import Record, Units
+from .baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..writing import being_written
+from .writing import being_written
 
 __all__ = ["aligned", "write_csv"]
 

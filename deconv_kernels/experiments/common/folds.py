@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checks import at_least
+from ...checks import at_least
 from .features import class_numbers
 
 __all__ = ["Fold", "check_threshold", "find_overlap", "make_folds", "without_copies"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import at_least
 from ..engine.deconvnet import Deconvnet
 from ..models import Weights
-from ..photographs import Crop, Photograph, cut
+from .photographs import Crop, Photograph, cut
 
 __all__ = ["CropBatches", "running_on", "shapes_of"]
 

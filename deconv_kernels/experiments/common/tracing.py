@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..engine.deconvnet import Deconvnet
-from ..engine.errors import UnsupportedModule
+from ...calls import UnsupportedModule
+from ...deconvnet import Deconvnet
 
 __all__ = ["forward_only", "with_way_back"]
 
