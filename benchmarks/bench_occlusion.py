@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from deconv_kernels.engine.recompute import Recomputation
 from deconv_kernels.experiments.occlusion import occluded, positions
 from deconv_kernels.measure.throughput import Job
-from deconv_kernels.recompute import Recomputation
 
 LAYER = "conv5_3"
 SIZE, STRIDE = 32, 8

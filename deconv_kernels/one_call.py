@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from .checks import at_least, one_of, shown, whole_number
 from .data.tensor_files import load_tensors, save_tensors
-from .deconvnet import SEEDS, Deconvnet, Projections
+from .engine.deconvnet import SEEDS, Deconvnet, Projections
+from .engine.record import Record
+from .engine.steps.base import RULES
+from .engine.units import Layer, Units
 from .ops import check_overlap
-from .record import Layer, Record, Units
-from .steps import RULES
 
 __all__ = ["load_projections", "project", "save_projections"]
 

@@ -18,7 +18,7 @@ from PIL import Image
 import deconv_kernels
 from deconv_kernels import backends, plot
 from deconv_kernels.cli import main
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.experiments import gallery, mining
 from deconv_kernels.measure import baselines, throughput
 from deconv_kernels.models import AlexNet

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from deconv_kernels import reference
 from deconv_kernels.cli import main
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.measure import throughput
 from deconv_kernels.models import load_weights
 from deconv_kernels.photographs import cut, load_photographs, plan_centres, plan_crops

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import deconv_kernels as dk
 from deconv_kernels import reference
-from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.graph import UnknownLayer
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnknownLayer
+from deconv_kernels.engine.record import Record
+from deconv_kernels.engine.units import Units
 from deconv_kernels.measure.baselines import project_full_frame
-from deconv_kernels.record import Record, Units
 
 RULES = ("deconvnet", "guided", "gradient")
 

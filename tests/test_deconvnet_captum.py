@@ -11,9 +11,10 @@ import torch
 from tolerances import assert_close
 from torch import nn
 
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.record import Record
+from deconv_kernels.engine.units import Units
 from deconv_kernels.measure.baselines import project_captum, project_full_frame
-from deconv_kernels.record import Record, Units
 
 
 def he(model: nn.Module) -> nn.Module:

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deconv_kernels.cli.occlusion import command
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.errors import UnknownLayer
 from deconv_kernels.experiments.common.responses import rectifier_of
 from deconv_kernels.experiments.occlusion import Occlusion, colour_of, occlude, occluded, positions
-from deconv_kernels.graph import UnknownLayer
 from deconv_kernels.plot import occlusion as plot
 from deconv_kernels.plot.occlusion import OccludedImage, draw_occlusion
 

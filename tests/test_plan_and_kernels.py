@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deconv_kernels import Deconvnet, Record, Units, UnknownLayer, convolution, models
+from deconv_kernels import Deconvnet, Record, Units, UnknownLayer, models
+from deconv_kernels.engine.plan import make_plan
+from deconv_kernels.engine.steps import convolution
 from deconv_kernels.measure.baselines import project_full_frame
-from deconv_kernels.plan import make_plan
 
 
 def vgg_like() -> nn.Sequential:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from deconv_kernels.cli.transfer import command
 from deconv_kernels.data.datasets import crops_by_photograph, load_digits
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.experiments import transfer as experiment
 from deconv_kernels.experiments.common import folds as folds_module
 from deconv_kernels.experiments.common.features import extract_features, last_layers, untrained

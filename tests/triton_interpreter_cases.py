@@ -42,7 +42,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import triton.language as tl
 from triton.runtime import interpreter
 
-from deconv_kernels import triton as kernels
+from deconv_kernels.ops import triton as kernels
 
 CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output

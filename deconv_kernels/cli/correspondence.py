@@ -92,11 +92,11 @@ def command(
     import numpy as np
     import torch
 
-    from ..calls import UnsupportedModule
     from ..data.photographs import cut, load_photographs
     from ..data.tables import aligned, write_csv
     from ..data.tensor_files import save_arrays
     from ..data.writing import write_text
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.correspondence import (
         correspondence,

@@ -74,12 +74,12 @@ def command(
     from functools import partial
 
     from ..backends import usable_device
-    from ..calls import UnsupportedModule
     from ..data.crops import CropBatches, shapes_of
     from ..data.photographs import load_photographs, plan_crops
     from ..data.tables import aligned, write_csv
     from ..data.tensor_files import save_arrays
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import Parts, file_name, written_at_once
     from ..experiments.common.responses import describe_rectification, rectifier_of
     from ..experiments.evolution import evolve

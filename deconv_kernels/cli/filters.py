@@ -65,12 +65,12 @@ def command(
     """
     import json
 
-    from ..calls import UnsupportedModule
     from ..data.crops import CropBatches, running_on
     from ..data.photographs import load_photographs, plan_crops
     from ..data.tables import aligned, write_csv
     from ..data.tensor_files import save_arrays
     from ..data.writing import save_state, write_text
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import file_name, written_at_once
     from ..experiments.filters import compare, convolutions, diagnose
     from ..plot.filters import draw_comparison, draw_diagnosis

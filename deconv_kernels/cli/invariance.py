@@ -89,10 +89,10 @@ def command(
     import json
     from dataclasses import replace
 
-    from ..calls import UnsupportedModule
     from ..data.photographs import cut, load_photographs, plan_centres
     from ..data.tables import aligned, write_csv
     from ..data.writing import write_text
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.invariance import figure_5, invariance
     from ..plot.invariance import draw_invariance

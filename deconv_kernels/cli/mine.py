@@ -81,9 +81,9 @@ def command(
     \b
         torchrun --nproc-per-node 2 -m deconv_kernels mine ...
     """
-    from ..calls import UnsupportedModule
     from ..data.crops import shapes_of
     from ..data.tables import aligned, write_csv
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.common.tracing import forward_only
     from ..experiments.mining import mine

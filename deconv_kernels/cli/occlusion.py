@@ -102,10 +102,10 @@ def command(
     """
     from dataclasses import asdict
 
-    from ..calls import UnsupportedModule
     from ..data.crops import shapes_of
     from ..data.photographs import cut, load_photographs, plan_centres
     from ..data.tables import aligned
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.classes import class_count
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.common.responses import rectifier_of

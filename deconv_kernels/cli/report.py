@@ -57,9 +57,9 @@ def command(
     Writes report.html, which stands alone: any browser shows it, without a server or a network. An interrupted run goes
     on where it stopped.
     """
-    from ..calls import UnsupportedModule
     from ..data.photographs import cut, load_photographs, plan_centres, plan_crops
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
+    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.common.layers import check_takes, spread_layers
     from ..experiments.invariance import figure_5

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from .nodes import NO_GRAD
 from ..ops import functional, reference
 from ..ops.geometry import pair
+from .nodes import NO_GRAD
 
 
 def project(

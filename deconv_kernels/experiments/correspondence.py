@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from ..checks import at_least
 from ..data.photographs import Crop, Photograph, plan_centres
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from .common.files import Parts
 from .common.tracing import forward_only
 

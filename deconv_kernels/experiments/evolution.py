@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import whole_number
-from ..deconvnet import Deconvnet, Projections
-from ..record import Units
+from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.units import Units
 from .common.batches import check_data, images_of
 from .common.files import Parts
 from .common.responses import rectifier_of, respond

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
-from ..graph import Tape
+from ..engine.trace.tape import Tape
 from .common.batches import batches_of, images_of
 from .common.tracing import forward_only
 

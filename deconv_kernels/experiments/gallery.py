@@ -27,7 +27,10 @@ from ..checks import at_least
 from ..data.photographs import Crop, cut, load_photographs, plan_crops
 from ..data.tensor_files import save_arrays
 from ..data.writing import being_written, write_text
-from ..deconvnet import Deconvnet, Projections
+from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.record import Record
+from ..engine.steps.pooling import MaxPool
+from ..engine.units import Units
 from ..measure.baselines import (
     Projector,
     WrongResult,
@@ -40,8 +43,6 @@ from ..measure.baselines import (
 )
 from ..models import load_weights
 from ..ops import check_overlap
-from ..record import Record, Units
-from ..steps import MaxPool
 from .common.files import file_name, written_at_once
 from .common.layers import check_takes, chosen_layers
 from .common.responses import by_map, describe_rectification, receptive_field, rectifier_of, strongest_responses

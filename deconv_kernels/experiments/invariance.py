@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least, one_of
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
 from .common.files import Parts
 from .common.tracing import forward_only

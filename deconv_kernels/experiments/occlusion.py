@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import whole_number
-from ..deconvnet import Deconvnet
-from ..recompute import Recomputation
-from ..record import Units
+from ..engine.deconvnet import Deconvnet
+from ..engine.recompute import Recomputation
+from ..engine.units import Units
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
 from .common.tracing import forward_only, with_way_back
 

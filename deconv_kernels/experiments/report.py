@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..deconvnet import Deconvnet, Projections
-from ..record import Record, Units
+from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.record import Record
+from ..engine.units import Units
 from .common.files import Parts
 from .common.responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 from .filters import Diagnosis, convolutions, diagnose

@@ -49,9 +49,9 @@ from tqdm import tqdm
 
 from ..checks import at_least, one_of
 from ..data.writing import being_written
-from ..deconvnet import Projections
+from ..engine.deconvnet import Projections
+from ..engine.units import Units
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
-from ..record import Units
 from .common.files import Parts
 
 __all__ = [

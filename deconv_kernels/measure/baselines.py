@@ -18,26 +18,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import reference
-from ..convolution import Convolution
-from ..deconvnet import Deconvnet
-from ..graph import graph_module
-from ..joins import AdaptiveAveragePool, Concatenate, Sum
-from ..record import Units
-from ..rules import decisions
-from ..steps import (
-    Activation,
-    AveragePool,
-    BatchNormalization,
-    Flatten,
-    Identity,
-    Linear,
-    MaxPool,
-    Normalization,
-    Rectifier,
-    Shift,
-    Step,
-)
-from ..windows import as_map
+from ..engine.deconvnet import Deconvnet
+from ..engine.fields import as_map
+from ..engine.steps.base import Step
+from ..engine.steps.convolution import Convolution
+from ..engine.steps.joins import Concatenate, Sum
+from ..engine.steps.linear import Flatten, Linear
+from ..engine.steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Shift
+from ..engine.steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
+from ..engine.trace.rules import decisions
+from ..engine.trace.tracer import graph_module
+from ..engine.units import Units
 
 Signals = Sequence[Tensor | None]
 WayBack = Callable[[Tensor, Tensor], Signals]

@@ -26,10 +26,11 @@ from tqdm import tqdm
 from .. import backends
 from ..checks import at_least
 from ..data.photographs import cut, load_photographs, plan_crops
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
+from ..engine.record import Record
+from ..engine.units import Units
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights
-from ..record import Record, Units
 from .baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]

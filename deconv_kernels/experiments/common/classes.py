@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...deconvnet import Deconvnet
-from ...steps import Activation
+from ...engine.deconvnet import Deconvnet
+from ...engine.steps.pointwise import Activation
 
 __all__ = ["class_count", "class_to_follow", "ends_in_sigmoid", "log_odds", "probabilities"]
 

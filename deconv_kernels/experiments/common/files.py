@@ -16,10 +16,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ...constants import CONSTANT
 from ...data.writing import being_written, draft_folder, replaced_at_once
-from ...fingerprint import fingerprint as fingerprint
-from ...graph import graph_module
+from ...engine.fingerprint import fingerprint as fingerprint
+from ...engine.nodes import CONSTANT
+from ...engine.trace.tracer import graph_module
 
 __all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
 

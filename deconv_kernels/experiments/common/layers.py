@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ...deconvnet import Deconvnet
+from ...engine.deconvnet import Deconvnet
 from .tracing import forward_only
 
 __all__ = ["check_takes", "chosen_layers", "spread_layers"]

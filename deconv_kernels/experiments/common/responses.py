@@ -10,10 +10,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...graph import Tape
-from ...record import Record, Units
-from ...steps import AveragePool, Flatten, Identity, MaxPool, Rectifier
-from ...windows import Window, as_map, receptive_fields
+from ...engine.fields import Window, as_map, receptive_fields
+from ...engine.record import Record
+from ...engine.steps.linear import Flatten
+from ...engine.steps.pointwise import Identity, Rectifier
+from ...engine.steps.pooling import AveragePool, MaxPool
+from ...engine.trace.tape import Tape
+from ...engine.units import Units
 
 __all__ = [
     "by_map",

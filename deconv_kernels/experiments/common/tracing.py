@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...calls import UnsupportedModule
-from ...deconvnet import Deconvnet
+from ...engine.deconvnet import Deconvnet
+from ...engine.errors import UnsupportedModule
 
 __all__ = ["forward_only", "with_way_back"]
 
