@@ -15,7 +15,7 @@ OLDEST_PYTHON ?= $(shell for python in python3.10 $$(pyenv root 2> /dev/null)/ve
   $$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && exit; done; echo $(PYTHON))
 VERSIONS := 'import sys, torch; from deconv_kernels import backends; \
   print("Python", sys.version.split()[0], "torch", torch.__version__, "kernels for", backends.cpu_capability())'
-OLDEST_OPS := test_switches.py test_max_pool2d.py test_max_unpool2d.py test_max_unpool2d_window.py test_backproject2d.py
+OLDEST_OPS := $(patsubst %,ops/test_%.py,switches max_pool2d max_unpool2d max_unpool2d_window backproject2d)
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
@@ -42,7 +42,7 @@ oldest: $(OLDEST)/.environment ## Build with the oldest torch and Python that ar
 	CMAKE_BUILD_TYPE=Debug DECONV_WERROR=ON DECONV_CUDA_ARCHS=80-virtual \
 	  $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
 	cd tests && $(abspath $(OLDEST))/bin/python -c $(VERSIONS)
-	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider test_backends.py test_windows.py
+	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider ops/test_backends.py engine/test_windows.py
 	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider --backend cpu \
 	  -k 'not caches and not depend_on_its_batch' $(OLDEST_OPS)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import deconv_kernels as dk
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from tolerances import RELATIVE, TF32, assert_close
 
 DEVICE = "cuda"

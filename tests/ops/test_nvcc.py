@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 90, 100)
 SOURCES = ("backproject2d", "max_pool2d", "max_unpool2d", "max_unpool2d_window", "switches")
 MOST_REGISTERS = 168  # with which three blocks of 128 threads fit a multiprocessor

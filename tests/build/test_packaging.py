@@ -18,7 +18,7 @@ import pytest
 
 import deconv_kernels
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(deconv_kernels.__file__).parent
 SOURCE_FOLDERS = ("benchmarks", "csrc", "deconv_kernels", "requirements", "tests")
 
@@ -57,8 +57,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist of a copy of this checkout, compiled parts lying about in the package included."""
     checkout = tmp_path_factory.mktemp("checkout") / "copy"
     # Other tests write some of these, maybe right now.
-    left = (".git", ".venv", "build", "out", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", ".benchmarks")
-    ignored = shutil.ignore_patterns(*left)
+    left = (".git", ".venv", "out", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", ".benchmarks")
+    by_name = shutil.ignore_patterns(*left)
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return by_name(folder, names) | ({"build"} if Path(folder) == ROOT else set())  # tests/build stays
+
     shutil.copytree(ROOT, checkout, ignore=ignored)
     (checkout / "deconv_kernels" / "_left_over.abi3.so").write_bytes(b"not a library")
     build = "import setuptools.build_meta as backend; backend.build_sdist('dist')"

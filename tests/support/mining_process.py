@@ -1,6 +1,6 @@
 """One process of a mining job, run under torchrun by test_mining.py.
 
-    torchrun --nproc-per-node 2 tests/mining_process.py OUT PARTS ARGUMENTS...
+    torchrun --nproc-per-node 2 tests/support/mining_process.py OUT PARTS ARGUMENTS...
 
 Writes what every process got to OUT/<rank>-<case>.npz, of the networks and data of `CASES`, and runs the command `mine`
 with the arguments.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from deconv_kernels import Deconvnet, plot
+from deconv_kernels import Deconvnet, Units, plot
 from deconv_kernels.experiments import gallery as experiment
 from deconv_kernels.experiments.common.responses import (
     by_map,

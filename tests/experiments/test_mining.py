@@ -792,7 +792,7 @@ def test_two_processes_are_one_to_the_last_bit(tmp_path: Path, arguments: list[s
     for folder in (alone, together):
         folder.mkdir()
     run(alone, None)
-    worker = str(Path(__file__).with_name("mining_process.py"))
+    worker = str(Path(__file__).parents[1] / "support" / "mining_process.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker]
     finished = subprocess.run(
         [*launch, str(together), str(tmp_path / "parts"), *arguments, "-o", str(together / "command")],

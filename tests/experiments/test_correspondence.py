@@ -563,7 +563,7 @@ def test_the_command_says_what_is_wrong(place, options, message):
 
 
 def test_the_example_marks_photographs_that_packages_ship():
-    path = Path(__file__).parent.parent / "docs" / "examples" / "points.csv"
+    path = Path(__file__).parents[2] / "docs" / "examples" / "points.csv"
     if importlib.util.find_spec("skimage") is None or importlib.util.find_spec("matplotlib") is None:
         pytest.skip("scikit-image, which ships the photographs, is not installed")
     photographs, points = place_points(read_points(path), load_photographs("samples"))

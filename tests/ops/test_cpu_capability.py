@@ -27,7 +27,7 @@ def run(*arguments: str, capability: str, seed: int = 0) -> subprocess.Completed
     environment = {**os.environ, VARIABLE: capability, "DECONV_TEST_SEED": str(seed)}
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=TESTS.parent, timeout=1800, check=False
+        command, capture_output=True, text=True, env=environment, cwd=TESTS.parents[1], timeout=1800, check=False
     )
 
 

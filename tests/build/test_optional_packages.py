@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 OPTIONAL = (
     *("captum", "cloudpickle", "expecttest", "hypothesis", "joblib", "onnx", "pybind11", "safetensors", "scipy"),
     *("skimage", "sklearn", "torchvision", "triton", "xdist", "zennit"),
@@ -40,8 +40,8 @@ def test_every_file_is_collected_without_them(without: dict[str, str]) -> None:
 
 
 def test_what_cannot_run_without_them_says_so(without: dict[str, str]) -> None:
-    cases = ["test_geometry.py", "test_triton_interpreter.py", "test_onnx_cases.py"]
-    cases.append("test_unsupervised.py::TestInference::test_minimum_of_independent_solvers")
+    cases = ["ops/test_geometry.py", "ops/test_triton_interpreter.py", "ops/test_onnx_cases.py"]
+    cases.append("experiments/test_unsupervised.py::TestInference::test_minimum_of_independent_solvers")
     told = run_pytest(without, "-rs", "-q", *cases)
     for reason in (
         "hypothesis is not installed",

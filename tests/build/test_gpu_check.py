@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 MACHINE = {"card": "Some GPU 80GB", "torch": "2.11.0", "triton": "3.6.0", "cuda": "13.0"}
 WRITE = "import json, os, pathlib, sys, time; out = pathlib.Path(os.environ['GPU_CHECK_OUTPUT']); "
 

@@ -253,7 +253,7 @@ def test_peak_bytes_sees_what_is_freed_again(threads: None) -> None:
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> Any:
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "report.py"
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "report.py"
     if not path.exists():
         pytest.skip("the benchmarks are not here")
     specification = importlib.util.spec_from_file_location("report", path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deconv_kernels import backends
 
-SOURCES = Path(__file__).resolve().parent.parent / "csrc"
+SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 FILES = {name: name for name in ("max_pool2d", "max_unpool2d", "max_unpool2d_window", "backproject2d")}
 FILES |= {"pack_weight": "backproject2d"} | dict.fromkeys(("switches_to_indices", "indices_to_switches"), "switches")
 
