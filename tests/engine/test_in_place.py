@@ -652,6 +652,18 @@ def rare_writes(net: Any, x: Tensor) -> Tensor:
 
 
 @either
+def written_by_keyword(net: Any, x: Tensor) -> Tensor:
+    w = net.weight * 1
+    F.threshold(threshold=0.0, value=0.1, input=w, inplace=True)
+    torch.relu_(input=w)
+    torch.add(other=net.average, input=w, out=w)
+    y = net.first(x)
+    F.hardtanh(min_val=0.0, max_val=6.0, input=y, inplace=True)
+    nn.init.constant_(val=0.5, tensor=net.shift)
+    return F.relu(F.conv2d(y, w, padding=1)) + net.shift
+
+
+@either
 def initialised_in_forward(net: Any, x: Tensor) -> Tensor:
     nn.init.constant_(net.shift, 0.5)
     nn.init.eye_(net.square)

@@ -19,6 +19,7 @@ from networks import NETWORKS, randomise
 from PIL import Image
 from torch import Tensor, nn
 
+from deconv_kernels import Units, UnsupportedModule
 from deconv_kernels.cli.occlusion import command
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.engine.errors import UnknownLayer

@@ -34,6 +34,8 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.svm import LinearSVC  # noqa: E402
 
+from deconv_kernels import UnknownLayer
+
 
 def small_network() -> nn.Sequential:
     return nn.Sequential(

@@ -17,6 +17,7 @@ from networks import NETWORKS, Trace, some_units
 from tolerances import assert_close
 from torch import Tensor, nn
 
+from deconv_kernels import Units
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.measure.baselines import (
     Baseline,

@@ -30,7 +30,7 @@ if backends.triton_interprets():
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from deconv_kernels.ops import triton as kernels
+from deconv_kernels.ops import triton as kernels  # noqa: E402
 
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
 BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
