@@ -15,7 +15,7 @@ from .data.tensor_files import load_tensors, save_tensors
 from .engine.deconvnet import SEEDS, Deconvnet, Projections
 from .engine.record import Record
 from .engine.steps.base import RULES
-from .engine.units import Layer, Units
+from .engine.units import LayerLike, Units
 from .ops import check_overlap
 
 __all__ = ["load_projections", "project", "save_projections"]
@@ -27,7 +27,7 @@ _FORMAT = "deconv_kernels projections 1"
 def project(
     model: Deconvnet | nn.Module,
     images: Tensor | np.ndarray[Any, Any],
-    layer: Layer,
+    layer: LayerLike,
     units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
     *,
     rule: str | None = ...,
@@ -43,7 +43,7 @@ def project(
 def project(
     model: Deconvnet | nn.Module,
     images: Tensor | np.ndarray[Any, Any],
-    layer: Layer,
+    layer: LayerLike,
     units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
     *,
     rule: str | None = ...,
@@ -58,7 +58,7 @@ def project(
 def project(
     model: Deconvnet | nn.Module,
     images: Tensor | np.ndarray[Any, Any],
-    layer: Layer,
+    layer: LayerLike,
     units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
     *,
     rule: str | None = None,

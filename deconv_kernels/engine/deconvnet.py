@@ -5,6 +5,7 @@ Source: Zeiler & Fergus 2013, "Visualizing and Understanding Convolutional Netwo
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +19,20 @@ from ..ops import check_overlap
 from .errors import UnusedRule
 from .fields import Window, as_map
 from .forward import Recording
-from .plan import DEVICE_BYTES, HOST_BYTES, Plan, make_plan
+from .plan import Plan, make_plan, working_bytes
 from .progress import chunks_of, progress_bar
 from .record import Record
 from .signal import Positions, Windows, place
 from .steps.base import KERNELS, RULES, Options
 from .trace.builder import trace
 from .trace.rules import spelled
-from .trace.tape import Tape
-from .units import Layer, Units
+from .trace.tape import Layer, Tape
+from .units import LayerLike, Units
 from .walk import Walk
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
+_PLANS_KEPT = 256
 
 
 @dataclass(eq=False)
@@ -125,12 +127,20 @@ class Deconvnet:
         for key in self.tape.unused - self._usual_rules:
             what = f"rules name {spelled(key)}, which {type(model).__name__} does not call"
             warnings.warn(what, UnusedRule, stacklevel=2)
-        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._planned = functools.lru_cache(_PLANS_KEPT)(functools.partial(make_plan, self.tape))
         self._arguments = (rules, arguments, inputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles trace their own model again."""
         return _rebuilt, (self.model, self.rule, self.normalization, *self._arguments)
+
+    def layer(self, layer: LayerLike) -> Layer:
+        """A layer by its name or its module.
+
+        Raises:
+            TypeError, UnknownLayer: no such layer; the message lists them.
+        """
+        return self.tape.layer(layer)
 
     @property
     def layers(self) -> list[str]:
@@ -152,7 +162,7 @@ class Deconvnet:
     def record(
         self,
         images: Tensor | Sequence[Tensor],
-        layers: Layer | Sequence[Layer],
+        layers: LayerLike | Sequence[LayerLike],
         activations: bool = False,
         *,
         batch_size: int = 16,
@@ -195,9 +205,25 @@ class Deconvnet:
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
             # A container's layer is that of the step whose output it returns.
-            steps = {name: self.tape.steps[self.tape.index(name)].name for name in names}
-            record.activations.update({name: record.activations[step] for name, step in steps.items()})
+            record.activations.update({name: record.activations[record.layer(name).step] for name in names})
         return record
+
+    def shapes(self, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """The shapes of layers' outputs for the first of some images, (C, H, W) or (F,).
+
+        Raises:
+            UnknownLayer: a layer the model does not have.
+            ValueError: no layers, or the network does not take such images.
+        """
+        values = {layer: self.tape.value(layer) for layer in layers}
+        if not values:
+            raise ValueError("at least one layer is needed")
+        try:
+            record = self.record(images[:1], list(values), progress=False)
+        except (RuntimeError, TypeError, ValueError) as error:
+            shape = "x".join(map(str, images.shape[1:]))
+            raise ValueError(f"images of {shape} do not go through the network: {error}") from error
+        return {layer: record.shapes[value] or () for layer, value in values.items()}
 
     def check_images(self, inputs: Sequence[Tensor]) -> tuple[torch.dtype, torch.device]:
         """Whether the network can take these tensors, one for each of its inputs.
@@ -268,17 +294,17 @@ class Deconvnet:
 
         Source: Zeiler & Fergus 2013, section 2.1.
         """
-        self._check_record(record)
+        record.attach(self.tape)
         if not 0 <= input < self.tape.inputs:
             raise ValueError(f"input must be from 0 to {self.tape.inputs - 1}, got {input}")
         one_of("seed", seed, SEEDS)
         record.check(units)
-        plan = self.plan(record, units.layer, max_bytes=max_bytes)
+        plan = self._plan(record, units.layer, max_bytes, False, _options(overlap, kernel))
         scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
         positions = Positions.of(units.image, units.table()[2:].T, record.device)
         seeds = Windows.seeds(units.channel.to(record.device), positions, plan.top, record.dtype)
         scale = None if scale is None else scale.to(record.device).view(-1, 1, 1, 1)
-        windows = self._down(record, plan, seeds, scale, _options(overlap, kernel), progress)[input]
+        windows = self._down(record, plan, seeds, scale, progress)[input]
         shape = record.shapes[input]
         assert shape is not None
         return Projections(units, windows, positions.boxes(plan.inputs[input]).cpu(), shape)
@@ -287,7 +313,7 @@ class Deconvnet:
     def project_signal(
         self,
         record: Record,
-        layer: Layer,
+        layer: LayerLike,
         signal: Tensor,
         image: Tensor,
         overlap: str = "sum",
@@ -314,7 +340,7 @@ class Deconvnet:
                 unknown overlap or kernel.
             UnknownLayer: a layer the model does not have.
         """
-        self._check_record(record)
+        record.attach(self.tape)
         above = record.shape(layer)
         shape = record.shapes[self.tape.value(layer)]
         if signal.dtype != record.dtype:
@@ -326,16 +352,13 @@ class Deconvnet:
             )
         if len(image) and not 0 <= int(image.min()) <= int(image.max()) < len(record):
             raise ValueError(f"image must be from 0 to {len(record) - 1}, got {image.tolist()}")
-        plan = self.plan(record, layer, max_bytes=max_bytes, whole=True)
+        plan = self._plan(record, layer, max_bytes, True, _options(overlap, kernel))
         positions = Positions.of(image.cpu(), torch.zeros((len(image), 2), dtype=torch.int64), record.device)
         values = signal.to(record.device).reshape(-1, *above).clone()
         windows = Windows(values, Window.full(above), positions)
-        results = self._down(record, plan, windows, None, _options(overlap, kernel), progress)
+        results = self._down(record, plan, windows, None, progress)
         shapes = record.shapes[: self.tape.inputs]
         return tuple(result.reshape(-1, *of) for result, of in zip(results, shapes, strict=True) if of is not None)
-
-    def _check_record(self, record: Record) -> None:
-        record.attach(self.tape)
 
     def _down(
         self,
@@ -343,7 +366,6 @@ class Deconvnet:
         plan: Plan,
         windows: Windows,
         scale: Tensor | None,
-        options: Options,
         progress: bool | None,
     ) -> list[Tensor]:
         """What arrives at every input, (U, C, h, w) in the windows of the plan."""
@@ -353,37 +375,39 @@ class Deconvnet:
         ]
         if len(windows):
             with progress_bar(len(windows), "projecting", "unit", progress) as bar:
-                walk = Walk(plan, record.steps, record.kept, options, scale, results, bar)
+                walk = Walk(plan, record.steps, record.kept, scale, results, bar)
                 walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(windows))
         return results
 
-    def plan(self, record: Record, layer: Layer, *, max_bytes: int | None = None, whole: bool = False) -> Plan:
+    def plan(
+        self,
+        record: Record,
+        layer: LayerLike,
+        *,
+        max_bytes: int | None = None,
+        whole: bool = False,
+        overlap: str = "sum",
+        kernel: str = "auto",
+    ) -> Plan:
         """What `project` does with units of a layer: its steps, their windows and costs, and how they are batched.
 
         Args:
             record: of this network.
             layer: whose units are projected.
-            max_bytes: as for `project`.
+            max_bytes, overlap, kernel: as for `project`.
             whole: plan for whole maps of signal, as `project_signal` takes them, instead of single units.
 
         Raises:
             UnknownLayer: a layer the model does not have.
-            ValueError: the record does not reach it.
+            ValueError: the record does not reach it, or an unknown overlap or kernel.
         """
-        if max_bytes is None:
-            max_bytes = HOST_BYTES if record.device.type == "cpu" else DEVICE_BYTES
+        return self._plan(record, layer, max_bytes, whole, _options(overlap, kernel))
+
+    def _plan(self, record: Record, layer: LayerLike, max_bytes: int | None, whole: bool, options: Options) -> Plan:
         layer = self.tape.name(layer)
-        key = (layer, max_bytes, whole)
-        if key not in record.plans:
-            record.shape(layer)
-            shapes = tuple(record.shapes)
-            longer = (*key, shapes, record.dtype)
-            if longer not in self._plans:
-                self._plans[longer] = make_plan(self.tape, layer, shapes, record.dtype, max_bytes, whole)
-            record.plans[key] = self._plans[longer]
-        plan = record.plans[key]
-        assert isinstance(plan, Plan)
-        return plan
+        record.shape(layer)
+        most = working_bytes(record.device) if max_bytes is None else max_bytes
+        return self._planned(layer, tuple(record.shapes), record.dtype, most, whole, options)
 
 
 def _rebuilt(

@@ -107,9 +107,18 @@ class Window:
         return self.y, self.x
 
     @property
+    def shape(self) -> Shape:
+        """(C, H, W) of the map."""
+        return self.channels, self.y.length, self.x.length
+
+    @property
     def is_full(self) -> bool:
         """Whether the window is the whole map, for every unit."""
         return self.y.is_full and self.x.is_full
+
+    def clipped(self) -> Window:
+        """The same window, or the whole map along an axis where it is at least as large."""
+        return Window(self.channels, self.y.clipped(), self.x.clipped())
 
     def joined(self, other: Window) -> Window:
         """The smallest window that covers this one and another on the same map."""
@@ -154,13 +163,13 @@ def receptive_fields(
     """
     fields: list[Window | None] = [None] * (value + 1)
     fields[value] = window
-    inputs = len(shapes) - len(steps)
-    for index in reversed(range(value - inputs + 1)):
-        above = fields[inputs + index]
+    made = zip(range(len(shapes) - len(steps), value + 1), steps, sources, strict=False)
+    for number, step, read in reversed(list(made)):
+        above = fields[number]
         if above is None:
             continue
-        below = [shapes[source] for source in sources[index]]
-        for source, reached in zip(sources[index], steps[index].reaches(above, below), strict=True):  # type: ignore[arg-type]
+        below = [shapes[source] for source in read]
+        for source, reached in zip(read, step.reaches(above, below), strict=True):  # type: ignore[arg-type]
             if reached is not None:
                 held = fields[source]
                 fields[source] = reached if held is None else held.joined(reached)

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
+from .._pooling import empty, is_channels_last
 from .record import Peaks, Record
-from .steps.base import Kept
-from .steps.pointwise import Rectifier
+from .steps.base import Kept, Step
+from .steps.pointwise import Identity, Rectifier
 from .steps.pooling import MaxPool
-from .trace.tape import Tape
+from .trace.tape import Link, Tape
+
+
+def fused(tape: Tape, steps: Mapping[int, Step], wanted: Collection[int], keeps: bool) -> list[tuple[Link, Step]]:
+    """The steps as they run forward: a rectifier that only a max pool reads is left to the pool.
+
+    Args:
+        tape: of the network.
+        steps: of it, by their numbers, in order.
+        wanted: the values that have to be there.
+        keeps: whether what rectifiers keep for the way back is needed.
+    """
+    links = [tape.links[number] for number in steps]
+    readers = Counter(source for link in links for source in link.sources)
+    running = dict(steps)
+    for link in links:
+        pool, below = steps[link.number], tape.maker(link.sources[0])
+        if not isinstance(pool, MaxPool) or below is None or below.value in wanted or readers[below.value] > 1:
+            continue
+        rectifier = steps.get(below.number)
+        if isinstance(rectifier, Rectifier) and rectifier.ceiling == math.inf and (rectifier.waits or not keeps):
+            running[below.number], running[link.number] = Identity(rectifier.name), pool.rectifying()
+    return [(link, running[link.number]) for link in links]
 
 
 class Recording:
@@ -26,61 +50,41 @@ class Recording:
 
     def __init__(self, tape: Tape, record: Record, asked: set[int], activations: bool) -> None:
         self.tape, self.record, self.asked, self.activations = tape, record, asked, activations
-        self.needed = self.tape.needed(asked)
-        self.last_reader = {source: index for index in self.needed for source in self.tape.sources[index]}
-        readers = [source for index in self.needed for source in self.tape.sources[index]]
-        # A rectifier of which nothing is kept and that only a max pool reads is left to the pool.
-        self.fused = {
-            value
-            for index in self.needed
-            if (value := self.tape.inputs + index) not in asked
-            and isinstance(rectifier := self.tape.steps[index], Rectifier)
-            and rectifier.fuses
-            and readers.count(value) == 1
-            and isinstance(self.tape.steps[self.last_reader[value]], MaxPool)
-        }
+        self.running = fused(tape, record.steps, asked, keeps=True)
+        self.last_reader = {source: link.value for link, _ in self.running for source in link.sources}
 
     def batch(self, inputs: Sequence[Tensor], start: int) -> None:
         """Records one batch, the first of whose images is number `start`."""
-        record, tape = self.record, self.tape
-        shapes: list[tuple[int, ...] | None] = [None] * (tape.inputs + len(tape.steps))
+        record = self.record
         alive = dict(enumerate(inputs))
-        shapes[: tape.inputs] = [tuple(x.shape[1:]) for x in inputs]
-        given = {_memory(x) for x in inputs}
+        shapes: list[tuple[int, ...] | None] = [tuple(x.shape[1:]) for x in inputs]
+        shapes += [None] * len(self.tape.steps)
+        given = {memory_of(x) for x in inputs}
         foreign = set(given)
 
         def own(x: Tensor) -> Tensor:
             """The same, in memory that the caller cannot change."""
-            return x.clone() if _memory(x) in given else x
+            return x.clone() if memory_of(x) in given else x
 
-        for index in self.needed:
-            step, sources, value = record.steps[index], tape.sources[index], tape.inputs + index
+        for (number, value, _, sources), step in self.running:
             read = [alive[source] for source in sources]
             for source in set(sources):
-                if self.last_reader[source] == index:
+                if self.last_reader[source] == value:
                     del alive[source]
-            kept: Kept = None
-            if value in self.fused:
-                x = read[0]
-            elif isinstance(step, MaxPool):
-                x, kept = step.forward(read[0], False, relu=sources[0] in self.fused)
-            else:
-                memory = _memory(read[0])
-                owned = memory not in foreign and all(
-                    _memory(other) != memory for other in (*alive.values(), *read[1:])
-                )
-                x, kept = step.run(read, owned)
+            memory = memory_of(read[0])
+            owned = memory not in foreign and all(memory_of(x) != memory for x in (*alive.values(), *read[1:]))
+            x, kept = step.run(read, owned)
             del read
             shapes[value] = tuple(x.shape[1:])
             alive[value] = x
             if kept is not None:
                 kept = tuple(own(part) for part in kept) if isinstance(kept, tuple) else own(kept)
-                foreign.update(_memory(part) for part in (kept if isinstance(kept, tuple) else (kept,)))
-                record.kept[index] = _store(record.kept[index], kept, start, len(record))
+                foreign.update(memory_of(part) for part in (kept if isinstance(kept, tuple) else (kept,)))
+                record.kept[number] = _store(record.kept[number], kept, start, len(record))
             if value in self.asked:
                 self._keep_layer(step.name, own(x) if self.activations else x, start)
                 if self.activations:
-                    foreign.add(_memory(x))
+                    foreign.add(memory_of(x))
             if value not in self.last_reader:
                 del alive[value]
         record.shapes = shapes
@@ -98,7 +102,8 @@ class Recording:
             record.activations[name] = activations
 
 
-def _memory(x: Tensor) -> int:
+def memory_of(x: Tensor) -> int:
+    """Where the memory of a tensor begins."""
     return x.untyped_storage().data_ptr()
 
 
@@ -111,12 +116,7 @@ def _store(store: Kept, batch: Kept, start: int, total: int) -> Kept:
     if batch is None or len(batch) == total:
         return batch
     if not isinstance(store, Tensor):
-        channels_last = batch.dim() == 4 and not batch.is_contiguous() and batch.stride(1) == 1
-        store = torch.empty(
-            (total, *batch.shape[1:]),
-            dtype=batch.dtype,
-            device=batch.device,
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-        )
+        channels_last = batch.dim() == 4 and is_channels_last(batch)
+        store = empty((total, *batch.shape[1:]), batch.dtype, batch.device, channels_last)
     store[start : start + len(batch)] = batch
     return store

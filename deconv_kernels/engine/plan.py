@@ -8,11 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .fields import Window, as_map, receptive_fields
-from .steps.base import Step
-from .steps.convolution import Convolution
-from .steps.linear import Linear
-from .steps.pointwise import Rectifier
-from .steps.pooling import MaxPool
+from .steps.base import Options, PlannedStep, Step
 from .trace.tape import Tape
 
 # Working memory for the windows above and below a step: on the CPU as much as stays near the cores, elsewhere as much
@@ -21,34 +17,9 @@ HOST_BYTES = 2**25
 DEVICE_BYTES = 2**30
 
 
-@dataclass(frozen=True)
-class PlannedStep:
-    """One step on the way back.
-
-    Attributes:
-        step: of the tape.
-        index: its number in the tape.
-        value, sources: the numbers of the value it makes and of those it reads.
-        above: the window of a unit on its output.
-        below: on each of its inputs; None where no signal goes.
-        shapes: of its inputs, for one image.
-        multiply_adds: of one unit, zeros included.
-        bytes: of one unit's windows above and below, of the switches under them, and of what waits on other branches.
-        units_at_once: how many units' windows fit into the working memory.
-        kernel: what runs.
-    """
-
-    step: Step
-    index: int
-    value: int
-    sources: tuple[int, ...]
-    above: Window
-    below: tuple[Window | None, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    multiply_adds: int
-    bytes: int
-    units_at_once: int
-    kernel: str
+def working_bytes(device: torch.device) -> int:
+    """Working memory for the windows of one step, where the user names none."""
+    return HOST_BYTES if device.type == "cpu" else DEVICE_BYTES
 
 
 @dataclass(frozen=True)
@@ -110,6 +81,7 @@ def make_plan(
     dtype: torch.dtype,
     max_bytes: int,
     whole: bool = False,
+    options: Options | None = None,
 ) -> Plan:
     """Plans the way back from a layer.
 
@@ -120,64 +92,51 @@ def make_plan(
         dtype: of the network.
         max_bytes: working memory for the windows of one step.
         whole: the signal begins on whole maps and not in single units.
+        options: the user's choices.
 
     Raises:
         UnknownLayer: a layer the network does not have.
     """
     top = tape.value(layer)
     shape = as_map(shapes[top] or ())
-    window = Window.full(shape) if whole else Window.unit(shape)
-    fields = receptive_fields(tape.steps, tape.sources, shapes, top, window)
+    units = Window.full(shape) if whole else Window.unit(shape)
+    fields = receptive_fields(tape.steps, tape.sources, shapes, top, units)
     planned: list[PlannedStep] = []
-    waiting = {top}
-    for index in reversed(range(top - tape.inputs + 1)):
-        step, sources, value = tape.steps[index], tape.sources[index], tape.inputs + index
-        above = fields[value]
+    senders: dict[int, list[Step]] = {top: []}  # of the values whose signal waits for its step
+    for link in reversed(tape.links):
+        step, above = link.step, fields[link.value] if link.value <= top else None
         if above is None:
             continue
-        waiting.discard(value)
-        read = tuple(shapes[source] for source in sources)
-        reached_by_it = zip(sources, step.reaches(above, read), strict=True)  # type: ignore[arg-type]
-        below = tuple(fields[source] if window == fields[source] else window for source, window in reached_by_it)
-        reached = [window for window in below if window is not None]
-        others = sum(field.elements for other in waiting if (field := fields[other]) is not None)
-        waiting.update(source for source, window in zip(sources, below, strict=True) if window is not None)
-        elements = above.elements + sum(window.elements for window in reached)
-        if isinstance(step, MaxPool):
-            elements = above.elements  # done by the step below, which reads pooled values and switches
-        elif reached == [above]:
-            elements = above.elements
-        size = (elements + others) * dtype.itemsize + (above.elements if isinstance(step, MaxPool) else 0)
-        seeded = value == top and not whole
+        read = tuple(shapes[source] or () for source in link.sources)
+        reaching = zip(link.sources, step.reaches(above, read), strict=True)
+        below = tuple(fields[source] if window == fields[source] else window for source, window in reaching)
+        above_it = senders.pop(link.value)
+        others = sum(field.elements for other in senders if (field := fields[other]) is not None)
+        for source, window in zip(link.sources, below, strict=True):
+            if window is not None:
+                senders.setdefault(source, []).append(step)
+        of_unit = step.bytes(above, [window for window in below if window is not None], dtype.itemsize)
+        size = of_unit + others * dtype.itemsize
+        seeded = link.value == top and not whole
         planned.append(
             PlannedStep(
-                step,
-                index,
-                value,
-                sources,
-                above,
-                below,
-                read,  # type: ignore[arg-type]
-                step.multiply_adds(above, as_map(read[0] or ())[0])
-                if isinstance(step, Convolution) and not seeded
-                else 0,
-                size,
-                max(1, max_bytes // size),
-                _kernel(step, seeded),
+                step=step,
+                number=link.number,
+                value=link.value,
+                sources=link.sources,
+                above=above,
+                below=below,
+                shapes=read,
+                options=options or Options(),
+                seeded=seeded,
+                settled=len(above_it) != 1 or not above_it[0].waits,
+                multiply_adds=0 if seeded else step.multiply_adds(above, as_map(read[0])[0]),
+                bytes=size,
+                units_at_once=max(1, max_bytes // size),
             )
         )
     inputs = tuple(fields[number] or Window.full(as_map(shapes[number] or ())) for number in range(tape.inputs))
-    return Plan(layer, top, window, tuple(reversed(planned)), tuple(fields), inputs)
-
-
-def _kernel(step: Step, seeded: bool) -> str:
-    if isinstance(step, Convolution):
-        return "slice of the weights" if seeded else "backproject2d"
-    if isinstance(step, Linear):
-        return "row of the weights" if seeded else "backproject2d"
-    if isinstance(step, MaxPool) or (isinstance(step, Rectifier) and step.fuses):
-        return "with the step below"
-    return "torch"
+    return Plan(layer, top, units, tuple(reversed(planned)), tuple(fields), inputs)
 
 
 def _quantity(value: float, unit: str, base: int) -> str:

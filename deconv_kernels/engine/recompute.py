@@ -9,26 +9,22 @@ images, up to the rounding of sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..ops import max_pool2d
 from .deconvnet import Deconvnet
-from .plan import DEVICE_BYTES, HOST_BYTES
-from .steps.base import Pair
-from .steps.convolution import Convolution
-from .steps.joins import ChannelSlice, Concatenate, Product, Sum
+from .forward import fused, memory_of
+from .plan import working_bytes
+from .steps.base import Pair, Step
 from .steps.padding import ZeroPad
-from .steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Scale, Shift
-from .steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
-from .steps.whole import Whole
+from .steps.sliding import Sliding
+from .trace.tape import Link
 
 Index = NDArray[np.int64]
 
@@ -61,10 +57,10 @@ class Spans:
         """The smallest that cover these and others on a map of the same size."""
         return Spans(self.first.minimum(other.first), self.stop.maximum(other.stop), self.length)
 
-    def slid(self, sliding: Sliding, length: Pair) -> Spans:
+    def slid(self, step: Sliding, length: Pair) -> Spans:
         """Those of the outputs, a map of `length`, that a sliding step computes from any of these."""
-        stride, before = torch.tensor(sliding.stride), torch.tensor(sliding.before)
-        first = self.first + before - torch.tensor(sliding.reach) + 1
+        stride, before = torch.tensor(step.stride), torch.tensor(step.before)
+        first = self.first + before - torch.tensor(step.extent) + 1
         return Spans.of(-(-first // stride), (self.stop - 1 + before) // stride + 1, length)
 
     def at(self, positions: Tensor) -> Frame:
@@ -94,6 +90,12 @@ class Frame:
         """Whether every window is the whole map."""
         return self.size == self.length
 
+    def below(self, step: Sliding) -> tuple[Tensor, Pair]:
+        """The origins and the size of the patches that a sliding step computes the windows from."""
+        origin = self.origin * torch.tensor(step.stride) - torch.tensor(step.before)
+        rows, columns = ((n - 1) * s + r for n, s, r in zip(self.size, step.stride, step.extent, strict=True))
+        return origin, (rows, columns)
+
     def lies_as(self, other: Frame) -> bool:
         """Whether the windows of both are the same."""
         return self.size == other.size and torch.equal(self.origin, other.origin)
@@ -113,74 +115,6 @@ class Changed(NamedTuple):
     @property
     def is_whole(self) -> bool:
         return self.frame is None or self.frame.is_full
-
-
-class Sliding:
-    """A step whose outputs each read a rectangle of one size: how it runs on patches that hold what it reads.
-
-    Attributes:
-        kernel, stride, before, dilation: of the step; `before` is the padding above and at the left.
-        reach: rows and columns that one output reads.
-        fill: what lies around the map.
-    """
-
-    fill = 0.0
-
-    def __init__(self, kernel: Pair, stride: Pair, before: Pair, dilation: Pair) -> None:
-        self.kernel, self.stride, self.before, self.dilation = kernel, stride, before, dilation
-        self.reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
-
-    def below(self, frame: Frame) -> tuple[Tensor, Pair]:
-        """The origins and the size of the patches that windows on the output are computed from."""
-        origin = frame.origin * torch.tensor(self.stride) - torch.tensor(self.before)
-        rows, columns = ((n - 1) * s + r for n, s, r in zip(frame.size, self.stride, self.reach, strict=True))
-        return origin, (rows, columns)
-
-    def __call__(self, patches: Tensor, frame: Frame) -> Tensor:
-        """The windows of `frame` from the patches below them."""
-        raise NotImplementedError
-
-
-class SlidingConvolution(Sliding):
-    def __init__(self, step: Convolution) -> None:
-        super().__init__(step.kernel, step.stride, step.before, step.dilation)
-        self.weight = step.weight.contiguous(memory_format=torch.channels_last)
-        self.bias, self.groups = step.bias, step.groups
-
-    def __call__(self, patches: Tensor, frame: Frame) -> Tensor:
-        return F.conv2d(patches, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-class SlidingMaxPool(Sliding):
-    fill = -math.inf
-
-    def __init__(self, step: MaxPool, relu: bool) -> None:
-        super().__init__(step.kernel, step.stride, step.padding, step.dilation)
-        self.relu = relu
-
-    def __call__(self, patches: Tensor, frame: Frame) -> Tensor:
-        return max_pool2d(patches, self.kernel, self.stride, 0, self.dilation, relu=self.relu)[0]
-
-
-class SlidingAveragePool(Sliding):
-    """Sums by the share that each element has in its mean, which differs at the borders of the map.
-
-    Args:
-        step: the pool.
-        map: of its input, (1, C, H, W).
-    """
-
-    def __init__(self, step: AveragePool, map: Tensor) -> None:
-        super().__init__(step.kernel, step.stride, step.padding, (1, 1))
-        ones = torch.ones_like(map[:, :1])
-        means, _ = step.forward(ones, False)
-        elements = F.avg_pool2d(ones, step.kernel, step.stride, step.padding, step.ceil_mode, divisor_override=1)
-        self.share = (means / elements)[0, 0]
-
-    def __call__(self, patches: Tensor, frame: Frame) -> Tensor:
-        rows, columns = map(torch.from_numpy, _indices(frame.origin, frame.size))
-        share = self.share[rows.to(patches.device)[:, :, None], columns.to(patches.device)[:, None]]
-        return F.avg_pool2d(patches, self.kernel, self.stride, divisor_override=1).mul_(share[:, None])
 
 
 class Recomputation:
@@ -226,64 +160,48 @@ class Recomputation:
         if images[input].dim() != 3:
             raise ValueError(f"a rectangle of an image (C, H, W) can change, not of {tuple(images[input].shape)}")
         self.input, self.dtype, self.device = input, dtype, device
-        default = HOST_BYTES if device.type == "cpu" else DEVICE_BYTES
-        self.max_bytes = default if max_bytes is None else max_bytes
-        needed = self.tape.needed(set(self.values.values()))
-        self._steps, _ = self.tape.bound(needed)
-        self._affected = self._reached(needed)
-        self._last_reader = {source: index for index in self._affected for source in self.tape.sources[index]}
-        self._fused = self._left_to_pools()
-        self._rules: dict[int, Sliding | ZeroPad | bool] = {}
+        self.max_bytes = working_bytes(device) if max_bytes is None else max_bytes
+        steps, _ = self.tape.bound(self.tape.needed(set(self.values.values())))
+        running = fused(self.tape, steps, set(self.values.values()), keeps=False)
+        self._affected = self._reached(running)
+        self._last_reader = {source: link.value for link, _ in self._affected for source in link.sources}
+        self._in_windows: dict[int, Step | None] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._tables: dict[int, Tensor] = {}
         self._maps: dict[int, Tensor] = {}
-        self._run_clean([x[None].to(device) for x in images], needed)
-        self._memory = {_memory(x) for x in self._maps.values()}
+        self._run_clean([x[None].to(device) for x in images], running)
+        self._memory = {memory_of(x) for x in self._maps.values()}
         self.clean = {name: self._maps[value][0] for name, value in self.values.items()}
 
-    def _reached(self, needed: Sequence[int]) -> list[int]:
+    def _reached(self, running: Sequence[tuple[Link, Step]]) -> list[tuple[Link, Step]]:
         """The steps that see the input which changes."""
-        changed, steps = {self.input}, []
-        for index in needed:
-            if changed.intersection(self.tape.sources[index]):
-                changed.add(self.tape.inputs + index)
-                steps.append(index)
-        return steps
+        changed, found = {self.input}, []
+        for link, step in running:
+            if changed.intersection(link.sources):
+                changed.add(link.value)
+                found.append((link, step))
+        return found
 
-    def _left_to_pools(self) -> set[int]:
-        """Rectifiers that only a max pool reads, which then does the rectifying."""
-        tape, readers = self.tape, [source for index in self._affected for source in self.tape.sources[index]]
-        return {
-            value
-            for index in self._affected
-            if (value := tape.inputs + index) not in self.values.values()
-            and isinstance(rectifier := tape.steps[index], Rectifier)
-            and rectifier.ceiling == math.inf
-            and readers.count(value) == 1
-            and isinstance(tape.steps[self._last_reader[value]], MaxPool)
-        }
-
-    def _run_clean(self, images: Sequence[Tensor], needed: Sequence[int]) -> None:
-        """Runs the clean image, finds the rule of every step, and keeps what windows and wanted layers read."""
-        tape, last = self.tape, {source: index for index in needed for source in self.tape.sources[index]}
+    def _run_clean(self, images: Sequence[Tensor], running: Sequence[tuple[Link, Step]]) -> None:
+        """Runs the clean image, finds how every step runs in windows, and keeps what these and wanted layers read."""
+        last = {source: link.value for link, _ in running for source in link.sources}
+        affected = {link.value for link, _ in self._affected}
         kept = {self.input, *self._last_reader, *self.values.values()}
-        kept |= {tape.inputs + index for index in self._affected if isinstance(tape.steps[index], ZeroPad)}
+        kept |= {link.value for link, step in self._affected if isinstance(step, ZeroPad)}
         maps = dict(enumerate(images))
         for value, x in enumerate(images):
             self._shapes[value] = tuple(x.shape[1:])
             if value in kept:
                 maps[value] = self._keep(value, x)
-        affected = set(self._affected)
-        for index in needed:
-            value, sources = tape.inputs + index, tape.sources[index]
+        for (_, value, _, sources), step in running:
             read = [maps[source] for source in sources]
-            x = self._forward(index, read, False)
+            x = step.output(read, False)
             self._shapes[value] = tuple(x.shape[1:])
-            if index in affected:
-                self._rules[index] = self._rule(index, read, x)
+            if value in affected:
+                self._in_windows[value] = step.in_windows(read, x)
             maps[value] = self._keep(value, x) if value in kept else x
             for source in {*sources, value}:
-                if last.get(source, index) == index:
+                if last.get(source, value) == value:
                     del maps[source]
 
     def _keep(self, value: int, x: Tensor) -> Tensor:
@@ -299,43 +217,6 @@ class Recomputation:
             self._tables[value], x = rows, rows[:-2].view(height, width, -1).permute(2, 0, 1).view(x.shape)
         self._maps[value] = x
         return x
-
-    def _rule(self, index: int, read: Sequence[Tensor], made: Tensor) -> Sliding | ZeroPad | bool:
-        """How a step runs in windows; True where it works on every position alone, False where it needs whole maps."""
-        step = self._steps[index]
-        if isinstance(step, Activation | Shift | Scale) or (type(step) is Whole and step.linear):
-            return _works_on_positions(step.function, read, made)
-        if made.dim() != 4 or any(x.dim() != 4 for x in read):
-            return False
-        if isinstance(step, Convolution):
-            return SlidingConvolution(step)
-        if isinstance(step, MaxPool):
-            return SlidingMaxPool(step, self.tape.sources[index][0] in self._fused)
-        if isinstance(step, AveragePool):
-            return SlidingAveragePool(step, read[0])
-        if isinstance(step, ZeroPad):
-            return step
-        if isinstance(step, Identity | Rectifier | BatchNormalization | Normalization | ChannelSlice):
-            return True
-        if isinstance(step, AdaptiveAveragePool):
-            return read[0].shape == made.shape
-        if isinstance(step, Sum | Product):
-            return all(x.shape == made.shape for x in read)
-        return isinstance(step, Concatenate) and step.dimension % 4 == 1
-
-    def _forward(self, index: int, read: Sequence[Tensor], owned: bool) -> Tensor:
-        """The output of a step, as the module has it."""
-        step, value = self._steps[index], self.tape.inputs + index
-        if value in self._fused:
-            return read[0]
-        if isinstance(step, MaxPool):
-            window = (step.kernel, step.stride, step.padding, step.dilation, step.ceil_mode)
-            return max_pool2d(read[0], *window, relu=self.tape.sources[index][0] in self._fused)[0]
-        if isinstance(step, Activation):
-            return step.function(read[0])  # its `run` computes derivatives too
-        if isinstance(step, AdaptiveAveragePool) and self._rules.get(index):
-            return read[0]
-        return step.run(read, owned)[0]
 
     @torch.no_grad()
     def chunks(self, origins: Tensor, content: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -395,18 +276,18 @@ class Recomputation:
         """Where every map that the rectangle changes differs from the clean one."""
         image = Spans.of(origins, origins + torch.tensor(content.shape[2:]), self._length(self.input))
         spans = {self.input: image}
-        for index in self._affected:
-            value, rule = self.tape.inputs + index, self._rules[index]
+        for (_, value, _, sources), _ in self._affected:
+            step = self._in_windows[value]
             if len(self._shapes[value]) < 2:
                 continue
             length = self._length(value)
-            read = [spans[source] for source in self.tape.sources[index] if source in spans]
-            if isinstance(rule, Sliding):
-                spans[value] = read[0].slid(rule, length)
-            elif isinstance(rule, ZeroPad):
-                before = torch.tensor(rule.before)
+            read = [spans[source] for source in sources if source in spans]
+            if isinstance(step, Sliding):
+                spans[value] = read[0].slid(step, length)
+            elif isinstance(step, ZeroPad):
+                before = torch.tensor(step.before)
                 spans[value] = Spans.of(read[0].first + before, read[0].stop + before, length)
-            elif rule:
+            elif step is not None:
                 joined = read[0]
                 for other in read[1:]:
                     joined = joined.joined(other)
@@ -425,16 +306,15 @@ class Recomputation:
             return math.prod(self._shapes[value] if frame is None else (*self._shapes[value][:-2], *frame.size))
 
         alive, most = {self.input}, 1
-        for index in self._affected:
-            value, sources, rule = self.tape.inputs + index, self.tape.sources[index], self._rules[index]
-            work = 0
-            if isinstance(rule, Sliding) and value in frames:
-                work = self._shapes[sources[0]][0] * math.prod(rule.below(frames[value])[1])
-            elif rule is False:
+        for (_, value, _, sources), _ in self._affected:
+            step, work = self._in_windows[value], 0
+            if isinstance(step, Sliding) and value in frames:
+                work = self._shapes[sources[0]][0] * math.prod(frames[value].below(step)[1])
+            elif step is None:
                 work = sum(math.prod(self._shapes[source]) for source in sources)
             alive.add(value)
             most = max(most, work + sum(map(elements, alive)))
-            alive -= {source for source in sources if self._last_reader[source] == index}
+            alive -= {source for source in sources if self._last_reader[source] == value}
         return most * self.dtype.itemsize
 
     def _changed(self, frames: dict[int, Frame], origins: Tensor, rectangles: Tensor) -> dict[str, Tensor]:
@@ -445,42 +325,48 @@ class Recomputation:
         frame = frames[self.input]
         alive = {self.input: Changed(self._patches(self.input, given, frame.origin, frame.size), frame)}
         outputs: dict[int, Tensor] = {}
-        for index in self._affected:
-            value = self.tape.inputs + index
-            alive[value] = changed = Changed(
-                self._run(index, frames.get(value), alive, outputs, count), frames.get(value)
-            )
+        for link, step in self._affected:
+            value, windows = link.value, frames.get(link.value)
+            alive[value] = changed = Changed(self._run(link, step, windows, alive, outputs, count), windows)
             if value in self.values.values():
                 outputs[value] = self._whole(value, changed, count)
-            for source in {*self.tape.sources[index], value}:
-                if self._last_reader.get(source, index) == index:
+            for source in {*link.sources, value}:
+                if self._last_reader.get(source, value) == value:
                     alive.pop(source, None)
         unchanged = {value: self._maps[value].expand(count, *self._shapes[value]) for value in self.values.values()}
         return {name: outputs.get(value, unchanged[value]) for name, value in self.values.items()}
 
     def _run(
-        self, index: int, frame: Frame | None, alive: dict[int, Changed], outputs: dict[int, Tensor], count: int
+        self,
+        link: Link,
+        step: Step,
+        frame: Frame | None,
+        alive: dict[int, Changed],
+        outputs: dict[int, Tensor],
+        count: int,
     ) -> Tensor:
-        """What a step makes of the values that are alive, in windows of `frame` if it has a rule for them."""
-        sources, rule = self.tape.sources[index], self._rules[index]
+        """What a step makes of the values that are alive, in windows of `frame` if it can run on them."""
+        sources, in_windows = link.sources, None if frame is None else self._in_windows[link.value]
         changed = [alive.get(source) for source in sources]
-        if frame is not None and isinstance(rule, ZeroPad):
+        if frame is not None and isinstance(in_windows, ZeroPad):
             assert changed[0] is not None and changed[0].frame is not None
             below = changed[0].frame
-            moved = Changed(changed[0].values, replace(below, origin=below.origin + torch.tensor(rule.before)))
-            return self._patches(self.tape.inputs + index, moved, frame.origin, frame.size)
-        if frame is not None and isinstance(rule, Sliding):
+            moved = Changed(changed[0].values, replace(below, origin=below.origin + torch.tensor(in_windows.before)))
+            return self._patches(link.value, moved, frame.origin, frame.size)
+        if frame is not None and isinstance(in_windows, Sliding):
             if not (frame.is_full and changed[0] is not None and changed[0].is_whole):
-                return rule(self._patches(sources[0], changed[0], *rule.below(frame), rule.fill), frame)
+                patches = self._patches(sources[0], changed[0], *frame.below(in_windows), in_windows.around)
+                return in_windows.on_patches(patches, frame.origin, self._length(sources[0]))
             read = [changed[0].values]
-        elif frame is not None and rule is True:
+        elif frame is not None and in_windows is not None:
+            step = in_windows
             read = [self._framed(*pair, frame) for pair in zip(sources, changed, strict=True)]
         else:
             read = [self._whole(*pair, count) for pair in zip(sources, changed, strict=True)]
-        dead = {source for source in sources if self._last_reader[source] == index}
+        dead = {source for source in sources if self._last_reader[source] == link.value}
         others = (*(x.values for source, x in alive.items() if source not in dead), *read[1:], *outputs.values())
-        owned = _memory(read[0]) not in self._memory.union(map(_memory, others))
-        return self._forward(index, read, owned)
+        owned = memory_of(read[0]) not in self._memory.union(map(memory_of, others))
+        return step.output(read, owned)
 
     def _framed(self, value: int, changed: Changed | None, frame: Frame) -> Tensor:
         """A map in windows of `frame`."""
@@ -562,41 +448,7 @@ def _within(rows: Index, columns: Index, size: Pair) -> NDArray[np.bool_]:
     return inside[0][:, :, None] & inside[1][:, None]
 
 
-def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
-
-
 def _alike(spans: Sequence[Spans]) -> Tensor:
     """The numbers of all positions, those with windows of nearly the same sizes next to one another."""
     sizes = torch.stack([(span.stop - span.first) / torch.tensor(span.length) for span in spans]).sum(0).numpy()
     return torch.from_numpy(np.lexsort((sizes[:, 1], sizes[:, 0])))
-
-
-def _works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
-    """Whether a function of maps takes every position alone, and all in the same way.
-
-    It is known only by what it does: halves of maps that are different everywhere have to come out as they do within
-    the whole. A constant with a value for each position does not fit a half; statistics of a map are not its half's.
-
-    Args:
-        function: is linear, or keeps the shape.
-        read: maps (1, ..., H, W) as it takes them.
-        made: of them.
-    """
-    height, width = made.shape[-2:]
-    if made.dim() < 3 or any(x.dim() < 3 or x.shape[-2:] != made.shape[-2:] for x in read):
-        return False
-    slope = torch.linspace(0.5, 2, height, dtype=torch.float64)[:, None] * torch.linspace(0.5, 2, width)
-    generator = torch.Generator().manual_seed(0)
-    maps = [(torch.randn(x.shape, generator=generator, dtype=torch.float64) * slope).to(x) for x in read]
-    whole = function(*maps)
-    for rows in (slice(0, (height + 1) // 2), slice(height // 2, height)):
-        for columns in (slice(0, (width + 1) // 2), slice(width // 2, width)):
-            expected = whole[..., rows, columns]
-            try:
-                found = function(*(x[..., rows, columns] for x in maps))
-            except (IndexError, RuntimeError, ValueError):  # a constant of another size
-                return False
-            if found.shape != expected.shape or not torch.allclose(found, expected, 1e-4, 1e-6, equal_nan=True):
-                return False
-    return True

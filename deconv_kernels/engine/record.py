@@ -14,8 +14,8 @@ from ..checks import at_least
 from .fields import Shape, as_map
 from .fingerprint import fingerprint
 from .steps.base import Kept, Step
-from .trace.tape import LayerNames, Tape
-from .units import Layer, Units, as_index
+from .trace.tape import Layer, LayerNames, Tape
+from .units import LayerLike, Units, as_index
 
 
 @dataclass(eq=False)
@@ -70,7 +70,6 @@ class Record:
         kept: what every step passed keeps for the way back: switches, gates, or nothing.
         peaks: of the layers asked for.
         activations: (N, C, H, W) or (N, F) of the layers asked for, with `activations=True`.
-        plans: what was planned for this record.
         network: of a copy, by what its network is known again.
     """
 
@@ -85,7 +84,6 @@ class Record:
     kept: list[Kept] = field(default_factory=list)
     peaks: dict[str, Peaks] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
-    plans: dict[tuple[object, ...], object] = field(default_factory=dict, repr=False)
     network: _Network | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -96,7 +94,7 @@ class Record:
         if self.tape is None:
             return vars(self)
         known = _Network(self.tape.key, list(self.steps), {k: fingerprint(x) for k, x in self.weights.items()})
-        return {**vars(self), "tape": None, "steps": {}, "weights": {}, "plans": {}, "network": known}
+        return {**vars(self), "tape": None, "steps": {}, "weights": {}, "network": known}
 
     def attach(self, tape: Tape) -> None:
         """Makes a record that was copied or loaded one of a network again.
@@ -146,7 +144,7 @@ class Record:
         pairs = ((name, self.kept[index]) for index, name in self.names.of(kind).items())
         return {name: kept for name, kept in pairs if isinstance(kept, Tensor)}
 
-    def name(self, layer: Layer) -> str:
+    def name(self, layer: LayerLike) -> str:
         """The name of a layer that may be given as a module of the network.
 
         Raises:
@@ -160,7 +158,15 @@ class Record:
             raise ValueError("a record that was copied or loaded knows its layers by their names alone")
         return self.tape.name(layer)
 
-    def shape(self, layer: Layer) -> Shape:
+    def layer(self, layer: LayerLike) -> Layer:
+        """A layer by its name or its module.
+
+        Raises:
+            TypeError, UnknownLayer, ValueError: as `name`; no such layer.
+        """
+        return self.names.layer(self.name(layer))
+
+    def shape(self, layer: LayerLike) -> Shape:
         """(C, H, W) of a layer's output; (F, 1, 1) of a flat one.
 
         Raises:
@@ -168,12 +174,12 @@ class Record:
             ValueError: the record does not reach it.
         """
         layer = self.name(layer)
-        shape = self.shapes[self.names.inputs + self.names.index(layer)]
+        shape = self.shapes[self.layer(layer).value]
         if shape is None:
             raise ValueError(f"the record was made for {', '.join(map(repr, self.peaks))} and does not reach {layer!r}")
         return as_map(shape)
 
-    def strongest(self, layer: Layer, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
+    def strongest(self, layer: LayerLike, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
         """The k strongest units of every map over the images, at most one per image.
 
         Args:
@@ -192,7 +198,7 @@ class Record:
         layer = self.name(layer)
         return self._ranked(layer, k, channels, self._peaks(layer), descending=True)
 
-    def weakest(self, layer: Layer, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
+    def weakest(self, layer: LayerLike, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
         """The k weakest units of every map, at most one per image, by rising activation; as `strongest`.
 
         Raises:
@@ -202,7 +208,7 @@ class Record:
         lows = Peaks.of(-self._activations(layer, "weakest"))
         return self._ranked(layer, k, channels, Peaks(-lows.value, lows.y, lows.x), descending=False)
 
-    def at_quantile(self, layer: Layer, q: float, channels: Sequence[int] | Tensor | None = None) -> Units:
+    def at_quantile(self, layer: LayerLike, q: float, channels: Sequence[int] | Tensor | None = None) -> Units:
         """For every map, the unit whose activation has rank `q` among all its units in all images.
 
         Args:
@@ -262,14 +268,14 @@ class Record:
                 )
 
     def _peaks(self, layer: str) -> Peaks:
-        name = self.names.steps[self.names.index(layer)][0]
+        name = self.layer(layer).step
         if name not in self.peaks:
             raise ValueError(f"the record was not asked for {layer!r}, only for {', '.join(map(repr, self.peaks))}")
         return self.peaks[name]
 
     def _activations(self, layer: str, purpose: str) -> Tensor:
         self._peaks(layer)
-        name = self.names.steps[self.names.index(layer)][0]
+        name = self.layer(layer).step
         if name not in self.activations:
             raise ValueError(f"{purpose} needs the activations of {layer!r}: record with activations=True")
         return self.activations[name]

@@ -109,14 +109,13 @@ class Windows:
             channel=None if self.channel is None else self.channel[units],
         )
 
-    def rectified(self) -> Windows:
-        """The same windows, to be rectified."""
+    def rectify_(self) -> None:
+        """Lets the signal be rectified, here or by the step below."""
         if not self.nonnegative:
             self.rectify = self.nonnegative = True
-        return self
 
-    def settled(self) -> Windows:
-        """The same windows with nothing left to be done to their values; `channel` stays as it is."""
+    def settle_(self) -> Windows:
+        """Does to the values what is left to be done; `channel` stays as it is."""
         if self.unpooling is not None:
             self.values = self.unpooling.unpooled(self)
         elif self.rectify:
@@ -126,7 +125,7 @@ class Windows:
 
     def dense(self) -> Tensor:
         """The signal with all its channels, (U, C, h, w)."""
-        values = self.settled().values
+        values = self.settle_().values
         if self.channel is None:
             return values
         spread = values.new_zeros((len(values), self.window.channels, 1, 1))
@@ -161,17 +160,13 @@ class Windows:
 
     def copy(self) -> Windows:
         """The same windows in memory of their own."""
-        self.settled()
-        return replace(self, values=self.values.clone())
+        return replace(self.settle_(), values=self.values.clone())
 
-    def scaled(self, factor: float | Tensor) -> Windows:
-        """The same windows times a number, or times what one map (1, C, H, W) holds under them."""
-        windows = self.settled()
-        if isinstance(factor, Tensor) and not (windows.channel is None and windows.window.is_full):
-            factor = windows.crop(factor, torch.zeros_like(windows.positions.image))
-        windows.values.mul_(factor)
-        windows.nonnegative = False
-        return windows
+    def multiply_(self, factor: float | Tensor, nonnegative: bool = False) -> Windows:
+        """Multiplies by what can be broadcast to the values, and may be known to have no negative element."""
+        self.settle_().values.mul_(factor)
+        self.nonnegative = self.nonnegative and nonnegative
+        return self
 
     @classmethod
     def sum(cls, parts: Sequence[Windows], window: Window) -> Windows:
@@ -209,8 +204,13 @@ class Windows:
         values = self.dense()
         if self.window.is_full:
             return values
-        shape = (self.window.channels, self.window.y.length, self.window.x.length)
-        return self.move(values, self.window, Window.full(shape)).values
+        return self.move(values, self.window, Window.full(self.window.shape)).values
+
+    def under(self, map: Tensor) -> Tensor:
+        """What one map (1, C, H, W) holds under each window, which can be broadcast to the values."""
+        if self.channel is None and self.window.is_full:
+            return map
+        return self.crop(map, torch.zeros_like(self.positions.image))
 
     def crop(self, maps: Tensor, image: Tensor | None = None) -> Tensor:
         """What maps hold under each window; the nearest element outside the map.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Layer = str | nn.Module
+LayerLike = str | nn.Module
 Indices = Tensor | np.ndarray | Sequence[int] | int
 
 
@@ -35,7 +35,7 @@ class Units:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: LayerLike,
         image: Indices,
         channel: Indices,
         y: Indices,
@@ -72,6 +72,16 @@ class Units:
         return self._table
 
     @classmethod
+    def of_table(cls, layer: LayerLike, table: Tensor, activation: Tensor | None = None) -> Units:
+        """The units of a table as `table` makes it, (4, U) of integers."""
+        image, channel, y, x = table
+        return cls(layer, image, channel, y, x, activation)
+
+    def of_images(self, image: Indices) -> Units:
+        """The same units of other images; a number for each, or one for all."""
+        return Units(self.layer, image, self.channel, self.y, self.x, self.activation)
+
+    @classmethod
     def concatenate(cls, parts: Iterable[Units]) -> Units:
         """The units of all parts, in order; their activations too if all have them.
 
@@ -90,7 +100,7 @@ class Units:
         return cls(parts[0].layer, image, channel, y, x, activation)
 
 
-def _shown(layer: Layer) -> str:
+def _shown(layer: LayerLike) -> str:
     return repr(layer) if isinstance(layer, str) else f"{type(layer).__name__}(...)"
 
 

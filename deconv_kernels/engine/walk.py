@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .plan import Plan
 from .progress import Silent
 from .signal import Windows
-from .steps.base import Kept, Options, Step
+from .steps.base import Kept, Step
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class Walk:
         plan: of their layer.
         steps: with the record's weights, by their numbers.
         kept: what the record holds for every step.
-        options: of the projection.
         scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
         results: (U, C, h, w) for every input, filled from the bottom.
         bar: shows how many units have arrived.
@@ -32,7 +31,6 @@ class Walk:
     plan: Plan
     steps: Mapping[int, Step]
     kept: list[Kept]
-    options: Options
     scale: Tensor | None
     results: list[Tensor]
     bar: tqdm | Silent
@@ -60,8 +58,8 @@ class Walk:
             windows = self._arrived(pending, planned.value)
             if windows is None:
                 continue
-            step = self.steps[planned.index]
-            parts = step.send(windows, self.kept[planned.index], planned.below, planned.shapes, self.options)
+            step = self.steps[planned.number]
+            parts = step.send(windows, self.kept[planned.number], planned)
             for source, part in zip(planned.sources, parts, strict=True):
                 if part is not None:
                     pending.setdefault(source, []).append(part)

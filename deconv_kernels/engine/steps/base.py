@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..expressions import Expression
-from ..fields import Shape, Window, as_map
+from ..fields import Window, as_map
 from ..signal import Windows
 from ..weights import Weights
 
 Pair = tuple[int, int]
 Kept = Tensor | tuple[Tensor, ...] | None
 Function = Callable[..., Tensor] | Expression
+Shapes = Sequence[Sequence[int]]
+Signals = Sequence[Windows | None]
 RULES = ("deconvnet", "guided", "gradient")
 KERNELS = ("auto", "sparse", "dense")
 
@@ -35,17 +38,25 @@ class Options:
 
 
 class Step:
-    """One operation of a network between one map and the next; the signal passes unchanged unless it says otherwise.
-
-    A step that reads one map defines `forward`, `reach` and `backward`. Those that read several define `run`, `reaches`
-    and `send` (in joins.py), which is what the engine calls.
+    """One operation of a network; the signal passes it unchanged unless a step says otherwise.
 
     What a step needs of the network's tensors it is given as expressions. It can be run when it is `bound`: then these
     have become tensors, numbers and functions.
 
     Attributes:
         name: the name of the layer, for its users.
+        memory: of its output: the "same" tensor as its input, its "own" memory, or "unknown".
+        waits: whether its way back is left to the step below, to do with its own work.
+        rectifies: whether it is a rectifier.
+        keeps_maps: whether each map of its output is made of the same map of its input alone.
+        keeps_responses: whether what it makes of rectified maps counts as rectified.
     """
+
+    memory = "unknown"
+    waits = False
+    rectifies = False
+    keeps_maps = False
+    keeps_responses = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -74,46 +85,115 @@ class Step:
         Returns:
             The output, and what the way back needs of this batch (first dimension N) or None.
         """
-        return self.forward(inputs[0], owned)
+        raise NotImplementedError
 
-    def reaches(self, window: Window, shapes: Sequence[Sequence[int]]) -> tuple[Window | None, ...]:
+    def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
+        """What `run` returns first, for those who do not go back."""
+        return self.run(inputs, owned)[0]
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        """The step as it runs on windows of its inputs instead of all; None where it needs all.
+
+        A step that neither slides nor pads runs on windows that lie alike on all its inputs and its output: it takes
+        every position alone, and all in the same way.
+
+        Args:
+            read: its inputs for one image, (1, ...).
+            made: its output.
+        """
+        return None
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         """The windows on the inputs, of these shapes for one image, of a window on the output.
 
         None stands for an input to which no signal goes.
         """
-        return (self.reach(window, as_map(shapes[0])),)
+        return (window,)
 
-    def send(
-        self,
-        windows: Windows,
-        kept: Kept,
-        below: Sequence[Window | None],
-        shapes: Sequence[Sequence[int]],
-        options: Options,
-    ) -> Sequence[Windows | None]:
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         """Sends windows on the output back to the inputs.
 
         Args:
             windows: the signal on the output; may be overwritten.
             kept: what `run` returned beside the output, of all images.
-            below: `reaches` of the windows.
-            shapes: of the inputs, for one image.
-            options: of this projection.
+            planned: the windows on the inputs, their shapes, and the user's choices.
         """
-        assert below[0] is not None and not isinstance(kept, tuple)
-        return (self.backward(windows, kept, below[0], options),)
+        return (windows,)
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        """`run` of the only input."""
-        raise NotImplementedError
+    def multiply_adds(self, above: Window, channels: int) -> int:
+        """Of one unit, whose window on the output is `above`, to an input of some channels, zeros included."""
+        return 0
 
-    def reach(self, window: Window, shape: Shape) -> Window:
-        """The window on the input, of shape (C, H, W), of a window on the output."""
-        return window
+    def bytes(self, above: Window, below: Sequence[Window], itemsize: int) -> int:
+        """Working memory of one unit: its windows on the output and the inputs, one where these are the same."""
+        windows = [above] if below == [above] else [above, *below]
+        return sum(window.elements for window in windows) * itemsize
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        """`send` to the only input."""
-        return windows
+    def kernel_of(self, planned: PlannedStep) -> str:
+        """What runs on the way back, for people."""
+        return "with the step below" if self.waits else "torch"
+
+
+class FunctionStep(Step):
+    """A step that runs by a function of its inputs.
+
+    Args:
+        function: of tensors (N, ...) to one (N, ...).
+    """
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, name: str, function: Function) -> None:
+        super().__init__(name)
+        self.function = function  # type: ignore[assignment]
+
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        return self.function(*inputs), None
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step on the way back.
+
+    Attributes:
+        step: of the tape.
+        number: its own, in the tape.
+        value, sources: the numbers of the value it makes and of those it reads.
+        above: the window of a unit on its output.
+        below: on each of its inputs; None where no signal goes.
+        shapes: of its inputs, for one image.
+        options: of the projection.
+        seeded: whether the signal begins here, in single units.
+        settled: whether nothing is left to be done to the signal that arrives.
+        multiply_adds: of one unit, zeros included.
+        bytes: of one unit's windows above and below, of the switches under them, and of what waits on other branches.
+        units_at_once: how many units' windows fit into the working memory.
+    """
+
+    step: Step
+    number: int
+    value: int
+    sources: tuple[int, ...]
+    above: Window
+    below: tuple[Window | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    options: Options
+    seeded: bool
+    settled: bool
+    multiply_adds: int
+    bytes: int
+    units_at_once: int
+
+    @property
+    def reached(self) -> Window:
+        """The window on the first input, to which a signal goes."""
+        assert self.below[0] is not None
+        return self.below[0]
+
+    @property
+    def kernel(self) -> str:
+        """What runs."""
+        return self.step.kernel_of(self)
 
 
 def require_maps(name: str, x: Tensor) -> Tensor:
@@ -125,3 +205,50 @@ def require_maps(name: str, x: Tensor) -> Tensor:
     if x.dim() != 4:
         raise ValueError(f"{name} needs maps (N, C, H, W), got {tuple(x.shape)}")
     return x
+
+
+def are_maps(*values: Tensor) -> bool:
+    """Whether values are all (N, C, H, W)."""
+    return all(x.dim() == 4 for x in values)
+
+
+def are_equal(shapes: Shapes) -> bool:
+    """Whether shapes are all the same."""
+    return all(tuple(shape) == tuple(shapes[0]) for shape in shapes)
+
+
+def on_whole(signal: Tensor, shape: Sequence[int], windows: Windows, nonnegative: bool = False) -> Windows:
+    """Signal (U, *shape) on a whole value, for the units of `windows`."""
+    window = Window.full(as_map(shape))
+    values = signal.reshape(len(signal), window.channels, *window.size)
+    return Windows(values, window, windows.positions, nonnegative=nonnegative)
+
+
+def works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
+    """Whether a function of maps takes every position alone, and all in the same way.
+
+    It is known only by what it does: halves of maps that are different everywhere have to come out as they do within
+    the whole. A constant with a value for each position does not fit a half; statistics of a map are not its half's.
+
+    Args:
+        function: is linear, or keeps the shape.
+        read: maps (1, ..., H, W) as it takes them.
+        made: of them.
+    """
+    if made.dim() < 3 or any(x.dim() < 3 or x.shape[-2:] != made.shape[-2:] for x in read):
+        return False
+    height, width = made.shape[-2:]
+    slope = torch.linspace(0.5, 2, height, dtype=torch.float64)[:, None] * torch.linspace(0.5, 2, width)
+    generator = torch.Generator().manual_seed(0)
+    maps = [(torch.randn(x.shape, generator=generator, dtype=torch.float64) * slope).to(x) for x in read]
+    whole = function(*maps)
+    for rows in (slice(0, (height + 1) // 2), slice(height // 2, height)):
+        for columns in (slice(0, (width + 1) // 2), slice(width // 2, width)):
+            expected = whole[..., rows, columns]
+            try:
+                found = function(*(x[..., rows, columns] for x in maps))
+            except (IndexError, RuntimeError, ValueError):  # a constant of another size
+                return False
+            if found.shape != expected.shape or not torch.allclose(found, expected, 1e-4, 1e-6, equal_nan=True):
+                return False
+    return True

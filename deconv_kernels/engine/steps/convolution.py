@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from ... import backends
 from ...ops import Backprojection, pack_weight, send_back
 from ..expressions import Expression
-from ..fields import Axis, Shape, Window
+from ..fields import Axis, Window, as_map
 from ..signal import Windows
-from .base import Function, Options, Pair, Step, require_maps
+from .base import Function, FunctionStep, Kept, Pair, PlannedStep, Shapes, Signals, require_maps
 from .pooling import PooledSignal
+from .sliding import Sliding
 
 _log = logging.getLogger(__name__)
 # A signal of which more than this is not zero is convolved faster by a dense convolution, where there is much to do.
@@ -27,7 +29,7 @@ DENSE_FROM = 0.7
 DENSE_WORK = 20_000_000  # multiply-adds of one unit
 
 
-class Convolution(Step):
+class Convolution(Sliding):
     """A 2-d convolution; backwards a transposed convolution with the same weight, without the bias.
 
     Args:
@@ -35,6 +37,7 @@ class Convolution(Step):
         kernel, stride, padding, dilation, groups: its own; `padding` may be "same" or "valid".
     """
 
+    memory = "own"
     weight: Tensor
     bias: Tensor | None
 
@@ -49,54 +52,55 @@ class Convolution(Step):
         dilation: Pair,
         groups: int,
     ) -> None:
-        super().__init__(name)
-        self.weight, self.bias = weight, bias  # type: ignore[assignment]
-        self.kernel, self.stride, self.padding, self.dilation, self.groups = kernel, stride, padding, dilation, groups
+        before = padding
         if padding == "same":
-            self.before: Pair = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
+            before = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
         elif padding == "valid":
-            self.before = (0, 0)
-        else:
-            assert not isinstance(padding, str)
-            self.before = padding
+            before = (0, 0)
+        assert not isinstance(before, str)
+        super().__init__(name, kernel, stride, before, dilation)
+        self.weight, self.bias = weight, bias  # type: ignore[assignment]
+        self.padding, self.groups = padding, groups
         self._prepared: Prepared | None = None
         self._routes: dict[Any, Route] = {}
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        x = require_maps(self.name, x)
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        x = require_maps(self.name, inputs[0])
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), None
 
-    def slid(self, window: Window, shape: Shape) -> Window:
-        """The window on the input, of shape (C, H, W), wherever it reaches; padding included."""
-        axes = [
-            axis.slid(shape[i + 1], self.kernel[i], self.stride[i], self.before[i], self.dilation[i])
-            for i, axis in enumerate(window.axes)
-        ]
-        return Window(shape[0], axes[0], axes[1])
+    def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
+        return F.conv2d(patches, self._channels_last, self.bias, self.stride, 0, self.dilation, self.groups)
 
-    def reach(self, window: Window, shape: Shape) -> Window:
-        slid = self.slid(window, shape)
-        return Window(shape[0], slid.y.clipped(), slid.x.clipped())
+    @functools.cached_property
+    def _channels_last(self) -> Tensor:
+        return self.weight.contiguous(memory_format=torch.channels_last)
 
     def multiply_adds(self, above: Window, channels: int) -> int:
-        """Of one unit, whose window on the output is `above`, to an input of some channels, zeros included."""
         return above.elements * channels // self.groups * self.kernel[0] * self.kernel[1]
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        prepared = self._prepare()
+    def kernel_of(self, planned: PlannedStep) -> str:
+        chosen = planned.options.kernel
+        if planned.seeded:
+            return "slice of the weights"
+        if chosen == "dense":
+            return "torch"
+        by_density = chosen == "auto" and planned.settled and planned.multiply_adds >= DENSE_WORK
+        return "backproject2d or torch" if by_density else "backproject2d"
+
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        below, prepared = planned.reached, self._prepare()
         if windows.channel is not None:
-            values = self._seeded(windows.settled().values, windows.channel, prepared.filters)
-            reached = self.slid(windows.window, (below.channels, below.y.length, below.x.length))
-            return windows.move(values, reached, below).clear_overhang()
-        dense = self._dense_units(windows, below.channels, options.kernel)
+            values = self._seeded(windows.settle_().values, windows.channel, prepared.filters)
+            return (windows.move(values, self.slid(windows.window, below.shape), below).clear_overhang(),)
+        dense = self._dense_units(windows, below.channels, planned.options.kernel)
         if dense is None:
-            return self._sparse(windows, below, prepared)
+            return (self._sparse(windows, below, prepared),)
         if bool(dense.all()):
-            return self._dense(windows, below, prepared)
+            return (self._dense(windows, below, prepared),)
         values = prepared.weight.new_empty((len(windows), below.channels, *below.size))
         for units, send in ((dense, self._dense), (~dense, self._sparse)):
             values[units] = send(windows.of_units(units), below, prepared).values
-        return Windows(values, below, windows.positions)
+        return (Windows(values, below, windows.positions),)
 
     def _prepare(self) -> Prepared:
         """The weight as the ops read it; made once for each backend."""
@@ -130,8 +134,7 @@ class Convolution(Step):
         values = filters.permute(0, 2, 3, 1)[channel].mul_(seed).permute(0, 3, 1, 2)
         units, channels = values.shape[:2]
         if self.dilation != (1, 1):
-            size = [self.dilation[i] * (self.kernel[i] - 1) + 1 for i in (0, 1)]
-            spread = values.new_zeros((units, channels, *size))
+            spread = values.new_zeros((units, channels, *self.extent))
             spread[..., :: self.dilation[0], :: self.dilation[1]] = values
             values = spread
         if self.groups == 1:
@@ -160,7 +163,7 @@ class Convolution(Step):
         return windows.move(values, route.reached, below)
 
     def _route(self, window: Window, below: Window, relu: bool, pooled: PooledSignal | None) -> Route:
-        shape = (below.channels, below.y.length, below.x.length)
+        shape = below.shape
         source = window if pooled is None else pooled.window
         full = self.slid(source if pooled is None else pooled.pool.slid(source, shape), shape)
         begin, axes = [], []
@@ -184,8 +187,8 @@ class Convolution(Step):
 
         On the CPU it takes one unit at a time, because its bits depend on how many there are.
         """
-        windows = windows.settled()
-        reached = self.slid(windows.window, (below.channels, below.y.length, below.x.length))
+        windows.settle_()
+        reached = self.slid(windows.window, below.shape)
         padding, extra = [0, 0], [0, 0]
         axes: list[Axis] = list(reached.axes)
         for i, (axis, target) in enumerate(zip(windows.window.axes, below.axes, strict=True)):
@@ -236,7 +239,7 @@ class Prepared(NamedTuple):
     filters: Tensor
 
 
-class TransposedConvolution(Step):
+class TransposedConvolution(FunctionStep):
     """A transposed 2-d convolution; backwards the convolution with the same weight, on the whole map.
 
     Args:
@@ -245,7 +248,7 @@ class TransposedConvolution(Step):
         stride, padding, dilation, groups: its own.
     """
 
-    function: Callable[[Tensor], Tensor]
+    memory = "own"
     weight: Tensor
 
     def __init__(
@@ -258,22 +261,22 @@ class TransposedConvolution(Step):
         dilation: Pair,
         groups: int,
     ) -> None:
-        super().__init__(name)
-        self.function, self.weight = function, weight  # type: ignore[assignment]
+        super().__init__(name, function)
+        self.weight = weight  # type: ignore[assignment]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        return self.function(require_maps(self.name, x)), None
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        return self.function(require_maps(self.name, *inputs)), None
 
-    def reach(self, window: Window, shape: tuple[int, int, int]) -> Window:
-        return Window.full(shape)
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (Window.full(as_map(shapes[0])),)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        signal, weight = windows.whole(), self.weight
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        signal, weight, below = windows.whole(), self.weight, planned.reached
         # What torch's convolution rounds depends on how many units there are.
         at_once = 1 if signal.device.type == "cpu" else len(signal)
         values = signal.new_empty((len(signal), below.channels, *below.size))
         for rows, result in zip(signal.split(at_once), values.split(at_once), strict=True):
             sent = F.conv2d(rows, weight, None, self.stride, self.padding, self.dilation, self.groups)
             result.copy_(sent[:, :, : below.y.length, : below.x.length])
-        return Windows(values, below, windows.positions)
+        return (Windows(values, below, windows.positions),)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Function, Kept, Options, Step
-from .whole import Shapes, Signals, Whole, are_equal, on_whole
+from .base import Function, Kept, PlannedStep, Shapes, Signals, Step, are_equal, are_maps, on_whole
+from .whole import Whole
 
 
 class Sum(Step):
@@ -19,6 +19,8 @@ class Sum(Step):
 
     Where maps are broadcast, their signal is summed over what they were broadcast to.
     """
+
+    memory = "own"
 
     def __init__(self, name: str, factors: Sequence[float]) -> None:
         super().__init__(name)
@@ -36,14 +38,16 @@ class Sum(Step):
             owned = True
         return total, None
 
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if are_maps(*read) and are_equal([made.shape, *(x.shape for x in read)]) else None
+
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         if are_equal(shapes):
             return (window,) * len(shapes)
         return tuple(Window.full(as_map(shape)) for shape in shapes)
 
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        shapes = planned.shapes
         if not are_equal(shapes):
             size = torch.broadcast_shapes(*shapes)
             signal = windows.whole().reshape(-1, *size)
@@ -54,13 +58,14 @@ class Sum(Step):
         parts = [windows, *(windows.copy() for _ in self.factors[1:])]
         for part, factor in zip(parts, self.factors, strict=True):
             if factor != 1:
-                part.settled().values.mul_(factor)
-                part.nonnegative = False
+                part.multiply_(factor)
         return parts
 
 
 class Concatenate(Step):
     """Maps one after the other along a dimension; backwards each gets its part of the signal."""
+
+    memory = "own"
 
     def __init__(self, name: str, dimension: int) -> None:
         super().__init__(name)
@@ -70,6 +75,9 @@ class Concatenate(Step):
         if self.dimension % inputs[0].dim() == 0:
             raise ValueError(f"{self.name} concatenates along the batch dimension, which mixes images")
         return torch.cat(list(inputs), self.dimension), None
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if are_maps(*read) and self.dimension % 4 == 1 else None
 
     def _along(self, shapes: Shapes) -> int:
         """The dimension of the values of one image."""
@@ -83,11 +91,10 @@ class Concatenate(Step):
             return tuple(replace(window, channels=shape[0]) for shape in shapes)
         return tuple(Window.full(as_map(shape)) for shape in shapes)
 
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        shapes = planned.shapes
         if self._stacks_maps(shapes):
-            return _split(windows.settled(), [shape[0] for shape in shapes])
+            return _split(windows.settle_(), [shape[0] for shape in shapes])
         along = self._along(shapes)
         size = list(shapes[0])
         size[along] = sum(shape[along] for shape in shapes)
@@ -116,22 +123,25 @@ def _split(windows: Windows, channels: Sequence[int]) -> list[Windows]:
 class Product(Whole):
     """The product of two maps by its gradient; inside the window where both have one shape."""
 
+    memory = "own"
+
     def __init__(self, name: str) -> None:
         super().__init__(name, torch.mul, signals=2, linear=False)
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if are_maps(*read) and are_equal([x.shape for x in read]) else None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (window, window) if are_equal(shapes) else super().reaches(window, shapes)
 
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        shapes = planned.shapes
         if not are_equal(shapes) or len(shapes[0]) not in (1, 3):
-            return super().send(windows, kept, below, shapes, options)
+            return super().send(windows, kept, planned)
         assert isinstance(kept, tuple)
         parts = (windows, windows.copy())
         for part, other in zip(parts, reversed(kept), strict=True):
-            part.values.mul_(part.crop(other if other.dim() == 4 else other[:, :, None, None]))
-            part.nonnegative = False
+            part.multiply_(part.crop(other if other.dim() == 4 else other[:, :, None, None]))
         return parts
 
 
@@ -152,14 +162,12 @@ class ChannelSlice(Whole):
             return (replace(window, channels=shapes[0][0]),)
         return super().reaches(window, shapes)
 
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
-        if len(shapes[0]) not in (1, 3):
-            return super().send(windows, kept, below, shapes, options)
-        channels = shapes[0][0]
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        if len(planned.shapes[0]) not in (1, 3):
+            return super().send(windows, kept, planned)
+        channels = planned.shapes[0][0]
         first, stop = self.bounds(channels)
-        window = replace(windows.settled().window, channels=channels)
+        window = replace(windows.settle_().window, channels=channels)
         if windows.channel is not None:
             return (replace(windows, window=window, channel=windows.channel + first),)
         values = windows.values.new_zeros((len(windows), channels, *window.size))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...ops import Backprojection, send_back
 from ..expressions import Expression
-from ..fields import Shape, Window, as_map
+from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Kept, Options, Step
+from .base import Kept, PlannedStep, Shapes, Signals, Step, on_whole
 
 
 class Flatten(Step):
@@ -22,11 +22,14 @@ class Flatten(Step):
         features: how many there have to be, where the network says so.
     """
 
+    keeps_responses = True
+
     def __init__(self, name: str, features: int | None = None) -> None:
         super().__init__(name)
         self.features = features
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        (x,) = inputs
         flat = x.flatten(1)
         if self.features is not None and flat.shape[1] != self.features:
             raise ValueError(
@@ -35,12 +38,11 @@ class Flatten(Step):
             )
         return flat, None
 
-    def reach(self, window: Window, shape: Shape) -> Window:
-        return Window.full(shape)
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (Window.full(as_map(shapes[0])),)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        values = windows.dense().reshape(-1, below.channels, *below.size)
-        return Windows(values, below, windows.positions, nonnegative=windows.nonnegative)
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        return (on_whole(windows.dense(), planned.shapes[0], windows, windows.nonnegative),)
 
 
 class Linear(Step):
@@ -50,6 +52,7 @@ class Linear(Step):
         weight, bias: (K, F) and (K,), or None.
     """
 
+    memory = "own"
     weight: Tensor
     bias: Tensor | None
 
@@ -57,44 +60,31 @@ class Linear(Step):
         super().__init__(name)
         self.weight, self.bias = weight, bias  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.weight, self.bias
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        (x,), weight = inputs, self.weight
         if x.dim() < 2 or x.shape[-1] != weight.shape[1]:
             raise ValueError(
                 f"{self.name} is a linear layer over {weight.shape[1]} features and cannot take {tuple(x.shape)}; "
                 "flatten maps first, and use images of the size the network was made for"
             )
-        return F.linear(x, weight, bias), None
+        return F.linear(x, weight, self.bias), None
 
-    def reach(self, window: Window, shape: Shape) -> Window:
-        return Window.full(shape)
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (Window.full(as_map(shapes[0])),)
 
-    def send(
-        self,
-        windows: Windows,
-        kept: Kept,
-        below: Sequence[Window | None],
-        shapes: Sequence[Sequence[int]],
-        options: Options,
-    ) -> Sequence[Windows | None]:
-        if len(shapes[0]) == 1:
-            return super().send(windows, kept, below, shapes, options)
-        weight = self.weight
-        signal = windows.whole().reshape(-1, *shapes[0][:-1], len(weight))
-        # A matrix product would not promise the same bits whatever the number of rows.
-        values = [unit @ weight for unit in signal] or [signal @ weight]
-        window = Window.full(as_map(shapes[0]))
-        return (Windows(torch.stack(values).reshape(-1, window.channels, *window.size), window, windows.positions),)
-
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        weight = self.weight
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        weight, shape, positions = self.weight, planned.shapes[0], windows.positions
+        if len(shape) > 1:
+            signal = windows.whole().reshape(-1, *shape[:-1], len(weight))
+            # A matrix product would not promise the same bits whatever the number of rows.
+            sent = torch.stack([unit @ weight for unit in signal] or [signal @ weight])
+            return (on_whole(sent.reshape(-1, *shape), shape, windows),)
         if windows.channel is not None:
-            values = (weight[windows.channel] * windows.settled().values[:, 0, 0])[:, :, None, None]
-            return Windows(values, below, windows.positions)
-        positions = windows.positions
+            values = weight[windows.channel] * windows.settle_().values[:, 0, 0]
+            return (on_whole(values, shape, windows),)
         if windows.unpooling is not None:
-            windows = windows.settled()
-        # A matrix product would not promise the same bits whatever the number of rows.
+            windows.settle_()
+        # Nor would it here.
         values = send_back(
             windows.values,
             weight[:, :, None, None],
@@ -104,7 +94,10 @@ class Linear(Step):
             None,
             _ONE_POSITION._replace(relu=windows.rectify),
         )
-        return Windows(values, below, positions)
+        return (Windows(values, planned.reached, positions),)
+
+    def kernel_of(self, planned: PlannedStep) -> str:
+        return "row of the weights" if planned.seeded else "backproject2d"
 
 
 _ONE_POSITION = Backprojection(

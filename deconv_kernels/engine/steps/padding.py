@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from ..fields import Window
 from ..signal import Windows
-from .base import Function, Options, Pair, Step, require_maps
+from .base import Function, FunctionStep, Kept, Pair, PlannedStep, Shapes, Signals, Step, require_maps
 
 
-class ZeroPad(Step):
+class ZeroPad(FunctionStep):
     """Padding with a constant, or cropping; backwards the middle.
 
     Args:
@@ -20,14 +20,17 @@ class ZeroPad(Step):
         before: rows above and columns to the left; negative where they are cut off.
     """
 
-    function: Callable[[Tensor], Tensor]
+    memory = "own"
 
     def __init__(self, name: str, function: Function, before: Pair) -> None:
-        super().__init__(name)
-        self.function, self.before = function, before  # type: ignore[assignment]
+        super().__init__(name, function)
+        self.before = before
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        return self.function(require_maps(self.name, x)), None
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        return self.function(require_maps(self.name, *inputs)), None
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self
 
     def _moved(self, window: Window, shape: Sequence[int]) -> Window:
         axes = [
@@ -36,13 +39,11 @@ class ZeroPad(Step):
         ]
         return Window(shape[0], axes[0], axes[1])
 
-    def reach(self, window: Window, shape: tuple[int, int, int]) -> Window:
-        moved = self._moved(window, shape)
-        return Window(shape[0], moved.y.clipped(), moved.x.clipped())
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (self._moved(window, shapes[0]).clipped(),)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        moved = self._moved(windows.window, (below.channels, below.y.length, below.x.length))
-        nonnegative = windows.nonnegative
-        result = windows.move(windows.dense(), moved, below).clear_overhang()
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        moved, nonnegative = self._moved(windows.window, planned.shapes[0]), windows.nonnegative
+        result = windows.move(windows.dense(), moved, planned.reached).clear_overhang()
         result.nonnegative = nonnegative
-        return result
+        return (result,)

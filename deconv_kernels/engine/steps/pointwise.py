@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,55 +12,61 @@ from torch import Tensor
 
 from ..errors import UnsupportedModule
 from ..expressions import Expression
-from ..fields import Window
 from ..signal import Windows
-from .base import Function, Kept, Options, Step
+from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps, works_on_positions
 
 
-class Identity(Step):
+class Pointwise(Step):
+    """A step that takes every position alone, and all in the same way."""
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if are_maps(*read, made) else None
+
+
+class Identity(Pointwise):
     """Dropout and the like: nothing, in eval mode."""
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        return x, None
+    memory = "same"
+    keeps_maps = keeps_responses = True
+
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        return inputs[0], None
 
 
-class Rectifier(Step):
+class Rectifier(Pointwise):
     """relu, or relu with a ceiling (ReLU6), in any spelling.
 
     Backwards, with the signal g of its output: "deconvnet" relu(g), "guided" relu(g) where the output was positive,
     "gradient" g where the input was positive and below the ceiling.
     """
 
+    memory = "own"
+    rectifies = True
+
     def __init__(self, name: str, rule: str, ceiling: float = math.inf) -> None:
         super().__init__(name)
         self.rule, self.ceiling = rule, ceiling
+        self.waits = rule == "deconvnet"
 
-    @property
-    def fuses(self) -> bool:
-        """Whether a max pool above can do the rectifying, because nothing has to be kept of it."""
-        return self.rule == "deconvnet" and self.ceiling == math.inf
-
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        gate = None
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        x, gate = inputs[0], None
         if self.rule != "deconvnet":
             gate = x > 0
             if self.rule == "gradient" and self.ceiling < math.inf:
                 gate &= x < self.ceiling
             gate = _maps(gate)
+        return self.output(inputs, owned), gate
+
+    def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
         if self.ceiling < math.inf:
-            return (F.hardtanh_ if owned else F.hardtanh)(x, 0.0, self.ceiling), gate
-        return (torch.relu_ if owned else torch.relu)(x), gate
+            return (F.hardtanh_ if owned else F.hardtanh)(inputs[0], 0.0, self.ceiling)
+        return (torch.relu_ if owned else torch.relu)(inputs[0])
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        if self.rule != "gradient":
-            windows = windows.rectified()
-        if kept is not None:
-            windows = windows.settled()
-            windows.values.mul_(windows.crop(kept))
-        return windows
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        return (_rectified(windows, kept, self.rule, nonnegative=True),)
 
 
-class Activation(Step):
+class Activation(FunctionStep):
     """An activation function that works on every value alone, treated as a rectifier.
 
     Backwards, with the signal g of its output: "deconvnet" relu(g), "guided" relu(g) where the output was positive,
@@ -71,13 +77,13 @@ class Activation(Step):
         rule: one of these.
     """
 
-    function: Callable[[Tensor], Tensor]
-
     def __init__(self, name: str, function: Function, rule: str) -> None:
-        super().__init__(name)
-        self.function, self.rule = function, rule  # type: ignore[assignment]
+        super().__init__(name, function)
+        self.rule = rule
+        self.waits = rule == "deconvnet"
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        (x,) = inputs
         y = self.function(x)
         if self.rule == "deconvnet":
             return y, None
@@ -88,14 +94,23 @@ class Activation(Step):
             (derivative,) = torch.autograd.grad(self.function(leaf).sum(), leaf)
         return y, _maps(derivative)
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        if self.rule != "gradient":
-            windows = windows.rectified()
-        if kept is not None:
-            windows = windows.settled()
-            windows.values.mul_(windows.crop(kept))
-            windows.nonnegative = windows.nonnegative and self.rule != "gradient"
-        return windows
+    def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
+        return self.function(*inputs)
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if works_on_positions(self.function, read, made) else None
+
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        return (_rectified(windows, kept, self.rule, nonnegative=self.rule != "gradient"),)
+
+
+def _rectified(windows: Windows, kept: Kept, rule: str, nonnegative: bool) -> Windows:
+    """The signal below a rectifier, times what is kept of it, which may be known to have no negative element."""
+    if rule != "gradient":
+        windows.rectify_()
+    if isinstance(kept, Tensor):
+        windows.multiply_(windows.crop(kept), nonnegative)
+    return windows
 
 
 def _maps(x: Tensor) -> Tensor:
@@ -103,21 +118,21 @@ def _maps(x: Tensor) -> Tensor:
     return x if x.dim() == 4 else x.reshape(len(x), -1, 1, 1)
 
 
-class Shift(Step):
+class Shift(FunctionStep):
     """Something constant is added; backwards the identity.
 
     Args:
         function: maps a tensor to one of the same shape.
     """
 
-    function: Callable[[Tensor], Tensor]
+    keeps_maps = True
 
     def __init__(self, name: str, function: Function) -> None:
-        super().__init__(name)
-        self.function = function  # type: ignore[assignment]
+        super().__init__(name, function)
         self._apart = False
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        (x,) = inputs
         if not self._apart:
             of_one = self.function(x[:1])
             if len(of_one) != 1:
@@ -131,6 +146,9 @@ class Shift(Step):
             raise ValueError(f"{self.name} makes {tuple(y.shape)} of {tuple(x.shape)}; it must keep the shape")
         return y, None
 
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if works_on_positions(self.function, read, made) else None
+
 
 class Scale(Shift):
     """Something constant is multiplied by; backwards too.
@@ -141,29 +159,24 @@ class Scale(Shift):
         inverse: divide by the factor.
     """
 
+    memory = "own"
+
     def __init__(self, name: str, function: Function, factor: Expression | float, inverse: bool = False) -> None:
         super().__init__(name, function)
         self.factor: Any = factor
         self.inverse = inverse
 
-    def send(
-        self,
-        windows: Windows,
-        kept: Kept,
-        below: Sequence[Window | None],
-        shapes: Sequence[Sequence[int]],
-        options: Options,
-    ) -> Sequence[Windows | None]:
-        factor = self.factor
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        shape, factor = planned.shapes[0], self.factor
         if callable(factor):
-            factor = factor(windows.values.new_zeros(()).expand(1, *shapes[0]))
+            factor = factor(windows.values.new_zeros(()).expand(1, *shape))
         factor = 1 / factor if self.inverse else factor
         if isinstance(factor, Tensor):
-            factor = _maps(factor.detach().broadcast_to((1, *shapes[0])))
-        return (windows.scaled(factor),)
+            factor = windows.under(_maps(factor.detach().broadcast_to((1, *shape))))
+        return (windows.multiply_(factor),)
 
 
-class BatchNormalization(Step):
+class BatchNormalization(Pointwise):
     """Batch normalisation with its running statistics: backwards a scale per channel.
 
     Args:
@@ -171,6 +184,9 @@ class BatchNormalization(Step):
         weight, bias: may be None.
         epsilon: added to the variance.
     """
+
+    memory = "own"
+    keeps_maps = True
 
     mean: Tensor
     variance: Tensor
@@ -190,7 +206,8 @@ class BatchNormalization(Step):
         self.mean, self.variance, self.weight, self.bias = mean, variance, weight, bias  # type: ignore[assignment]
         self.epsilon = epsilon
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        (x,) = inputs
         if x.dim() not in (2, 4):
             raise ValueError(f"{self.name} needs maps (N, C, H, W) or rows (N, F), got {tuple(x.shape)}")
         return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), None
@@ -200,16 +217,12 @@ class BatchNormalization(Step):
         scale = torch.rsqrt(self.variance + self.epsilon)
         return scale if self.weight is None else scale * self.weight
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        scale, windows = self.scale(), windows.settled()
-        windows.values.mul_(
-            scale[:, None, None] if windows.channel is None else scale[windows.channel][:, None, None, None]
-        )
-        windows.nonnegative = False
-        return windows
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        scale, channel = self.scale(), windows.channel
+        return (windows.multiply_(scale[:, None, None] if channel is None else scale[channel][:, None, None, None]),)
 
 
-class Normalization(Step):
+class Normalization(FunctionStep, Pointwise):
     """Response or contrast normalisation, which mixes no positions.
 
     Args:
@@ -217,20 +230,18 @@ class Normalization(Step):
         exact: backwards by its gradient at the recorded input instead of as the identity.
     """
 
-    function: Callable[[Tensor], Tensor]
-
     def __init__(self, name: str, function: Function, exact: bool) -> None:
-        super().__init__(name)
-        self.function, self.exact = function, exact  # type: ignore[assignment]
+        super().__init__(name, function)
+        self.exact = exact
 
-    def forward(self, x: Tensor, owned: bool) -> tuple[Tensor, Tensor | None]:
-        return self.function(x), x if self.exact else None
+    def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
+        return self.function(*inputs), inputs[0] if self.exact else None
 
-    def backward(self, windows: Windows, kept: Tensor | None, below: Window, options: Options) -> Windows:
-        if kept is None:
-            return windows
-        result = Windows(windows.dense(), below, windows.positions)
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        if not isinstance(kept, Tensor):
+            return (windows,)
+        result = Windows(windows.dense(), planned.reached, windows.positions)
         with torch.inference_mode(False), torch.enable_grad():
             x = result.crop(kept).requires_grad_()
             (result.values,) = torch.autograd.grad(self.function(x), x, result.values)
-        return result
+        return (result,)

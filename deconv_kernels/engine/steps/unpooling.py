@@ -13,9 +13,8 @@ from ...ops import max_pool2d, max_unpool2d, switches_to_indices
 from ..expressions import Expression
 from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Kept, Options, Step, require_maps
+from .base import Kept, PlannedStep, Shapes, Signals, Step, on_whole, require_maps
 from .pooling import MaxPool
-from .whole import Shapes, Signals, on_whole
 
 
 class Switches(Step):
@@ -32,37 +31,57 @@ class Switches(Step):
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         pool, (x,) = self.pool, inputs
-        window = (pool.kernel, pool.stride, pool.padding, pool.dilation)
-        _, switches = max_pool2d(x, *window, pool.ceil_mode)
-        size = (x.shape[2], x.shape[3])
-        return switches_to_indices(switches, size, *window) if self.flat else switches, None
+        _, switches = max_pool2d(x, *pool.geometry, pool.ceil_mode)
+        return switches_to_indices(switches, (x.shape[2], x.shape[3]), *pool.geometry) if self.flat else switches, None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (None,)
 
 
-class IndexUnpool(Step):
-    """`F.max_unpool2d` by the indices of a max pool in the network; backwards what lies at the indices.
-
-    Indices count along the rows of the pool's input. In an output with longer or shorter rows they name other places,
-    and some may name none.
+class Unpool(Step):
+    """Unpooling by the switches or indices of a max pool in the network, its second input.
 
     Args:
-        pool: whose indices they are.
-        output_size: what torch's unpooling takes for it; a function of maps, if it depends on their shapes.
-        looks_at: which inputs, not counting the indices, these maps are.
+        pool: whose they are.
+        output_size: (H, W) or what else the unpooling takes for it; a function of maps, if it depends on their shapes.
+        looks_at: which inputs, not counting the switches, these maps are.
     """
+
+    memory = "own"
 
     def __init__(self, name: str, pool: MaxPool, output_size: Expression, looks_at: Sequence[int]) -> None:
         super().__init__(name)
         self.pool, self.looks_at = pool, tuple(looks_at)
         self.output_size: Any = output_size
 
+    def _size(self, maps: Sequence[Tensor]) -> Any:
+        size = self.output_size
+        return size(*(maps[number] for number in self.looks_at)) if callable(size) else size
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (Window.full(as_map(shapes[0])), *[None] * (len(shapes) - 1))
+
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        assert isinstance(kept, Tensor)
+        taken = self._taken(windows.whole(), kept.index_select(0, windows.positions.image))
+        shapes = planned.shapes
+        return [on_whole(taken, shapes[0], windows, windows.nonnegative), *[None] * (len(shapes) - 1)]
+
+    def _taken(self, signal: Tensor, kept: Tensor) -> Tensor:
+        """What lies at the switches or indices of each unit in whole maps of signal, (U, C, windows)."""
+        raise NotImplementedError
+
+
+class IndexUnpool(Unpool):
+    """`F.max_unpool2d` by the indices of a max pool in the network; backwards what lies at the indices.
+
+    Indices count along the rows of the pool's input. In an output with longer or shorter rows they name other places,
+    and some may name none.
+    """
+
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         x, indices, *others = inputs
-        pool, size = self.pool, self.output_size
-        if callable(size):
-            size = size(*((x, *others)[number] for number in self.looks_at))
+        pool, size = self.pool, self._size((x, *others))
         window = (pool.kernel, pool.stride, pool.padding, size)
         require_maps(self.name, x)
         try:
@@ -83,17 +102,8 @@ class IndexUnpool(Step):
         unpooled = x.new_zeros((*made[:2], made[2] * made[3])).scatter_(2, indices.flatten(2), x.flatten(2))
         return unpooled.view(made), indices.int()
 
-    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return (Window.full(as_map(shapes[0])), *[None] * (len(shapes) - 1))
-
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
-        assert isinstance(kept, Tensor)
-        indices = kept.index_select(0, windows.positions.image).long().flatten(2)
-        result = on_whole(windows.whole().flatten(2).gather(2, indices), shapes[0], windows)
-        result.nonnegative = windows.nonnegative
-        return [result, *[None] * (len(shapes) - 1)]
+    def _taken(self, signal: Tensor, kept: Tensor) -> Tensor:
+        return signal.flatten(2).gather(2, kept.long().flatten(2))
 
 
 def _last_of_shared(x: Tensor, indices: Tensor, positions: int) -> Tensor:
@@ -104,43 +114,28 @@ def _last_of_shared(x: Tensor, indices: Tensor, positions: int) -> Tensor:
     return x.flatten(2).gather(2, last).view(x.shape)
 
 
-class MaxUnpool(Step):
+class MaxUnpool(Unpool):
     """Our unpooling by the switches of a max pool of ours in the network; backwards what lies at the switches.
 
     Args:
-        pool: whose switches they are.
         overlap: "sum" or "last".
-        output_size: (H, W), or None for the smallest; a function of maps, if it depends on their shapes.
-        looks_at: which inputs, not counting the switches, these maps are.
+        pool, output_size, looks_at: as for `Unpool`; None for the smallest size.
     """
 
     def __init__(
         self, name: str, pool: MaxPool, overlap: str, output_size: Expression, looks_at: Sequence[int]
     ) -> None:
-        super().__init__(name)
-        self.pool, self.overlap, self.looks_at = pool, overlap, tuple(looks_at)
-        self.output_size: Any = output_size
+        super().__init__(name, pool, output_size, looks_at)
+        self.overlap = overlap
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         x, switches, *others = inputs
-        pool, size = self.pool, self.output_size
-        if callable(size):
-            size = size(*((x, *others)[number] for number in self.looks_at))
-        window = (pool.kernel, pool.stride, pool.padding, pool.dilation)
-        unpooled = max_unpool2d(x, switches, *window, None if size is None else tuple(size[-2:]), overlap=self.overlap)
-        return unpooled, switches
+        size = self._size((x, *others))
+        size = None if size is None else tuple(size[-2:])
+        return max_unpool2d(x, switches, *self.pool.geometry, size, overlap=self.overlap), switches
 
-    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return (Window.full(as_map(shapes[0])), *[None] * (len(shapes) - 1))
-
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
-        assert isinstance(kept, Tensor)
-        signal, pool = windows.whole(), self.pool
-        window = (pool.kernel, pool.stride, pool.padding, pool.dilation)
-        switches = kept.index_select(0, windows.positions.image)
-        size = (signal.shape[2], signal.shape[3])
+    def _taken(self, signal: Tensor, kept: Tensor) -> Tensor:
+        switches, window, size = kept, self.pool.geometry, (signal.shape[2], signal.shape[3])
         places = switches_to_indices(switches, size, *window).flatten(2)
         values = signal.flatten(2).gather(2, places)
         if self.overlap == "last":
@@ -148,7 +143,4 @@ class MaxUnpool(Step):
             numbers = order.view(switches.shape[2:]).expand(switches.shape).contiguous()
             last = max_unpool2d(numbers, switches, *window, size, overlap="last")
             values.masked_fill_(last.flatten(2).gather(2, places) != order, 0)
-        values = values.reshape(switches.shape)
-        result = on_whole(values, shapes[0], windows)
-        result.nonnegative = windows.nonnegative
-        return [result, *[None] * (len(shapes) - 1)]
+        return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +10,10 @@ from torch import Tensor
 from ..errors import UnsupportedModule
 from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Function, Kept, Options, Step
-
-Shapes = Sequence[Sequence[int]]
-Signals = Sequence[Windows | None]
+from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, Step, on_whole, works_on_positions
 
 
-class Whole(Step):
+class Whole(FunctionStep):
     """Anything that is run backwards on whole maps by its gradient, as autograd has it.
 
     Args:
@@ -28,14 +25,11 @@ class Whole(Step):
         apart: it is known that images stay apart. Else it is tried out for every shape of the inputs.
     """
 
-    function: Callable[..., Tensor]
-
     def __init__(
         self, name: str, function: Function, signals: int, linear: bool, alone: bool = False, apart: bool = False
     ) -> None:
-        super().__init__(name)
-        self.function, self.signals = function, signals  # type: ignore[assignment]
-        self.linear, self.alone, self.apart = linear, alone, apart
+        super().__init__(name, function)
+        self.signals, self.linear, self.alone, self.apart = signals, linear, alone, apart
         self._tried: set[tuple[torch.Size, ...]] = set()
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
@@ -103,13 +97,14 @@ class Whole(Step):
                 "for which there is no exact backward rule"
             )
 
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if self.linear and works_on_positions(self.function, read, made) else None
+
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return tuple(Window.full(as_map(shape)) if index < self.signals else None for index, shape in enumerate(shapes))
 
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
-        signal, image = windows.whole(), windows.positions.image
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        signal, image, shapes = windows.whole(), windows.positions.image, planned.shapes
         at_once = 1 if self.alone else max(1, len(signal))
         parts = [
             self._gradients(rows, kept, of, shapes)
@@ -145,25 +140,25 @@ class Whole(Step):
         )
 
 
-class Added(Whole):
+class Passing(Whole):
+    """What changes nothing in maps of some shapes, where signal passes unchanged."""
+
+    def passes(self, window: Window, shapes: Shapes) -> bool:
+        """Whether an output with such a window has the shape of the first input."""
+        return window.shape == as_map(shapes[0])
+
+    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
+        return (window,) if self.passes(window, shapes) else super().reaches(window, shapes)
+
+    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        return (windows,) if self.passes(windows.window, planned.shapes) else super().send(windows, kept, planned)
+
+
+class Added(Passing):
     """A map is added, image by image, to something constant; the signal passes unchanged where none is broadcast."""
 
     def __init__(self, name: str, function: Function) -> None:
         super().__init__(name, function, signals=1, linear=True, alone=True, apart=True)
-
-    @staticmethod
-    def _broadcasts_nothing(window: Window, shapes: Shapes) -> bool:
-        return (window.channels, window.y.length, window.x.length) == tuple(as_map(shapes[0]))
-
-    def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return (window,) if self._broadcasts_nothing(window, shapes) else super().reaches(window, shapes)
-
-    def send(
-        self, windows: Windows, kept: Kept, below: Sequence[Window | None], shapes: Shapes, options: Options
-    ) -> Signals:
-        if self._broadcasts_nothing(windows.window, shapes):
-            return (windows,)
-        return super().send(windows, kept, below, shapes, options)
 
 
 def _may_overlap(x: Tensor) -> bool:
@@ -185,13 +180,3 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
     largest = float(finite.abs().max()) if finite.numel() else 0.0
     tolerance = torch.finfo(one.dtype).eps ** 0.5
     return torch.allclose(one.double(), other.double(), tolerance, tolerance * largest, equal_nan=True)
-
-
-def are_equal(shapes: Shapes) -> bool:
-    return all(tuple(shape) == tuple(shapes[0]) for shape in shapes)
-
-
-def on_whole(signal: Tensor, shape: Sequence[int], windows: Windows) -> Windows:
-    """Signal (U, *shape) on a whole value, for the units of `windows`."""
-    window = Window.full(as_map(shape))
-    return Windows(signal.reshape(len(signal), window.channels, *window.size), window, windows.positions)

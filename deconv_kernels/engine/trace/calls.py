@@ -13,13 +13,8 @@ from ..errors import Undecided, UnsupportedModule
 from ..expressions import Expression
 from ..nodes import Applied, Node, describe, function_name
 from ..steps.base import Step
-from ..steps.convolution import Convolution, TransposedConvolution
-from ..steps.joins import Concatenate, Product, Sum
-from ..steps.linear import Linear
-from ..steps.padding import ZeroPad
-from ..steps.pointwise import Activation, BatchNormalization, Identity, Rectifier, Scale, Shift
-from ..steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
-from ..steps.unpooling import IndexUnpool, MaxUnpool
+from ..steps.joins import Product
+from ..steps.pointwise import Activation, Shift
 from ..steps.whole import Whole
 from .constants import FRESH, Constants, asks_for_shape
 from .linearity import has_own_memory
@@ -179,22 +174,14 @@ def is_batch_size(value: Any) -> bool:
     return isinstance(source, Node) and asks_for_shape(source) and value.args[1:] == (0,)
 
 
-_ALLOCATING_STEPS = (
-    *(AdaptiveAveragePool, AveragePool, BatchNormalization, Concatenate, Convolution, IndexUnpool, Linear, MaxPool),
-    *(MaxUnpool, Product, Rectifier, Scale, Sum, TransposedConvolution, ZeroPad),
-)
-
-
 def aliases(node: Node, step: Step, model: nn.Module) -> str | None:
     """Whether the output of a step may share memory with its input.
 
     Returns:
         "same" for the same tensor, "view" if it may be another view of the memory, None where that cannot be.
     """
-    if isinstance(step, Identity):
-        return "same"
-    if isinstance(step, _ALLOCATING_STEPS):
-        return None
+    if step.memory != "unknown":
+        return None if step.memory == "own" else step.memory
     if node.op == "call_module":
         kind = type(model.get_submodule(str(node.target)))
         own_memory = kind.__module__.startswith("torch.nn.modules") and kind not in (nn.Flatten, nn.Unflatten)

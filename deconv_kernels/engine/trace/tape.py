@@ -13,8 +13,6 @@ from ..expressions import (
     Expression,
 )
 from ..steps.base import Step
-from ..steps.pointwise import BatchNormalization, Identity, Rectifier, Scale, Shift
-from ..steps.pooling import MaxPool
 from ..steps.unpooling import Switches
 from ..weights import Weights
 
@@ -58,6 +56,36 @@ class Tensors:
         return weights
 
 
+class Layer(NamedTuple):
+    """One layer of a network.
+
+    Attributes:
+        name: by which it was asked for.
+        step: the name of the step whose output it is: its own, or of a container the last step in it.
+        value: the number of that output.
+    """
+
+    name: str
+    step: str
+    value: int
+
+
+class Link(NamedTuple):
+    """One step of a tape.
+
+    Attributes:
+        number: its own, among the steps.
+        value: the number of the value that it makes.
+        step: itself.
+        sources: the numbers of the values that it reads.
+    """
+
+    number: int
+    value: int
+    step: Step
+    sources: tuple[int, ...]
+
+
 class LayerNames:
     """The names of a network's layers.
 
@@ -95,6 +123,15 @@ class LayerNames:
             raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.all)}")
         return self._index[layer]
 
+    def layer(self, name: str) -> Layer:
+        """The layer of a name.
+
+        Raises:
+            UnknownLayer: no such layer; the message lists them.
+        """
+        index = self.index(name)
+        return Layer(name, self.steps[index][0], self.inputs + index)
+
     def of(self, kind: str) -> dict[int, str]:
         """The names of the steps of a kind, by their numbers."""
         return {index: name for index, (name, of_kind) in enumerate(self.steps) if of_kind == kind}
@@ -107,6 +144,7 @@ class Tape:
         inputs: how many tensors the network takes.
         steps: from the images to the output.
         sources: for every step, the numbers of the values that it reads.
+        links: the steps with the values that they read and make.
         layers: the names of all layers, in order: those of `named_modules()`; for a function, or a module called more
             than once, the name of its torch.fx node. A container stands for what it returns.
         output: the name of the layer whose output is the network's; None if it returns several tensors.
@@ -132,6 +170,8 @@ class Tape:
         key: str,
     ) -> None:
         self.inputs, self.steps, self.sources = inputs, list(steps), list(sources)
+        numbered = enumerate(zip(self.steps, self.sources, strict=True))
+        self.links = [Link(number, inputs + number, *link) for number, link in numbered]
         self.calls, self.tensors, self.key = calls, tensors, key
         hidden = {index for index, step in enumerate(steps) if isinstance(step, Switches)}
         kinds = [(step.name, type(step).__name__) for step in steps]
@@ -163,13 +203,25 @@ class Tape:
         """
         return self.names.index(self.name(layer))
 
+    def layer(self, layer: str | nn.Module) -> Layer:
+        """A layer by its name or its module.
+
+        Raises:
+            TypeError, UnknownLayer: no such layer; the message lists them.
+        """
+        return self.names.layer(self.name(layer))
+
     def value(self, layer: str | nn.Module) -> int:
         """The number of the value that is the output of `layer`.
 
         Raises:
             TypeError, UnknownLayer: no such layer; the message lists them.
         """
-        return self.inputs + self.index(layer)
+        return self.layer(layer).value
+
+    def maker(self, value: int) -> Link | None:
+        """The step that makes a value; None of an input."""
+        return self.links[value - self.inputs] if value >= self.inputs else None
 
     def rectified(self, value: int) -> int:
         """The value in which a convolution's output is rectified: that of the rectifier that alone reads it.
@@ -178,15 +230,14 @@ class Tape:
         another step follows first, the value before that.
         """
         while True:
-            readers = [index for index, sources in enumerate(self.sources) if value in sources]
+            readers = [link for link in self.links if value in link.sources]
             if len(readers) != 1:
                 return value
-            step, reached = self.steps[readers[0]], self.inputs + readers[0]
-            if isinstance(step, Rectifier):
-                return reached
-            if not isinstance(step, BatchNormalization | Scale | Shift | Identity | MaxPool):
+            if readers[0].step.rectifies:
+                return readers[0].value
+            if not readers[0].step.keeps_maps:
                 return value
-            value = reached
+            value = readers[0].value
 
     def bound(self, steps: Collection[int]) -> tuple[dict[int, Step], dict[str, Tensor]]:
         """Steps with the tensors that the network has now, by their numbers, and these tensors by their paths.
@@ -200,8 +251,8 @@ class Tape:
     def needed(self, values: Collection[int]) -> list[int]:
         """The steps that have to run to compute some values, in order."""
         wanted, steps = set(values), []
-        for index in reversed(range(len(self.steps))):
-            if self.inputs + index in wanted:
-                steps.append(index)
-                wanted.update(self.sources[index])
+        for link in reversed(self.links):
+            if link.value in wanted:
+                steps.append(link.number)
+                wanted.update(link.sources)
         return steps[::-1]
