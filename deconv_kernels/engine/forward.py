@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from .._pooling import empty, is_channels_last
+from ..ops.geometry import empty, is_channels_last
 from .record import Peaks, Record
 from .steps.base import Kept, Step
 from .steps.pointwise import Identity, Rectifier
