@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of
 from ..ops import check_overlap
-from .errors import UnusedRule
+from .errors import NeedsSizes, Undecided, UnsupportedModule, UnusedRule
 from .fields import Window, as_map
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
@@ -27,6 +27,7 @@ from .steps.base import KERNELS, RULES, Options
 from .trace.builder import trace
 from .trace.rules import spelled
 from .trace.tape import Layer, Tape
+from .trace.tracer import input_names
 from .units import LayerLike, Units
 from .walk import Walk
 
@@ -95,6 +96,9 @@ class Deconvnet:
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.
+        image_size: (C, H, W) of the images. It is needed for the layers of a network whose forward asks for the sizes
+            of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a network is traced anew for every
+            size.
 
     Raises:
         TypeError: `model` is not a module, or a key of `rules` not what it can be.
@@ -116,6 +120,7 @@ class Deconvnet:
         rules: Mapping[Any, str] | None = None,
         arguments: Mapping[str, object] | None = None,
         inputs: Sequence[str] = (),
+        image_size: Sequence[int] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -123,12 +128,60 @@ class Deconvnet:
         one_of("rule", rule, RULES)
         one_of("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
-        self.tape: Tape = trace(model, rule, normalization, rules, arguments, inputs)
-        for key in self.tape.unused - self._usual_rules:
-            what = f"rules name {spelled(key)}, which {type(model).__name__} does not call"
-            warnings.warn(what, UnusedRule, stacklevel=2)
-        self._planned = functools.lru_cache(_PLANS_KEPT)(functools.partial(make_plan, self.tape))
         self._arguments = (rules, arguments, inputs)
+        self._inputs = len(input_names(model, arguments or {}, inputs))
+        self._planned = functools.lru_cache(_PLANS_KEPT)(make_plan)
+        self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
+        try:
+            self._traced = self._trace(None)
+        except NeedsSizes as error:
+            self._traced = error
+        except Undecided:
+            raise
+        except UnsupportedModule as error:
+            if image_size is None:
+                raise
+            self._traced = error
+        if image_size is not None and not isinstance(self._traced, Tape):
+            parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+            self._tape_for([parameter.new_empty((1, *image_size))])
+
+    def _trace(self, like: Sequence[Tensor] | None) -> Tape:
+        rules, arguments, inputs = self._arguments
+        tape = trace(self.model, self.rule, self.normalization, rules, arguments, inputs, like)
+        for key in tape.unused - self._usual_rules:
+            what = f"rules name {spelled(key)}, which {type(self.model).__name__} does not call"
+            warnings.warn(what, UnusedRule, stacklevel=4)
+        self._tapes[None if like is None else tuple(x.shape[1:] for x in like)] = tape
+        return tape
+
+    @property
+    def tape(self) -> Tape:
+        """The network as its steps; where it asks for sizes, for the size of images that was traced last.
+
+        Raises:
+            NeedsSizes: it asks for sizes, and none has been traced yet.
+        """
+        if isinstance(self._traced, Tape):
+            return self._traced
+        raise self._traced
+
+    def _tape_for(self, images: Sequence[Tensor]) -> Tape:
+        """The network as its steps for images of these shapes."""
+        if None in self._tapes:
+            return self._tapes[None]
+        shapes = tuple(x.shape[1:] for x in images)
+        self._traced = tape = self._tapes[shapes] if shapes in self._tapes else self._trace(images)
+        return tape
+
+    def _tape_of(self, record: Record) -> Tape:
+        """The network as its steps for the images of a record."""
+        if None in self._tapes:
+            return self._tapes[None]
+        if record.tape in self._tapes.values():
+            return record.tape  # type: ignore[return-value]
+        shapes = [shape for shape in record.shapes[: record.names.inputs] if shape is not None]
+        return self._tape_for([torch.empty((1, *shape), dtype=record.dtype, device=record.device) for shape in shapes])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles trace their own model again."""
@@ -189,18 +242,19 @@ class Deconvnet:
             UnknownLayer: a layer the model does not have; the message lists them.
         """
         given = [layers] if isinstance(layers, str | nn.Module) else list(layers)
-        names = [self.tape.name(layer) for layer in given]
-        asked = {self.tape.value(name) for name in names}
-        if not asked:
+        if not given:
             raise ValueError("layers must name at least one layer")
         at_least("batch_size", batch_size, 1)
-        several = self.tape.inputs > 1 and not isinstance(images, Tensor)
+        several = self._inputs > 1 and not isinstance(images, Tensor)
         inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
         dtype, device = self.check_images(inputs)
-        record = Record(self.tape, self.tape.names, len(inputs[0]), dtype, device)
-        record.kept = [None] * len(self.tape.steps)
-        record.steps, record.weights = self.tape.bound(self.tape.needed(asked))
-        recording = Recording(self.tape, record, asked, activations)
+        tape = self._tape_for(inputs)
+        names = [tape.name(layer) for layer in given]
+        asked = {tape.value(name) for name in names}
+        record = Record(tape, tape.names, len(inputs[0]), dtype, device)
+        record.kept = [None] * len(tape.steps)
+        record.steps, record.weights = tape.bound(tape.needed(asked))
+        recording = Recording(tape, record, asked, activations)
         for start, stop in chunks_of(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
@@ -215,9 +269,9 @@ class Deconvnet:
             UnknownLayer: a layer the model does not have.
             ValueError: no layers, or the network does not take such images.
         """
-        values = {layer: self.tape.value(layer) for layer in layers}
-        if not values:
+        if not layers:
             raise ValueError("at least one layer is needed")
+        values = {layer: self._tape_for([images]).value(layer) for layer in layers}
         try:
             record = self.record(images[:1], list(values), progress=False)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -235,8 +289,8 @@ class Deconvnet:
             TypeError: no tensor, or not of the model's dtype.
             ValueError: another number of tensors, or shapes that cannot be.
         """
-        if len(inputs) != self.tape.inputs:
-            raise ValueError(f"the network takes {self.tape.inputs} tensors, got {len(inputs)}")
+        if len(inputs) != self._inputs:
+            raise ValueError(f"the network takes {self._inputs} tensors, got {len(inputs)}")
         images = inputs[0]
         if not all(isinstance(x, Tensor) for x in inputs):
             raise TypeError(f"images must be a Tensor, got {type(images).__name__}")
@@ -294,9 +348,9 @@ class Deconvnet:
 
         Source: Zeiler & Fergus 2013, section 2.1.
         """
-        record.attach(self.tape)
-        if not 0 <= input < self.tape.inputs:
-            raise ValueError(f"input must be from 0 to {self.tape.inputs - 1}, got {input}")
+        record.attach(self._tape_of(record))
+        if not 0 <= input < self._inputs:
+            raise ValueError(f"input must be from 0 to {self._inputs - 1}, got {input}")
         one_of("seed", seed, SEEDS)
         record.check(units)
         plan = self._plan(record, units.layer, max_bytes, False, _options(overlap, kernel))
@@ -340,9 +394,10 @@ class Deconvnet:
                 unknown overlap or kernel.
             UnknownLayer: a layer the model does not have.
         """
-        record.attach(self.tape)
+        tape = self._tape_of(record)
+        record.attach(tape)
         above = record.shape(layer)
-        shape = record.shapes[self.tape.value(layer)]
+        shape = record.shapes[tape.value(layer)]
         if signal.dtype != record.dtype:
             raise TypeError(f"signal must be of the network's dtype {record.dtype}, got {signal.dtype}")
         if tuple(signal.shape[1:]) != tuple(shape or ()) or image.shape != signal.shape[:1]:
@@ -357,7 +412,7 @@ class Deconvnet:
         values = signal.to(record.device).reshape(-1, *above).clone()
         windows = Windows(values, Window.full(above), positions)
         results = self._down(record, plan, windows, None, progress)
-        shapes = record.shapes[: self.tape.inputs]
+        shapes = record.shapes[: self._inputs]
         return tuple(result.reshape(-1, *of) for result, of in zip(results, shapes, strict=True) if of is not None)
 
     def _down(
@@ -404,10 +459,11 @@ class Deconvnet:
         return self._plan(record, layer, max_bytes, whole, _options(overlap, kernel))
 
     def _plan(self, record: Record, layer: LayerLike, max_bytes: int | None, whole: bool, options: Options) -> Plan:
-        layer = self.tape.name(layer)
+        tape = self._tape_of(record)
+        layer = tape.name(layer)
         record.shape(layer)
         most = working_bytes(record.device) if max_bytes is None else max_bytes
-        return self._planned(layer, tuple(record.shapes), record.dtype, most, whole, options)
+        return self._planned(tape, layer, tuple(record.shapes), record.dtype, most, whole, options)
 
 
 def _rebuilt(

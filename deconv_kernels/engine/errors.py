@@ -9,6 +9,17 @@ class UnsupportedModule(ValueError):  # noqa: N818
     """The network has a part for which there is no exact rule."""
 
 
+class NeedsSizes(UnsupportedModule):
+    """The network asks for the sizes of its maps, which are known only with an image.
+
+    Args:
+        reason: where it does, for people.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}. Record images first, or give Deconvnet(..., image_size=(C, H, W))")
+
+
 class UnusedRule(UserWarning):
     """A rule was given for what the network does not call."""
 

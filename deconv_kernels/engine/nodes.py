@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 Node = torch.fx.Node
 
-# What tracing notes of a node: a tensor that is not the model's, and that no gradient passes it.
-CONSTANT, NO_GRAD = "deconv_kernels.constant", "deconv_kernels.no_grad"
+# What tracing notes of a node: a tensor that is not the model's, that no gradient passes it, and its layer's name.
+CONSTANT, NO_GRAD, LAYER = "deconv_kernels.constant", "deconv_kernels.no_grad", "deconv_kernels.layer"
 
 
 def nodes_in(value: Any) -> list[Node]:
@@ -39,6 +39,33 @@ class Applied:
 
     def __hash__(self) -> int:
         return hash(self.function)
+
+
+class Region(Applied):
+    """Some nodes of a graph as one function of the values that they read.
+
+    Args:
+        module: the module to which they belong.
+        graph: these nodes, with a placeholder for each value.
+    """
+
+    def __init__(self, module: nn.Module, graph: torch.fx.Graph) -> None:
+        super().__init__(type(module))  # type: ignore[arg-type]
+        self.module, self.graph = module, graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given, known = iter(args), dict[Node, Any]()
+        for node in self.graph.nodes:
+            if node.op == "output":
+                return torch.fx.map_arg(node.args[0], known.__getitem__)
+            known[node] = next(given) if node.op == "placeholder" else execute(node, known, {})
+        raise AssertionError("a graph ends with its output")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 def execute(node: Node, known: Mapping[Node, Any], modules: Mapping[Node, nn.Module]) -> Any:

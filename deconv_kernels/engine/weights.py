@@ -106,7 +106,7 @@ def copy_in_eval(module: nn.Module) -> nn.Module:
 
     What cannot be copied, such as a lock, is shared too.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors_within(module)}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors_within(module)}
     for part in module.modules():
         memo.update((id(value), type(value)()) for name, value in vars(part).items() if name in _HOOKS and value)
     try:
@@ -129,7 +129,7 @@ def _can_be_copied(value: object, memo: Mapping[int, Any]) -> bool:
     return True
 
 
-def _tensors_within(root: object) -> Iterator[Tensor]:
+def tensors_within(root: object) -> Iterator[Tensor]:
     """The tensors that an object holds, in whatever it holds them."""
     seen, left = {id(root)}, [root]
     while left:

@@ -271,7 +271,7 @@ def test_a_run_that_is_asked_to_end_leaves_no_draft(place):
     ]
     command_line += ["--occluder", "3", "--stride", "1", "-o", str(place / "ended" / "out")]
     run = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while run.poll() is None and not list((place / "ended").rglob("*.pt")):
+    while run.poll() is None and not list((place / "ended").rglob("[!.]*.pt")):
         time.sleep(0.05)
     run.terminate()
     assert run.wait(60) == 128 + signal.SIGTERM

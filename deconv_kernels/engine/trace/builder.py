@@ -7,16 +7,17 @@ import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import Undecided, UnsupportedModule
 from ..expressions import Expression
-from ..nodes import Node, describe, function_name, overwritten
+from ..nodes import LAYER, Node, describe, function_name, overwritten
 from ..steps.base import Step
 from ..steps.pointwise import Identity
 from ..steps.pooling import MaxPool
 from .calls import Call, aliases, makes_parts
 from .constants import Constants, assume, computes_with, is_random
+from .exported import exported_apart
 from .layers import mark_parts, returns_indices, steps_of, switches_of, unpooling
 from .rules import decisions
 from .tape import Tape, Tensors, ValuesOfCall
@@ -30,6 +31,7 @@ def trace(
     rules: Mapping[Any, str] | None = None,
     arguments: Mapping[str, object] | None = None,
     inputs: Collection[str] = (),
+    like: Sequence[Tensor] | None = None,
 ) -> Tape:
     """Finds the steps of a network.
 
@@ -42,11 +44,13 @@ def trace(
         arguments: values for parameters of the model's forward that are not tensors. Parameters with neither a value
             nor a default are the inputs.
         inputs: parameters that are inputs although they have a default.
+        like: tensors of the shapes that its inputs are to have; needed if it asks for their sizes.
 
     Raises:
+        NeedsSizes: it does, and they are not given.
         UnsupportedModule: it has a part without an exact rule, or cannot be traced.
     """
-    return _Builder(model, rule, normalization, decisions(rules), arguments or {}, inputs).tape()
+    return _Builder(model, rule, normalization, decisions(rules), arguments or {}, inputs, like).tape()
 
 
 class _Builder:
@@ -60,9 +64,13 @@ class _Builder:
         rules: Mapping[Any, str],
         arguments: Mapping[str, object],
         inputs: Collection[str],
+        like: Sequence[Tensor] | None,
     ) -> None:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
-        root, self.called, self.graph = traced_apart(model, rules, arguments, inputs)
+        if like is None:
+            root, self.called, self.graph = traced_apart(model, rules, arguments, inputs)
+        else:
+            root, self.called, self.graph = exported_apart(model, rules, arguments, inputs, like)
         self.held = hold_constants(self.graph, model, root)
         self.constants = Constants(model, self.held)
         self.assumed: list[Expression] = []
@@ -259,6 +267,8 @@ class _Builder:
                 self.stale[held] = by
 
     def _name(self, node: Node) -> str:
+        if LAYER in node.meta:
+            return str(node.meta[LAYER])
         if node.op == "call_module" and node.target in self.called_once:
             return str(node.target)
         taken = self.called_once.union((step.name for step in self.steps), self.containers)

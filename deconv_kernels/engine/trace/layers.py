@@ -17,7 +17,7 @@ from ... import nn as own
 from ... import ops
 from ...ops.geometry import pair
 from ..expressions import Expression
-from ..nodes import NO_GRAD, Node, function_name, nodes_in, overwritten, set_item
+from ..nodes import NO_GRAD, Node, Region, function_name, nodes_in, overwritten, set_item
 from ..steps.base import Step
 from ..steps.convolution import Convolution, TransposedConvolution
 from ..steps.joins import ChannelSlice, Concatenate, Sum
@@ -32,6 +32,16 @@ from .calls import Call, is_batch_size, makes_parts, note_parts
 from .constants import Constants, asks_for_shape
 from .linearity import is_along_the_batch, is_linear, is_product, name_of
 from .rules import POINTWISE, canonical
+
+
+def is_known(function: Any) -> bool:
+    """Whether a function, or a method of some name, has a rule."""
+    return function in _FUNCTIONS
+
+
+def normalizes(module: nn.Module) -> bool:
+    """Whether a module is response or contrast normalisation."""
+    return getattr(module, "deconvnet_identity", False) or known_type(type(module)) is nn.LocalResponseNorm
 
 
 def known_type(kind: type) -> type | None:
@@ -61,6 +71,8 @@ def steps_of(call: Call) -> list[Step]:
     decided = call.decided()
     if decided is not None:
         return call.as_decided(decided)
+    if isinstance(call.node.target, Region) and normalizes(call.node.target.module):
+        return [Normalization(call.name, call.function(), call.exact)]
     if call.node.op == "call_module":
         module = call.model.get_submodule(str(call.node.target))
         if getattr(module, "deconvnet_identity", False):

@@ -85,6 +85,11 @@ def canonical(kind: Any) -> Any:
         return kind
 
 
+def is_spelling(kind: Any) -> bool:
+    """Whether a function, or the name of a method, is one of those above."""
+    return kind in _CANONICAL
+
+
 _ROOMS = {"torch": torch, "torch.nn.functional": F, "torch.nn": nn, "operator": operator, "": builtins}
 _ROOMS |= {f"torch.{name}": getattr(torch, name) for name in ("special", "linalg", "fft")}
 

@@ -21,14 +21,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ... import nn as own
-from ..errors import UnsupportedModule
+from ..errors import NeedsSizes, UnsupportedModule
 from ..nodes import CONSTANT, IN_PLACE_OPERATORS, NO_GRAD, Applied, Node, set_data, set_item
 from ..weights import copy_in_eval
-from .constants import Constants, assume, is_random
+from .constants import Constants, assume, computes_with, is_random
 from .layers import known_type
 
 _TORCH = Path(torch.__file__).parent
-_TRACING = threading.RLock()
+TRACING = threading.RLock()
 
 
 def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.GraphModule:
@@ -157,6 +157,7 @@ class _Tracer(torch.fx.Tracer):
         self.calls: list[ModuleCall] = []
         self.thread = threading.get_ident()
         self.evaluating = False
+        self.asked_for_sizes = False
 
     def proxy(self, node: Node) -> torch.fx.Proxy:
         return _Proxy(node, self)
@@ -205,10 +206,19 @@ class _Tracer(torch.fx.Tracer):
                     if node.op != "placeholder" and all(read in constants for read in node.all_input_nodes):
                         constants.add(node)
                 if wanted not in constants:
+                    self.asked_for_sizes = self._is_sized(wanted)
                     raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
                 return take(constants.expression(wanted).now())
         finally:
             self.evaluating = False
+
+    def _is_sized(self, wanted: Node) -> bool:
+        """Whether a value depends on nothing that is in the images but their sizes."""
+        known: set[Node] = set()
+        for node in self.graph.nodes:
+            if node.op != "placeholder" and known.issuperset(computes_with(node)):
+                known.add(node)
+        return wanted in known
 
     def to_bool(self, obj: Any) -> bool:
         return bool(self.constant(obj, bool))
@@ -247,7 +257,7 @@ def _nodes(value: Any) -> tuple[Node | None, ...]:
     return tuple(part.node if isinstance(part, torch.fx.Proxy) else None for part in parts)
 
 
-def _to_trace(model: nn.Module) -> nn.Module:
+def to_trace(model: nn.Module) -> nn.Module:
     """A copy of a model in eval mode, on which its forward may leave traces. It shares its tensors, and has no hooks.
 
     Tensors that are plain attributes are buffers of the copy, so that reading them becomes part of the graph.
@@ -330,7 +340,7 @@ def traced_apart(
     Raises:
         UnsupportedModule: torch.fx cannot trace it.
     """
-    root, tracer = _to_trace(model), _Tracer(leaves)
+    root, tracer = to_trace(model), _Tracer(leaves)
     try:
         return root, tracer.calls, _traced(tracer, root, arguments, inputs)
     except UnsupportedModule as error:
@@ -348,7 +358,43 @@ def traced_apart(
 
 def _is_ours(file: Path) -> bool:
     """Whether a line of a traceback belongs to the tracing and not to the model."""
-    return file == Path(__file__) or _TORCH in file.parents
+    return Path(__file__).parent in file.parents or _TORCH in file.parents
+
+
+def input_names(model: nn.Module, arguments: Mapping[str, object], inputs: Collection[str]) -> list[str]:
+    """The parameters of a model's forward that are its inputs: those with neither a value nor a default, or named so.
+
+    Where all have a default it is the one that the model calls its `main_input_name`, or the first.
+
+    Raises:
+        ValueError: an argument or input that is no parameter.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    unknown = [name for name in (*arguments, *inputs) if name not in parameters]
+    if unknown:
+        raise ValueError(
+            f"{type(model).__name__}.forward has no parameter {unknown[0]!r}; it has {', '.join(parameters)}"
+        )
+    free = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in arguments
+    ]
+    needed = [name for name in free if parameters[name].default is inspect.Parameter.empty or name in inputs]
+    main = getattr(model, "main_input_name", None)
+    return needed or ([main] if main in free else free[:1])
+
+
+def untraceable(tool: str, model: nn.Module, error: Exception) -> UnsupportedModule:
+    """The error that says why, and where, a tool cannot trace a model."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    of_user = [frame for frame in frames if not _is_ours(Path(frame.filename))]
+    where = f" at {of_user[-1].filename}:{of_user[-1].lineno} ({of_user[-1].line})" if of_user else ""
+    return UnsupportedModule(
+        f"{tool} cannot trace {type(model).__name__}{where}: {reason}; its forward must take tensors and be free of "
+        "control flow that depends on them"
+    )
 
 
 def _traced(
@@ -364,18 +410,14 @@ def _traced(
         raise UnsupportedModule(
             f"{kind} is a TorchScript module, which torch.fx cannot trace; pass the original module"
         )
-    parameters = inspect.signature(model.forward).parameters
-    unknown = [name for name in (*arguments, *inputs) if name not in parameters]
-    if unknown:
-        raise ValueError(f"{kind}.forward has no parameter {unknown[0]!r}; it has {', '.join(parameters)}")
     fixed = {
-        name: p.default
-        for name, p in parameters.items()
-        if p.default is not inspect.Parameter.empty and name not in inputs
+        name: parameter.default
+        for name, parameter in inspect.signature(model.forward).parameters.items()
+        if parameter.default is not parameter.empty and name not in input_names(model, arguments, inputs)
     }
     try:
         with (
-            _TRACING,
+            TRACING,
             torch.inference_mode(False),
             torch.enable_grad(),
             traceable(),
@@ -383,14 +425,8 @@ def _traced(
         ):
             graph = tracer.trace(model, {**fixed, **arguments})
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        frames = traceback.extract_tb(error.__traceback__)
-        of_user = [frame for frame in frames if not _is_ours(Path(frame.filename))]
-        where = f" at {of_user[-1].filename}:{of_user[-1].lineno} ({of_user[-1].line})" if of_user else ""
-        raise UnsupportedModule(
-            f"torch.fx cannot trace {kind}{where}: {reason}; its forward must take tensors and be free of control flow "
-            "that depends on them"
-        ) from error
+        refused = untraceable("torch.fx", model, error)
+        raise (NeedsSizes(str(refused)) if tracer.asked_for_sizes else refused) from error
     return graph
 
 
