@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of
 from ..ops import check_overlap
-from .errors import NeedsSizes, Undecided, UnsupportedModule, UnusedRule
+from .errors import NeedsSizes, UnsupportedModule, UnusedRule
 from .fields import Window, as_map
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
@@ -132,19 +132,25 @@ class Deconvnet:
         self._inputs = len(input_names(model, arguments or {}, inputs))
         self._planned = functools.lru_cache(_PLANS_KEPT)(make_plan)
         self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
+        self._traced: Tape | NeedsSizes
         try:
             self._traced = self._trace(None)
         except NeedsSizes as error:
             self._traced = error
-        except Undecided:
-            raise
+            if image_size is not None or not error.surely:
+                self._trace_for_size(image_size, error)
+
+    def _trace_for_size(self, image_size: Sequence[int] | None, asked: NeedsSizes) -> None:
+        """Traces for a size of the images, or finds out with one that is usual whether it can be done."""
+        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
+        channels = next((part.in_channels for part in self.model.modules() if isinstance(part, nn.Conv2d)), 3)
+        size = (channels, 224, 224) if image_size is None else tuple(image_size)
+        try:
+            tape = self._trace([parameter.new_empty((1, *size))])
         except UnsupportedModule as error:
-            if image_size is None:
-                raise
-            self._traced = error
-        if image_size is not None and not isinstance(self._traced, Tape):
-            parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-            self._tape_for([parameter.new_empty((1, *image_size))])
+            raise (error if asked.surely else asked) from None
+        if image_size is not None:
+            self._traced = tape
 
     def _trace(self, like: Sequence[Tensor] | None) -> Tape:
         rules, arguments, inputs = self._arguments
@@ -247,9 +253,30 @@ class Deconvnet:
         at_least("batch_size", batch_size, 1)
         several = self._inputs > 1 and not isinstance(images, Tensor)
         inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
+        self.check_images(inputs)
+        try:
+            return self._recorded(self._tape_for(inputs), inputs, given, activations, batch_size, progress)
+        except NeedsSizes as asked:
+            if None not in self._tapes:
+                raise
+            try:
+                self._traced = self._trace(inputs)
+            except UnsupportedModule:
+                raise asked from None
+            del self._tapes[None]
+            return self._recorded(self._traced, inputs, given, activations, batch_size, progress)
+
+    def _recorded(
+        self,
+        tape: Tape,
+        inputs: Sequence[Tensor],
+        layers: Sequence[LayerLike],
+        activations: bool,
+        batch_size: int,
+        progress: bool | None,
+    ) -> Record:
         dtype, device = self.check_images(inputs)
-        tape = self._tape_for(inputs)
-        names = [tape.name(layer) for layer in given]
+        names = [tape.name(layer) for layer in layers]
         asked = {tape.value(name) for name in names}
         record = Record(tape, tape.names, len(inputs[0]), dtype, device)
         record.kept = [None] * len(tape.steps)

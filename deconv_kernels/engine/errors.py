@@ -14,10 +14,12 @@ class NeedsSizes(UnsupportedModule):
 
     Args:
         reason: where it does, for people.
+        surely: whether knowing them is sure to help.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, surely: bool = True) -> None:
         super().__init__(f"{reason}. Record images first, or give Deconvnet(..., image_size=(C, H, W))")
+        self.surely = surely
 
 
 class UnusedRule(UserWarning):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UnsupportedModule
+from ..errors import NeedsSizes, UnsupportedModule
 from ..fields import Window, as_map
 from ..signal import Windows
 from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, Step, on_whole, works_on_positions
@@ -52,9 +52,10 @@ class Whole(FunctionStep):
     def _checked(self, output: object, images: int) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != images:
             made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UnsupportedModule(
+            raise NeedsSizes(
                 f"{self.name} makes {made} of {images} images; what it makes of each needs a dimension of its own, "
-                "(N, ...), which for instance keepdim=True keeps, and images must not be mixed"
+                "(N, ...), which for instance keepdim=True keeps, and images must not be mixed",
+                surely=False,
             )
         if output.is_complex():
             raise UnsupportedModule(f"{self.name} makes complex numbers, and signals are real")

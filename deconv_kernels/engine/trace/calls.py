@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..errors import Undecided, UnsupportedModule
+from ..errors import NeedsSizes, Undecided, UnsupportedModule
 from ..expressions import Expression
 from ..nodes import Applied, Node, describe, function_name
 from ..steps.base import Step
@@ -69,7 +69,14 @@ class Call:
 
     def refused(self, needed: str) -> UnsupportedModule:
         """The error that says what would be needed."""
-        return UnsupportedModule(f"{describe(self.node, self.model)} has no exact backward rule: {needed}")
+        return UnsupportedModule(self._without_rule(needed))
+
+    def refused_unsized(self, needed: str) -> NeedsSizes:
+        """The error that says what would be needed, where it may be enough to know the sizes of maps."""
+        return NeedsSizes(self._without_rule(needed), surely=False)
+
+    def _without_rule(self, needed: str) -> str:
+        return f"{describe(self.node, self.model)} has no exact backward rule: {needed}"
 
     def undecided(self, why: str = "") -> Undecided:
         """The error for what has no rule that people agree on."""

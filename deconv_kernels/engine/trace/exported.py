@@ -7,8 +7,10 @@ functions of torch that they come from, of which `layers` knows the steps.
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -68,6 +70,7 @@ def _exported(
     free = input_names(root, arguments, inputs)
     if len(free) != len(like):
         raise ValueError(f"the network takes {len(free)} tensors, got {len(like)}")
+    root.forward = _returning_tensors(root.forward)
     with FakeTensorMode(allow_non_fake_inputs=True):
         shaped = [torch.empty((BATCH, *x.shape[1:]), dtype=x.dtype, device=x.device) for x in like]
 
@@ -94,6 +97,25 @@ def _exported(
                 f"{type(root).__name__} writes in place to a tensor that is neither a parameter nor a buffer, and asks "
                 "for sizes; register that tensor as a buffer"
             )
+
+
+def _returning_tensors(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that returns the tensors in what another returns: in tuples, lists, dicts and dataclasses."""
+
+    def tensors_in(value: Any) -> list[Tensor]:
+        if isinstance(value, Tensor):
+            return [value]
+        if isinstance(value, Mapping):
+            value = list(value.values())
+        elif is_dataclass(value):
+            value = [getattr(value, field.name) for field in fields(value)]
+        return [x for part in value for x in tensors_in(part)] if isinstance(value, tuple | list) else []
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> list[Tensor]:
+        return tensors_in(forward(*args, **kwargs))
+
+    return run
 
 
 class _Writer:
@@ -180,8 +202,10 @@ class _Writer:
         if type(value) is not int or abs(value) < BATCH // 2:
             return value
         times, left = divmod(value, BATCH)
-        if left:
-            raise self._refused(f"computes {reader.name!r} with the size of the batch, not so many rows for every image")
+        if left or abs(times) > BATCH // 2:
+            raise self._refused(
+                f"computes {reader.name!r} with the size of the batch, not so many rows for every image"
+            )
         if first not in self._sizes:
             self._sizes[first] = self.graph.call_method("size", (first, 0))
         size = self._sizes[first]

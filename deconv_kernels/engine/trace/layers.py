@@ -568,7 +568,7 @@ def _view(call: Call) -> list[Step] | Step:
         return call.whole(linear=True)
     if len(shape) == 1 and isinstance(first, Node):
         return call.whole(linear=True)
-    raise call.refused(
+    raise call.refused_unsized(
         f"its shape {tuple(shape)} says nothing of the batch, which has to stay the first dimension whatever its size: "
         "begin with x.shape[0], or with -1 where the other sizes are numbers"
     )
