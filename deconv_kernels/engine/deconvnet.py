@@ -189,8 +189,8 @@ class Deconvnet:
             UnknownLayer: a layer the model does not have; the message lists them.
         """
         given = [layers] if isinstance(layers, str | nn.Module) else list(layers)
-        names = [self.tape.name(layer) for layer in given]
-        asked = {self.tape.value(name) for name in names}
+        found = [self.layer(layer) for layer in given]
+        asked = {layer.value for layer in found}
         if not asked:
             raise ValueError("layers must name at least one layer")
         at_least("batch_size", batch_size, 1)
@@ -205,7 +205,7 @@ class Deconvnet:
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
             # A container's layer is that of the step whose output it returns.
-            record.activations.update({name: record.activations[record.layer(name).step] for name in names})
+            record.activations.update({layer.name: record.activations[layer.step] for layer in found})
         return record
 
     def shapes(self, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -215,7 +215,7 @@ class Deconvnet:
             UnknownLayer: a layer the model does not have.
             ValueError: no layers, or the network does not take such images.
         """
-        values = {layer: self.tape.value(layer) for layer in layers}
+        values = {layer: self.layer(layer).value for layer in layers}
         if not values:
             raise ValueError("at least one layer is needed")
         try:
@@ -342,7 +342,7 @@ class Deconvnet:
         """
         record.attach(self.tape)
         above = record.shape(layer)
-        shape = record.shapes[self.tape.value(layer)]
+        shape = record.shapes[self.layer(layer).value]
         if signal.dtype != record.dtype:
             raise TypeError(f"signal must be of the network's dtype {record.dtype}, got {signal.dtype}")
         if tuple(signal.shape[1:]) != tuple(shape or ()) or image.shape != signal.shape[:1]:

@@ -54,7 +54,7 @@ def steps_of(call: Call) -> list[Step]:
         if call.rule != "gradient":
             raise call.refused("it is computed under torch.no_grad(), where no signal passes; compute it outside of it")
         return call.whole(linear=False, alone=True)
-    if any(map(call.is_constant, overwritten(call.node, call.model))):
+    if any(node in call.constants for node in overwritten(call.node, call.model)):
         return _written_to_a_constant(call)
     if call.parts:
         return _of_parts(call)
@@ -64,7 +64,7 @@ def steps_of(call: Call) -> list[Step]:
     if call.node.op == "call_module":
         module = call.model.get_submodule(str(call.node.target))
         if getattr(module, "deconvnet_identity", False):
-            return [Normalization(call.name, call.function(), call.exact)]
+            return [Normalization(call.name, call.function, call.exact)]
         known = known_type(call.kind())
         built = None if known is None else _MODULES[known](call, module)
     else:
@@ -204,7 +204,7 @@ def _clamp(call: Call, low: Any, high: Any) -> Step | None:
     ceiling = math.inf if high is None else high
     if isinstance(low, Node) or isinstance(ceiling, Node) or low != 0 or not ceiling > 0:
         if call.rule == "gradient" and len(call.signals) == 1:
-            return Activation(call.name, call.function(), "gradient")
+            return Activation(call.name, call.function, "gradient")
         raise call.undecided(f"only bounds from 0 up make a rectifier, it has {low} and {high}; ")
     return Rectifier(call.name, call.rule, float(ceiling))
 
@@ -212,13 +212,13 @@ def _clamp(call: Call, low: Any, high: Any) -> Step | None:
 def _threshold(call: Call, threshold: Any, value: Any) -> Step:
     if threshold != 0 or value != 0:
         if call.rule == "gradient":
-            return Activation(call.name, call.function(), "gradient")
+            return Activation(call.name, call.function, "gradient")
         raise call.undecided("only a threshold of 0 with the value 0 is a rectifier; ")
     return Rectifier(call.name, call.rule)
 
 
 def _leaky(call: Call) -> Step:
-    return Activation(call.name, call.function(), call.rule)
+    return Activation(call.name, call.function, call.rule)
 
 
 def _window(kernel: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -234,7 +234,7 @@ def _max_pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any,
 def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
     if call.looked_at or isinstance(size, Node):
         return call.whole(linear=True)
-    return AdaptiveAveragePool(call.name, call.function())
+    return AdaptiveAveragePool(call.name, call.function)
 
 
 def _mean(call: Call) -> list[Step]:
@@ -272,7 +272,8 @@ def _constant(call: Call, argument: Any) -> Expression | None:
     """An argument that is a parameter or buffer of the model, or computed from them, or None."""
     if argument is None:
         return None
-    value = call.value(argument) if call.is_constant(argument) else None
+    known = isinstance(argument, Node) and argument in call.constants
+    value = call.constants.expression(argument) if known else None
     if value is None or value.is_sized:
         raise call.refused("its weight and bias must be parameters of the model, not computed from the images")
     return value
@@ -297,7 +298,7 @@ def _written_to_a_constant(call: Call) -> list[Step]:
             raise call.undecided()
         return call.whole(linear=False, alone=True, apart=True)
     if name in ("iadd", "add_", "copy_") and len(call.node.args) == 2 and not call.looked_at:
-        return [Added(call.name, call.function())]
+        return [Added(call.name, call.function)]
     return call.whole(linear=True, alone=True, apart=True)
 
 
@@ -333,7 +334,7 @@ def _convolution_module(call: Call, module: Any) -> list[Step]:
 
 def _is_sized(call: Call) -> bool:
     """Whether it is linear in its only signal, with weights or windows that depend on sizes."""
-    return call.is_sized and call.signals == [call.argument(0, "input")]
+    return call.function.is_sized and call.signals == [call.argument(0, "input")]
 
 
 def _convolution_function(call: Call) -> list[Step] | Convolution:
@@ -359,7 +360,7 @@ def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | Tran
     window = (module.stride, module.padding, module.dilation, module.groups)
     if call.looked_at:
         return call.whole(linear=True, alone=True)
-    return TransposedConvolution(call.name, call.function(), weight, *window)
+    return TransposedConvolution(call.name, call.function, weight, *window)
 
 
 def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
@@ -373,7 +374,7 @@ def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvo
         pair(call.argument(4, "padding", 0), "padding"),
         pair(call.argument(7, "dilation", 1), "dilation"),
     )
-    return TransposedConvolution(call.name, call.function(), weight, *window, call.argument(6, "groups", 1))
+    return TransposedConvolution(call.name, call.function, weight, *window, call.argument(6, "groups", 1))
 
 
 def _max_pool_module(call: Call, module: Any) -> list[Step]:
@@ -530,7 +531,7 @@ def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
     numbers = list(sides) if isinstance(sides, tuple | list) else []
     if mode == "constant" and len(numbers) in (2, 4) and all(isinstance(side, int) for side in numbers):
         left, _, top, _ = (*numbers, 0, 0)[:4]
-        return ZeroPad(call.name, call.function(), (top, left))
+        return ZeroPad(call.name, call.function, (top, left))
     if len(numbers) > 6:
         raise call.refused("padding of the batch dimension mixes images")
     return call.whole(linear=True)
@@ -605,7 +606,7 @@ def _item(call: Call) -> list[Step] | Step | None:
         and step.step in (None, 1)
         and not any(isinstance(end, Node) for end in (step.start, step.stop))
     ):
-        return ChannelSlice(call.name, call.function(), lambda channels: step.indices(channels)[:2])
+        return ChannelSlice(call.name, call.function, lambda channels: step.indices(channels)[:2])
     return call.whole(linear=True)
 
 
@@ -650,8 +651,8 @@ def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
         if call.looked_at:
             return call.whole(linear=True)
         if _is_signal(call, first) or sign * factor == 1:
-            return Shift(call.name, call.function())
-        return Scale(call.name, call.function(), sign * factor)
+            return Shift(call.name, call.function)
+        return Scale(call.name, call.function, sign * factor)
 
     return build
 
@@ -672,13 +673,10 @@ def _divide(call: Call) -> list[Step] | Step | None:
 
 def _scale(call: Call, factor: Any, inverse: bool = False) -> list[Step] | Step:
     """A map times something constant, or divided by it."""
-    if call.looked_at or _asks_for_the_batch_size(call.value(factor)):
+    value = call.constants.expression(factor)
+    if call.looked_at or any(is_batch_size(node) for node in value.order):
         return call.whole(linear=True)
-    return Scale(call.name, call.function(), call.value(factor), inverse)
-
-
-def _asks_for_the_batch_size(value: Expression) -> bool:
-    return any(is_batch_size(node) for node in value.order)
+    return Scale(call.name, call.function, value, inverse)
 
 
 def _concatenate(call: Call) -> list[Step] | Step:
@@ -751,7 +749,7 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.BatchNorm2d: _batch_normalization,
     nn.BatchNorm1d: _batch_normalization,
     nn.SyncBatchNorm: _batch_normalization,
-    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function(), call.exact),
+    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function, call.exact),
     nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
     nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
     nn.FractionalMaxPool2d: lambda call, module: _random(call),
@@ -805,7 +803,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     F.adaptive_avg_pool2d: lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
     **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), _mean),
     **dict.fromkeys((torch.flip, "flip"), _flip),
-    **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function())),
+    **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function)),
     **dict.fromkeys(
         (torch.flatten, "flatten"),
         lambda call: _flatten(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)),
@@ -819,7 +817,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((torch.detach, "detach"), lambda call: _linear_map(call) if _is_for_its_size(call) else None),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
-    "contiguous": lambda call: Shift(call.name, call.function()),
+    "contiguous": lambda call: Shift(call.name, call.function),
     F.conv2d: _convolution_function,
     torch.conv2d: _convolution_function,
     F.conv_transpose2d: _transposed_convolution_function,
@@ -836,7 +834,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"), _add(-1)),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), _multiply),
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"), _divide),
-    **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function(), -1.0)),
+    **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function, -1.0)),
     set_item: _set_item,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
     torch.stack: _stack,
