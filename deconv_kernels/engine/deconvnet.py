@@ -132,7 +132,9 @@ class Deconvnet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles trace their own model again."""
-        return _rebuilt, (self.model, self.rule, self.normalization, *self._arguments)
+        rules, arguments, inputs = self._arguments
+        make = functools.partial(Deconvnet, rules=rules, arguments=arguments, inputs=inputs)
+        return make, (self.model, self.rule, self.normalization)
 
     def layer(self, layer: LayerLike) -> Layer:
         """A layer by its name or its module.
@@ -198,7 +200,7 @@ class Deconvnet:
         inputs: list[Tensor] = list(images) if several else [images]  # type: ignore[list-item]
         dtype, device = self.check_images(inputs)
         record = Record(self.tape, self.tape.names, len(inputs[0]), dtype, device)
-        record.kept = [None] * len(self.tape.steps)
+        record.kept = [()] * len(self.tape.steps)
         record.steps, record.weights = self.tape.bound(self.tape.needed(asked))
         recording = Recording(self.tape, record, asked, activations)
         for start, stop in chunks_of(len(record), batch_size, "recording", "image", progress):
@@ -408,17 +410,6 @@ class Deconvnet:
         record.shape(layer)
         most = working_bytes(record.device) if max_bytes is None else max_bytes
         return self._planned(layer, tuple(record.shapes), record.dtype, most, whole, options)
-
-
-def _rebuilt(
-    model: nn.Module,
-    rule: str,
-    normalization: str,
-    rules: Mapping[Any, str] | None,
-    arguments: Mapping[str, object] | None,
-    inputs: Sequence[str],
-) -> Deconvnet:
-    return Deconvnet(model, rule, normalization, rules=rules, arguments=arguments, inputs=inputs)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from ..signal import Windows
 from ..weights import Weights
 
 Pair = tuple[int, int]
-Kept = Tensor | tuple[Tensor, ...] | None
+Kept = tuple[Tensor, ...]
 Function = Callable[..., Tensor] | Expression
 Shapes = Sequence[Sequence[int]]
 Signals = Sequence[Windows | None]
@@ -83,7 +83,7 @@ class Step:
             owned: whether the first may be overwritten.
 
         Returns:
-            The output, and what the way back needs of this batch (first dimension N) or None.
+            The output, and what the way back needs of this batch, (N, ...) each.
         """
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class FunctionStep(Step):
         self.function = function  # type: ignore[assignment]
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(*inputs), None
+        return self.function(*inputs), ()
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Convolution(Sliding):
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         x = require_maps(self.name, inputs[0])
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), None
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), ()
 
     def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
         return F.conv2d(patches, self._channels_last, self.bias, self.stride, 0, self.dilation, self.groups)
@@ -266,7 +266,7 @@ class TransposedConvolution(FunctionStep):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(require_maps(self.name, *inputs)), None
+        return self.function(require_maps(self.name, *inputs)), ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (Window.full(as_map(shapes[0])),)

@@ -47,7 +47,7 @@ class Whole(FunctionStep):
             return output, tuple(inputs)
         # Of the inputs of a conversion the way back has to know their types.
         converts = any(x.dtype != output.dtype for x in inputs)
-        return output, tuple(x.new_empty((images, 0)) for x in inputs) if converts else None
+        return output, tuple(x.new_empty((images, 0)) for x in inputs) if converts else ()
 
     def _checked(self, output: object, images: int) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != images:
@@ -120,7 +120,7 @@ class Whole(FunctionStep):
 
     def _gradients(self, signal: Tensor, kept: Kept, image: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
         with torch.inference_mode(False), torch.enable_grad():
-            if kept is None:
+            if not kept:
                 inputs = [signal.new_zeros((len(signal), *shape)) for shape in shapes]
             elif self.linear:
                 inputs = [x.new_zeros((len(signal), *shape)) for x, shape in zip(kept, shapes, strict=True)]
