@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import repeat
@@ -12,8 +11,7 @@ from torch import Tensor
 from .._pooling import empty, is_channels_last
 from .record import Peaks, Record
 from .steps.base import Step
-from .steps.pointwise import Identity, Rectifier
-from .steps.pooling import MaxPool
+from .steps.pointwise import Identity
 from .trace.tape import Link, Tape
 
 
@@ -30,12 +28,11 @@ def fused(tape: Tape, steps: Mapping[int, Step], wanted: Collection[int], keeps:
     readers = Counter(source for link in links for source in link.sources)
     running = dict(steps)
     for link in links:
-        pool, below = steps[link.number], tape.maker(link.sources[0])
-        if not isinstance(pool, MaxPool) or below is None or below.value in wanted or readers[below.value] > 1:
+        step, below = steps[link.number], tape.maker(link.sources[0])
+        if below is None or below.value in wanted or readers[below.value] > 1 or below.number not in steps:
             continue
-        rectifier = steps.get(below.number)
-        if isinstance(rectifier, Rectifier) and rectifier.ceiling == math.inf and (rectifier.waits or not keeps):
-            running[below.number], running[link.number] = Identity(rectifier.name), pool.rectifying()
+        if steps[below.number].fuses(keeps) and (rectifying := step.rectifying()) is not None:
+            running[below.number], running[link.number] = Identity(below.step.name), rectifying
     return [(link, running[link.number]) for link in links]
 
 

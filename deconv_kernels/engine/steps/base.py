@@ -45,6 +45,7 @@ class Step:
 
     Attributes:
         name: the name of the layer, for its users.
+        is_layer: whether its output is a layer that has a name.
         memory: of its output: the "same" tensor as its input, its "own" memory, or "unknown".
         waits: whether its way back is left to the step below, to do with its own work.
         rectifies: whether it is a rectifier.
@@ -52,6 +53,7 @@ class Step:
         keeps_responses: whether what it makes of rectified maps counts as rectified.
     """
 
+    is_layer = True
     memory = "unknown"
     waits = False
     rectifies = False
@@ -103,6 +105,18 @@ class Step:
         """
         return None
 
+    def fuses(self, keeps: bool) -> bool:
+        """Whether it is a plain rectifier, which a step above may be instead if it can.
+
+        Args:
+            keeps: whether what it keeps is needed; then it must be nothing.
+        """
+        return False
+
+    def rectifying(self) -> Step | None:
+        """The step that rectifies its input too; None where it cannot."""
+        return None
+
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         """The windows on the inputs, of these shapes for one image, of a window on the output.
 
@@ -149,6 +163,9 @@ class FunctionStep(Step):
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         return self.function(*inputs), ()
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if _works_on_positions(self.function, read, made) else None
 
 
 @dataclass(frozen=True)
@@ -224,7 +241,7 @@ def on_whole(signal: Tensor, shape: Sequence[int], windows: Windows, nonnegative
     return Windows(values, window, windows.positions, nonnegative=nonnegative)
 
 
-def works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
+def _works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
     """Whether a function of maps takes every position alone, and all in the same way.
 
     It is known only by what it does: halves of maps that are different everywhere have to come out as they do within

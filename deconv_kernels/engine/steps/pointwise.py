@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UnsupportedModule
 from ..expressions import Expression
 from ..signal import Windows
-from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps, works_on_positions
+from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps
 
 
 class Pointwise(Step):
@@ -61,6 +61,9 @@ class Rectifier(Pointwise):
             return (F.hardtanh_ if owned else F.hardtanh)(inputs[0], 0.0, self.ceiling)
         return (torch.relu_ if owned else torch.relu)(inputs[0])
 
+    def fuses(self, keeps: bool) -> bool:
+        return self.ceiling == math.inf and (self.rule == "deconvnet" or not keeps)
+
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         return (_rectified(windows, kept, self.rule, nonnegative=True),)
 
@@ -95,9 +98,6 @@ class Activation(FunctionStep):
 
     def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
         return self.function(*inputs)
-
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if works_on_positions(self.function, read, made) else None
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         return (_rectified(windows, kept, self.rule, nonnegative=self.rule != "gradient"),)
@@ -144,9 +144,6 @@ class Shift(FunctionStep):
         if y.shape != x.shape:
             raise ValueError(f"{self.name} makes {tuple(y.shape)} of {tuple(x.shape)}; it must keep the shape")
         return y, ()
-
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if works_on_positions(self.function, read, made) else None
 
 
 class Scale(Shift):

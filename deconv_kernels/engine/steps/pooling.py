@@ -24,7 +24,7 @@ class MaxPool(Sliding):
     """Max-pooling; backwards unpooling by the recorded switches, left to the step below to do with its own work.
 
     Attributes:
-        relu: whether it rectifies too, in the place of a rectifier below that does nothing else.
+        relu: whether it rectifies too, in the place of the rectifier below.
     """
 
     memory = "own"
@@ -35,8 +35,7 @@ class MaxPool(Sliding):
         super().__init__(name, kernel, stride, padding, dilation)
         self.padding, self.ceil_mode, self.relu = padding, ceil_mode, False
 
-    def rectifying(self) -> MaxPool:
-        """The pool that rectifies too."""
+    def rectifying(self) -> Step | None:
         pool = copy.copy(self)
         pool.relu = True
         return pool

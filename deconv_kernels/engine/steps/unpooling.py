@@ -25,6 +25,8 @@ class Switches(Step):
         flat: as torch's pools say it, by indices into the pool's input, and not as ours do.
     """
 
+    is_layer = False
+
     def __init__(self, name: str, pool: MaxPool, flat: bool) -> None:
         super().__init__(name)
         self.pool, self.flat = pool, flat

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import UnsupportedModule
 from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, Step, on_whole, works_on_positions
+from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, Step, on_whole
 
 
 class Whole(FunctionStep):
@@ -98,7 +98,7 @@ class Whole(FunctionStep):
             )
 
     def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if self.linear and works_on_positions(self.function, read, made) else None
+        return super().in_windows(read, made) if self.linear else None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return tuple(Window.full(as_map(shape)) if index < self.signals else None for index, shape in enumerate(shapes))

@@ -62,6 +62,10 @@ class Call:
         self.looked_at = [n for n in self.function.looks_at if n not in self.signals]
         self.reads = self.signals[:1]
 
+    def of(self, node: Node) -> Call:
+        """Another node under the same name and choices."""
+        return Call(node, self.model, self.constants, self.name, self.rule, self.exact, self.rules)
+
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument of a function or method, given by position or by name."""
         return self.node.args[position] if len(self.node.args) > position else self.node.kwargs.get(name, default)

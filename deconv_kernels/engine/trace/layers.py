@@ -104,14 +104,14 @@ def _of_parts(call: Call) -> list[Step]:
     for part in call.parts:
         if _takes_a_part(part):
             continue
-        whole = Call(part, call.model, call.constants, call.name, call.rule, call.exact, call.rules)
+        whole = call.of(part)
         decided = whole.decided() or call.rule
         if decided in ("identity", "rectifier"):
             raise whole.refused(f"the rule {decided!r} is for what returns one map; it can be 'gradient'")
         if decided != "gradient" and not _is_linear(whole):
             raise whole.undecided()
     source, index = call.node.args[0], call.node.args[1] if len(call.node.args) > 1 else None
-    linear = all(_takes_a_part(part) or _is_linear_part(part, call) for part in call.parts)
+    linear = all(_takes_a_part(part) or _is_linear(call.of(part)) for part in call.parts)
     if _takes_a_part(call.node):
         assert isinstance(source, Node)
         if name_of(source.target) in _CHANNELS and isinstance(index, int):
@@ -146,10 +146,6 @@ def _takes_along_the_first(user: Node, source: Node) -> bool:
     if name == "unbind":
         return bool(user.args[1:] in ((), (0,)) and user.kwargs.get("dim", 0) == 0)
     return name == "select" and bool(user.args[1:2] == (0,))
-
-
-def _is_linear_part(part: Node, call: Call) -> bool:
-    return _is_linear(Call(part, call.model, call.constants, call.name, call.rule, call.exact, call.rules))
 
 
 def _takes_a_part(node: Node) -> bool:
@@ -543,9 +539,14 @@ def _interpolate(call: Call, mode: Any) -> list[Step]:
     return call.whole(linear=True)
 
 
+def _numbers(call: Call, name: str) -> Any:
+    """What a method is given one by one or as a list."""
+    given: Any = call.node.args[1:] or call.node.kwargs.get(name, ())
+    return given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+
+
 def _view(call: Call) -> list[Step] | Step:
-    given: Any = call.node.args[1:] or call.node.kwargs.get("shape", ())
-    shape = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    shape = _numbers(call, "shape")
     if len(shape) == 2 and isinstance(shape[1], int):
         batch, features = shape
         if is_batch_size(batch) and (features == -1 or features > 0):
@@ -578,16 +579,14 @@ def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
 
 
 def _flip(call: Call) -> list[Step]:
-    given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
-    dimensions = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    dimensions = _numbers(call, "dims")
     if any(not isinstance(d, int) or d in (0, -4) for d in dimensions):
         raise call.refused("flipping the batch dimension mixes images")
     return call.whole(linear=True)
 
 
 def _permute(call: Call) -> list[Step]:
-    given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
-    order = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    order = _numbers(call, "dims")
     if not order or order[0] != 0:
         raise call.refused("the batch dimension must stay the first")
     return call.whole(linear=True)
@@ -613,7 +612,7 @@ def _item(call: Call) -> list[Step] | Step | None:
 def _channels(call: Call, source: Node, index: int) -> list[Step] | None:
     """One of the parts that `chunk` or `split` makes of the channels; None where it splits something else."""
     name = name_of(source.target)
-    whole = Call(source, call.model, call.constants, call.name, call.rule, call.exact, {})
+    whole = call.of(source)
     size, dimension = whole.argument(1, _CHANNELS[name or ""]), whole.argument(2, "dim", 0)
     if dimension != 1 or _is_computed(size) or len(call.parts) > 1:
         return None
@@ -746,26 +745,28 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.LeakyReLU: lambda call, module: _leaky(call),
     nn.Hardtanh: lambda call, module: _clamp(call, module.min_val, module.max_val),
     nn.Threshold: lambda call, module: _threshold(call, module.threshold, module.value),
-    nn.BatchNorm2d: _batch_normalization,
-    nn.BatchNorm1d: _batch_normalization,
-    nn.SyncBatchNorm: _batch_normalization,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_normalization),
     nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function, call.exact),
     nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
     nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
     nn.FractionalMaxPool2d: lambda call, module: _random(call),
     nn.AvgPool2d: _average_pool_module,
-    nn.Upsample: lambda call, module: _interpolate(call, module.mode),
-    nn.UpsamplingNearest2d: lambda call, module: _interpolate(call, module.mode),
-    nn.UpsamplingBilinear2d: lambda call, module: _interpolate(call, module.mode),
-    nn.PixelShuffle: lambda call, module: _linear_map(call),
-    nn.PixelUnshuffle: lambda call, module: _linear_map(call),
-    nn.ChannelShuffle: lambda call, module: _linear_map(call),
+    **dict.fromkeys(
+        (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+        lambda call, module: _interpolate(call, module.mode),
+    ),
     nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
-    **dict.fromkeys((nn.Unfold, nn.Fold), lambda call, module: _linear_map(call)),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool3d), lambda call, module: _linear_map(call)),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d), lambda call, module: _linear_map(call)),
-    **dict.fromkeys((nn.Conv1d, nn.Conv3d), lambda call, module: call.whole(linear=True, alone=True)),
-    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose3d), lambda call, module: call.whole(linear=True, alone=True)),
+    **dict.fromkeys(
+        (
+            *(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Fold),
+            *(nn.AvgPool1d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
+        ),
+        lambda call, module: _linear_map(call),
+    ),
+    **dict.fromkeys(
+        (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d),
+        lambda call, module: call.whole(linear=True, alone=True),
+    ),
     nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
     nn.Identity: lambda call, module: Identity(call.name),
     **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
@@ -818,8 +819,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     "contiguous": lambda call: Shift(call.name, call.function),
-    F.conv2d: _convolution_function,
-    torch.conv2d: _convolution_function,
+    **dict.fromkeys((F.conv2d, torch.conv2d), _convolution_function),
     F.conv_transpose2d: _transposed_convolution_function,
     F.linear: lambda call: (
         call.whole(linear=True, alone=True) if _is_sized(call) else Linear(call.name, *_parameters_given(call))
@@ -827,8 +827,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     F.batch_norm: _batch_normalization_function,
     F.local_response_norm: _response_normalization,
     F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),
-    F.interpolate: lambda call: _interpolate(call, call.argument(3, "mode", "nearest")),
-    F.upsample: lambda call: _interpolate(call, call.argument(3, "mode", "nearest")),
+    **dict.fromkeys((F.interpolate, F.upsample), lambda call: _interpolate(call, call.argument(3, "mode", "nearest"))),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, torch.pixel_shuffle, torch.channel_shuffle), _linear_map),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add(1)),
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"), _add(-1)),

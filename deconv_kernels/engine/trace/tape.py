@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..errors import UnknownLayer
 from ..expressions import Expression
 from ..steps.base import Step
-from ..steps.unpooling import Switches
 from ..weights import Weights
 
 
@@ -163,7 +162,7 @@ class Tape:
         numbered = enumerate(zip(self.steps, self.sources, strict=True))
         self.links = [Link(number, inputs + number, *link) for number, link in numbered]
         self.calls, self.tensors, self.key = calls, tensors, key
-        hidden = {index for index, step in enumerate(steps) if isinstance(step, Switches)}
+        hidden = {number for number, step in enumerate(steps) if not step.is_layer}
         kinds = [(step.name, type(step).__name__) for step in steps]
         self.names = LayerNames(inputs, kinds, hidden, containers)
         self.layers = self.names.all
