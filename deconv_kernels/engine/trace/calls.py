@@ -62,6 +62,10 @@ class Call:
         self.looked_at = [n for n in self.function.looks_at if n not in self.signals]
         self.reads = self.signals[:1]
 
+    def has_signal(self, value: Any) -> bool:
+        """Whether an argument is a node whose value it computes with."""
+        return isinstance(value, Node) and value in self.signals
+
     def of(self, node: Node) -> Call:
         """Another node under the same name and choices."""
         return Call(node, self.model, self.constants, self.name, self.rule, self.exact, self.rules)
@@ -93,21 +97,12 @@ class Call:
         return of_torchvision and kind.__name__ == "stochastic_depth" and not self.argument(3, "training", True)
 
     def kind(self) -> Any:
-        """The type of a module, the function, or the name of the method; a class of `torch.autograd.Function`."""
-        if self.node.op == "call_module":
-            return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
-        return self.node.target.function if isinstance(self.node.target, Applied) else self.node.target
+        """As `kind_of` its node."""
+        return kind_of(self.node, self.model)
 
     def decided(self) -> str | None:
         """What the user decided about it: about its kind, or about one from which a module has its forward."""
-        return next((self.rules[kind] for kind in self.kinds() if kind in self.rules), None)
-
-    def kinds(self) -> list[Any]:
-        """What a rule for it may name, by canonical spelling."""
-        kind = self.kind()
-        if self.node.op != "call_module":
-            return [canonical(kind)]
-        return [canonical(base) for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
+        return next((self.rules[kind] for kind in kinds_of(self.node, self.model) if kind in self.rules), None)
 
     def whole(self, linear: bool, alone: bool = False, apart: bool = False) -> list[Step]:
         """The node as a step on whole maps; for `alone` and `apart` see `Whole`."""
@@ -133,6 +128,21 @@ class Call:
         if self.rule == "gradient" and kind not in POINTWISE:
             return self.whole(linear=False, alone=True)
         return [Activation(self.name, self.function, decided if decided == "gradient" else self.rule)]
+
+
+def kind_of(node: Node, model: nn.Module) -> Any:
+    """The type of a module, the function, or the name of the method; a class of `torch.autograd.Function`."""
+    if node.op == "call_module":
+        return parametrize.type_before_parametrizations(model.get_submodule(str(node.target)))
+    return node.target.function if isinstance(node.target, Applied) else node.target
+
+
+def kinds_of(node: Node, model: nn.Module) -> list[Any]:
+    """What a rule for a node may name, by canonical spelling."""
+    kind = kind_of(node, model)
+    if node.op != "call_module":
+        return [canonical(kind)]
+    return [canonical(base) for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
 
 
 def makes_parts(node: Node) -> bool:

@@ -25,13 +25,13 @@ from ..steps.linear import Flatten, Linear
 from ..steps.padding import ZeroPad
 from ..steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Scale, Shift
 from ..steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
-from ..steps.unpooling import IndexUnpool, MaxUnpool, Switches
 from ..steps.whole import Added, Whole
 from ..weights import computed_by_hook
-from .calls import Call, is_batch_size, makes_parts, note_parts
-from .constants import Constants, asks_for_shape
+from .calls import Call, is_batch_size, kind_of, makes_parts, note_parts
+from .constants import asks_for_shape
 from .linearity import is_along_the_batch, is_linear, is_product, name_of
 from .rules import POINTWISE, canonical
+from .unpooling import returns_indices, window_of
 
 
 def known_type(kind: type) -> type | None:
@@ -165,14 +165,14 @@ _SEVERAL = frozenset(
 _SEVERAL_ALONG = frozenset(("max", "median", "min", "nanmedian"))
 
 
-def mark_parts(node: Node, model: nn.Module, constants: Constants) -> None:
+def mark_parts(node: Node, model: nn.Module) -> None:
     """Notes of a node that computes something from the images whether it makes several results, of which others take
     one."""
-    if _makes_parts(node, model, constants):
+    if _makes_parts(node, model):
         note_parts(node)
 
 
-def _makes_parts(node: Node, model: nn.Module, constants: Constants) -> bool:
+def _makes_parts(node: Node, model: nn.Module) -> bool:
     if returns_indices(node, model):
         return False
     name = None if node.op == "call_module" else name_of(node.target)
@@ -181,7 +181,7 @@ def _makes_parts(node: Node, model: nn.Module, constants: Constants) -> bool:
     if name in _SEVERAL_ALONG:
         along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         return isinstance(along, int)
-    kind: Any = Call(node, model, constants, "", "gradient", False, {}).kind()
+    kind = kind_of(node, model)
     known = canonical(kind) in POINTWISE or (known_type(kind) if node.op == "call_module" else kind in _FUNCTIONS)
     if (known or (name is not None and is_linear(node, lambda n: False))) and not _takes_a_part(node):
         return False
@@ -217,13 +217,8 @@ def _leaky(call: Call) -> Step:
     return Activation(call.name, call.function, call.rule)
 
 
-def _window(kernel: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    size = pair(kernel, "kernel_size")
-    return size, size if stride is None or stride == [] else pair(stride, "stride")
-
-
 def _max_pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
-    size, step = _window(kernel, stride)
+    size, step = window_of(kernel, stride)
     return MaxPool(call.name, size, step, pair(padding, "padding"), pair(dilation, "dilation"), ceil_mode)
 
 
@@ -401,90 +396,8 @@ def _own_max_pool_function(call: Call) -> list[Step]:
     return [Rectifier(f"{call.name}.relu", call.rule), pool] if call.node.kwargs.get("relu", False) else [pool]
 
 
-def returns_indices(node: Node, model: nn.Module) -> bool:
-    """Whether a node is a max pool that returns where its maxima lie beside them."""
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        return isinstance(module, nn.MaxPool2d | own.MaxPool2d) and bool(
-            getattr(module, "return_indices", False) or getattr(module, "return_switches", False)
-        )
-    if node.target in (F.max_pool2d_with_indices, ops.max_pool2d):
-        return True
-    position = 6 if node.target is F.max_pool2d else None
-    return position is not None and bool(
-        node.args[position] if len(node.args) > position else node.kwargs.get("return_indices", False)
-    )
-
-
-def switches_of(node: Node, model: nn.Module, constants: Constants, name: str) -> Switches:
-    """The step that gives the switches of such a pool."""
-    call = Call(node, model, constants, name, "deconvnet", False, {})
-    pool = steps_of(call)[-1]
-    assert isinstance(pool, MaxPool)
-    return Switches(name, pool, flat=not _is_our_pool(node, model))
-
-
-def _is_our_pool(node: Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return isinstance(model.get_submodule(str(node.target)), own.MaxPool2d)
-    return node.target is ops.max_pool2d
-
-
-def unpooling(
-    node: Node, model: nn.Module, constants: Constants, name: str, rule: str, pool: MaxPool
-) -> tuple[list[Step], list[Node]] | None:
-    """The steps of an unpooling by the switches of a max pool, and the nodes that it reads beside the switches.
-
-    Returns None for a node that is none.
-
-    Raises:
-        UnsupportedModule: it does not fit the pool.
-    """
-    call = Call(node, model, constants, name, rule, False, {})
-    source, given = call.argument(0, "input"), call.argument(1, "indices", node.kwargs.get("switches"))
-    call.signals = [n for n in call.signals if n is source]
-    ours, relu = node.target is ops.max_unpool2d, node.kwargs.get("relu")
-    overlap: Any = node.kwargs.get("overlap", "sum")
-    if node.op == "call_module":
-        module: Any = model.get_submodule(str(node.target))
-        if type(module) not in (nn.MaxUnpool2d, own.MaxUnpool2d):
-            return None
-        if ours := isinstance(module, own.MaxUnpool2d):
-            overlap, relu = module.overlap, module.relu
-        size, step = _window(module.kernel_size, module.stride)
-        padding = pair(module.padding, "padding")
-        dilation = pair(getattr(module, "dilation", 1), "dilation")
-        wanted = call.argument(2, "output_size")
-    elif node.target is F.max_unpool2d:
-        size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
-        padding, dilation = pair(call.argument(4, "padding", 0), "padding"), (1, 1)
-        wanted = call.argument(5, "output_size")
-    elif ours:
-        size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
-        padding, dilation = (
-            pair(call.argument(4, "padding", 0), "padding"),
-            pair(call.argument(5, "dilation", 1), "dilation"),
-        )
-        wanted = call.argument(6, "output_size")
-    else:
-        return None
-    if (size, step, padding, dilation) != (pool.kernel, pool.stride, pool.padding, pool.dilation):
-        raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
-    if not (_is_signal(call, source) and isinstance(given, Node)):
-        raise call.refused("it must unpool something that is computed from the images, by the indices of a max pool")
-    if ours != _is_our_pool(given.args[0], model):  # type: ignore[arg-type]
-        raise call.refused("switches are for the unpooling of deconv_kernels, and indices are for torch's")
-    output_size = constants.expression(wanted)
-    nodes = [source, *(node for node in output_size.looks_at if node is not source)]
-    looks_at = [nodes.index(node) for node in output_size.looks_at]
-    if not ours:
-        return [IndexUnpool(name, pool, output_size, looks_at)], nodes
-    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, output_size, looks_at)
-    return [unpool, Rectifier(name, rule)] if relu else [unpool], nodes
-
-
 def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
-    size, step = _window(kernel, stride)
+    size, step = window_of(kernel, stride)
     return AveragePool(call.name, size, step, pair(padding, "padding"), *rest)
 
 
@@ -634,22 +547,18 @@ def _operands(call: Call) -> tuple[Any, Any]:
     return first, call.argument(1, "other")
 
 
-def _is_signal(call: Call, value: Any) -> bool:
-    return isinstance(value, Node) and value in call.signals
-
-
 def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
     def build(call: Call) -> list[Step] | Step | None:
         first, second = _operands(call)
         factor = call.argument(2, "alpha", 1)
         if isinstance(factor, Node):
-            return None if _is_signal(call, factor) else call.whole(linear=True)
-        if _is_signal(call, first) and _is_signal(call, second):
+            return None if call.has_signal(factor) else call.whole(linear=True)
+        if call.has_signal(first) and call.has_signal(second):
             call.reads = [first, second]
             return Sum(call.name, (1, sign * factor))
         if call.looked_at:
             return call.whole(linear=True)
-        if _is_signal(call, first) or sign * factor == 1:
+        if call.has_signal(first) or sign * factor == 1:
             return Shift(call.name, call.function)
         return Scale(call.name, call.function, sign * factor)
 
@@ -658,14 +567,14 @@ def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
 
 def _multiply(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
-    if len(call.signals) > 1 or (first is second and _is_signal(call, first)):
+    if len(call.signals) > 1 or (first is second and call.has_signal(first)):
         return None
-    return _scale(call, second if _is_signal(call, first) else first)
+    return _scale(call, second if call.has_signal(first) else first)
 
 
 def _divide(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
-    if _is_signal(call, second) or call.argument(2, "rounding_mode") is not None:
+    if call.has_signal(second) or call.argument(2, "rounding_mode") is not None:
         return None
     return _scale(call, second, inverse=True)
 
@@ -682,7 +591,7 @@ def _concatenate(call: Call) -> list[Step] | Step:
     maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", call.node.kwargs.get("axis", 0))
     if dimension == 0 or not isinstance(dimension, int):
         raise call.refused("concatenation along the batch dimension mixes images")
-    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
+    if not isinstance(maps, tuple | list) or not all(call.has_signal(x) for x in maps):
         return call.whole(linear=True)
     call.reads = list(maps)
     return Concatenate(call.name, dimension)
