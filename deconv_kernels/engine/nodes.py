@@ -91,7 +91,8 @@ def overwritten(node: Node, model: nn.Module) -> tuple[Node, ...]:
     """
     if node.op not in ("call_module", "call_function", "call_method"):
         return ()
-    first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
+    names = ("input", "self", "tensor")  # functions of torch.nn.init call it tensor
+    first = node.args[0] if node.args else next((node.kwargs[name] for name in names if name in node.kwargs), None)
     return tuple(nodes_in((node.kwargs.get("out"), first if _is_in_place(node, model) else None)))
 
 
