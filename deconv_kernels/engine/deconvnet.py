@@ -222,7 +222,7 @@ class Deconvnet:
             raise ValueError("at least one layer is needed")
         try:
             record = self.record(images[:1], list(values), progress=False)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
             shape = "x".join(map(str, images.shape[1:]))
             raise ValueError(f"images of {shape} do not go through the network: {error}") from error
         return {layer: record.shapes[value] or () for layer, value in values.items()}
