@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import at_least, one_of, shown, whole_number
@@ -21,6 +22,7 @@ from .ops import check_overlap
 __all__ = ["load_projections", "project", "save_projections"]
 
 _FORMAT = "deconv_kernels projections 1"
+_COLUMNS = ("image", "channel", "y", "x")
 
 
 @overload
@@ -104,8 +106,7 @@ def project(
     Source: Zeiler & Fergus 2013, section 2.1.
     """
     net = _deconvnet(model, rule)
-    layer = net.tape.name(layer)
-    net.tape.value(layer)
+    layer = net.layer(layer).name
     check_overlap(overlap)
     one_of("seed", seed, SEEDS)
     batch_size = whole_number("batch_size", batch_size)
@@ -134,7 +135,8 @@ def project(
     assert windows is not None and shape is not None
     if not full:
         return windows, boxes
-    return Projections(Units(layer, *_named(table)), windows, boxes, shape).full()
+    places = F.pad(table, (0, 4 - table.shape[1]))
+    return Projections(Units.of_table(layer, places.T), windows, boxes, shape).full()
 
 
 def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tensor] | Projections) -> None:
@@ -153,7 +155,7 @@ def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tenso
     elif isinstance(projections, Projections):
         units = projections.units
         tensors = {"windows": projections.windows, "boxes": projections.boxes}
-        tensors |= dict(zip(("image", "channel", "y", "x"), units.table(), strict=True))
+        tensors |= dict(zip(_COLUMNS, units.table(), strict=True))
         if units.activation is not None:
             tensors["activation"] = units.activation
         about |= {"layer": units.layer, "shape": projections.shape}
@@ -182,7 +184,7 @@ def load_projections(path: Path | str) -> Tensor | tuple[Tensor, Tensor] | Proje
             return tensors["frames"]
         if "layer" not in about:
             return tensors["windows"], tensors["boxes"]
-        image, channel, y, x = (tensors[name] for name in ("image", "channel", "y", "x"))
+        image, channel, y, x = (tensors[name] for name in _COLUMNS)
         units = Units(about["layer"], image, channel, y, x, tensors.get("activation"))
         return Projections(units, tensors["windows"], tensors["boxes"], tuple(about["shape"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -232,17 +234,10 @@ def _table(units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]], image
 def _units(record: Record, layer: str, table: Tensor) -> Units:
     """The units of a table; of two columns, the strongest of their maps."""
     if table.shape[1] == 4:
-        return Units(layer, *_named(table))
+        return Units.of_table(layer, table.T)
     channels = record.shape(layer)[0]
     if len(table) and int(table[:, 1].max()) >= channels:
         raise ValueError(f"channels of {layer!r} must be below {channels}, got {int(table[:, 1].max())}")
-    peaks = record.peaks[record.names.steps[record.names.index(layer)][0]]
+    peaks = record.peaks[record.layer(layer).step]
     image, channel = (column.to(peaks.value.device) for column in table.unbind(1))
     return Units(layer, image, channel, *(part[image, channel] for part in (peaks.y, peaks.x, peaks.value)))
-
-
-def _named(table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image, channel, row and column of units, as `Units` takes them."""
-    image, channel, *place = table.unbind(1)
-    y, x = place or (torch.zeros_like(image), torch.zeros_like(image))
-    return image, channel, y, x

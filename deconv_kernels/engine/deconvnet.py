@@ -186,12 +186,14 @@ class Deconvnet:
             return self._tapes[None]
         if record.tape in self._tapes.values():
             return record.tape  # type: ignore[return-value]
-        shapes = [shape for shape in record.shapes[: record.names.inputs] if shape is not None]
+        shapes = [shape for shape in record.shapes[: self._inputs] if shape is not None]
         return self._tape_for([torch.empty((1, *shape), dtype=record.dtype, device=record.device) for shape in shapes])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles trace their own model again."""
-        return _rebuilt, (self.model, self.rule, self.normalization, *self._arguments)
+        rules, arguments, inputs = self._arguments
+        make = functools.partial(Deconvnet, rules=rules, arguments=arguments, inputs=inputs)
+        return make, (self.model, self.rule, self.normalization)
 
     def layer(self, layer: LayerLike) -> Layer:
         """A layer by its name or its module.
@@ -276,17 +278,17 @@ class Deconvnet:
         progress: bool | None,
     ) -> Record:
         dtype, device = self.check_images(inputs)
-        names = [tape.name(layer) for layer in layers]
-        asked = {tape.value(name) for name in names}
+        found = [tape.layer(layer) for layer in layers]
+        asked = {layer.value for layer in found}
         record = Record(tape, tape.names, len(inputs[0]), dtype, device)
-        record.kept = [None] * len(tape.steps)
+        record.kept = [()] * len(tape.steps)
         record.steps, record.weights = tape.bound(tape.needed(asked))
         recording = Recording(tape, record, asked, activations)
         for start, stop in chunks_of(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
             # A container's layer is that of the step whose output it returns.
-            record.activations.update({name: record.activations[record.layer(name).step] for name in names})
+            record.activations.update({layer.name: record.activations[layer.step] for layer in found})
         return record
 
     def shapes(self, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -298,10 +300,10 @@ class Deconvnet:
         """
         if not layers:
             raise ValueError("at least one layer is needed")
-        values = {layer: self._tape_for([images]).value(layer) for layer in layers}
+        values = {layer: self._tape_for([images]).layer(layer).value for layer in layers}
         try:
             record = self.record(images[:1], list(values), progress=False)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
             shape = "x".join(map(str, images.shape[1:]))
             raise ValueError(f"images of {shape} do not go through the network: {error}") from error
         return {layer: record.shapes[value] or () for layer, value in values.items()}
@@ -424,7 +426,7 @@ class Deconvnet:
         tape = self._tape_of(record)
         record.attach(tape)
         above = record.shape(layer)
-        shape = record.shapes[tape.value(layer)]
+        shape = record.shapes[tape.layer(layer).value]
         if signal.dtype != record.dtype:
             raise TypeError(f"signal must be of the network's dtype {record.dtype}, got {signal.dtype}")
         if tuple(signal.shape[1:]) != tuple(shape or ()) or image.shape != signal.shape[:1]:
@@ -491,17 +493,6 @@ class Deconvnet:
         record.shape(layer)
         most = working_bytes(record.device) if max_bytes is None else max_bytes
         return self._planned(tape, layer, tuple(record.shapes), record.dtype, most, whole, options)
-
-
-def _rebuilt(
-    model: nn.Module,
-    rule: str,
-    normalization: str,
-    rules: Mapping[Any, str] | None,
-    arguments: Mapping[str, object] | None,
-    inputs: Sequence[str],
-) -> Deconvnet:
-    return Deconvnet(model, rule, normalization, rules=rules, arguments=arguments, inputs=inputs)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -22,20 +21,13 @@ def as_map(shape: Sequence[int]) -> Shape:
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """One axis of a window: the unit at position p covers [p * stride + offset, ... + size) of a map of `length`."""
 
     length: int
     size: int
     stride: int
     offset: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.length, self.size, self.stride, self.offset)))
-
-    def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined]
 
     @classmethod
     def unit(cls, length: int) -> Axis:
@@ -78,19 +70,12 @@ class Axis:
         return first * self.stride + self.offset < 0 or last * self.stride + self.offset + self.size > self.length
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The window of a layer's units on one map."""
 
     channels: int
     y: Axis
     x: Axis
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.channels, self.y, self.x)))
-
-    def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined]
 
     @classmethod
     def unit(cls, shape: Shape) -> Window:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 
 from torch import Tensor
 
 from ..ops.geometry import empty, is_channels_last
 from .record import Peaks, Record
-from .steps.base import Kept, Step
-from .steps.pointwise import Identity, Rectifier
-from .steps.pooling import MaxPool
+from .steps.base import Step
+from .steps.pointwise import Identity
 from .trace.tape import Link, Tape
 
 
@@ -29,12 +28,11 @@ def fused(tape: Tape, steps: Mapping[int, Step], wanted: Collection[int], keeps:
     readers = Counter(source for link in links for source in link.sources)
     running = dict(steps)
     for link in links:
-        pool, below = steps[link.number], tape.maker(link.sources[0])
-        if not isinstance(pool, MaxPool) or below is None or below.value in wanted or readers[below.value] > 1:
+        step, below = steps[link.number], tape.maker(link.sources[0])
+        if below is None or below.value in wanted or readers[below.value] > 1 or below.number not in steps:
             continue
-        rectifier = steps.get(below.number)
-        if isinstance(rectifier, Rectifier) and rectifier.ceiling == math.inf and (rectifier.waits or not keeps):
-            running[below.number], running[link.number] = Identity(rectifier.name), pool.rectifying()
+        if steps[below.number].fuses(keeps) and (rectifying := step.rectifying()) is not None:
+            running[below.number], running[link.number] = Identity(below.step.name), rectifying
     return [(link, running[link.number]) for link in links]
 
 
@@ -77,10 +75,11 @@ class Recording:
             del read
             shapes[value] = tuple(x.shape[1:])
             alive[value] = x
-            if kept is not None:
-                kept = tuple(own(part) for part in kept) if isinstance(kept, tuple) else own(kept)
-                foreign.update(memory_of(part) for part in (kept if isinstance(kept, tuple) else (kept,)))
-                record.kept[number] = _store(record.kept[number], kept, start, len(record))
+            if kept:
+                kept = tuple(map(own, kept))
+                foreign.update(map(memory_of, kept))
+                stores = record.kept[number] or [None] * len(kept)
+                record.kept[number] = tuple(map(self._store, stores, kept, repeat(start)))
             if value in self.asked:
                 self._keep_layer(step.name, own(x) if self.activations else x, start)
                 if self.activations:
@@ -91,32 +90,24 @@ class Recording:
 
     def _keep_layer(self, name: str, x: Tensor, start: int) -> None:
         record, batch = self.record, Peaks.of(x)
-        stored = record.peaks.get(name, Peaks(None, None, None))  # type: ignore[arg-type]
-        parts = (
-            _store(getattr(stored, part), getattr(batch, part), start, len(record)) for part in ("value", "y", "x")
-        )
-        record.peaks[name] = Peaks(*parts)  # type: ignore[arg-type]
+        stored, parts = record.peaks.get(name), ("value", "y", "x")
+        stores = [None if stored is None else getattr(stored, part) for part in parts]
+        record.peaks[name] = Peaks(*map(self._store, stores, [getattr(batch, part) for part in parts], repeat(start)))
         if self.activations:
-            activations = _store(record.activations.get(name), x, start, len(record))
-            assert isinstance(activations, Tensor)
-            record.activations[name] = activations
+            record.activations[name] = self._store(record.activations.get(name), x, start)
+
+    def _store(self, store: Tensor | None, batch: Tensor, start: int) -> Tensor:
+        """Puts something of a batch with the same of the others."""
+        images = len(self.record)
+        if len(batch) == images:
+            return batch
+        if store is None:
+            channels_last = batch.dim() == 4 and is_channels_last(batch)
+            store = empty((images, *batch.shape[1:]), batch.dtype, batch.device, channels_last)
+        store[start : start + len(batch)] = batch
+        return store
 
 
 def memory_of(x: Tensor) -> int:
     """Where the memory of a tensor begins."""
     return x.untyped_storage().data_ptr()
-
-
-def _store(store: Kept, batch: Kept, start: int, total: int) -> Kept:
-    """Puts what was kept of a batch with what was kept of the others."""
-    if isinstance(batch, tuple):
-        stores = store if isinstance(store, tuple) else (None,) * len(batch)
-        parts = (_store(*pair, start, total) for pair in zip(stores, batch, strict=True))
-        return tuple(part for part in parts if isinstance(part, Tensor))
-    if batch is None or len(batch) == total:
-        return batch
-    if not isinstance(store, Tensor):
-        channels_last = batch.dim() == 4 and is_channels_last(batch)
-        store = empty((total, *batch.shape[1:]), batch.dtype, batch.device, channels_last)
-    store[start : start + len(batch)] = batch
-    return store

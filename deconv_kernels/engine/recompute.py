@@ -149,10 +149,10 @@ class Recomputation:
         input: int = 0,
         max_bytes: int | None = None,
     ) -> None:
-        self.tape, names = net.tape, [layers] if isinstance(layers, str) else list(layers)
+        names = [layers] if isinstance(layers, str) else list(layers)
         if not names:
             raise ValueError("layers must name at least one layer")
-        self.values = {name: self.tape.value(name) for name in names}
+        self.values = {name: net.layer(name).value for name in names}
         images = [image] if isinstance(image, Tensor) else list(image)
         dtype, device = net.check_images([x[None] if isinstance(x, Tensor) else x for x in images])
         if not 0 <= input < len(images):
@@ -161,8 +161,9 @@ class Recomputation:
             raise ValueError(f"a rectangle of an image (C, H, W) can change, not of {tuple(images[input].shape)}")
         self.input, self.dtype, self.device = input, dtype, device
         self.max_bytes = working_bytes(device) if max_bytes is None else max_bytes
-        steps, _ = self.tape.bound(self.tape.needed(set(self.values.values())))
-        running = fused(self.tape, steps, set(self.values.values()), keeps=False)
+        wanted = set(self.values.values())
+        steps, _ = net.tape.bound(net.tape.needed(wanted))
+        running = fused(net.tape, steps, wanted, keeps=False)
         self._affected = self._reached(running)
         self._last_reader = {source: link.value for link, _ in self._affected for source in link.sources}
         self._in_windows: dict[int, Step | None] = {}

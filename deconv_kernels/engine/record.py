@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -136,13 +137,11 @@ class Record:
     def nbytes(self) -> int:
         """The memory the record takes."""
         peaks = [tensor for peak in self.peaks.values() for tensor in (peak.value, peak.y, peak.x)]
-        kept = [tensor for held in self.kept for tensor in (held if isinstance(held, tuple) else (held,))]
-        held = (tensor for tensor in (*kept, *peaks, *self.activations.values()) if tensor is not None)
+        held = (*chain.from_iterable(self.kept), *peaks, *self.activations.values())
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
 
     def _kept_by(self, kind: str) -> dict[str, Tensor]:
-        pairs = ((name, self.kept[index]) for index, name in self.names.of(kind).items())
-        return {name: kept for name, kept in pairs if isinstance(kept, Tensor)}
+        return {name: self.kept[number][0] for number, name in self.names.of(kind).items() if self.kept[number]}
 
     def name(self, layer: LayerLike) -> str:
         """The name of a layer that may be given as a module of the network.

@@ -77,10 +77,6 @@ class Units:
         image, channel, y, x = table
         return cls(layer, image, channel, y, x, activation)
 
-    def of_images(self, image: Indices) -> Units:
-        """The same units of other images; a number for each, or one for all."""
-        return Units(self.layer, image, self.channel, self.y, self.x, self.activation)
-
     @classmethod
     def concatenate(cls, parts: Iterable[Units]) -> Units:
         """The units of all parts, in order; their activations too if all have them.

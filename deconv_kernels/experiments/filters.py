@@ -597,8 +597,9 @@ def _calls(tape: Tape, layer: str) -> list[tuple[str | None, str]]:
         given, returned = call.given[0], call.returned[0]
         if given is None or returned is None:
             continue
-        below = None if given < tape.inputs else tape.steps[given - tape.inputs].name
-        calls.append((below, tape.steps[tape.rectified(returned) - tape.inputs].name))
+        below, rectified = tape.maker(given), tape.maker(tape.rectified(returned))
+        assert rectified is not None
+        calls.append((None if below is None else below.step.name, rectified.step.name))
     if not calls:
         raise ValueError(f"the network has {layer!r} but does not use it")
     return calls

@@ -173,5 +173,5 @@ def _logits(net: Deconvnet, image: Tensor) -> str | None:
     except ValueError:
         return None
     record = net.record(image, output, progress=False)
-    shape = record.shapes[net.tape.value(output)]
+    shape = record.shapes[net.layer(output).value]
     return output if shape is not None and len(shape) == 1 else None

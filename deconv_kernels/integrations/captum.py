@@ -123,11 +123,11 @@ class _Attribution:
                 raise TypeError(f"inputs must be floating point, got {x.dtype}")
         net, tensors = self._net(attributed, additional)
         value = value_of(net)
-        if value < len(tensors):
+        made = net.tape.maker(value)
+        if made is None:
             arrived: Sequence[Tensor] = _on_input(tensors, value, selections, select)
         else:
-            layer = net.tape.steps[value - len(tensors)].name
-            arrived = self._project(net, tensors, layer, len(attributed) == 1, selections, select)
+            arrived = self._project(net, tensors, made.step.name, len(attributed) == 1, selections, select)
         return tuple(
             part.reshape(len(selections), *x.shape).to(x.device) for part, x in zip(arrived, attributed, strict=False)
         )
@@ -144,7 +144,7 @@ class _Attribution:
         """What arrives at the inputs, or with `to_one` at the first, in one batch."""
         functional = any(callable(selection) for selection in selections)
         record = net.record(tensors[0] if len(tensors) == 1 else tensors, layer, functional)
-        images, shape = len(record), record.shapes[net.tape.value(layer)]
+        images, shape = len(record), record.shapes[net.layer(layer).value]
         assert shape is not None
         image = torch.arange(images).repeat(len(selections))
         if to_one and not functional:
@@ -377,7 +377,7 @@ class NeuronGuidedBackprop(_NeuronAttribution):
 
 
 def _output_of(net: Deconvnet) -> int:
-    return net.tape.value(net.output)
+    return net.layer(net.output).value
 
 
 def _like(inputs: Inputs, results: tuple[Tensor, ...]) -> Inputs:

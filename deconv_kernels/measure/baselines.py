@@ -272,7 +272,7 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
     if arguments or inputs:
         raise ValueError("the definition is not asked about networks that were given arguments")
     graph = graph_module(net.model, decisions(rules))
-    node = _node_of(graph.graph, net.tape.steps[net.tape.index(units.layer)].name)
+    node = _node_of(graph.graph, net.layer(units.layer).step)
     device = next(net.model.parameters(), images).device
     projections = images.new_empty((len(units), *images.shape[1:]), device=device)
     for row, unit in enumerate(units.table().T):

@@ -208,7 +208,7 @@ def test_gallery(kind: Kind, place: Path) -> None:
         assert len({int(row["map"]) for row in rows}.union(rates["dead"])) == 2
         if not rows:
             continue
-        node = trace.nodes[net.tape.steps[net.tape.index(layer)].name]
+        node = trace.nodes[net.layer(layer).step]
         units = torch.tensor([[int(row[name]) for name in ("crop", "map", "y", "x")] for row in rows])
         exact, activations = reference.project(trace.module, images, node, units)
         assert isinstance(exact, Tensor)

@@ -505,3 +505,33 @@ def test_recording_vgg16_takes_less_than_twice_the_memory_of_inference(layers: l
     assert recording < 2 * plain, f"{recording / 2**20:.0f} MiB against {plain / 2**20:.0f} MiB"
     switches = sum(s.nbytes for s in kept[0].switches.values())
     assert switches <= 2 * (64 * 112**2 + 128 * 56**2 + 256 * 28**2 + 512 * 14**2 + 512 * 7**2)
+
+
+def test_a_layer_is_found_by_name_and_module_and_a_container_is_what_it_returns() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.MaxPool2d(2), nn.Conv2d(4, 5, 1)).eval()
+    net = Deconvnet(model)
+    record = net.record(torch.randn(1, 3, 12, 12), "2")
+    for found in (net.layer("0"), net.layer(model[0]), record.layer(model[0])):
+        assert found == ("0", "0.1", 2)
+    assert net.layer(model[0][0]) == ("0.0", "0.0", 1)
+    with pytest.raises(UnknownLayer, match="no layer '3'"):
+        net.layer("3")
+
+
+def test_shapes_tell_whether_the_network_takes_images() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 7)).eval()
+    net = Deconvnet(model)
+    assert net.shapes(torch.zeros(2, 3, 12, 12), ["0", "3"]) == {"0": (4, 10, 10), "3": (7,)}
+    with pytest.raises(
+        ValueError, match="images of 3x13x12 do not go through the network: .* is a linear layer over 400"
+    ):
+        net.shapes(torch.zeros(1, 3, 13, 12), ["0", "3"])
+    with pytest.raises(ValueError, match="at least one layer is needed"):
+        net.shapes(torch.zeros(1, 3, 12, 12), [])
+
+
+def test_units_and_their_table() -> None:
+    units = Units("0", [0, 1, 1], [2, 0, 1], [3, 4, 5], 6, [0.5, 1, 2])
+    again = Units.of_table("0", units.table(), units.activation)
+    assert torch.equal(again.table(), torch.tensor([[0, 1, 1], [2, 0, 1], [3, 4, 5], [6, 6, 6]]))
+    assert again.activation is not None and again.activation.tolist() == [0.5, 1, 2]

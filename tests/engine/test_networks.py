@@ -53,7 +53,7 @@ class Comparison:
 
     def maps(self, record: Record, layer: str) -> Tensor:
         """The activations that a record has of a layer, which may be a container."""
-        return record.activations[self.net.tape.steps[self.net.tape.index(layer)].name]
+        return record.activations[self.net.layer(layer).step]
 
     def layers(self) -> list[str]:
         """All layers that are maps or rows."""

@@ -177,3 +177,22 @@ def test_the_plan_of_vgg16_is_known() -> None:
         assert expected in table
     with pytest.raises(UnknownLayer):
         net.plan(record, "conv6_1")
+
+
+def test_a_plan_names_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernels(kernel: str) -> list[str]:
+        return [planned.kernel for planned in net.plan(record, net.output, kernel=kernel).steps]
+
+    net = Deconvnet(vgg_like())
+    record = net.record(torch.randn(1, 3, 37, 40), net.output)
+    rectified, sparse = "with the step below", "backproject2d"
+    lowest = [sparse, rectified, sparse, rectified, rectified]
+    assert kernels("auto")[:5] == kernels("sparse")[:5] == lowest
+    assert kernels("dense")[:5] == [name.replace(sparse, "torch") for name in lowest]
+    assert kernels("dense")[-4:] == ["torch", sparse, rectified, "row of the weights"]
+
+    net = Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)).eval())
+    record = net.record(torch.randn(1, 3, 20, 20), net.output)
+    assert kernels("auto") == [sparse, sparse, "slice of the weights"]
+    monkeypatch.setattr(convolution, "DENSE_WORK", 1)
+    assert kernels("auto") == ["backproject2d or torch", "backproject2d or torch", "slice of the weights"]

@@ -81,7 +81,7 @@ def test_full_frame_is_the_definition_on_every_network(name: str) -> None:
     nodes = Trace(model).nodes
     layers = [layer for layer in network.layers or net.layers if layer in nodes]
     record = net.record(images, layers, activations=True)
-    maps = {layer: record.activations[net.tape.steps[net.tape.index(layer)].name] for layer in layers}
+    maps = {layer: record.activations[net.layer(layer).step] for layer in layers}
     layer = random.choice([layer for layer in layers if maps[layer].dim() in (2, 4)])
     units = Units(layer, *some_units(maps[layer], 6).T)
     exact = definition(net, images, units)

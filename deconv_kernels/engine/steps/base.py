@@ -16,7 +16,7 @@ from ..signal import Windows
 from ..weights import Weights
 
 Pair = tuple[int, int]
-Kept = Tensor | tuple[Tensor, ...] | None
+Kept = tuple[Tensor, ...]
 Function = Callable[..., Tensor] | Expression
 Shapes = Sequence[Sequence[int]]
 Signals = Sequence[Windows | None]
@@ -45,6 +45,7 @@ class Step:
 
     Attributes:
         name: the name of the layer, for its users.
+        is_layer: whether its output is a layer that has a name.
         memory: of its output: the "same" tensor as its input, its "own" memory, or "unknown".
         waits: whether its way back is left to the step below, to do with its own work.
         rectifies: whether it is a rectifier.
@@ -52,6 +53,7 @@ class Step:
         keeps_responses: whether what it makes of rectified maps counts as rectified.
     """
 
+    is_layer = True
     memory = "unknown"
     waits = False
     rectifies = False
@@ -83,7 +85,7 @@ class Step:
             owned: whether the first may be overwritten.
 
         Returns:
-            The output, and what the way back needs of this batch (first dimension N) or None.
+            The output, and what the way back needs of this batch, (N, ...) each.
         """
         raise NotImplementedError
 
@@ -101,6 +103,18 @@ class Step:
             read: its inputs for one image, (1, ...).
             made: its output.
         """
+        return None
+
+    def fuses(self, keeps: bool) -> bool:
+        """Whether it is a plain rectifier, which a step above may be instead if it can.
+
+        Args:
+            keeps: whether what it keeps is needed; then it must be nothing.
+        """
+        return False
+
+    def rectifying(self) -> Step | None:
+        """The step that rectifies its input too; None where it cannot."""
         return None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
@@ -148,7 +162,10 @@ class FunctionStep(Step):
         self.function = function  # type: ignore[assignment]
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(*inputs), None
+        return self.function(*inputs), ()
+
+    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+        return self if _works_on_positions(self.function, read, made) else None
 
 
 @dataclass(frozen=True)
@@ -224,7 +241,7 @@ def on_whole(signal: Tensor, shape: Sequence[int], windows: Windows, nonnegative
     return Windows(values, window, windows.positions, nonnegative=nonnegative)
 
 
-def works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
+def _works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
     """Whether a function of maps takes every position alone, and all in the same way.
 
     It is known only by what it does: halves of maps that are different everywhere have to come out as they do within

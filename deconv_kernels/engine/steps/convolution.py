@@ -61,19 +61,20 @@ class Convolution(Sliding):
         super().__init__(name, kernel, stride, before, dilation)
         self.weight, self.bias = weight, bias  # type: ignore[assignment]
         self.padding, self.groups = padding, groups
-        self._prepared: Prepared | None = None
+        self._made: tuple[str, Tensor] | None = None
         self._routes: dict[Any, Route] = {}
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         x = require_maps(self.name, inputs[0])
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), None
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), ()
 
     def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
-        return F.conv2d(patches, self._channels_last, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(patches, self._filters, self.bias, self.stride, 0, self.dilation, self.groups)
 
     @functools.cached_property
-    def _channels_last(self) -> Tensor:
-        return self.weight.contiguous(memory_format=torch.channels_last)
+    def _filters(self) -> Tensor:
+        """The weight, channels innermost in memory."""
+        return self.weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
     def multiply_adds(self, above: Window, channels: int) -> int:
         return above.elements * channels // self.groups * self.kernel[0] * self.kernel[1]
@@ -88,29 +89,27 @@ class Convolution(Sliding):
         return "backproject2d or torch" if by_density else "backproject2d"
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        below, prepared = planned.reached, self._prepare()
+        below = planned.reached
         if windows.channel is not None:
-            values = self._seeded(windows.settle_().values, windows.channel, prepared.filters)
+            values = self._seeded(windows.settle_().values, windows.channel)
             return (windows.move(values, self.slid(windows.window, below.shape), below).clear_overhang(),)
         dense = self._dense_units(windows, below.channels, planned.options.kernel)
         if dense is None:
-            return (self._sparse(windows, below, prepared),)
+            return (self._sparse(windows, below),)
         if bool(dense.all()):
-            return (self._dense(windows, below, prepared),)
-        values = prepared.weight.new_empty((len(windows), below.channels, *below.size))
+            return (self._dense(windows, below),)
+        values = self.weight.new_empty((len(windows), below.channels, *below.size))
         for units, send in ((dense, self._dense), (~dense, self._sparse)):
-            values[units] = send(windows.of_units(units), below, prepared).values
+            values[units] = send(windows.of_units(units), below).values
         return (Windows(values, below, windows.positions),)
 
-    def _prepare(self) -> Prepared:
-        """The weight as the ops read it; made once for each backend."""
+    def _packed(self) -> Tensor:
+        """The weight as `backproject2d` reads it; made once for each backend."""
         backend = backends.chosen(self.weight.device)
-        prepared = self._prepared  # another thread may put its own there
-        if prepared is None or prepared.backend != backend:
-            packed = pack_weight(self.weight, self.stride, self.dilation, self.groups)
-            filters = self.weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-            self._prepared = prepared = Prepared(backend, self.weight, packed, filters)
-        return prepared
+        made = self._made  # another thread may put its own there
+        if made is None or made[0] != backend:
+            self._made = made = backend, pack_weight(self.weight, self.stride, self.dilation, self.groups)
+        return made[1]
 
     def _dense_units(self, windows: Windows, channels: int, kernel: str) -> Tensor | None:
         """Which units a dense convolution serves better, (U,); None where that is none.
@@ -129,9 +128,9 @@ class Convolution(Sliding):
         dense = density > DENSE_FROM
         return dense if bool(dense.any()) else None
 
-    def _seeded(self, seed: Tensor, channel: Tensor, filters: Tensor) -> Tensor:
+    def _seeded(self, seed: Tensor, channel: Tensor) -> Tensor:
         """A single value sends back its filter."""
-        values = filters.permute(0, 2, 3, 1)[channel].mul_(seed).permute(0, 3, 1, 2)
+        values = self._filters.permute(0, 2, 3, 1)[channel].mul_(seed).permute(0, 3, 1, 2)
         units, channels = values.shape[:2]
         if self.dilation != (1, 1):
             spread = values.new_zeros((units, channels, *self.extent))
@@ -140,10 +139,10 @@ class Convolution(Sliding):
         if self.groups == 1:
             return values
         grouped = values.new_zeros((units, self.groups, *values.shape[1:]))
-        grouped[torch.arange(units, device=channel.device), channel // (len(filters) // self.groups)] = values
+        grouped[torch.arange(units, device=channel.device), channel // (len(self.weight) // self.groups)] = values
         return grouped.flatten(1, 2)
 
-    def _sparse(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
+    def _sparse(self, windows: Windows, below: Window) -> Windows:
         """Unpooling, rectification and transposed convolution in one op that skips what is zero."""
         pooled = windows.unpooling
         assert pooled is None or isinstance(pooled, PooledSignal)
@@ -153,11 +152,11 @@ class Convolution(Sliding):
             route = self._routes[key] = self._route(windows.window, below, windows.rectify, pooled)
         values = send_back(
             windows.values,
-            prepared.weight,
+            self.weight,
             windows.positions.image,
             windows.positions.origins(route.source),
             None if pooled is None else pooled.switches,
-            prepared.packed,
+            self._packed(),
             route.geometry,
         )
         return windows.move(values, route.reached, below)
@@ -182,7 +181,7 @@ class Convolution(Sliding):
         arguments: Any = (*pool, relu, self.stride, self.dilation, self.groups, *place)
         return Route(source, Backprojection(*arguments), reached)
 
-    def _dense(self, windows: Windows, below: Window, prepared: Prepared) -> Windows:
+    def _dense(self, windows: Windows, below: Window) -> Windows:
         """Torch's convolution. In an axis where the window is the whole map, what falls on padding is not computed.
 
         On the CPU it takes one unit at a time, because its bits depend on how many there are.
@@ -200,9 +199,7 @@ class Convolution(Sliding):
         at_once = 1 if windows.values.device.type == "cpu" else len(windows)
         values = torch.cat(
             [
-                F.conv_transpose2d(
-                    part, prepared.filters, None, self.stride, padding, extra, self.groups, self.dilation
-                )
+                F.conv_transpose2d(part, self._filters, None, self.stride, padding, extra, self.groups, self.dilation)
                 for part in windows.values.split(at_once)
             ]
         )
@@ -221,22 +218,6 @@ class Route(NamedTuple):
     source: Window
     geometry: Backprojection
     reached: Window
-
-
-class Prepared(NamedTuple):
-    """A weight in the orders in which it is read on the way back.
-
-    Attributes:
-        backend: that reads it.
-        weight: as the network has it.
-        packed: for `backproject2d`.
-        filters: (K, C / groups, kh, kw), channels innermost in memory.
-    """
-
-    backend: str
-    weight: Tensor
-    packed: Tensor
-    filters: Tensor
 
 
 class TransposedConvolution(FunctionStep):
@@ -266,7 +247,7 @@ class TransposedConvolution(FunctionStep):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(require_maps(self.name, *inputs)), None
+        return self.function(require_maps(self.name, *inputs)), ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (Window.full(as_map(shapes[0])),)

@@ -36,7 +36,7 @@ class Sum(Step):
             in_place = owned and torch.broadcast_shapes(total.shape, x.shape) == total.shape
             total = total.add_(x, alpha=factor) if in_place else torch.add(total, x, alpha=factor)
             owned = True
-        return total, None
+        return total, ()
 
     def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
         return self if are_maps(*read) and are_equal([made.shape, *(x.shape for x in read)]) else None
@@ -74,7 +74,7 @@ class Concatenate(Step):
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         if self.dimension % inputs[0].dim() == 0:
             raise ValueError(f"{self.name} concatenates along the batch dimension, which mixes images")
-        return torch.cat(list(inputs), self.dimension), None
+        return torch.cat(list(inputs), self.dimension), ()
 
     def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
         return self if are_maps(*read) and self.dimension % 4 == 1 else None
@@ -88,7 +88,7 @@ class Concatenate(Step):
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         if self._stacks_maps(shapes):
-            return tuple(replace(window, channels=shape[0]) for shape in shapes)
+            return tuple(window._replace(channels=shape[0]) for shape in shapes)
         return tuple(Window.full(as_map(shape)) for shape in shapes)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
@@ -107,7 +107,7 @@ def _split(windows: Windows, channels: Sequence[int]) -> list[Windows]:
     parts: list[Windows] = []
     start = 0
     for count in channels:
-        window = replace(windows.window, channels=count)
+        window = windows.window._replace(channels=count)
         if windows.channel is None:
             part = replace(windows, values=windows.values[:, start : start + count], window=window)
         else:
@@ -138,7 +138,6 @@ class Product(Whole):
         shapes = planned.shapes
         if not are_equal(shapes) or len(shapes[0]) not in (1, 3):
             return super().send(windows, kept, planned)
-        assert isinstance(kept, tuple)
         parts = (windows, windows.copy())
         for part, other in zip(parts, reversed(kept), strict=True):
             part.multiply_(part.crop(other if other.dim() == 4 else other[:, :, None, None]))
@@ -159,7 +158,7 @@ class ChannelSlice(Whole):
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         if len(shapes[0]) in (1, 3):
-            return (replace(window, channels=shapes[0][0]),)
+            return (window._replace(channels=shapes[0][0]),)
         return super().reaches(window, shapes)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
@@ -167,7 +166,7 @@ class ChannelSlice(Whole):
             return super().send(windows, kept, planned)
         channels = planned.shapes[0][0]
         first, stop = self.bounds(channels)
-        window = replace(windows.settle_().window, channels=channels)
+        window = windows.settle_().window._replace(channels=channels)
         if windows.channel is not None:
             return (replace(windows, window=window, channel=windows.channel + first),)
         values = windows.values.new_zeros((len(windows), channels, *window.size))

@@ -36,7 +36,7 @@ class Flatten(Step):
                 f"{self.name} makes rows of {self.features}, but its input of shape {tuple(x.shape)} has "
                 f"{flat.shape[1]} values an image: use images of the size the network was made for"
             )
-        return flat, None
+        return flat, ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (Window.full(as_map(shapes[0])),)
@@ -67,7 +67,7 @@ class Linear(Step):
                 f"{self.name} is a linear layer over {weight.shape[1]} features and cannot take {tuple(x.shape)}; "
                 "flatten maps first, and use images of the size the network was made for"
             )
-        return F.linear(x, weight, self.bias), None
+        return F.linear(x, weight, self.bias), ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (Window.full(as_map(shapes[0])),)

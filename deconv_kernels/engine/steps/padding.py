@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -27,14 +26,14 @@ class ZeroPad(FunctionStep):
         self.before = before
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(require_maps(self.name, *inputs)), None
+        return self.function(require_maps(self.name, *inputs)), ()
 
     def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
         return self
 
     def _moved(self, window: Window, shape: Sequence[int]) -> Window:
         axes = [
-            replace(axis, length=shape[number + 1], offset=axis.offset - self.before[number])
+            axis._replace(length=shape[number + 1], offset=axis.offset - self.before[number])
             for number, axis in enumerate(window.axes)
         ]
         return Window(shape[0], axes[0], axes[1])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UnsupportedModule
 from ..expressions import Expression
 from ..signal import Windows
-from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps, works_on_positions
+from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps
 
 
 class Pointwise(Step):
@@ -30,7 +30,7 @@ class Identity(Pointwise):
     keeps_maps = keeps_responses = True
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return inputs[0], None
+        return inputs[0], ()
 
 
 class Rectifier(Pointwise):
@@ -49,18 +49,20 @@ class Rectifier(Pointwise):
         self.waits = rule == "deconvnet"
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        x, gate = inputs[0], None
-        if self.rule != "deconvnet":
-            gate = x > 0
-            if self.rule == "gradient" and self.ceiling < math.inf:
-                gate &= x < self.ceiling
-            gate = _maps(gate)
-        return self.output(inputs, owned), gate
+        if self.rule == "deconvnet":
+            return self.output(inputs, owned), ()
+        gate = inputs[0] > 0
+        if self.rule == "gradient" and self.ceiling < math.inf:
+            gate &= inputs[0] < self.ceiling
+        return self.output(inputs, owned), (_maps(gate),)
 
     def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
         if self.ceiling < math.inf:
             return (F.hardtanh_ if owned else F.hardtanh)(inputs[0], 0.0, self.ceiling)
         return (torch.relu_ if owned else torch.relu)(inputs[0])
+
+    def fuses(self, keeps: bool) -> bool:
+        return self.ceiling == math.inf and (self.rule == "deconvnet" or not keeps)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         return (_rectified(windows, kept, self.rule, nonnegative=True),)
@@ -86,19 +88,16 @@ class Activation(FunctionStep):
         (x,) = inputs
         y = self.function(x)
         if self.rule == "deconvnet":
-            return y, None
+            return y, ()
         if self.rule == "guided":
-            return y, _maps(y > 0)
+            return y, (_maps(y > 0),)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             (derivative,) = torch.autograd.grad(self.function(leaf).sum(), leaf)
-        return y, _maps(derivative)
+        return y, (_maps(derivative),)
 
     def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
         return self.function(*inputs)
-
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if works_on_positions(self.function, read, made) else None
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         return (_rectified(windows, kept, self.rule, nonnegative=self.rule != "gradient"),)
@@ -108,8 +107,8 @@ def _rectified(windows: Windows, kept: Kept, rule: str, nonnegative: bool) -> Wi
     """The signal below a rectifier, times what is kept of it, which may be known to have no negative element."""
     if rule != "gradient":
         windows.rectify_()
-    if isinstance(kept, Tensor):
-        windows.multiply_(windows.crop(kept), nonnegative)
+    for gate in kept:
+        windows.multiply_(windows.crop(gate), nonnegative)
     return windows
 
 
@@ -144,10 +143,7 @@ class Shift(FunctionStep):
         y = self.function(x)
         if y.shape != x.shape:
             raise ValueError(f"{self.name} makes {tuple(y.shape)} of {tuple(x.shape)}; it must keep the shape")
-        return y, None
-
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if works_on_positions(self.function, read, made) else None
+        return y, ()
 
 
 class Scale(Shift):
@@ -210,7 +206,7 @@ class BatchNormalization(Pointwise):
         (x,) = inputs
         if x.dim() not in (2, 4):
             raise ValueError(f"{self.name} needs maps (N, C, H, W) or rows (N, F), got {tuple(x.shape)}")
-        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), None
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), ()
 
     def scale(self) -> Tensor:
         """What every channel is multiplied by, (C,)."""
@@ -235,13 +231,13 @@ class Normalization(FunctionStep, Pointwise):
         self.exact = exact
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(*inputs), inputs[0] if self.exact else None
+        return self.function(*inputs), tuple(inputs) if self.exact else ()
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        if not isinstance(kept, Tensor):
+        if not kept:
             return (windows,)
         result = Windows(windows.dense(), planned.reached, windows.positions)
         with torch.inference_mode(False), torch.enable_grad():
-            x = result.crop(kept).requires_grad_()
+            x = result.crop(kept[0]).requires_grad_()
             (result.values,) = torch.autograd.grad(self.function(x), x, result.values)
         return (result,)

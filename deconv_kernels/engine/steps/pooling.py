@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class MaxPool(Sliding):
     """Max-pooling; backwards unpooling by the recorded switches, left to the step below to do with its own work.
 
     Attributes:
-        relu: whether it rectifies too, in the place of a rectifier below that does nothing else.
+        relu: whether it rectifies too, in the place of the rectifier below.
     """
 
     memory = "own"
@@ -35,8 +35,7 @@ class MaxPool(Sliding):
         super().__init__(name, kernel, stride, padding, dilation)
         self.padding, self.ceil_mode, self.relu = padding, ceil_mode, False
 
-    def rectifying(self) -> MaxPool:
-        """The pool that rectifies too."""
+    def rectifying(self) -> Step | None:
         pool = copy.copy(self)
         pool.relu = True
         return pool
@@ -45,7 +44,7 @@ class MaxPool(Sliding):
         x = require_maps(self.name, inputs[0])
         values, switches = max_pool2d(x, *self.geometry, self.ceil_mode, relu=self.relu)
         # The way back reads all channels of a position together.
-        return values, switches.contiguous(memory_format=torch.channels_last)
+        return values, (switches.contiguous(memory_format=torch.channels_last),)
 
     def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
         return max_pool2d(patches, self.kernel, self.stride, 0, self.dilation, relu=self.relu)[0]
@@ -63,16 +62,15 @@ class MaxPool(Sliding):
         return rows, columns
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        assert isinstance(kept, Tensor)
         values, source, overlap = windows.dense(), windows.window, planned.options.overlap
         rows, columns = self._neighbours(source) if overlap == "last" else (0, 0)
         if rows or columns:
             values = F.pad(values, (columns, columns, 0, rows))
             y, x = source.axes
-            y = replace(y, size=y.size + rows)
-            x = replace(x, size=x.size + 2 * columns, offset=x.offset - columns)
+            y = y._replace(size=y.size + rows)
+            x = x._replace(size=x.size + 2 * columns, offset=x.offset - columns)
             source = Window(source.channels, y, x)
-        pooled = PooledSignal(self, source, kept, overlap)
+        pooled = PooledSignal(self, source, kept[0], overlap)
         nonnegative = windows.nonnegative
         return (Windows(values, planned.reached, windows.positions, nonnegative=nonnegative, unpooling=pooled),)
 
@@ -126,15 +124,11 @@ class AveragePool(Sliding):
         divisor: int | None,
     ) -> None:
         super().__init__(name, kernel, stride, padding, (1, 1))
-        self.padding, self.ceil_mode, self.count_include_pad, self.divisor = (
-            padding,
-            ceil_mode,
-            count_include_pad,
-            divisor,
-        )
+        self.padding, self.ceil_mode = padding, ceil_mode
+        self.count_include_pad, self.divisor = count_include_pad, divisor
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self._mean(require_maps(self.name, inputs[0])), None
+        return self._mean(require_maps(self.name, inputs[0])), ()
 
     def _mean(self, x: Tensor) -> Tensor:
         window = (self.kernel, self.stride, self.padding, self.ceil_mode)

@@ -25,6 +25,8 @@ class Switches(Step):
         flat: as torch's pools say it, by indices into the pool's input, and not as ours do.
     """
 
+    is_layer = False
+
     def __init__(self, name: str, pool: MaxPool, flat: bool) -> None:
         super().__init__(name)
         self.pool, self.flat = pool, flat
@@ -32,7 +34,7 @@ class Switches(Step):
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         pool, (x,) = self.pool, inputs
         _, switches = max_pool2d(x, *pool.geometry, pool.ceil_mode)
-        return switches_to_indices(switches, (x.shape[2], x.shape[3]), *pool.geometry) if self.flat else switches, None
+        return switches_to_indices(switches, (x.shape[2], x.shape[3]), *pool.geometry) if self.flat else switches, ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (None,)
@@ -62,12 +64,11 @@ class Unpool(Step):
         return (Window.full(as_map(shapes[0])), *[None] * (len(shapes) - 1))
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        assert isinstance(kept, Tensor)
-        taken = self._taken(windows.whole(), kept.index_select(0, windows.positions.image))
+        taken = self._taken(windows.whole(), kept[0].index_select(0, windows.positions.image))
         shapes = planned.shapes
         return [on_whole(taken, shapes[0], windows, windows.nonnegative), *[None] * (len(shapes) - 1)]
 
-    def _taken(self, signal: Tensor, kept: Tensor) -> Tensor:
+    def _taken(self, signal: Tensor, switches: Tensor) -> Tensor:
         """What lies at the switches or indices of each unit in whole maps of signal, (U, C, windows)."""
         raise NotImplementedError
 
@@ -100,10 +101,10 @@ class IndexUnpool(Unpool):
         if any(d * (k - 1) >= s for d, k, s in zip(pool.dilation, pool.kernel, pool.stride, strict=True)):
             x = _last_of_shared(x, indices, highest + 1)
         unpooled = x.new_zeros((*made[:2], made[2] * made[3])).scatter_(2, indices.flatten(2), x.flatten(2))
-        return unpooled.view(made), indices.int()
+        return unpooled.view(made), (indices.int(),)
 
-    def _taken(self, signal: Tensor, kept: Tensor) -> Tensor:
-        return signal.flatten(2).gather(2, kept.long().flatten(2))
+    def _taken(self, signal: Tensor, switches: Tensor) -> Tensor:
+        return signal.flatten(2).gather(2, switches.long().flatten(2))
 
 
 def _last_of_shared(x: Tensor, indices: Tensor, positions: int) -> Tensor:
@@ -132,10 +133,10 @@ class MaxUnpool(Unpool):
         x, switches, *others = inputs
         size = self._size((x, *others))
         size = None if size is None else tuple(size[-2:])
-        return max_unpool2d(x, switches, *self.pool.geometry, size, overlap=self.overlap), switches
+        return max_unpool2d(x, switches, *self.pool.geometry, size, overlap=self.overlap), (switches,)
 
-    def _taken(self, signal: Tensor, kept: Tensor) -> Tensor:
-        switches, window, size = kept, self.pool.geometry, (signal.shape[2], signal.shape[3])
+    def _taken(self, signal: Tensor, switches: Tensor) -> Tensor:
+        window, size = self.pool.geometry, (signal.shape[2], signal.shape[3])
         places = switches_to_indices(switches, size, *window).flatten(2)
         values = signal.flatten(2).gather(2, places)
         if self.overlap == "last":

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import NeedsSizes, UnsupportedModule
 from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, Step, on_whole, works_on_positions
+from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, Step, on_whole
 
 
 class Whole(FunctionStep):
@@ -47,7 +47,7 @@ class Whole(FunctionStep):
             return output, tuple(inputs)
         # Of the inputs of a conversion the way back has to know their types.
         converts = any(x.dtype != output.dtype for x in inputs)
-        return output, tuple(x.new_empty((images, 0)) for x in inputs) if converts else None
+        return output, tuple(x.new_empty((images, 0)) for x in inputs) if converts else ()
 
     def _checked(self, output: object, images: int) -> Tensor:
         if not isinstance(output, Tensor) or output.dim() < 1 or len(output) != images:
@@ -99,7 +99,7 @@ class Whole(FunctionStep):
             )
 
     def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if self.linear and works_on_positions(self.function, read, made) else None
+        return super().in_windows(read, made) if self.linear else None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return tuple(Window.full(as_map(shape)) if index < self.signals else None for index, shape in enumerate(shapes))
@@ -121,7 +121,7 @@ class Whole(FunctionStep):
 
     def _gradients(self, signal: Tensor, kept: Kept, image: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
         with torch.inference_mode(False), torch.enable_grad():
-            if kept is None:
+            if not kept:
                 inputs = [signal.new_zeros((len(signal), *shape)) for shape in shapes]
             elif self.linear:
                 inputs = [x.new_zeros((len(signal), *shape)) for x, shape in zip(kept, shapes, strict=True)]

@@ -15,13 +15,15 @@ from ..nodes import LAYER, Node, describe, function_name, overwritten
 from ..steps.base import Step
 from ..steps.pointwise import Identity
 from ..steps.pooling import MaxPool
-from .calls import Call, aliases, makes_parts
+from ..steps.unpooling import Switches
+from .calls import Call, aliases, kinds_of, makes_parts
 from .constants import Constants, assume, computes_with, is_random
 from .exported import exported_apart
-from .layers import mark_parts, returns_indices, steps_of, switches_of, unpooling
+from .layers import mark_parts, steps_of
 from .rules import decisions
 from .tape import Tape, Tensors, ValuesOfCall
 from .tracer import ModuleCall, hold_constants, traced_apart
+from .unpooling import is_our_pool, returns_indices, unpooling
 
 
 def trace(
@@ -175,16 +177,15 @@ class _Builder:
         return self._read(returned[0], node) - self.inputs
 
     def _append(self, node: Node) -> None:
-        mark_parts(node, self.model, self.constants)
+        mark_parts(node, self.model)
         if makes_parts(node):
-            call = Call(node, self.model, self.constants, node.name, self.rule, self.exact, self.rules)
-            self.unused.difference_update(call.kinds())
+            self.unused.difference_update(kinds_of(node, self.model))
         if makes_parts(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
             return
-        name = self._name(node)
+        call = Call(node, self.model, self.constants, self._name(node), self.rule, self.exact, self.rules)
         switches = next((n for n in node.all_input_nodes if n in self.pools), None)
         if switches is not None:
-            found = unpooling(node, self.model, self.constants, name, self.rule, self.pools[switches])
+            found = unpooling(call, self.pools[switches])
             if found is None:
                 raise UnsupportedModule(
                     f"{describe(node, self.model)} reads the indices of a max pool; only unpooling can"
@@ -192,13 +193,12 @@ class _Builder:
             steps, reads = found
             self._link(node, steps, [reads[0], switches, *reads[1:]])
             return
-        call = Call(node, self.model, self.constants, name, self.rule, self.exact, self.rules)
-        self.unused.difference_update(call.kinds())
+        self.unused.difference_update(kinds_of(node, self.model))
         try:
             steps = steps_of(call)
         except Undecided as error:  # all of them are named at once, when the others are found
             self.undecided.append(error)
-            steps = [Identity(name)]
+            steps = [Identity(call.name)]
         self._link(node, steps, call.reads)
         if returns_indices(node, self.model) and isinstance(pool := steps[-1], MaxPool):
             self._indices_of(node, pool)
@@ -208,7 +208,7 @@ class _Builder:
         taken = [user for user in node.users if user.target is operator.getitem and user.args[1] == 1]
         if any(user.users for user in taken):
             source = self.sources[-1]
-            self.steps.append(switches_of(node, self.model, self.constants, f"{pool.name}.switches"))
+            self.steps.append(Switches(f"{pool.name}.switches", pool, flat=not is_our_pool(node, self.model)))
             self.sources.append(source)
             for user in taken:
                 self.pools[user] = pool

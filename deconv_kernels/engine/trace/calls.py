@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import NeedsSizes, Undecided, UnsupportedModule
-from ..expressions import Expression
 from ..nodes import Applied, Node, describe, function_name
 from ..steps.base import Step
 from ..steps.joins import Product
@@ -39,8 +38,8 @@ class Call:
         parts: the nodes among its arguments that make several results, or are some of these; they have no step of their
             own and are run with it.
         signals: the nodes whose values it computes with.
+        function: what the node does, of the tensors of `signals` and `looked_at`; it changes none of them.
         looked_at: the nodes of which it only wants to know the shape, beside those of `signals`.
-        is_sized: whether an argument depends on the shape of a node.
         reads: the nodes that its first step reads, in the order of that step's inputs; `steps` may change it.
     """
 
@@ -59,9 +58,17 @@ class Call:
         read = _with_parts(node, constants)
         self.parts = [n for n in read if makes_parts(n) and n not in constants]
         self.signals = [n for n in read if not makes_parts(n) and n not in constants]
-        looks_at = self.function().looks_at
-        self.looked_at, self.is_sized = [n for n in looks_at if n not in self.signals], bool(looks_at)
+        self.function = constants.expression(node, self.signals, self.parts)
+        self.looked_at = [n for n in self.function.looks_at if n not in self.signals]
         self.reads = self.signals[:1]
+
+    def has_signal(self, value: Any) -> bool:
+        """Whether an argument is a node whose value it computes with."""
+        return isinstance(value, Node) and value in self.signals
+
+    def of(self, node: Node) -> Call:
+        """Another node under the same name and choices."""
+        return Call(node, self.model, self.constants, self.name, self.rule, self.exact, self.rules)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument of a function or method, given by position or by name."""
@@ -97,38 +104,17 @@ class Call:
         return of_torchvision and kind.__name__ == "stochastic_depth" and not self.argument(3, "training", True)
 
     def kind(self) -> Any:
-        """The type of a module, the function, or the name of the method; a class of `torch.autograd.Function`."""
-        if self.node.op == "call_module":
-            return parametrize.type_before_parametrizations(self.model.get_submodule(str(self.node.target)))
-        return self.node.target.function if isinstance(self.node.target, Applied) else self.node.target
+        """As `kind_of` its node."""
+        return kind_of(self.node, self.model)
 
     def decided(self) -> str | None:
         """What the user decided about it: about its kind, or about one from which a module has its forward."""
-        return next((self.rules[kind] for kind in self.kinds() if kind in self.rules), None)
-
-    def kinds(self) -> list[Any]:
-        """What a rule for it may name, by canonical spelling."""
-        kind = self.kind()
-        if self.node.op != "call_module":
-            return [canonical(kind)]
-        return [canonical(base) for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
-
-    def is_constant(self, value: Any) -> bool:
-        """Whether an argument is computed, but not from what is in the images."""
-        return isinstance(value, Node) and value in self.constants
-
-    def value(self, argument: Any) -> Expression:
-        """An argument that is computed from nothing in the images."""
-        return self.constants.expression(argument)
-
-    def function(self) -> Expression:
-        """What the node does, as a function of the tensors of `signals` and `looked_at`; it changes none of them."""
-        return self.constants.expression(self.node, self.signals, self.parts)
+        return next((self.rules[kind] for kind in kinds_of(self.node, self.model) if kind in self.rules), None)
 
     def whole(self, linear: bool, alone: bool = False, apart: bool = False) -> list[Step]:
         """The node as a step on whole maps; for `alone` and `apart` see `Whole`."""
         self.reads = [*self.signals, *self.looked_at]
-        return [Whole(self.name, self.function(), len(self.signals), linear, alone, apart)]
+        return [Whole(self.name, self.function, len(self.signals), linear, alone, apart)]
 
     def as_decided(self, decided: str) -> list[Step]:
         """What the user, or the rule, decided the call to be: "gradient", "identity" or "rectifier".
@@ -145,10 +131,25 @@ class Call:
         if not self._reads_one():
             raise self.refused(f"the rule {decided!r} is for what reads one map")
         if decided == "identity":
-            return [Shift(self.name, self.function())]
+            return [Shift(self.name, self.function)]
         if self.rule == "gradient" and kind not in POINTWISE:
             return self.whole(linear=False, alone=True)
-        return [Activation(self.name, self.function(), decided if decided == "gradient" else self.rule)]
+        return [Activation(self.name, self.function, decided if decided == "gradient" else self.rule)]
+
+
+def kind_of(node: Node, model: nn.Module) -> Any:
+    """The type of a module, the function, or the name of the method; a class of `torch.autograd.Function`."""
+    if node.op == "call_module":
+        return parametrize.type_before_parametrizations(model.get_submodule(str(node.target)))
+    return node.target.function if isinstance(node.target, Applied) else node.target
+
+
+def kinds_of(node: Node, model: nn.Module) -> list[Any]:
+    """What a rule for a node may name, by canonical spelling."""
+    kind = kind_of(node, model)
+    if node.op != "call_module":
+        return [canonical(kind)]
+    return [canonical(base) for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
 
 
 def makes_parts(node: Node) -> bool:

@@ -25,13 +25,13 @@ from ..steps.linear import Flatten, Linear
 from ..steps.padding import ZeroPad
 from ..steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Scale, Shift
 from ..steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
-from ..steps.unpooling import IndexUnpool, MaxUnpool, Switches
 from ..steps.whole import Added, Whole
 from ..weights import computed_by_hook
-from .calls import Call, is_batch_size, makes_parts, note_parts
-from .constants import Constants, asks_for_shape
+from .calls import Call, is_batch_size, kind_of, makes_parts, note_parts
+from .constants import asks_for_shape
 from .linearity import is_along_the_batch, is_linear, is_product, name_of
 from .rules import POINTWISE, canonical
+from .unpooling import returns_indices, window_of
 
 
 def is_known(function: Any) -> bool:
@@ -64,7 +64,7 @@ def steps_of(call: Call) -> list[Step]:
         if call.rule != "gradient":
             raise call.refused("it is computed under torch.no_grad(), where no signal passes; compute it outside of it")
         return call.whole(linear=False, alone=True)
-    if any(map(call.is_constant, overwritten(call.node, call.model))):
+    if any(node in call.constants for node in overwritten(call.node, call.model)):
         return _written_to_a_constant(call)
     if call.parts:
         return _of_parts(call)
@@ -72,11 +72,11 @@ def steps_of(call: Call) -> list[Step]:
     if decided is not None:
         return call.as_decided(decided)
     if isinstance(call.node.target, Region) and normalizes(call.node.target.module):
-        return [Normalization(call.name, call.function(), call.exact)]
+        return [Normalization(call.name, call.function, call.exact)]
     if call.node.op == "call_module":
         module = call.model.get_submodule(str(call.node.target))
         if getattr(module, "deconvnet_identity", False):
-            return [Normalization(call.name, call.function(), call.exact)]
+            return [Normalization(call.name, call.function, call.exact)]
         known = known_type(call.kind())
         built = None if known is None else _MODULES[known](call, module)
     else:
@@ -116,14 +116,14 @@ def _of_parts(call: Call) -> list[Step]:
     for part in call.parts:
         if _takes_a_part(part):
             continue
-        whole = Call(part, call.model, call.constants, call.name, call.rule, call.exact, call.rules)
+        whole = call.of(part)
         decided = whole.decided() or call.rule
         if decided in ("identity", "rectifier"):
             raise whole.refused(f"the rule {decided!r} is for what returns one map; it can be 'gradient'")
         if decided != "gradient" and not _is_linear(whole):
             raise whole.undecided()
     source, index = call.node.args[0], call.node.args[1] if len(call.node.args) > 1 else None
-    linear = all(_takes_a_part(part) or _is_linear_part(part, call) for part in call.parts)
+    linear = all(_takes_a_part(part) or _is_linear(call.of(part)) for part in call.parts)
     if _takes_a_part(call.node):
         assert isinstance(source, Node)
         if name_of(source.target) in _CHANNELS and isinstance(index, int):
@@ -160,10 +160,6 @@ def _takes_along_the_first(user: Node, source: Node) -> bool:
     return name == "select" and bool(user.args[1:2] == (0,))
 
 
-def _is_linear_part(part: Node, call: Call) -> bool:
-    return _is_linear(Call(part, call.model, call.constants, call.name, call.rule, call.exact, call.rules))
-
-
 def _takes_a_part(node: Node) -> bool:
     """Whether a node is one of the results, or some of the results, of a node that makes several."""
     source = node.args[0] if node.args else None
@@ -181,14 +177,14 @@ _SEVERAL = frozenset(
 _SEVERAL_ALONG = frozenset(("max", "median", "min", "nanmedian"))
 
 
-def mark_parts(node: Node, model: nn.Module, constants: Constants) -> None:
+def mark_parts(node: Node, model: nn.Module) -> None:
     """Notes of a node that computes something from the images whether it makes several results, of which others take
     one."""
-    if _makes_parts(node, model, constants):
+    if _makes_parts(node, model):
         note_parts(node)
 
 
-def _makes_parts(node: Node, model: nn.Module, constants: Constants) -> bool:
+def _makes_parts(node: Node, model: nn.Module) -> bool:
     if returns_indices(node, model):
         return False
     name = None if node.op == "call_module" else name_of(node.target)
@@ -197,7 +193,7 @@ def _makes_parts(node: Node, model: nn.Module, constants: Constants) -> bool:
     if name in _SEVERAL_ALONG:
         along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         return isinstance(along, int)
-    kind: Any = Call(node, model, constants, "", "gradient", False, {}).kind()
+    kind = kind_of(node, model)
     known = canonical(kind) in POINTWISE or (known_type(kind) if node.op == "call_module" else kind in _FUNCTIONS)
     if (known or (name is not None and is_linear(node, lambda n: False))) and not _takes_a_part(node):
         return False
@@ -216,7 +212,7 @@ def _clamp(call: Call, low: Any, high: Any) -> Step | None:
     ceiling = math.inf if high is None else high
     if isinstance(low, Node) or isinstance(ceiling, Node) or low != 0 or not ceiling > 0:
         if call.rule == "gradient" and len(call.signals) == 1:
-            return Activation(call.name, call.function(), "gradient")
+            return Activation(call.name, call.function, "gradient")
         raise call.undecided(f"only bounds from 0 up make a rectifier, it has {low} and {high}; ")
     return Rectifier(call.name, call.rule, float(ceiling))
 
@@ -224,29 +220,24 @@ def _clamp(call: Call, low: Any, high: Any) -> Step | None:
 def _threshold(call: Call, threshold: Any, value: Any) -> Step:
     if threshold != 0 or value != 0:
         if call.rule == "gradient":
-            return Activation(call.name, call.function(), "gradient")
+            return Activation(call.name, call.function, "gradient")
         raise call.undecided("only a threshold of 0 with the value 0 is a rectifier; ")
     return Rectifier(call.name, call.rule)
 
 
 def _leaky(call: Call) -> Step:
-    return Activation(call.name, call.function(), call.rule)
-
-
-def _window(kernel: Any, stride: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    size = pair(kernel, "kernel_size")
-    return size, size if stride is None or stride == [] else pair(stride, "stride")
+    return Activation(call.name, call.function, call.rule)
 
 
 def _max_pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
-    size, step = _window(kernel, stride)
+    size, step = window_of(kernel, stride)
     return MaxPool(call.name, size, step, pair(padding, "padding"), pair(dilation, "dilation"), ceil_mode)
 
 
 def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
     if call.looked_at or isinstance(size, Node):
         return call.whole(linear=True)
-    return AdaptiveAveragePool(call.name, call.function())
+    return AdaptiveAveragePool(call.name, call.function)
 
 
 def _mean(call: Call) -> list[Step]:
@@ -284,7 +275,8 @@ def _constant(call: Call, argument: Any) -> Expression | None:
     """An argument that is a parameter or buffer of the model, or computed from them, or None."""
     if argument is None:
         return None
-    value = call.value(argument) if call.is_constant(argument) else None
+    known = isinstance(argument, Node) and argument in call.constants
+    value = call.constants.expression(argument) if known else None
     if value is None or value.is_sized:
         raise call.refused("its weight and bias must be parameters of the model, not computed from the images")
     return value
@@ -309,7 +301,7 @@ def _written_to_a_constant(call: Call) -> list[Step]:
             raise call.undecided()
         return call.whole(linear=False, alone=True, apart=True)
     if name in ("iadd", "add_", "copy_") and len(call.node.args) == 2 and not call.looked_at:
-        return [Added(call.name, call.function())]
+        return [Added(call.name, call.function)]
     return call.whole(linear=True, alone=True, apart=True)
 
 
@@ -345,7 +337,7 @@ def _convolution_module(call: Call, module: Any) -> list[Step]:
 
 def _is_sized(call: Call) -> bool:
     """Whether it is linear in its only signal, with weights or windows that depend on sizes."""
-    return call.is_sized and call.signals == [call.argument(0, "input")]
+    return call.function.is_sized and call.signals == [call.argument(0, "input")]
 
 
 def _convolution_function(call: Call) -> list[Step] | Convolution:
@@ -371,7 +363,7 @@ def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | Tran
     window = (module.stride, module.padding, module.dilation, module.groups)
     if call.looked_at:
         return call.whole(linear=True, alone=True)
-    return TransposedConvolution(call.name, call.function(), weight, *window)
+    return TransposedConvolution(call.name, call.function, weight, *window)
 
 
 def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
@@ -385,7 +377,7 @@ def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvo
         pair(call.argument(4, "padding", 0), "padding"),
         pair(call.argument(7, "dilation", 1), "dilation"),
     )
-    return TransposedConvolution(call.name, call.function(), weight, *window, call.argument(6, "groups", 1))
+    return TransposedConvolution(call.name, call.function, weight, *window, call.argument(6, "groups", 1))
 
 
 def _max_pool_module(call: Call, module: Any) -> list[Step]:
@@ -416,90 +408,8 @@ def _own_max_pool_function(call: Call) -> list[Step]:
     return [Rectifier(f"{call.name}.relu", call.rule), pool] if call.node.kwargs.get("relu", False) else [pool]
 
 
-def returns_indices(node: Node, model: nn.Module) -> bool:
-    """Whether a node is a max pool that returns where its maxima lie beside them."""
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        return isinstance(module, nn.MaxPool2d | own.MaxPool2d) and bool(
-            getattr(module, "return_indices", False) or getattr(module, "return_switches", False)
-        )
-    if node.target in (F.max_pool2d_with_indices, ops.max_pool2d):
-        return True
-    position = 6 if node.target is F.max_pool2d else None
-    return position is not None and bool(
-        node.args[position] if len(node.args) > position else node.kwargs.get("return_indices", False)
-    )
-
-
-def switches_of(node: Node, model: nn.Module, constants: Constants, name: str) -> Switches:
-    """The step that gives the switches of such a pool."""
-    call = Call(node, model, constants, name, "deconvnet", False, {})
-    pool = steps_of(call)[-1]
-    assert isinstance(pool, MaxPool)
-    return Switches(name, pool, flat=not _is_our_pool(node, model))
-
-
-def _is_our_pool(node: Node, model: nn.Module) -> bool:
-    if node.op == "call_module":
-        return isinstance(model.get_submodule(str(node.target)), own.MaxPool2d)
-    return node.target is ops.max_pool2d
-
-
-def unpooling(
-    node: Node, model: nn.Module, constants: Constants, name: str, rule: str, pool: MaxPool
-) -> tuple[list[Step], list[Node]] | None:
-    """The steps of an unpooling by the switches of a max pool, and the nodes that it reads beside the switches.
-
-    Returns None for a node that is none.
-
-    Raises:
-        UnsupportedModule: it does not fit the pool.
-    """
-    call = Call(node, model, constants, name, rule, False, {})
-    source, given = call.argument(0, "input"), call.argument(1, "indices", node.kwargs.get("switches"))
-    call.signals = [n for n in call.signals if n is source]
-    ours, relu = node.target is ops.max_unpool2d, node.kwargs.get("relu")
-    overlap: Any = node.kwargs.get("overlap", "sum")
-    if node.op == "call_module":
-        module: Any = model.get_submodule(str(node.target))
-        if type(module) not in (nn.MaxUnpool2d, own.MaxUnpool2d):
-            return None
-        if ours := isinstance(module, own.MaxUnpool2d):
-            overlap, relu = module.overlap, module.relu
-        size, step = _window(module.kernel_size, module.stride)
-        padding = pair(module.padding, "padding")
-        dilation = pair(getattr(module, "dilation", 1), "dilation")
-        wanted = call.argument(2, "output_size")
-    elif node.target is F.max_unpool2d:
-        size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
-        padding, dilation = pair(call.argument(4, "padding", 0), "padding"), (1, 1)
-        wanted = call.argument(5, "output_size")
-    elif ours:
-        size, step = _window(call.argument(2, "kernel_size"), call.argument(3, "stride"))
-        padding, dilation = (
-            pair(call.argument(4, "padding", 0), "padding"),
-            pair(call.argument(5, "dilation", 1), "dilation"),
-        )
-        wanted = call.argument(6, "output_size")
-    else:
-        return None
-    if (size, step, padding, dilation) != (pool.kernel, pool.stride, pool.padding, pool.dilation):
-        raise call.refused(f"it must have the window of {pool.name!r}, whose switches it reads")
-    if not (_is_signal(call, source) and isinstance(given, Node)):
-        raise call.refused("it must unpool something that is computed from the images, by the indices of a max pool")
-    if ours != _is_our_pool(given.args[0], model):  # type: ignore[arg-type]
-        raise call.refused("switches are for the unpooling of deconv_kernels, and indices are for torch's")
-    output_size = constants.expression(wanted)
-    nodes = [source, *(node for node in output_size.looks_at if node is not source)]
-    looks_at = [nodes.index(node) for node in output_size.looks_at]
-    if not ours:
-        return [IndexUnpool(name, pool, output_size, looks_at)], nodes
-    unpool = MaxUnpool(f"{name}.unpool" if relu else name, pool, overlap, output_size, looks_at)
-    return [unpool, Rectifier(name, rule)] if relu else [unpool], nodes
-
-
 def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
-    size, step = _window(kernel, stride)
+    size, step = window_of(kernel, stride)
     return AveragePool(call.name, size, step, pair(padding, "padding"), *rest)
 
 
@@ -542,7 +452,7 @@ def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
     numbers = list(sides) if isinstance(sides, tuple | list) else []
     if mode == "constant" and len(numbers) in (2, 4) and all(isinstance(side, int) for side in numbers):
         left, _, top, _ = (*numbers, 0, 0)[:4]
-        return ZeroPad(call.name, call.function(), (top, left))
+        return ZeroPad(call.name, call.function, (top, left))
     if len(numbers) > 6:
         raise call.refused("padding of the batch dimension mixes images")
     return call.whole(linear=True)
@@ -554,9 +464,14 @@ def _interpolate(call: Call, mode: Any) -> list[Step]:
     return call.whole(linear=True)
 
 
+def _numbers(call: Call, name: str) -> Any:
+    """What a method is given one by one or as a list."""
+    given: Any = call.node.args[1:] or call.node.kwargs.get(name, ())
+    return given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+
+
 def _view(call: Call) -> list[Step] | Step:
-    given: Any = call.node.args[1:] or call.node.kwargs.get("shape", ())
-    shape = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    shape = _numbers(call, "shape")
     if len(shape) == 2 and isinstance(shape[1], int):
         batch, features = shape
         if is_batch_size(batch) and (features == -1 or features > 0):
@@ -589,16 +504,14 @@ def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
 
 
 def _flip(call: Call) -> list[Step]:
-    given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
-    dimensions = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    dimensions = _numbers(call, "dims")
     if any(not isinstance(d, int) or d in (0, -4) for d in dimensions):
         raise call.refused("flipping the batch dimension mixes images")
     return call.whole(linear=True)
 
 
 def _permute(call: Call) -> list[Step]:
-    given: Any = call.node.args[1:] or call.node.kwargs.get("dims", ())
-    order = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+    order = _numbers(call, "dims")
     if not order or order[0] != 0:
         raise call.refused("the batch dimension must stay the first")
     return call.whole(linear=True)
@@ -617,14 +530,14 @@ def _item(call: Call) -> list[Step] | Step | None:
         and step.step in (None, 1)
         and not any(isinstance(end, Node) for end in (step.start, step.stop))
     ):
-        return ChannelSlice(call.name, call.function(), lambda channels: step.indices(channels)[:2])
+        return ChannelSlice(call.name, call.function, lambda channels: step.indices(channels)[:2])
     return call.whole(linear=True)
 
 
 def _channels(call: Call, source: Node, index: int) -> list[Step] | None:
     """One of the parts that `chunk` or `split` makes of the channels; None where it splits something else."""
     name = name_of(source.target)
-    whole = Call(source, call.model, call.constants, call.name, call.rule, call.exact, {})
+    whole = call.of(source)
     size, dimension = whole.argument(1, _CHANNELS[name or ""]), whole.argument(2, "dim", 0)
     if dimension != 1 or _is_computed(size) or len(call.parts) > 1:
         return None
@@ -646,58 +559,51 @@ def _operands(call: Call) -> tuple[Any, Any]:
     return first, call.argument(1, "other")
 
 
-def _is_signal(call: Call, value: Any) -> bool:
-    return isinstance(value, Node) and value in call.signals
-
-
 def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
     def build(call: Call) -> list[Step] | Step | None:
         first, second = _operands(call)
         factor = call.argument(2, "alpha", 1)
         if isinstance(factor, Node):
-            return None if _is_signal(call, factor) else call.whole(linear=True)
-        if _is_signal(call, first) and _is_signal(call, second):
+            return None if call.has_signal(factor) else call.whole(linear=True)
+        if call.has_signal(first) and call.has_signal(second):
             call.reads = [first, second]
             return Sum(call.name, (1, sign * factor))
         if call.looked_at:
             return call.whole(linear=True)
-        if _is_signal(call, first) or sign * factor == 1:
-            return Shift(call.name, call.function())
-        return Scale(call.name, call.function(), sign * factor)
+        if call.has_signal(first) or sign * factor == 1:
+            return Shift(call.name, call.function)
+        return Scale(call.name, call.function, sign * factor)
 
     return build
 
 
 def _multiply(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
-    if len(call.signals) > 1 or (first is second and _is_signal(call, first)):
+    if len(call.signals) > 1 or (first is second and call.has_signal(first)):
         return None
-    return _scale(call, second if _is_signal(call, first) else first)
+    return _scale(call, second if call.has_signal(first) else first)
 
 
 def _divide(call: Call) -> list[Step] | Step | None:
     first, second = _operands(call)
-    if _is_signal(call, second) or call.argument(2, "rounding_mode") is not None:
+    if call.has_signal(second) or call.argument(2, "rounding_mode") is not None:
         return None
     return _scale(call, second, inverse=True)
 
 
 def _scale(call: Call, factor: Any, inverse: bool = False) -> list[Step] | Step:
     """A map times something constant, or divided by it."""
-    if call.looked_at or _asks_for_the_batch_size(call.value(factor)):
+    value = call.constants.expression(factor)
+    if call.looked_at or any(is_batch_size(node) for node in value.order):
         return call.whole(linear=True)
-    return Scale(call.name, call.function(), call.value(factor), inverse)
-
-
-def _asks_for_the_batch_size(value: Expression) -> bool:
-    return any(is_batch_size(node) for node in value.order)
+    return Scale(call.name, call.function, value, inverse)
 
 
 def _concatenate(call: Call) -> list[Step] | Step:
     maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", call.node.kwargs.get("axis", 0))
     if dimension == 0 or not isinstance(dimension, int):
         raise call.refused("concatenation along the batch dimension mixes images")
-    if not isinstance(maps, tuple | list) or not all(_is_signal(call, x) for x in maps):
+    if not isinstance(maps, tuple | list) or not all(call.has_signal(x) for x in maps):
         return call.whole(linear=True)
     call.reads = list(maps)
     return Concatenate(call.name, dimension)
@@ -760,26 +666,28 @@ _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
     nn.LeakyReLU: lambda call, module: _leaky(call),
     nn.Hardtanh: lambda call, module: _clamp(call, module.min_val, module.max_val),
     nn.Threshold: lambda call, module: _threshold(call, module.threshold, module.value),
-    nn.BatchNorm2d: _batch_normalization,
-    nn.BatchNorm1d: _batch_normalization,
-    nn.SyncBatchNorm: _batch_normalization,
-    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function(), call.exact),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_normalization),
+    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function, call.exact),
     nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
     nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
     nn.FractionalMaxPool2d: lambda call, module: _random(call),
     nn.AvgPool2d: _average_pool_module,
-    nn.Upsample: lambda call, module: _interpolate(call, module.mode),
-    nn.UpsamplingNearest2d: lambda call, module: _interpolate(call, module.mode),
-    nn.UpsamplingBilinear2d: lambda call, module: _interpolate(call, module.mode),
-    nn.PixelShuffle: lambda call, module: _linear_map(call),
-    nn.PixelUnshuffle: lambda call, module: _linear_map(call),
-    nn.ChannelShuffle: lambda call, module: _linear_map(call),
+    **dict.fromkeys(
+        (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+        lambda call, module: _interpolate(call, module.mode),
+    ),
     nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
-    **dict.fromkeys((nn.Unfold, nn.Fold), lambda call, module: _linear_map(call)),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool3d), lambda call, module: _linear_map(call)),
-    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d), lambda call, module: _linear_map(call)),
-    **dict.fromkeys((nn.Conv1d, nn.Conv3d), lambda call, module: call.whole(linear=True, alone=True)),
-    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose3d), lambda call, module: call.whole(linear=True, alone=True)),
+    **dict.fromkeys(
+        (
+            *(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Fold),
+            *(nn.AvgPool1d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
+        ),
+        lambda call, module: _linear_map(call),
+    ),
+    **dict.fromkeys(
+        (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d),
+        lambda call, module: call.whole(linear=True, alone=True),
+    ),
     nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
     nn.Identity: lambda call, module: Identity(call.name),
     **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
@@ -817,7 +725,7 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     F.adaptive_avg_pool2d: lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
     **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), _mean),
     **dict.fromkeys((torch.flip, "flip"), _flip),
-    **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function())),
+    **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function)),
     **dict.fromkeys(
         (torch.flatten, "flatten"),
         lambda call: _flatten(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)),
@@ -831,9 +739,8 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((torch.detach, "detach"), lambda call: _linear_map(call) if _is_for_its_size(call) else None),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
-    "contiguous": lambda call: Shift(call.name, call.function()),
-    F.conv2d: _convolution_function,
-    torch.conv2d: _convolution_function,
+    "contiguous": lambda call: Shift(call.name, call.function),
+    **dict.fromkeys((F.conv2d, torch.conv2d), _convolution_function),
     F.conv_transpose2d: _transposed_convolution_function,
     F.linear: lambda call: (
         call.whole(linear=True, alone=True) if _is_sized(call) else Linear(call.name, *_parameters_given(call))
@@ -841,14 +748,13 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     F.batch_norm: _batch_normalization_function,
     F.local_response_norm: _response_normalization,
     F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),
-    F.interpolate: lambda call: _interpolate(call, call.argument(3, "mode", "nearest")),
-    F.upsample: lambda call: _interpolate(call, call.argument(3, "mode", "nearest")),
+    **dict.fromkeys((F.interpolate, F.upsample), lambda call: _interpolate(call, call.argument(3, "mode", "nearest"))),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, torch.pixel_shuffle, torch.channel_shuffle), _linear_map),
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add(1)),
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"), _add(-1)),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), _multiply),
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"), _divide),
-    **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function(), -1.0)),
+    **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function, -1.0)),
     set_item: _set_item,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
     torch.stack: _stack,

@@ -187,7 +187,6 @@ def _read(table: str) -> dict[str, list[list[_Parameter]]]:
 
 _TABLES = [_read(table) for table in (_VIEWS, _COPIES, _PRODUCTS)]
 _LINEAR = {name: lines for table in _TABLES for name, lines in table.items()}
-_MORE_VIEWS = {"getitem", "view", "reshape", "squeeze", "unsqueeze", "detach"}
 _ROOMS = (torch, F, torch.special, torch.linalg, operator)
 
 
@@ -227,11 +226,6 @@ def is_product(target: Any) -> bool:
 def has_own_memory(target: Any) -> bool:
     """Whether a linear function never returns a view of its arguments."""
     return name_of(target) in _TABLES[1] or is_product(target)
-
-
-def may_be_view(target: Any) -> bool:
-    """Whether what a function or method returns can be a view of its first argument."""
-    return name_of(target) in _TABLES[0].keys() | _MORE_VIEWS
 
 
 def is_along_the_batch(node: Node) -> bool:

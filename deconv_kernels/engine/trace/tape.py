@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import UnknownLayer
-from ..expressions import (
-    Expression,
-)
+from ..expressions import Expression
 from ..steps.base import Step
-from ..steps.unpooling import Switches
 from ..weights import Weights
 
 
@@ -106,22 +103,11 @@ class LayerNames:
         hidden: Collection[int],
         containers: Mapping[str, int],
     ) -> None:
-        self.inputs, self.steps = inputs, steps
-        named = {name: index for index, (name, _) in enumerate(steps) if index not in hidden}
+        self._steps = steps
+        named = {name: number for number, (name, _) in enumerate(steps) if number not in hidden}
         self.all = list(named)
-        self._index = {**containers, **named}
-
-    def index(self, layer: str) -> int:
-        """Which step's output `layer` is.
-
-        Raises:
-            UnknownLayer: no such layer; the message lists them.
-        """
-        if layer not in self._index:
-            close = difflib.get_close_matches(str(layer), self._index, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UnknownLayer(f"no layer {layer!r}{hint}; the layers are: {', '.join(self.all)}")
-        return self._index[layer]
+        numbers = {**containers, **named}
+        self._layers = {name: Layer(name, steps[number][0], inputs + number) for name, number in numbers.items()}
 
     def layer(self, name: str) -> Layer:
         """The layer of a name.
@@ -129,12 +115,15 @@ class LayerNames:
         Raises:
             UnknownLayer: no such layer; the message lists them.
         """
-        index = self.index(name)
-        return Layer(name, self.steps[index][0], self.inputs + index)
+        if name not in self._layers:
+            close = difflib.get_close_matches(str(name), self._layers, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UnknownLayer(f"no layer {name!r}{hint}; the layers are: {', '.join(self.all)}")
+        return self._layers[name]
 
     def of(self, kind: str) -> dict[int, str]:
         """The names of the steps of a kind, by their numbers."""
-        return {index: name for index, (name, of_kind) in enumerate(self.steps) if of_kind == kind}
+        return {number: name for number, (name, of_kind) in enumerate(self._steps) if of_kind == kind}
 
 
 class Tape:
@@ -173,7 +162,7 @@ class Tape:
         numbered = enumerate(zip(self.steps, self.sources, strict=True))
         self.links = [Link(number, inputs + number, *link) for number, link in numbered]
         self.calls, self.tensors, self.key = calls, tensors, key
-        hidden = {index for index, step in enumerate(steps) if isinstance(step, Switches)}
+        hidden = {number for number, step in enumerate(steps) if not step.is_layer}
         kinds = [(step.name, type(step).__name__) for step in steps]
         self.names = LayerNames(inputs, kinds, hidden, containers)
         self.layers = self.names.all
@@ -201,7 +190,7 @@ class Tape:
         Raises:
             TypeError, UnknownLayer: no such layer; the message lists them.
         """
-        return self.names.index(self.name(layer))
+        return self.layer(layer).value - self.inputs
 
     def layer(self, layer: str | nn.Module) -> Layer:
         """A layer by its name or its module.
