@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of
 from ..ops import check_overlap
-from .errors import NeedsSizes, UnsupportedModule, UnusedRule
+from .errors import NeedsSizes, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
@@ -262,11 +262,13 @@ class Deconvnet:
             if None not in self._tapes:
                 raise
             try:
-                self._traced = self._trace(inputs)
-            except UnsupportedModule:
+                tape = self._trace(inputs)
+                record = self._recorded(tape, inputs, given, activations, batch_size, progress)
+            except (UnknownLayer, UnsupportedModule):
                 raise asked from None
             del self._tapes[None]
-            return self._recorded(self._traced, inputs, given, activations, batch_size, progress)
+            self._traced = tape
+            return record
 
     def _recorded(
         self,
