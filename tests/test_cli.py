@@ -16,12 +16,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import deconv_kernels
-from deconv_kernels import backends, plot
+from deconv_kernels import backends
 from deconv_kernels.cli import main
+from deconv_kernels.cli.gallery_job import GalleryJob
 from deconv_kernels.deconvnet import Deconvnet
-from deconv_kernels.experiments import gallery, mining
+from deconv_kernels.experiments import mining
 from deconv_kernels.measure import baselines, throughput
 from deconv_kernels.models import AlexNet
+from deconv_kernels.plot import gallery as figures
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,7 @@ def test_a_full_disk_leaves_nothing(place, weights, monkeypatch):
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plot, "draw_filters", fail)
+    monkeypatch.setattr(figures, "draw_filters", fail)
     result = _gallery(weights)
     assert result.exit_code == 2
     assert (
@@ -203,7 +205,7 @@ class TestInterrupted:
         def interrupt(*arguments: object, **options: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(gallery.Gallery, "run", interrupt)
+        monkeypatch.setattr(GalleryJob, "run", interrupt)
         result = _gallery(weights)
         assert result.exit_code == 130
         assert result.stdout == ""

@@ -31,7 +31,7 @@ from . import (
     transfer,
     unsupervised,
 )
-from .common import OUTPUT
+from .options import OUTPUT
 
 __all__ = ["main"]
 

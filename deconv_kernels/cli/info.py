@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import click
-import torch
-
-from .. import __version__, backends
 
 
 @click.command("info")
 def command() -> None:
     """Print the version, PyTorch, and which backends of each op can run here, or why they cannot."""
+    import torch
+
+    from .. import __version__, backends
+
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     click.echo(f"deconv_kernels {__version__}")
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, {cuda}")

@@ -18,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .photographs import Crop, Photograph, cut, image_files, is_hidden, plan_centres, read_photograph
+from .crops import Crop, cut, plan_centres
+from .photographs import Photograph, image_files, is_hidden, load_photographs, read_photograph
 
 __all__ = [
     "ImageFiles",
     "LabelledImages",
     "class_folders",
     "crops_by_photograph",
+    "load_labelled",
     "load_class_folders",
     "load_digits",
     "load_faces",
@@ -174,6 +176,28 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
     labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(paths) for paths in files]))
     images = ImageFiles([path for paths in files for path in paths], size)
     return LabelledImages(images, labels, tuple(path.name for path in subfolders), str(folder))
+
+
+def load_labelled(source: str | Sequence[str], size: int) -> LabelledImages:
+    """The images that a word or the names of files and folders stand for.
+
+    Args:
+        source: "digits", "faces" or "photographs" (crops of the samples); or one folder with a subfolder for each
+            class; or photographs, which are told apart by their crops.
+        size: side of the images, in pixels.
+
+    Raises:
+        ValueError: as the functions of this module.
+    """
+    if source == "digits":
+        return load_digits(size)
+    if source == "faces":
+        return load_faces(size)
+    if source == "photographs":
+        return crops_by_photograph(load_photographs("samples"), size)
+    if len(source) == 1 and Path(source[0]).is_dir() and class_folders(Path(source[0])):
+        return load_class_folders(source[0], size)
+    return crops_by_photograph(load_photographs(source), size)
 
 
 def class_folders(folder: Path) -> list[Path]:

@@ -144,6 +144,25 @@ class Transfer:
         ]
         return {**asdict(self), "scores": scores}
 
+    def rows(self) -> tuple[list[str], list[list[object]]]:
+        """Every score under a head."""
+        folds = len(self.tested)
+        head = ["network", "layer", "classifier", "per_class", "mean", "deviation"]
+        return [*head, *(f"fold_{number + 1}" for number in range(folds))], [
+            [*(getattr(score, name) for name in head), *score.accuracies] for score in self.scores
+        ]
+
+    def remarks(self) -> list[str]:
+        """For people, what the table says, and what was left out."""
+        lines = [
+            f"accuracy in %, mean over {self.classes} classes and deviation over {len(self.tested)} folds, "
+            f"{self.most_per_class} training images per class"
+        ]
+        if any(self.overlapping):
+            copies = ", ".join(map(str, self.overlapping))
+            lines.append(f"test images left out as copies of training images, by fold: {copies}")
+        return lines
+
     def table(self) -> list[list[str]]:
         """The accuracies in percent with the most training images, by network and layer as the paper's Table 7."""
         classifiers = self.names("classifier")

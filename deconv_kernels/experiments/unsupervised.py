@@ -57,9 +57,9 @@ from .common.files import Parts
 __all__ = [
     "DeconvolutionalNetwork",
     "Epoch",
-    "Features",
     "Reconstruction",
     "SparseCode",
+    "SparseFeatures",
     "SparseLayer",
     "contrast_normalised",
     "pool_by_magnitude",
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 METHODS = ("fista", "ista")
-POOLINGS = ("within", "after")
+POOLING_TIMES = ("within", "after")
 _GROWTH = 1.1
 
 
@@ -127,7 +127,7 @@ class SparseCode:
 
 
 @dataclass(frozen=True)
-class Features:
+class SparseFeatures:
     """What inference found for N images, layer by layer.
 
     Attributes:
@@ -452,7 +452,7 @@ class DeconvolutionalNetwork(nn.Module):
         tolerance: float = 0.0,
         batch_size: int = 16,
         progress: bool = False,
-    ) -> Features:
+    ) -> SparseFeatures:
         """Infers the maps of one layer after the other, from the bottom.
 
         Args:
@@ -487,10 +487,10 @@ class DeconvolutionalNetwork(nn.Module):
                 values, places = pool_by_magnitude(codes[-1].maps, layer.pool)
                 pooled.append(values)
                 switches.append(places)
-        return Features(_size(images), tuple(codes), tuple(pooled), tuple(switches))
+        return SparseFeatures(_size(images), tuple(codes), tuple(pooled), tuple(switches))
 
     def reconstruct(
-        self, features: Features, layer: int | None = None, *, pooled: bool = False, batch_size: int = 16
+        self, features: SparseFeatures, layer: int | None = None, *, pooled: bool = False, batch_size: int = 16
     ) -> Tensor:
         """The images as a layer's maps explain them, through the switches of the layers below.
 
@@ -633,7 +633,7 @@ class DeconvolutionalNetwork(nn.Module):
             direction = slope + steepness / before * direction
         return _unit_length(filters)
 
-    def strongest(self, features: Features, layer: int, k: int = 9, maps: Sequence[int] | None = None) -> Units:
+    def strongest(self, features: SparseFeatures, layer: int, k: int = 9, maps: Sequence[int] | None = None) -> Units:
         """The units of largest magnitude of every map, at most one per image, in falling order.
 
         Args:
@@ -667,7 +667,7 @@ class DeconvolutionalNetwork(nn.Module):
         )
 
     @torch.no_grad()
-    def project(self, features: Features, units: Units) -> Projections:
+    def project(self, features: SparseFeatures, units: Units) -> Projections:
         """What single units put into their image: all others zero, down to pixels inside the receptive field.
 
         Args:
@@ -804,7 +804,7 @@ class DeconvolutionalNetwork(nn.Module):
         part: dict[str, Any] = {"epoch": asdict(described), "filters": self.filters[level].detach().cpu().clone()}
         return part if filter_steps else part | {"switches": torch.cat(collected).cpu()}
 
-    def _level(self, features: Features, layer: int | None) -> int:
+    def _level(self, features: SparseFeatures, layer: int | None) -> int:
         inferred = len(features.codes)
         layer = inferred if layer is None else layer
         if not 1 <= layer <= inferred:
@@ -834,7 +834,7 @@ class _Inference:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("pooling", self.pooling, POOLINGS)
+        one_of("pooling", self.pooling, POOLING_TIMES)
         _check_tolerance(self.tolerance)
 
     def __call__(self, operator: Reconstruction, images: Tensor, layer: SparseLayer) -> SparseCode:

@@ -25,8 +25,11 @@ from tqdm import tqdm
 
 from .. import backends
 from ..checks import at_least
-from ..data.photographs import cut, load_photographs, plan_crops
+from ..data.crops import cut, plan_crops
+from ..data.photographs import load_photographs
+from ..data.tables import aligned
 from ..deconvnet import Deconvnet
+from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights
 from ..record import Record, Units
@@ -136,10 +139,10 @@ class Throughput:
             self.machine,
             "",
             "ms per projection; in brackets, how many times faster ours is:",
-            *_aligned(times),
+            *(f"  {line}" for line in aligned(times)),
             "",
             "MiB that one call needs at its highest:",
-            *_aligned(memory),
+            *(f"  {line}" for line in aligned(memory)),
             "",
             f"Medians of at least {min(calls)} interleaved calls on interior units of random maps. "
             f"Units per call: ours as in the table; {per_call}.",
@@ -342,9 +345,9 @@ def _interleaved(runs: Mapping[str, Callable[[], Any]], end: float, device: torc
     for done in range(MOST_ROUNDS):
         begun = time.perf_counter()
         for name in order.sample(list(runs), len(runs)):
-            start = _now(device)
+            start = now(device)
             runs[name]()
-            times[name].append(_now(device) - start)
+            times[name].append(now(device) - start)
         took = time.perf_counter() - begun
         if done + 1 >= FEWEST_ROUNDS and time.perf_counter() + took > end:
             break
@@ -442,12 +445,6 @@ def _images(preprocess: Callable[[Tensor], Tensor] | None, size: int) -> tuple[T
     return preprocess(cut(photographs, crops, size)), f"{len(crops)} crops of {size}x{size} of photographs"
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _milliseconds(seconds: float) -> str:
     """Three digits of milliseconds, without the unit."""
     value = seconds * 1e3
@@ -461,15 +458,3 @@ def _mebibytes(count: int | None) -> str:
 
 def _times(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2g}x"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..data.writing import write_text
 from ..deconvnet import Projections
-from ..experiments.gallery import describe_field
+from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
 from .filters import draw_diagnosis

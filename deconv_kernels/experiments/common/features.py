@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ...checks import at_least, one_of
 from .files import Parts, fingerprint_of_network
+from .layers import taking
 from .tracing import forward_only
 
 __all__ = [
@@ -150,7 +151,8 @@ def extract_features(
             images = images.to(device)
             images = images if preprocess is None else preprocess(images)
             if not count:
-                _check_takes(model, images)
+                with taking(f"the network takes no images (C, H, W) = {tuple(images.shape[1:])} of {images.dtype}"):
+                    model(images[:1])
             layers = layers or last_layers(model, images)
             name = f"features {digest(known_by, layers, grid, pooling, images)}"
             for layer, values in parts.get(name, partial(features, images)).items():
@@ -213,15 +215,6 @@ def _pooled(maps: Tensor, grid: int | None, pooling: str) -> Tensor:
         pool = F.adaptive_max_pool2d if pooling == "max" else F.adaptive_avg_pool2d
         maps = pool(maps, (min(grid, maps.shape[2]), min(grid, maps.shape[3])))
     return maps.flatten(1)
-
-
-def _check_takes(model: nn.Module, images: Tensor) -> None:
-    """Raises ValueError with channels, size and dtype if the network cannot run the first of the images."""
-    try:
-        model(images[:1])
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        shape, reason = tuple(images.shape[1:]), str(error).strip().partition("\n")[0]
-        raise ValueError(f"the network takes no images (C, H, W) = {shape} of {images.dtype}: {reason}") from error
 
 
 def _storable(values: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from ...windows import Window, as_map, receptive_fields
 
 __all__ = [
     "by_map",
+    "describe_field",
     "describe_rectification",
     "receptive_field",
     "rectifier_of",
     "respond",
+    "seen_size",
     "strongest_responses",
 ]
 
@@ -54,6 +56,19 @@ def describe_rectification(tape: Tape, layer: str) -> str:
     if _is_rectified(tape, tape.value(layer)):
         return ""
     return f"No rectifier follows layer {layer}: of its activations those above zero are shown."
+
+
+def seen_size(field: tuple[int, int] | None) -> str:
+    """A receptive field as columns x rows."""
+    return "whole image" if field is None else f"{field[1]}x{field[0]}"
+
+
+def describe_field(field: tuple[int, int] | None, window: tuple[int, int]) -> str:
+    """For captions: a receptive field in pixels, and what is shown where images are smaller than it."""
+    if field is None:
+        return f"the whole image, {seen_size(window)} pixels"
+    clipped = f", more than an image has: shown are its {seen_size(window)}" if field != window else ""
+    return f"{seen_size(field)} pixels{clipped}"
 
 
 def _is_rectified(tape: Tape, value: int) -> bool:
