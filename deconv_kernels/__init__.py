@@ -4,42 +4,17 @@ Max-pooling with switches, switch-guided unpooling and windowed backprojection a
 deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (2013).
 """
 
-from . import _interrupt as _interrupt  # first: it answers interrupts while the others are being imported
-from . import _register, backends, nn
-from .calls import UnsupportedModule
-from .deconvnet import Deconvnet, Projections
-from .graph import UnknownLayer
-from .one_call import project
-from .ops import (
-    backproject2d,
-    indices_to_switches,
-    max_pool2d,
-    max_unpool2d,
-    max_unpool2d_window,
-    pack_weight,
-    switches_to_indices,
-)
-from .record import Record, Units
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-_register.register_all()
+from . import _interrupt
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Deconvnet",
-    "Projections",
-    "Record",
-    "Units",
-    "UnknownLayer",
-    "UnsupportedModule",
-    "backends",
-    "backproject2d",
-    "indices_to_switches",
-    "max_pool2d",
-    "max_unpool2d",
-    "max_unpool2d_window",
-    "nn",
-    "pack_weight",
-    "project",
-    "switches_to_indices",
-]
+if TYPE_CHECKING or not _interrupt.is_command():
+    from ._public import *  # noqa: F403
+    from ._public import __all__ as __all__
+else:
+    # The command answers --help and mistyped options without torch, which takes seconds.
+    def __getattr__(name: str) -> Any:
+        return getattr(import_module("._public", __name__), name)

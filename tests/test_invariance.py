@@ -307,7 +307,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
         ({"labels": [0, 5]}, ValueError, "from 0 to 4, got 5"),
         ({"labels": [-1, 0]}, ValueError, "from 0 to 4, got -1"),
         ({"labels": "guess"}, ValueError, "'predicted'"),
-        ({"outputs": "scores"}, ValueError, "logits, probabilities"),
+        ({"outputs": "scores"}, ValueError, "'logits', 'probabilities'"),
         ({"batch_size": 0}, ValueError, "at least 1"),
     ],
 )

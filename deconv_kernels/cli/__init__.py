@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from .._interrupt import NOTHING_YET, STATUS, take_over
+from .._interrupt import NOTHING_YET, STATUS
 from . import (
     bench,
     correspondence,
@@ -85,7 +85,6 @@ def _warnings_of_one_line() -> Iterator[None]:
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """See what a convolutional network has learned, by deconvnet projections."""
-    take_over()
     ctx.with_resource(_warnings_of_one_line())
     # What a command has begun to write vanishes when it is asked to end, as it does when it is interrupted.
     signal.signal(signal.SIGTERM, _end)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
 
+from . import options
 
-@click.command("info")
-def command() -> None:
+
+@dataclass(frozen=True)
+class Settings:
+    """There is nothing to set."""
+
+
+@options.command("info", Settings)
+def command(settings: Settings) -> None:
     """Print the version, PyTorch, and which backends of each op can run here, or why they cannot."""
     import torch
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
+
+from .._interrupt import take_over
 
 __all__ = [
     "ARCHITECTURES",
@@ -97,6 +100,8 @@ def command(name: str, settings: type[S], *refused: type[Exception]) -> Callable
 
     def made(function: Callable[[S], None]) -> click.Command:
         def run(**given: Any) -> None:
+            import_module("deconv_kernels._public")  # torch, and the ops
+            take_over()
             with user_errors(ValueError, OSError, *refused):
                 function(_filled(settings, given))
 
