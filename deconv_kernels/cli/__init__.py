@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,25 +16,14 @@ import click
 
 from .. import __version__
 from .._interrupt import NOTHING_YET, STATUS
-from . import (
-    bench,
-    correspondence,
-    evolution,
-    filters,
-    gallery,
-    info,
-    invariance,
-    mine,
-    occlusion,
-    plan,
-    repair,
-    report,
-    transfer,
-    unsupervised,
-)
 from .options import OUTPUT
 
 __all__ = ["main"]
+
+_COMMANDS = (
+    *("bench", "correspondence", "evolution", "filters", "gallery", "info", "invariance", "mine", "occlusion", "plan"),
+    *("repair", "report", "transfer", "unsupervised"),
+)
 
 
 class _Interrupted(click.ClickException):
@@ -94,20 +84,5 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-for _module in (
-    gallery,
-    mine,
-    occlusion,
-    invariance,
-    correspondence,
-    filters,
-    repair,
-    evolution,
-    transfer,
-    unsupervised,
-    report,
-    bench,
-    plan,
-    info,
-):
-    main.add_command(_module.command)
+for _name in _COMMANDS:
+    main.add_command(import_module(f".{_name}", __name__).command)

@@ -50,7 +50,6 @@ def command(settings: Settings) -> None:
         found = job.run(settings.seconds, settings.compiled)
     except WrongResult as error:
         raise click.ClickException(str(error)) from error
-    for line in found.lines():
-        click.echo(line)
+    options.tell(found.lines())
     if output is not None:
         write_json(output, found.as_dict(), indent=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,11 +38,11 @@ class Settings:
         "anywhere.",
     )
     shared: bool = option(False, "A random square has the same place in all photographs.", is_flag=True)
-    seed: int = options.seed("Chooses the random squares.")
+    seed: int = options.seed(help="Chooses the random squares.")
     fill: str = option("mean", "Of the squares: mean (zero in the network's input) or 0..255.")
     tolerance: float = option(0.0, "Changes up to this multiple of a layer's largest activation count as none.")
     size: int = options.size()
-    batch_size: int = options.batch_size(what="Squares per pass.")
+    batch_size: int = options.batch_size(help="Squares per pass.")
     output: str = options.output()
 
 
@@ -75,18 +76,9 @@ def command(settings: Settings) -> None:
     colour = fill_colour(subject.weights, fill)
     called = [photograph.name for photograph in photographs]
     drawn = options.values(settings, "side", "draws", "reach", "shared", "seed")
-    told = {
-        "model": model,
-        "weights": subject.weights.source,
-        "images": called,
-        "parts": {part: of_part.tolist() for part, of_part in shown.items()},
-        "layers": chosen,
-        **drawn,
-        "reach": str(settings.reach),
-        "fill": fill,
-        "tolerance": settings.tolerance,
-        "size": size,
-    }
+    told: dict[str, Any] = {"model": model, "weights": subject.weights.source, "images": called}
+    told |= {"parts": {part: of_part.tolist() for part, of_part in shown.items()}, "layers": chosen}
+    told |= drawn | {"reach": str(settings.reach)} | options.values(settings, "fill", "tolerance", "size")
     parts = Parts.of_run(settings.output, "correspondence", told, subject.model, inputs)
     with written_at_once(Path(settings.output)) as draft:
         how = drawn | options.values(settings, "tolerance", "batch_size")
@@ -109,8 +101,7 @@ def command(settings: Settings) -> None:
             hidden_parts(found, inputs, colour, subject.weights.deprocess),
         )
     parts.remove()
-    for line in aligned(score_table(scores)):
-        click.echo(line)
+    options.tell(aligned(score_table(scores)))
     left_out = len(loaded) - len(photographs)
     click.echo(f"{len(photographs)} photographs{f'; {left_out} without points left out' if left_out else ''}.")
     click.echo(f"correspondence.png, .csv, .npz and .json in {settings.output}")

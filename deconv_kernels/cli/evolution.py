@@ -24,7 +24,7 @@ class Settings:
     )
     photographs: Photographs = group(Photographs)
     layers: str = options.layers("Layers, separated by commas.", required=True)
-    maps: int = options.maps(6)
+    maps: int = options.maps(default=6)
     seed: int = options.seed()
     reading: Reading = group(Reading)
     size: int = options.size()
@@ -59,11 +59,12 @@ def command(settings: Settings) -> None:
     from ..experiments.gallery import choose_maps
     from ..models import Weights, load_weights
     from ..plot.evolution import draw_evolution
+    from .checkpoints import checked_files, identity, names_of
     from .subject import device_of, layers_of
 
     size, rule, output = settings.size, settings.rule, settings.output
     device = device_of(settings.machine)
-    files = _checked([name for entry in settings.checkpoints for name in options.names(entry)])
+    files = checked_files(settings.checkpoints)
     at_least("maps", settings.maps, 1)
     at_least("seed", settings.seed, 0)
     at_least("size", size, 1)
@@ -87,14 +88,12 @@ def command(settings: Settings) -> None:
     for file in files[1:]:
         loaded(file)  # one that cannot be used is found before the work
 
-    seen = {file: _identity(Path(file)) for file in files}
+    seen = {file: identity(Path(file)) for file in files}
     told = [settings.model, seen, planned, chosen, size, mean, deviation, settings.batch_size, rule]
     told += [settings.machine.device, "rectified"]
     pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
     parts = Parts.of_run(output, "evolution", told, network, *pixels)
-    stems = [Path(file).stem for file in files]
-    called = stems if len(set(stems)) == len(stems) else files
-    networks = {name: partial(build, file) for name, file in zip(called, files, strict=True)}
+    networks = {name: partial(build, file) for name, file in zip(names_of(files), files, strict=True)}
     with written_at_once(Path(output)) as draft:
         found = experiment.evolve(networks, batches, chosen, rule=rule, rectified=True, parts=parts)
         cut_from = [photographs[crop.photograph].name for crop in planned]
@@ -109,23 +108,5 @@ def command(settings: Settings) -> None:
             path = draft / f"{file_name(layer)}_evolution.png"
             draw_evolution(path, found, layer, title, caption, first.preprocessing.to_rgb, batches.pixels)
     parts.remove()
-    for line in aligned(found.summary()):
-        click.echo(line)
+    options.tell(aligned(found.summary()))
     click.echo(f"figures and numbers in {output}")
-
-
-def _checked(files: list[str]) -> list[str]:
-    """The checkpoints; ValueError: none, one twice, or one that is not there."""
-    if repeated := [file for file in files if files.count(file) > 1]:
-        raise ValueError(f"checkpoint {repeated[0]!r} was given more than once")
-    if not files:
-        raise ValueError("no checkpoints were given")
-    if missing := [file for file in files if not Path(file).is_file()]:
-        raise ValueError(f"checkpoint {missing[0]!r}: no such file")
-    return files
-
-
-def _identity(path: Path) -> tuple[str, int, int]:
-    """What tells one state of a file from another."""
-    status = path.stat()
-    return str(path.resolve()), status.st_size, status.st_mtime_ns

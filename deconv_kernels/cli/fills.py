@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..models import Weights
 
-__all__ = ["describe_fill", "fill_colour"]
-
 _DESCRIPTIONS = {
     "image": "each photograph's own mean colour",
     "edge": "the border's pixels repeated",

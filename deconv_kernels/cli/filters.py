@@ -21,8 +21,8 @@ class Settings:
         "Convolutions, separated by commas, or blocks with all of theirs; by default the first."
     )
     size: int = options.size()
-    crops: int = options.crops(48)
-    batch_size: int = options.batch_size(8)
+    crops: int = options.crops(default=48)
+    batch_size: int = options.batch_size(default=8)
     dominance: float = option(5.0, "A filter above so many times the others' mean dominates.")
     renormalize: float | None = option(
         None,
@@ -88,8 +88,7 @@ def command(settings: Settings) -> None:
             summary["after"] = [each.summary() for each in comparison.after]
         write_json(draft / "filters.json", summary, allow_nan=False)
     states = [("", found)] if comparison is None else [("before", found), ("after", comparison.after)]
-    for line in aligned(experiment.summary_table(states)):
-        click.echo(line)
+    options.tell(aligned(experiment.summary_table(states)))
     if comparison is not None:
         click.echo(f"filters of all convolutions scaled to an RMS of {comparison.radius:g}: {len(comparison.changed)}")
     click.echo(f"figures and numbers in {settings.output}")

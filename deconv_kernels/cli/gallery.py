@@ -22,7 +22,7 @@ class Settings:
     output: str = options.output()
     size: int = options.size()
     crops: int = options.crops()
-    batch_size: int = options.batch_size(what="Crops recorded at a time.")
+    batch_size: int = options.batch_size(help="Crops recorded at a time.")
     seed: int = options.seed()
     rule: str = options.rule()
     overlap: str = option("sum", "What pooling windows that share a maximum do: sum, or last (the last window wins).")
@@ -44,5 +44,4 @@ def command(settings: Settings) -> None:
         summary = GalleryJob(settings).run(settings.output)
     except WrongResult as error:
         raise click.ClickException(str(error)) from error
-    for line in summary.lines():
-        click.echo(line)
+    options.tell(summary.lines())

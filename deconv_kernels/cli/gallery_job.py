@@ -24,8 +24,6 @@ from .gallery import Settings
 from .options import names, values
 from .subject import load
 
-__all__ = ["GalleryJob"]
-
 
 class GalleryJob:
     """One run, checked before it starts: weights, photographs and layers are loaded on construction.
@@ -115,16 +113,9 @@ class GalleryJob:
 
     def _told(self) -> dict[str, object]:
         """The settings as they are written."""
-        settings = self.settings
-        network, (mean, std) = settings.network, settings.network.reading.constants()
-        return {
-            "model": network.model,
-            "weights": network.weights,
-            "images": settings.photographs.sources,
-            "layers": self.layers,
-            **values(settings, "maps", "k", "crops", "batch_size", "seed"),
-            "device": network.machine.device,
-            **values(settings, "rule", "overlap", "distinct", "sample", "size"),
-            "mean": mean,
-            "std": std,
-        }
+        settings, network = self.settings, self.settings.network
+        mean, std = network.reading.constants()
+        told: dict[str, object] = {"model": network.model, "weights": network.weights}
+        told |= {"images": settings.photographs.sources, "layers": self.layers}
+        told |= values(settings, "maps", "k", "crops", "batch_size", "seed") | {"device": network.machine.device}
+        return told | values(settings, "rule", "overlap", "distinct", "sample", "size") | {"mean": mean, "std": std}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +12,6 @@ from . import options
 from .options import Network, Photographs, group, option
 
 _BORDERS = ("edge", "reflect")
-_MOST_STEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Settings:
         False, "Draw distances as in the paper, not divided by the original features' norm.", is_flag=True
     )
     size: int = options.size()
-    batch_size: int = options.batch_size(what="Images per pass.")
+    batch_size: int = options.batch_size(help="Images per pass.")
     output: str = options.output()
 
 
@@ -67,30 +67,28 @@ def command(settings: Settings) -> None:
 
     size, fill, interpolation = settings.size, settings.fill, settings.interpolation
     subject = load(settings.network, size)
+    weights = subject.weights
     chosen = layers_of(subject.model, settings.layers)
     photographs = load_photographs(settings.photographs.sources)
     called = [photograph.name for photograph in photographs]
     inputs = subject.inputs(cut(photographs, plan_centres(photographs, size), size))
-    border = fill if fill in _BORDERS else fill_colour(subject.weights, fill, _BORDERS)
+    border = fill if fill in _BORDERS else fill_colour(weights, fill, _BORDERS)
     asked = options.values(settings, "translation", "scale", "rotation")
     transformations = tuple(
-        each if steps is None else replace(each, parameters=_steps(name, steps))
+        each if steps is None else replace(each, parameters=options.steps(name, steps))
         for each, (name, steps) in zip(figure_5(size, border, interpolation), asked.items(), strict=True)
     )
     wanted = None if settings.labels is None else read_labels(settings.labels, settings.classes, len(photographs))
     outputs = "probabilities" if settings.probabilities else "logits"
-    told = {
+    told: dict[str, Any] = {
         "model": settings.network.model,
-        "weights": subject.weights.source,
+        "weights": weights.source,
         "images": called,
         "layers": chosen,
-        "labels": wanted,
-        "outputs": outputs,
-        "parameters": {each.name: each.parameters for each in transformations},
-        "fill": fill,
-        "interpolation": interpolation,
-        "size": size,
     }
+    told |= {"labels": wanted, "outputs": outputs}
+    told |= {"parameters": {each.name: each.parameters for each in transformations}}
+    told |= options.values(settings, "fill", "interpolation", "size")
     parts = Parts.of_run(settings.output, "invariance", told, subject.model, inputs)
     with written_at_once(Path(settings.output)) as draft:
         found = invariance(
@@ -106,31 +104,16 @@ def command(settings: Settings) -> None:
         write_csv(draft / "invariance.csv", *found.table(called))
         norms = {layer: dict(zip(called, values.tolist(), strict=True)) for layer, values in found.norms.items()}
         write_json(draft / "invariance.json", {**told, "labels": found.labels, "norms": norms})
-        draw_invariance(
-            draft / "invariance.png",
-            f"{settings.network.model}: features of translated, scaled and rotated images",
+        examples = [examples_of(each, inputs, weights.deprocess) for each in transformations]
+        caption = (
             f"Central squares of {len(photographs)} photographs at {size}x{size}, turned and scaled about their "
-            f"middle, {interpolation} interpolation; what comes in at the border: "
-            f"{describe_fill(subject.weights, fill)}. Weights: {subject.weights.source}.",
-            found,
-            called,
-            [examples_of(each, inputs, subject.weights.deprocess) for each in transformations],
-            relative=not settings.raw,
+            f"middle, {interpolation} interpolation; what comes in at the border: {describe_fill(weights, fill)}. "
+            f"Weights: {weights.source}."
         )
+        title = f"{settings.network.model}: features of translated, scaled and rotated images"
+        path = draft / "invariance.png"
+        draw_invariance(path, title, caption, found, called, examples, relative=not settings.raw)
     parts.remove()
-    for line in aligned(found.summary()):
-        click.echo(line)
+    options.tell(aligned(found.summary()))
     click.echo("Means over the images and all but the parameters that change nothing; distances divided by the norm.")
     click.echo(f"invariance.png, invariance.csv and invariance.json in {settings.output}")
-
-
-def _steps(option: str, text: str) -> tuple[float, ...]:
-    """The parameters that FROM,TO,STEP stand for, both ends included."""
-    try:
-        first, last, step = (float(number) for number in text.split(","))
-        count = round((last - first) / step, 9)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{option} must be FROM,TO,STEP, three numbers, got {text!r}") from None
-    if not 0 <= count < _MOST_STEPS:
-        raise ValueError(f"{option} must reach TO from FROM in less than {_MOST_STEPS} steps, got {text!r}")
-    return tuple(round(first + number * step, 9) for number in range(int(count) + 1))

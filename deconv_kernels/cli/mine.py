@@ -27,7 +27,7 @@ class Settings:
     all_positions: bool = option(False, "Let all positions of a crop compete, not only its best.", is_flag=True)
     size: int = options.size()
     crops: int = options.crops()
-    batch_size: int = options.batch_size(what="Crops per forward pass.")
+    batch_size: int = options.batch_size(help="Crops per forward pass.")
     output: str = options.output()
 
 
@@ -57,7 +57,7 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
     import torch
     from torch.utils.data import DataLoader
 
-    from ..data.crops import CropImages, crop_table, plan_crops
+    from ..data.crops import CropImages, crop_table, cut, plan_crops
     from ..data.photographs import load_photographs
     from ..data.tables import aligned, write_csv
     from ..experiments.common.files import Parts, written_at_once
@@ -75,7 +75,7 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
     net = forward_only(subject.model)
     crops = CropImages(photographs, planned, size, subject.weights.preprocess)
     chosen = layers_of(subject.model, settings.layers)
-    shapes_of(net, crops[0][None].to(subject.device), chosen)
+    shapes_of(net, subject.inputs(cut(photographs, planned[:1], size)), chosen)
     told = [settings.network.model, subject.weights.source, str(subject.device), settings.layers, settings.k]
     told += [settings.weakest, wanted, settings.all_positions, size, settings.crops, batch_size]
     pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
@@ -100,10 +100,8 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
         write_csv(draft / "units.csv", head, responses.table())
         write_csv(draft / "crops.csv", *crop_table(planned, photographs))
     parts.remove()
-    for line in aligned(list(mined.summary())):
-        click.echo(line)
-    for line in mined.remarks(net.tape):
-        click.echo(line)
+    options.tell(aligned(list(mined.summary())))
+    options.tell(mined.remarks(net.tape))
     by = f" by {world} processes" if world > 1 else ""
     click.echo(f"{mined.images} crops of {len(photographs)} photographs mined{by}; units and numbers in {output}")
 

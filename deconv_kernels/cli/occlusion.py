@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,7 +23,7 @@ class Settings:
         "maps."
     )
     map: int | None = option(None, "Watch this map instead of the strongest.", type=int)
-    occluder: int = options.occluder("the square")
+    occluder: int = options.occluder(help="Rows and columns of the square.")
     stride: int = options.stride()
     cover: bool = option(
         True,
@@ -63,11 +64,12 @@ def command(settings: Settings) -> None:
     (occlusion.csv), the arrays (occlusion.npz) and the main numbers (occlusion.json). Probabilities need a network that
     ends in one value for each class. An interrupted run goes on with the photographs that are left.
     """
+    import numpy as np
+
     from ..data.crops import cut, plan_centres
     from ..data.photographs import load_photographs
     from ..data.tables import aligned, write_csv
-    from ..data.tensor_files import save_compressed
-    from ..data.writing import write_json
+    from ..data.writing import being_written, write_json
     from ..experiments import occlusion as experiment
     from ..experiments.common.files import Parts, written_at_once
     from ..plot.occlusion import draw_occlusions
@@ -87,47 +89,24 @@ def command(settings: Settings) -> None:
     watch.check_labels(wanted, settings.probabilities)
     classes = [] if settings.classes is None else read_lines(settings.classes, "classes")
     colour = "mean" if fill == "image" else fill_colour(subject.weights, fill, ("image",))
-    told = {
-        "model": model,
-        "weights": subject.weights.source,
-        "images": called,
-        "asked": watch.asked,
-        "layer": watch.layer,
-        **options.values(settings, "map", "occluder", "stride", "cover", "fill"),
-        "units": watch.units,
-        "logits": watch.logits,
-        "probabilities": settings.probabilities,
-        "labels": wanted,
-        "size": size,
-    }
+    told: dict[str, Any] = {"model": model, "weights": subject.weights.source, "images": called, "asked": watch.asked}
+    told |= {"layer": watch.layer} | options.values(settings, "map", "occluder", "stride", "cover", "fill")
+    told |= {"units": watch.units, "logits": watch.logits, "probabilities": settings.probabilities}
+    told |= {"labels": wanted, "size": size}
     parts = Parts.of_run(settings.output, "occlusion", told, subject.model, inputs)
     with written_at_once(Path(settings.output)) as draft:
-        found = watch.occlude_each(
-            inputs,
-            called,
-            None if isinstance(wanted, str) else wanted,
-            parts,
-            size=settings.occluder,
-            stride=settings.stride,
-            fill=colour,
-            cover=settings.cover,
-            map=settings.map,
-            softmax=not settings.probabilities,
-        )
+        labels = None if isinstance(wanted, str) else wanted
+        how = {"size": settings.occluder, "fill": colour, "softmax": not settings.probabilities}
+        how |= options.values(settings, "stride", "cover", "map")
+        found = watch.occlude_each(inputs, called, labels, parts, **how)
         write_csv(draft / "occlusion.csv", *experiment.table(found, called))
-        save_compressed(draft / "occlusion.npz", experiment.stacked(found))
-        numbers = [{"image": name, **each.numbers()} for name, each in zip(called, found, strict=True)]
-        write_json(draft / "occlusion.json", {**told, "found": numbers}, allow_nan=False)
+        with being_written(draft / "occlusion.npz"):
+            np.savez_compressed(draft / "occlusion.npz", **experiment.stacked(found))
+        told["found"] = [{"image": name, **each.numbers()} for name, each in zip(called, found, strict=True)]
+        write_json(draft / "occlusion.json", told, allow_nan=False)
         filled = describe_fill(subject.weights, fill)
         draw_occlusions(draft / "occlusion.png", told, found, pixels, classes, subject.weights, colour, filled)
     parts.remove()
-    for line in aligned(experiment.summary(found, called, classes)):
-        click.echo(line)
-    if watch.refusal is not None:
-        click.echo(f"No projection: {watch.refusal}")
-    if watch.logits is None:
-        click.echo(f"No probabilities: the output of {model} is not one value for each class.")
-    for each, name in zip(found, called, strict=True):
-        for line in experiment.describe_raises(each, name, classes):
-            click.echo(line)
+    options.tell(aligned(experiment.summary(found, called, classes)))
+    options.tell(watch.remarks(found, called, classes, model))
     click.echo(f"occlusion.png, occlusion.csv, occlusion.npz and occlusion.json in {settings.output}")

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 
 from .._interrupt import take_over
-
-__all__ = [
-    "ARCHITECTURES",
-    "OUTPUT",
-    "RULES",
-    "Machine",
-    "Network",
-    "Photographs",
-    "Reading",
-    "batch_size",
-    "check_seed",
-    "classes",
-    "command",
-    "crops",
-    "group",
-    "k",
-    "layers",
-    "maps",
-    "model",
-    "more_images",
-    "names",
-    "numbers",
-    "occluder",
-    "option",
-    "output",
-    "rule",
-    "seed",
-    "size",
-    "stride",
-    "user_errors",
-    "values",
-]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -52,6 +21,8 @@ ARCHITECTURES = ("vgg16", "alexnet", "zfnet")
 
 RULES = ("deconvnet", "guided", "gradient")
 """Those of the engine, without importing torch; the first is the default."""
+
+_MOST_STEPS = 1000
 
 OUTPUT = "deconv_kernels output folder"
 """Under this key of `click.Context.meta` lies the folder of a command with the option `output`."""
@@ -127,6 +98,12 @@ def _filled(settings: type[S], given: dict[str, Any]) -> S:
     )
 
 
+def tell(lines: Iterable[str]) -> None:
+    """Prints lines."""
+    for line in lines:
+        click.echo(line)
+
+
 def values(settings: object, *names: str) -> dict[str, Any]:
     """Some of the settings by name."""
     return {name: getattr(settings, name) for name in names}
@@ -171,6 +148,18 @@ def numbers(option: str, separated: str, kind: Callable[[str], T], what: str = "
         raise ValueError(f"{option} must be {what} separated by commas, got {separated!r}") from error
 
 
+def steps(option: str, text: str) -> tuple[float, ...]:
+    """The parameters that FROM,TO,STEP stand for, both ends included."""
+    try:
+        first, last, step = (float(number) for number in text.split(","))
+        count = round((last - first) / step, 9)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{option} must be FROM,TO,STEP, three numbers, got {text!r}") from None
+    if not 0 <= count < _MOST_STEPS:
+        raise ValueError(f"{option} must reach TO from FROM in less than {_MOST_STEPS} steps, got {text!r}")
+    return tuple(round(first + number * step, 9) for number in range(int(count) + 1))
+
+
 class _WithOldNames(click.Option):
     """An option whose help shows the first of its names only; the others are those that it once had."""
 
@@ -188,51 +177,6 @@ def layers(what: str, required: bool = False) -> Any:
     return option("", text, "--layers", "--layer", required=required, cls=_WithOldNames, metavar="NAMES")
 
 
-def size(default: int = 224, what: str = "the images that the network sees") -> Any:
-    """--size."""
-    return option(default, f"Rows and columns of {what}.")
-
-
-def crops(default: int = 256) -> Any:
-    """--crops."""
-    return option(default, "Crops to cut from the photographs, at most.")
-
-
-def batch_size(default: int = 16, what: str = "Crops at a time.") -> Any:
-    """--batch-size."""
-    return option(default, what)
-
-
-def classes() -> Any:
-    """--classes."""
-    return option(None, "A file with the name of each class on a line of its own, from class 0 on.")
-
-
-def occluder(what: str) -> Any:
-    """--occluder."""
-    return option(32, f"Rows and columns of {what}.")
-
-
-def stride() -> Any:
-    """--stride."""
-    return option(8, "Pixels from one position of the square to the next.")
-
-
-def maps(default: int = 16) -> Any:
-    """--maps."""
-    return option(default, "Maps per layer, chosen at random.")
-
-
-def k() -> Any:
-    """-k."""
-    return option(9, "Strongest activations per map.", "-k")
-
-
-def seed(what: str = "Chooses the maps.") -> Any:
-    """--seed."""
-    return option(0, what)
-
-
 def check_seed(seed: int) -> None:
     """ValueError: torch's generators do not take it."""
     if not 0 <= seed < 2**63:
@@ -244,25 +188,28 @@ def more_images() -> Any:
     return field(default=(), metadata={"parameter": lambda name: click.Argument([name], nargs=-1)})
 
 
-def rule() -> Any:
-    """--rule."""
-    return option(RULES[0], f"What a rectifier does backwards: {', '.join(RULES)}.")
-
-
-def model() -> Any:
-    """--model."""
-    known = ", ".join(ARCHITECTURES)
-    return option("vgg16", f"{known}, or package.module:function or file.py:function that builds a network.")
-
-
 def _remember_output(context: click.Context, parameter: click.Parameter, folder: str) -> str:
     context.meta[OUTPUT] = folder
     return folder
 
 
-def output() -> Any:
-    """-o and --output."""
-    return option("out", "Folder for the figures and numbers.", "-o", "--output", callback=_remember_output)
+# Options that several commands have, where need be with a default or a meaning of their own.
+batch_size = partial(option, default=16, help="Crops at a time.")
+classes = partial(option, None, "A file with the name of each class on a line of its own, from class 0 on.")
+crops = partial(option, default=256, help="Crops to cut from the photographs, at most.")
+k = partial(option, 9, "Strongest activations per map.", "-k")
+maps = partial(option, default=16, help="Maps per layer, chosen at random.")
+model = partial(
+    option,
+    "vgg16",
+    f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network.",
+)
+occluder = partial(option, default=32)
+output = partial(option, "out", "Folder for the figures and numbers.", "-o", "--output", callback=_remember_output)
+rule = partial(option, RULES[0], f"What a rectifier does backwards: {', '.join(RULES)}.")
+seed = partial(option, default=0, help="Chooses the maps.")
+size = partial(option, default=224, help="Rows and columns of the images that the network sees.")
+stride = partial(option, 8, "Pixels from one position of the square to the next.")
 
 
 @dataclass(frozen=True, kw_only=True)

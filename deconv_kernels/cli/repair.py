@@ -31,11 +31,11 @@ class Settings:
     """What to train, how, and on what."""
 
     photographs: Photographs = group(Photographs)
-    size: int = options.size(64, "the crops")
+    size: int = options.size(default=64, help="Rows and columns of the crops.")
     train: int = option(80, "Training crops per photograph.")
     validation: int = option(40, "Validation crops per photograph.")
     epochs: int = option(12, "Passes over the training crops.")
-    batch_size: int = options.batch_size(64, "Crops per step.")
+    batch_size: int = options.batch_size(default=64, help="Crops per step.")
     learning_rate: float = option(1e-3, "Of stochastic gradient descent.")
     seeds: int = option(3, "Networks of each kind.")
     heat: float = option(100.0, "What the hot filter's weights are multiplied by.")
@@ -66,7 +66,7 @@ def command(settings: Settings) -> None:
     from ..data.tables import aligned, write_csv
     from ..data.writing import save_state, write_json, write_text
     from ..experiments import repair as experiment
-    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.files import Parts, fingerprint, written_at_once
     from ..plot.repair import draw_repair
     from .subject import device_of
 
@@ -80,16 +80,10 @@ def command(settings: Settings) -> None:
     photographs = load_photographs(settings.photographs.sources)
     data = experiment.photograph_crops(photographs, size, settings.train, settings.validation)
     arms = experiment.standard_arms(len(data.names), heat, radius, settings.contrast_normalization)
-    told = {
-        "size": size,
-        "train": len(data.train),
-        "validation": len(data.validation),
-        "photographs": data.names,
-        "mean": data.mean,
-        "recipe": asdict(recipe),
-        **options.values(settings, "seeds", "heat", "radius", "contrast_normalization"),
-    }
-    pixels = [tensor.double().sum().item() for tensor in (data.train.tensors[0], data.validation.tensors[0])]
+    told = {"size": size, "train": len(data.train), "validation": len(data.validation), "photographs": data.names}
+    told |= {"mean": data.mean, "recipe": asdict(recipe)}
+    told |= options.values(settings, "seeds", "heat", "radius", "contrast_normalization")
+    pixels = fingerprint(data.train.tensors[0], data.validation.tensors[0])
     parts = Parts(output / ".parts-repair", [told, pixels, settings.machine.device])
     with written_at_once(output) as draft:
         seeds = range(settings.seeds)
@@ -114,8 +108,7 @@ def command(settings: Settings) -> None:
             text = _NETWORKS.format(classes=len(data.names), normalized=settings.contrast_normalization)
             write_text(draft / "networks.py", text)
     parts.remove()
-    for line in aligned(experiment.summary(by_arm)):
-        click.echo(line)
+    options.tell(aligned(experiment.summary(by_arm)))
     click.echo(f"figure and numbers in {output}")
     if kept:
         click.echo(f"checkpoints too: deconv-kernels evolution --model {output / 'networks.py'}:fine")

@@ -14,8 +14,6 @@ from ..experiments.common.tracing import forward_only
 from ..models import Weights, load_weights
 from .options import Machine, Network, names
 
-__all__ = ["Subject", "device_of", "layers_of", "load", "set_threads"]
-
 
 @dataclass(frozen=True)
 class Subject:

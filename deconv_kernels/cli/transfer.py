@@ -33,7 +33,7 @@ class Settings:
         multiple=True,
     )
     more_images: tuple[str, ...] = options.more_images()
-    size: int = options.size(96)
+    size: int = options.size(default=96)
     layers: str = options.layers("Separated by commas; by default the last one of every size of maps.")
     per_class: str = option("1,3,10,30", "Training images per class, by commas.")
     folds: int = option(5, "How often other training and test images are drawn.")
@@ -49,8 +49,8 @@ class Settings:
     untrained: bool = option(True, "The same network with random weights.", "--untrained/--no-untrained")
     pixels: bool = option(True, "The images themselves, averaged to at most 32x32.", "--pixels/--no-pixels")
     overlap: float = option(0.99, "Correlation from which a test image is a copy and left out.")
-    batch_size: int = options.batch_size(32, "Images per forward pass.")
-    seed: int = options.seed("Chooses the folds and the random weights.")
+    batch_size: int = options.batch_size(default=32, help="Images per forward pass.")
+    seed: int = options.seed(help="Chooses the folds and the random weights.")
     output: str = options.output()
 
 
@@ -71,7 +71,7 @@ def command(settings: Settings) -> None:
     from ..plot.transfer import draw_transfer
     from .subject import layers_of, load
 
-    model, size, folds, output = settings.network.model, settings.size, settings.folds, Path(settings.output)
+    model, size, output = settings.network.model, settings.size, Path(settings.output)
     options.check_seed(settings.seed)
     numbers = options.numbers("--per-class", settings.per_class, int)
     subject = load(settings.network, size)
@@ -81,11 +81,7 @@ def command(settings: Settings) -> None:
     if (settings.data is None) == (not images):
         raise ValueError(f"give either --data ({', '.join(DATA)}) or --images")
     dataset = load_labelled(settings.data or images, size)
-    for name, count in zip(dataset.classes, dataset.labels.bincount().tolist(), strict=True):
-        if count <= max(numbers, default=0):
-            raise ValueError(
-                f"class {name!r} has {count} images: too few to train on {max(numbers)} and test on others"
-            )
+    dataset.check_counts(max(numbers, default=0))
 
     def preprocess(batch: Tensor) -> Tensor:
         return weights.preprocess(batch).contiguous(memory_format=channels_last)
@@ -97,17 +93,11 @@ def command(settings: Settings) -> None:
         except ValueError as error:
             raise ValueError(f"{error}: leave that out with --no-untrained") from error
     parts = Parts(output / ".parts-transfer", "transfer")
-    how: dict[str, Any] = {
-        "per_class": numbers,
-        "folds": folds,
-        "test_per_class": settings.test,
-        "C": settings.loss_weight,
-        "scaling": settings.scaling,
-        "grid": settings.grid or None,
-        "pooling": settings.pooling,
-        "overlap": settings.overlap,
-        "seed": settings.seed,
-    }
+    how: dict[str, Any] = {"per_class": numbers, "folds": settings.folds, "test_per_class": settings.test}
+    how |= {"C": settings.loss_weight, "scaling": settings.scaling, "grid": settings.grid or None}
+    how |= options.values(settings, "pooling", "overlap", "seed")
+    of_what = {"model": model, "weights": weights.source, "data": dataset.source, "classes": dataset.classes}
+    told = {**of_what, "size": size, **how}
     with written_at_once(output) as draft:
         result = transfer(
             networks,
@@ -116,30 +106,14 @@ def command(settings: Settings) -> None:
             chosen,
             groups=dataset.groups,
             classifiers=options.names(settings.classifiers),
-            pixels=settings.pixels,
             preprocess=preprocess,
-            batch_size=settings.batch_size,
             parts=parts,
+            **options.values(settings, "pixels", "batch_size"),
             **how,
         )
-        told = {"model": model, "weights": weights.source, "data": dataset.source, "classes": dataset.classes}
-        write_json(draft / "transfer.json", {"settings": {**told, "size": size, **how}, **result.as_dict()})
+        write_json(draft / "transfer.json", {"settings": told, **result.as_dict()})
         write_csv(draft / "transfer.csv", *result.rows())
-        tested = " to ".join(map(str, sorted({min(result.tested), max(result.tested)})))
-        beside = "\nUntrained is the same network with random weights, frozen too." if settings.untrained else ""
-        grid = f"{settings.grid}x{settings.grid}"
-        pooled = f"maps larger than {grid} pooled to it ({settings.pooling})" if settings.grid else "whole maps"
-        draw_transfer(
-            draft / "transfer.png",
-            result,
-            f"Linear classifiers on the frozen features of {model}: {dataset.source}",
-            f"{result.classes} classes, images of {size}x{size}; {folds} folds, mean and standard deviation over them, "
-            f"{tested} test images each. Features: {pooled}. Weights: {weights.source}. Dotted: what guessing gives."
-            f"{beside}",
-        )
+        draw_transfer(draft / "transfer.png", result, told)
     parts.remove()
-    for line in aligned(result.table()):
-        click.echo(line)
-    for line in result.remarks():
-        click.echo(line)
+    options.tell([*aligned(result.table()), *result.remarks()])
     click.echo(f"figure and numbers: {output / 'transfer.png'}, transfer.csv, transfer.json")

@@ -59,8 +59,7 @@ def plan_crops(photographs: Sequence[Photograph], size: int = 224, limit: int = 
         ValueError: `size` or `limit` is below 1.
     """
     at_least("the number of crops", limit, 1)
-    if size < 1:
-        raise ValueError(f"the size of crops must be at least 1 pixel, got {size}")
+    at_least("the size of crops", size, 1)
     _tell_enlarged(photographs, size)
     crops: list[Crop] = []
     for index, photograph in enumerate(photographs):

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..checks import at_least
 from .crops import Crop, cut, plan_centres
 from .photographs import Photograph, image_files, is_hidden, load_photographs, read_photograph
 
@@ -56,6 +57,12 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def check_counts(self, most: int) -> None:
+        """Refuses to train on so many images of each class; ValueError: one has no other left to test on."""
+        for name, count in zip(self.classes, self.labels.bincount().tolist(), strict=True):
+            if count <= most:
+                raise ValueError(f"class {name!r} has {count} images: too few to train on {most} and test on others")
 
 
 class ImageFiles(Dataset[Tensor]):
@@ -127,7 +134,7 @@ def crops_by_photograph(
     Raises:
         ValueError: a quarter of a photograph does not hold a crop, or `size` is below 1.
     """
-    _check_size(size)
+    at_least("size", size, 1)
     if side < 2 or gap < 0:
         raise ValueError(f"crops must have a side of at least 2 pixels and gaps of at least 0, got {side} and {gap}")
     crops: list[Crop] = []
@@ -165,7 +172,7 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
     Raises:
         ValueError: no such folder, fewer than two subfolders, one without images, or `size` below 1.
     """
-    _check_size(size)
+    at_least("size", size, 1)
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder {str(folder)!r}: no such folder")
@@ -213,11 +220,6 @@ def _range(length: int, gap: int, half: int) -> range:
 
 def _enlarged(pixels: np.ndarray, size: int) -> Tensor:
     """Grey images (N, h, w) uint8 as RGB (N, 3, size, size)."""
-    _check_size(size)
+    at_least("size", size, 1)
     images = [Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC) for grey in pixels]
     return torch.from_numpy(np.stack([np.asarray(image) for image in images]))[:, None].repeat(1, 3, 1, 1)
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .writing import being_written, replaced_at_once
 
-__all__ = ["load_tensors", "save_arrays", "save_compressed", "save_tensors"]
+__all__ = ["load_tensors", "save_arrays", "save_tensors"]
 
 _SUFFIXES = (".npz", ".safetensors")
 _ABOUT = "about"
@@ -67,16 +67,6 @@ def save_arrays(file: Path | IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
-
-
-def save_compressed(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Writes a compressed `.npz` file of arrays, called as names of arguments can be.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with being_written(path):
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,7 +21,7 @@ from ..data.crops import Crop
 from ..deconvnet import Deconvnet, Projections
 from ..record import Record, Units
 from .common.clock import now
-from .common.responses import by_map, receptive_field, rectifier_of, strongest_responses
+from .common.responses import by_map, ranks, receptive_field, rectifier_of, strongest_responses
 
 __all__ = ["Gallery", "LayerGallery", "choose_maps", "distinct", "gallery", "strongest"]
 
@@ -81,12 +81,11 @@ class LayerGallery:
 
     def table(self) -> Iterator[list[object]]:
         """One row per unit, under `TABLE_HEAD`; ranks count from 1 in every map."""
-        units, places = self.projections.units, self.places
+        units = self.projections.units
         assert units.activation is not None
-        columns = (units.table().T.tolist(), units.activation.tolist(), self.projections.boxes.tolist())
-        for place, ((image, channel, y, x), activation, box) in enumerate(zip(*columns, strict=True)):
-            rank = place - places[channel].start + 1
-            yield [self.layer, channel, rank, image, y, x, activation, *box, self.rectified_by or ""]
+        columns = (units.channel, ranks(units), units.image, units.y, units.x, units.activation, self.projections.boxes)
+        for *numbers, box in zip(*(column.tolist() for column in columns), strict=True):
+            yield [self.layer, *numbers, *box, self.rectified_by or ""]
 
 
 TABLE_HEAD = ("layer", "map", "rank", "crop", "y", "x", "activation", "y0", "x0", "y1", "x1", "rectified_by")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checks import at_least, whole_number
+from ..checks import whole_number
 from ..data.tensor_files import load_tensors, save_tensors
 from ..deconvnet import Deconvnet
 from ..graph import Tape
@@ -36,7 +36,7 @@ from .common.batches import Share, check_data, fetch
 from .common.files import Parts
 from .common.processes import Processes
 from .common.quantiles import Counts, QuantileSearch, order_keys
-from .common.responses import by_map, rectifier_of, respond
+from .common.responses import by_map, ranks, rectifier_of, respond
 from .common.tracing import forward_only
 
 __all__ = ["Mined", "fetch", "mine", "renumbered"]
@@ -103,12 +103,8 @@ class Mined:
         """One row per unit: layer, kind, map, rank, image, y, x and activation; ranks count from 1 in every map."""
         for kind, units in self.units():
             assert units.activation is not None
-            columns = (units.channel, units.image, units.y, units.x, units.activation.double())
-            last, rank = None, 0
-            for channel, image, y, x, activation in zip(*(column.tolist() for column in columns), strict=True):
-                rank = rank + 1 if channel == last else 1
-                last = channel
-                yield [units.layer, kind, channel, rank, image, y, x, activation]
+            columns = (units.channel, ranks(units), units.image, units.y, units.x, units.activation.double())
+            yield from ([units.layer, kind, *row] for row in zip(*(column.tolist() for column in columns), strict=True))
 
     def summary(self) -> Iterator[tuple[object, ...]]:
         """For people, what the layers are like: of every map its strongest activation."""
@@ -327,10 +323,8 @@ def mine(
         raise ValueError("layers must name at least one layer")
     for name in names:
         net.tape.value(name)
-    k, first_image = whole_number("k", k), whole_number("first_image", first_image)
-    batches_per_part = whole_number("batches_per_part", batches_per_part)
-    for what, value, least in (("k", k, 1), ("first_image", first_image, 0), ("batches_per_part", batches_per_part, 1)):
-        at_least(what, value, least)
+    k, first_image = whole_number("k", k, 1), whole_number("first_image", first_image, 0)
+    batches_per_part = whole_number("batches_per_part", batches_per_part, 1)
     wanted = tuple(dict.fromkeys(float(q) for q in quantiles))
     if wrong := [q for q in wanted if not 0 <= q <= 1]:
         raise ValueError(f"quantiles must be between 0 and 1, got {wrong[0]}")

@@ -26,7 +26,7 @@ from ..recompute import Recomputation
 from ..record import Units
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
 from .common.files import Parts
-from .common.layers import chosen_layers, shapes_of
+from .common.layers import chosen_layers, classes_of, shapes_of
 from .common.responses import rectifier_of
 from .common.tracing import forward_only, with_way_back
 
@@ -35,7 +35,6 @@ __all__ = [
     "Raise",
     "Watch",
     "colour_of",
-    "describe_raises",
     "occlude",
     "occluded",
     "positions",
@@ -177,6 +176,17 @@ class Watch:
             if max(labels) >= classes:
                 raise ValueError(f"label must be from 0 to {classes - 1}, got {max(labels)}")
 
+    def remarks(
+        self, found: Sequence[Occlusion], names: Sequence[str], classes: Sequence[str], model: str
+    ) -> Iterator[str]:
+        """For people: what could not be done, and the positions that raise the true class's probability most."""
+        if self.refusal is not None:
+            yield f"No projection: {self.refusal}"
+        if self.logits is None:
+            yield f"No probabilities: the output of {model} is not one value for each class."
+        for each, name in zip(found, names, strict=True):
+            yield from _describe_raises(each, name, classes)
+
     def occlude_each(
         self, images: Tensor, names: Sequence[str], labels: Sequence[int] | None, parts: Parts, **how: Any
     ) -> list[Occlusion]:
@@ -227,8 +237,7 @@ def watch(
     asked, *others = (_last_maps(shapes),) if layers is None else chosen_layers(net, layers)
     if others:
         raise ValueError(f"one layer is watched, got {len(others) + 1}: {','.join([asked, *others])}")
-    if logits is None and net.tape.output is not None and len(shapes[net.output]) == 1:
-        logits = net.output
+    logits = classes_of(net, shapes) if logits is None else logits
     return Watch(net, shapes, asked, rectifier_of(net.tape, asked), logits, units, refusal)
 
 
@@ -251,7 +260,7 @@ def table(found: Sequence[Occlusion], names: Sequence[str]) -> tuple[list[str], 
     return ["image", "y", "x", *measured], rows
 
 
-def stacked(found: Sequence[Occlusion]) -> dict[str, np.ndarray[Any, Any]]:
+def stacked(found: Sequence[Occlusion]) -> dict[str, Any]:
     """The tensors of all images, by the names of `Occlusion`."""
     kept = [field.name for field in fields(found[0]) if isinstance(getattr(found[0], field.name), Tensor)]
     return {name: np.stack([getattr(each, name).numpy() for each in found]) for name in kept}
@@ -282,8 +291,7 @@ def _class_name(number: int, classes: Sequence[str]) -> str:
     return classes[number] if number < len(classes) else str(number)
 
 
-def describe_raises(found: Occlusion, name: str, classes: Sequence[str]) -> list[str]:
-    """For people: the positions that raise the true class's probability most in the image of that name."""
+def _describe_raises(found: Occlusion, name: str, classes: Sequence[str]) -> list[str]:
     if found.probability is None or found.label is None:
         return []
     raises = found.raises()

@@ -37,12 +37,11 @@ from .common.features import (
     Features,
     check_finite,
     class_numbers,
-    digest,
     extract_features,
     last_layers,
     untrained,
 )
-from .common.files import Parts
+from .common.files import Parts, fingerprint
 from .common.folds import Fold, check_threshold, find_overlap, make_folds, without_copies
 
 __all__ = [
@@ -388,12 +387,12 @@ def classify(
     scores = []
     with tqdm(desc="classifiers", total=total, disable=not progress) as bar:
         for layer, values in features.items():
-            source = digest(values, labels)
+            source = fingerprint(values, labels)
             accuracies: dict[tuple[str, int], list[float]] = {}
             for fold in folds:
                 for n in numbers:
                     problem = _Problem(values, labels, fold.train[:, :n].flatten(), fold.test, scaling)
-                    setting = digest(problem.train, problem.test, C, scaling)
+                    setting = f"{fingerprint(problem.train, problem.test)} {C} {scaling}"
                     for classifier in classifiers:
                         name = f"accuracy {source} {setting} {classifier}"
                         accuracy = parts.get(name, partial(problem.accuracy, classifier, C))

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checks import at_least, one_of
+from ..checks import at_least, one_of, whole_number
 from ..data.writing import being_written
 from ..deconvnet import Projections
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
@@ -258,12 +258,12 @@ def sparse_code(
 
     Source: Zeiler et al. 2011, inference (ISTA); Beck & Teboulle 2009 (FISTA, backtracking).
     """
-    _at_least("steps", steps, 1)
+    whole_number("steps", steps, 1)
     one_of("method", method, METHODS)
     _check_fidelity(fidelity)
     _check_tolerance(tolerance)
     if pool is not None:
-        _at_least("pool", pool, 1)
+        whole_number("pool", pool, 1)
         if tolerance > 0:
             raise ValueError("tolerance needs the duality gap, which inference with pooling within does not have")
     momentum = method == "fista"
@@ -472,7 +472,7 @@ class DeconvolutionalNetwork(nn.Module):
             raise ValueError(f"depth must be between 1 and {len(self.layers)}, got {depth}")
         self._check_images(images)
         inference = _Inference(steps, method, pooling, tolerance)
-        batches = torch.arange(len(images)).split(_at_least("batch_size", batch_size, 1))
+        batches = torch.arange(len(images)).split(whole_number("batch_size", batch_size, 1))
         codes: list[SparseCode] = []
         pooled: list[Tensor] = []
         switches: list[Tensor] = []
@@ -514,7 +514,7 @@ class DeconvolutionalNetwork(nn.Module):
         return torch.cat(
             [
                 Reconstruction(filters, pools, [s[rows] for s in switches], features.size).down(signal[rows])
-                for rows in torch.arange(len(signal)).split(_at_least("batch_size", batch_size, 1))
+                for rows in torch.arange(len(signal)).split(whole_number("batch_size", batch_size, 1))
             ]
         )
 
@@ -561,9 +561,9 @@ class DeconvolutionalNetwork(nn.Module):
         """
         self._check_images(images)
         inference = _Inference(steps, method, pooling)
-        _at_least("epochs", epochs, 0)
-        _at_least("filter_steps", filter_steps, 1)
-        _at_least("batch_size", batch_size, 1)
+        whole_number("epochs", epochs, 0)
+        whole_number("filter_steps", filter_steps, 1)
+        whole_number("batch_size", batch_size, 1)
         parts = parts or Parts.nowhere()
         generator = torch.Generator().manual_seed(seed)
         history: list[Epoch] = []
@@ -649,7 +649,7 @@ class DeconvolutionalNetwork(nn.Module):
             ValueError: the features have no such layer, or the layer no such map; `k` is below 1.
         """
         level = self._level(features, layer)
-        _at_least("k", k, 1)
+        whole_number("k", k, 1)
         values = features.codes[level].maps.detach()
         for number in () if maps is None else maps:
             if not 0 <= number < values.shape[1]:
@@ -848,11 +848,6 @@ class _Inference:
             pool=pool,
             tolerance=self.tolerance,
         )
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    at_least(name, value, least)
-    return value
 
 
 def _check_fidelity(fidelity: float) -> None:

@@ -139,35 +139,14 @@ def rates_of(
     Raises:
         WrongResult: projections differ from their definition.
     """
-    rates = []
-    for layer in found.layers:
-        units = layer.projections.units
-        compared = _Comparison(net, images, layer, sample, overlap)
-        compared.run()
-        rates.append(
-            LayerRates(
-                layer.layer,
-                len(units),
-                layer.field,
-                len(units) / layer.seconds,
-                len(compared.sample),
-                compared.per_second,
-                compared.difference,
-                layer.window,
-                layer.rectified_by,
-                layer.dead(),
-                layer.fewer(found.k),
-                compared.left_out,
-            )
-        )
-    return tuple(rates)
+    return tuple(_Comparison(net, images, layer, sample, overlap).rates(found.k) for layer in found.layers)
 
 
 class _Comparison:
     """Some units of a layer beside their definition, which decides who is right, and the baselines."""
 
     def __init__(self, net: Deconvnet, images: Tensor, layer: LayerGallery, sample: int, overlap: str) -> None:
-        self.net, self.images, self.overlap = net, images, overlap
+        self.net, self.images, self.layer, self.overlap = net, images, layer, overlap
         projections = layer.projections
         strongest = [place.start for place in layer.places.values() if place.stop > place.start]
         count = min(sample, len(strongest))
@@ -179,24 +158,41 @@ class _Comparison:
         self.left_out: dict[str, str] = {}
         self.difference: float | None = None
 
-    def run(self) -> None:
-        """Compares; WrongResult: projections differ from their definition."""
-        if not self.ours:
-            return
+    def rates(self, k: int) -> LayerRates:
+        """Compares, of a gallery of k units a map; WrongResult: projections differ from their definition."""
+        if self.ours:
+            self._check()
+            defined = self.difference is not None
+            for name, project in _baselines().items():
+                self._time(name, project, defined)
+        layer, count = self.layer, len(self.layer.projections)
+        return LayerRates(
+            layer.layer,
+            count,
+            layer.field,
+            count / layer.seconds,
+            len(self.sample),
+            self.per_second,
+            self.difference,
+            layer.window,
+            layer.rectified_by,
+            layer.dead(),
+            layer.fewer(k),
+            self.left_out,
+        )
+
+    def _check(self) -> None:
         try:
             exact = definition(self.net, self.images, self.sample, "activation", self.overlap)
         except ValueError as error:
             self.left_out["the definition"] = said_by(error)
-        else:
-            self.difference = self._difference(exact)
-            if not self.difference <= self.tolerance:
-                raise WrongResult(
-                    f"projections of {self.sample.layer} differ from their definition by {self.difference:.1e} of "
-                    f"their largest value; rounding explains {self.tolerance:.0e}"
-                )
-        defined = self.difference is not None
-        for name, project in _baselines().items():
-            self._time(name, project, defined)
+            return
+        self.difference = self._difference(exact)
+        if not self.difference <= self.tolerance:
+            raise WrongResult(
+                f"projections of {self.sample.layer} differ from their definition by {self.difference:.1e} of their "
+                f"largest value; rounding explains {self.tolerance:.0e}"
+            )
 
     def _time(self, name: str, project: Projector, defined: bool) -> None:
         if self.overlap == "last" and _has_overlapping_pools(self.net):

@@ -6,8 +6,6 @@ Source: Zeiler & Fergus 2013, section 5.2.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...checks import at_least, one_of
-from .files import Parts, fingerprint_of_network
+from .files import Parts, fingerprint, fingerprint_of_network
 from .layers import taking
 from .tracing import forward_only
 
@@ -29,7 +27,6 @@ __all__ = [
     "Features",
     "check_finite",
     "class_numbers",
-    "digest",
     "extract_features",
     "last_layers",
     "untrained",
@@ -154,7 +151,7 @@ def extract_features(
                 with taking(f"the network takes no images (C, H, W) = {tuple(images.shape[1:])} of {images.dtype}"):
                     model(images[:1])
             layers = layers or last_layers(model, images)
-            name = f"features {digest(known_by, layers, grid, pooling, images)}"
+            name = f"features {fingerprint(images)} by {known_by} {layers} {grid} {pooling}"
             for layer, values in parts.get(name, partial(features, images)).items():
                 check_finite(values, layer, count)
                 collected.setdefault(layer, []).append(values)
@@ -256,15 +253,3 @@ def check_finite(features: Tensor, layer: str, first: int = 0) -> None:
     bad = ~features.isfinite().all(dim=1)
     if bool(bad.any()):
         raise ValueError(f"features of {layer!r} are not finite for image {first + int(bad.nonzero()[0])}")
-
-
-def digest(*contents: object) -> str:
-    """A name for contents: tensors by their values, anything else by its JSON."""
-    digest = hashlib.blake2b(digest_size=16)
-    for content in contents:
-        if isinstance(content, Tensor):
-            digest.update(f"{content.dtype} {tuple(content.shape)}".encode())
-            digest.update(content.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        else:
-            digest.update(json.dumps(content).encode())
-    return digest.hexdigest()

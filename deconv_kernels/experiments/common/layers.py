@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...deconvnet import Deconvnet
 from .tracing import forward_only
 
-__all__ = ["check_takes", "chosen_layers", "running_on", "shapes_of", "spread_layers", "taking"]
+__all__ = ["classes_of", "check_takes", "chosen_layers", "running_on", "shapes_of", "spread_layers", "taking"]
 
 Kinds = tuple[type[Exception], ...]
 
@@ -68,6 +68,11 @@ def shapes_of(net: Deconvnet, images: Tensor, layers: Sequence[str]) -> dict[str
 def running_on(images: Tensor, kinds: Kinds = ANY) -> AbstractContextManager[None]:
     """`taking`, with the images' size as the complaint."""
     return taking(f"images of {_sides(images)} do not go through the network", kinds)
+
+
+def classes_of(net: Deconvnet, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The network's output if it is one row of classes for each image; `shapes` of the outputs of layers."""
+    return net.output if net.tape.output is not None and len(shapes[net.output]) == 1 else None
 
 
 @contextmanager

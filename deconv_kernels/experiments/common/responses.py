@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...graph import Tape
@@ -19,6 +20,7 @@ __all__ = [
     "by_map",
     "describe_field",
     "describe_rectification",
+    "ranks",
     "receptive_field",
     "rectifier_of",
     "respond",
@@ -115,6 +117,12 @@ def by_map(units: Units, channels: Sequence[int]) -> dict[int, slice]:
     stops = counts.cumsum(0)
     found = dict(zip(maps.tolist(), zip((stops - counts).tolist(), stops.tolist(), strict=True), strict=True))
     return {channel: slice(*found.get(channel, (0, 0))) for channel in channels}
+
+
+def ranks(units: Units) -> Tensor:
+    """(U,) the places of units in their maps, from 1; `units` are sorted by map."""
+    counts = units.channel.unique_consecutive(return_counts=True)[1].tolist()
+    return torch.cat([torch.arange(1, count + 1) for count in (0, *counts)])
 
 
 def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, int] | None:
