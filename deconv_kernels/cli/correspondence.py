@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import options
-from .options import Network, Photographs, group, option
+from .options import Network, PhotographSources, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Settings:
     """What to hide, where, and what to look at."""
 
     network: Network = group(Network)
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     points: str = option(
         help="A CSV file with the columns image, part, y, x: a photograph's name (or * for all), what is there, and "
         "where, in the photograph's pixels. Photographs without points are left out.",

@@ -9,7 +9,7 @@ import click
 
 from ..checks import at_least
 from . import options
-from .options import Machine, Photographs, Reading, group, option
+from .options import Machine, PhotographSources, Reading, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Settings:
         required=True,
         multiple=True,
     )
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers("Layers, separated by commas.", required=True)
     maps: int = options.maps(default=6)
     seed: int = options.seed()

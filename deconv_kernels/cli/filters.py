@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from . import options
-from .options import Network, Photographs, group, option
+from .options import Network, PhotographSources, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Settings:
     """Which filters to diagnose, over what, and how."""
 
     network: Network = group(Network)
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers(
         "Convolutions, separated by commas, or blocks with all of theirs; by default the first."
     )

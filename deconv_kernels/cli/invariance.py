@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import options
-from .options import Network, Photographs, group, option
+from .options import Network, PhotographSources, group, option
 
 _BORDERS = ("edge", "reflect")
 
@@ -19,7 +19,7 @@ class Settings:
     """What to transform, how, and what to look at."""
 
     network: Network = group(Network)
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers("A low and a high layer, or any others, separated by commas.", required=True)
     labels: str | None = option(
         None,

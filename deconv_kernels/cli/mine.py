@@ -9,7 +9,7 @@ import click
 
 from ..checks import at_least
 from . import options
-from .options import Network, Photographs, group, option
+from .options import Network, PhotographSources, group, option
 
 _BATCHES_PER_PART = 8
 
@@ -19,7 +19,7 @@ class Settings:
     """What to look for, and where."""
 
     network: Network = group(Network)
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers("Layers to mine, separated by commas, such as conv3_3,conv5_3.", required=True)
     k: int = option(9, "Units per map, of each kind.", "-k")
     weakest: bool = option(False, "Find the weakest of the positive activations too.", is_flag=True)

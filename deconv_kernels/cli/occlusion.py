@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from . import options
-from .options import Network, Photographs, group, option
+from .options import Network, PhotographSources, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Settings:
     """What to hide, and what to watch."""
 
     network: Network = group(Network)
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers(
         "One layer, whose strongest map is watched, rectified if a rectifier follows; by default the last that has "
         "maps."

@@ -257,7 +257,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photographs:
+class PhotographSources:
     """Photographs: --images, and those that follow the options."""
 
     images: tuple[str, ...] = option(

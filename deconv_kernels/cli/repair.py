@@ -9,7 +9,7 @@ import click
 
 from ..checks import at_least
 from . import options
-from .options import Machine, Photographs, group, option
+from .options import Machine, PhotographSources, group, option
 
 _NETWORKS = '''\
 """The networks of `deconv-kernels repair`: fine has a first layer of 7x7 stride 2, coarse of 11x11 stride 4."""
@@ -30,7 +30,7 @@ def coarse():
 class Settings:
     """What to train, how, and on what."""
 
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     size: int = options.size(default=64, help="Rows and columns of the crops.")
     train: int = option(80, "Training crops per photograph.")
     validation: int = option(40, "Validation crops per photograph.")

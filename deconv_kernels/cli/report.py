@@ -9,7 +9,7 @@ import click
 
 from ..checks import at_least
 from . import options
-from .options import Network, group, option
+from .options import Network, PhotographSources, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Settings:
     """What to put on the page."""
 
     network: Network = group(Network)
-    photographs: options.Photographs = group(options.Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers("Layers to show, separated by commas; by default five convolutions from low to high.")
     maps: int = options.maps()
     k: int = options.k()

@@ -9,14 +9,14 @@ import click
 
 from ..checks import at_least
 from . import options
-from .options import Machine, Photographs, group, option
+from .options import Machine, PhotographSources, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to learn, from what, and what to show."""
 
-    photographs: Photographs = group(Photographs)
+    photographs: PhotographSources = group(PhotographSources)
     maps: str = option("32,64", "Feature maps of each layer, from the bottom.")
     fidelity: str | None = option(
         None,
