@@ -192,7 +192,7 @@ class Mined:
         Its tensors are called such as "conv5_3/strongest/activation".
 
         Raises:
-            ValueError, OSError: as `deconv_kernels.tensor_files.save_tensors`.
+            ValueError, OSError: as `deconv_kernels.data.tensor_files.save_tensors`.
         """
         tensors = {}
         for kind, units in self.units():

@@ -244,7 +244,7 @@ def measure_layer(
         net: the network and its rule.
         images: (N, C, H, W), on the network's device.
         layer: whose units are projected.
-        baselines: those to measure, out of `deconv_kernels.baselines.comparable`.
+        baselines: those to measure, out of `deconv_kernels.measure.baselines.comparable`.
         seconds: aimed length of the whole; each is timed `FEWEST_ROUNDS` times at least.
         units_per_call: of ours; by default few where a unit is much work, and thousands where it is little.
         seed: chooses the units.
