@@ -72,18 +72,9 @@ class GalleryJob:
         with written_at_once(Path(folder)) as draft:
             images = cut(self.photographs, crops, settings.size)
             inputs = weights.preprocess(images).contiguous(memory_format=torch.channels_last)
-            found = gallery(
-                self.net,
-                inputs,
-                self.layers,
-                maps=settings.maps,
-                k=settings.k,
-                seed=settings.seed,
-                overlap=settings.overlap,
-                crops=crops if settings.distinct else None,
-                batch_size=settings.batch_size,
-                progress=progress,
-            )
+            how = values(settings, "maps", "k", "seed", "overlap", "batch_size")
+            how |= {"crops": crops if settings.distinct else None, "progress": progress}
+            found = gallery(self.net, inputs, self.layers, **how)
             rates = rates_of(self.net, inputs, found, settings.sample, settings.overlap)
             rows = (row for layer in found.layers for row in layer.table())
             write_csv(draft / "units.csv", TABLE_HEAD, rows, line_end="\r\n")
