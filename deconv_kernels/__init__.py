@@ -4,40 +4,17 @@ Max-pooling with switches, switch-guided unpooling and windowed backprojection a
 deconvnet of Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (2013).
 """
 
-from . import _interrupt as _interrupt  # first: it answers interrupts while the others are being imported
-from . import backends, nn
-from .engine.deconvnet import Deconvnet, Projections
-from .engine.errors import UnknownLayer, UnsupportedModule
-from .engine.record import Record
-from .engine.units import Units
-from .one_call import project
-from .ops import (
-    backproject2d,
-    indices_to_switches,
-    max_pool2d,
-    max_unpool2d,
-    max_unpool2d_window,
-    pack_weight,
-    switches_to_indices,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import _interrupt
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Deconvnet",
-    "Projections",
-    "Record",
-    "Units",
-    "UnknownLayer",
-    "UnsupportedModule",
-    "backends",
-    "backproject2d",
-    "indices_to_switches",
-    "max_pool2d",
-    "max_unpool2d",
-    "max_unpool2d_window",
-    "nn",
-    "pack_weight",
-    "project",
-    "switches_to_indices",
-]
+if TYPE_CHECKING or not _interrupt.is_command():
+    from ._public import *  # noqa: F403
+    from ._public import __all__ as __all__
+else:
+    # The command answers --help and mistyped options without torch, which takes seconds.
+    def __getattr__(name: str) -> Any:
+        return getattr(import_module("._public", __name__), name)

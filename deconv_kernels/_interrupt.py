@@ -1,4 +1,4 @@
-"""Ctrl-C while the command is still being imported, which takes seconds: one line instead of a traceback.
+"""Ctrl-C while torch is still being imported for the command, which takes seconds: one line, no traceback.
 
 Importing this module answers interrupts so, if the process is the command line, until the command takes over.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["NOTHING_YET", "STATUS", "take_over"]
+__all__ = ["NOTHING_YET", "STATUS", "is_command", "take_over"]
 
 STATUS = 128 + signal.SIGINT
 NOTHING_YET = "Interrupted before the work began: nothing was written."
@@ -23,7 +23,7 @@ def take_over() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether the process was started as `deconv-kernels` or `python -m deconv_kernels`."""
     started = sys.orig_argv
     as_module = any(started[place : place + 2] == ["-m", "deconv_kernels"] for place in range(1, len(started)))
@@ -37,5 +37,5 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(STATUS)
 
 
-if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _end)

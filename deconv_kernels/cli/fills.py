@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from ..models import Weights
-
-__all__ = ["describe_fill", "fill_colour"]
+from ..models import Weights
 
 _DESCRIPTIONS = {
     "image": "each photograph's own mean colour",
@@ -30,8 +27,6 @@ def fill_colour(weights: Weights, fill: str, others: Sequence[str] = ()) -> floa
     Raises:
         ValueError: it is no colour.
     """
-    import torch
-
     if fill == "mean":
         return 0.0
     levels = fill.split(",")
@@ -44,8 +39,6 @@ def fill_colour(weights: Weights, fill: str, others: Sequence[str] = ()) -> floa
 
 def describe_fill(weights: Weights, fill: str) -> str:
     """A fill in words, for captions."""
-    import torch
-
     if fill == "mean":
         black = weights.preprocess(torch.zeros(3, 1, 1, dtype=torch.uint8))
         levels = weights.deprocess(torch.zeros_like(black)).round().int().flatten().tolist()

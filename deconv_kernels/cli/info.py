@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
-import torch
 
-from .. import __version__, backends
+from . import options
 
 
-@click.command("info")
-def command() -> None:
+@dataclass(frozen=True)
+class Settings:
+    """There is nothing to set."""
+
+
+@options.command("info", Settings)
+def command(settings: Settings) -> None:
     """Print the version, PyTorch, and which backends of each op can run here, or why they cannot."""
+    import torch
+
+    from .. import __version__, backends
+
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     click.echo(f"deconv_kernels {__version__}")
     click.echo(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads, {cuda}")

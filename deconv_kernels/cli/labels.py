@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["read_labels", "read_lines"]
-
 
 def read_labels(labels: str, classes: str | None, count: int) -> list[int] | str:
     """What --labels and --classes say: "predicted", or one class number for each photograph.

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import click
-import torch
-from torch import nn
 
 from ..checks import at_least
-from ..engine.deconvnet import Deconvnet
-from ..engine.plan import DEVICE_BYTES, HOST_BYTES
-from ..models import ARCHITECTURES
-from .common import layers_of, layers_option, load, network_options, set_threads, size_option, user_errors
-
-_BUDGETS = {"cpu": HOST_BYTES, "cuda": DEVICE_BYTES}
+from . import options
+from .options import Machine, Network, group, option
 
 
-@click.command("plan")
-@network_options
-@layers_option("Whose units are projected, separated by commas, such as conv5_3.", required=True)
-@click.option("--units", default=1, show_default=True, help="How many of each layer.")
-@size_option()
-def command(
-    model: str,
-    weights: str | None,
-    mean: str,
-    std: str,
-    layers: str,
-    units: int,
-    size: int,
-    device: str,
-    threads: int | None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to plan."""
+
+    network: Network = group(Network)
+    layers: str = options.layers("Whose units are projected, separated by commas, such as conv5_3.", required=True)
+    units: int = option(1, "How many of each layer.")
+    size: int = options.size()
+
+
+@options.command("plan", Settings)
+def command(settings: Settings) -> None:
     """Print how units would be projected: the steps, their windows, costs and kernels, and how many units at once.
 
     The device need not be there. No weights are needed: known models are only looked at.
     """
-    with user_errors(ValueError):
-        set_threads(threads)
-        if device not in _BUDGETS:
-            raise ValueError(f"device must be cpu or cuda, got {device!r}")
-        for name, value in (("units", units), ("size", size)):
-            at_least(name, value, 1)
-        if model in ARCHITECTURES and weights is None:
-            # Images and weights have shapes only, so that nothing is computed.
-            with torch.device("meta"):
-                network: nn.Module = ARCHITECTURES[model]().eval()
-                images = torch.empty(1, 3, size, size)
-        else:
-            subject = load(model, weights, size, mean, std)
-            network = subject.model
-            images = subject.weights.preprocess(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-        net = Deconvnet(network)
-        tables = []
-        for layer in layers_of(network, layers):
-            try:
-                record = net.record(images, layer, progress=False)
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"images of {size}x{size} are too small for {layer} of {model}: {error}") from error
-            tables.append(net.plan(record, layer, max_bytes=_BUDGETS[device]).table(units))
-        click.echo("\n\n".join(tables))
+    import torch
+
+    from ..deconvnet import Deconvnet
+    from ..experiments.common.layers import taking
+    from ..models import ARCHITECTURES
+    from ..plan import DEVICE_BYTES, HOST_BYTES
+    from .subject import layers_of, load, set_threads
+
+    named, device, size = settings.network, settings.network.machine.device, settings.size
+    set_threads(named.machine.threads)
+    budgets = {"cpu": HOST_BYTES, "cuda": DEVICE_BYTES}
+    if device not in budgets:
+        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+    at_least("units", settings.units, 1)
+    at_least("size", size, 1)
+    if named.model in ARCHITECTURES and named.weights is None:
+        # Images and weights have shapes only, so that nothing is computed.
+        with torch.device("meta"):
+            network: torch.nn.Module = ARCHITECTURES[named.model]().eval()
+            images = torch.empty(1, 3, size, size)
+    else:
+        subject = load(replace(named, machine=Machine()), size)
+        network = subject.model
+        images = subject.inputs(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    net = Deconvnet(network)
+    tables = []
+    for layer in layers_of(network, settings.layers):
+        with taking(f"images of {size}x{size} are too small for {layer} of {named.model}"):
+            record = net.record(images, layer, progress=False)
+        tables.append(net.plan(record, layer, max_bytes=budgets[device]).table(settings.units))
+    click.echo("\n\n".join(tables))

@@ -18,13 +18,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .photographs import Crop, Photograph, cut, image_files, is_hidden, plan_centres, read_photograph
+from ..checks import at_least
+from .crops import Crop, cut, plan_centres
+from .photographs import Photograph, image_files, is_hidden, load_photographs, read_photograph
 
 __all__ = [
     "ImageFiles",
     "LabelledImages",
     "class_folders",
     "crops_by_photograph",
+    "load_labelled",
     "load_class_folders",
     "load_digits",
     "load_faces",
@@ -54,6 +57,12 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def check_counts(self, most: int) -> None:
+        """Refuses to train on so many images of each class; ValueError: one has no other left to test on."""
+        for name, count in zip(self.classes, self.labels.bincount().tolist(), strict=True):
+            if count <= most:
+                raise ValueError(f"class {name!r} has {count} images: too few to train on {most} and test on others")
 
 
 class ImageFiles(Dataset[Tensor]):
@@ -125,7 +134,7 @@ def crops_by_photograph(
     Raises:
         ValueError: a quarter of a photograph does not hold a crop, or `size` is below 1.
     """
-    _check_size(size)
+    at_least("size", size, 1)
     if side < 2 or gap < 0:
         raise ValueError(f"crops must have a side of at least 2 pixels and gaps of at least 0, got {side} and {gap}")
     crops: list[Crop] = []
@@ -163,7 +172,7 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
     Raises:
         ValueError: no such folder, fewer than two subfolders, one without images, or `size` below 1.
     """
-    _check_size(size)
+    at_least("size", size, 1)
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder {str(folder)!r}: no such folder")
@@ -174,6 +183,28 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
     labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(paths) for paths in files]))
     images = ImageFiles([path for paths in files for path in paths], size)
     return LabelledImages(images, labels, tuple(path.name for path in subfolders), str(folder))
+
+
+def load_labelled(source: str | Sequence[str], size: int) -> LabelledImages:
+    """The images that a word or the names of files and folders stand for.
+
+    Args:
+        source: "digits", "faces" or "photographs" (crops of the samples); or one folder with a subfolder for each
+            class; or photographs, which are told apart by their crops.
+        size: side of the images, in pixels.
+
+    Raises:
+        ValueError: as the functions of this module.
+    """
+    if source == "digits":
+        return load_digits(size)
+    if source == "faces":
+        return load_faces(size)
+    if source == "photographs":
+        return crops_by_photograph(load_photographs("samples"), size)
+    if len(source) == 1 and Path(source[0]).is_dir() and class_folders(Path(source[0])):
+        return load_class_folders(source[0], size)
+    return crops_by_photograph(load_photographs(source), size)
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -189,11 +220,6 @@ def _range(length: int, gap: int, half: int) -> range:
 
 def _enlarged(pixels: np.ndarray, size: int) -> Tensor:
     """Grey images (N, h, w) uint8 as RGB (N, 3, size, size)."""
-    _check_size(size)
+    at_least("size", size, 1)
     images = [Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC) for grey in pixels]
     return torch.from_numpy(np.stack([np.asarray(image) for image in images]))[:, None].repeat(1, 3, 1, 1)
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")

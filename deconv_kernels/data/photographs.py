@@ -1,7 +1,4 @@
-"""Photographs and the crops that a network is shown.
-
-Photographs come from files and folders, or from `samples`: real photographs that scikit-image, scikit-learn and
-matplotlib ship inside their packages. No network is involved.
+"""Photographs from files and folders, or from `samples`: those that scikit-image, scikit-learn and matplotlib ship.
 
 One rule for all: hidden files of a folder are left out, transparent parts are shown on white, and a photograph that is
 smaller than what the network sees is enlarged. A warning names photographs to which one of the last two happens.
@@ -13,26 +10,18 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, log2
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
-
-from ..checks import at_least
 
 __all__ = [
-    "Crop",
     "Photograph",
-    "cut",
     "image_files",
     "is_hidden",
+    "listed",
     "load_photographs",
-    "plan_centres",
-    "plan_crops",
     "read_photograph",
 ]
 
@@ -56,7 +45,6 @@ _SAMPLES = {
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
 }
 
-_FINEST_STEPS = 8
 _BACKGROUND = 255  # white
 _NAMED = 5
 
@@ -74,22 +62,6 @@ class Photograph:
     name: str
     pixels: NDArray[np.uint8] = field(repr=False)
     transparent: bool = False
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A square cut out of a photograph.
-
-    Args:
-        photograph: the photograph's place in the list it came from.
-        y, x: the top left corner, in the photograph's pixels.
-        side: the square's side, in the photograph's pixels; side / size is the scale at which it is shown.
-    """
-
-    photograph: int
-    y: int
-    x: int
-    side: int
 
 
 def load_photographs(sources: str | Path | Iterable[str | Path]) -> list[Photograph]:
@@ -112,7 +84,7 @@ def load_photographs(sources: str | Path | Iterable[str | Path]) -> list[Photogr
     if not photographs:
         raise ValueError("no images were given")
     if transparent := [photograph.name for photograph in photographs if photograph.transparent]:
-        warnings.warn(f"transparent parts are shown on white: {_listed(transparent)}", stacklevel=2)
+        warnings.warn(f"transparent parts are shown on white: {listed(transparent)}", stacklevel=2)
     return photographs
 
 
@@ -125,106 +97,7 @@ def read_photograph(path: Path) -> Photograph:
     return Photograph(path.name, *_read(path))
 
 
-def plan_crops(photographs: Sequence[Photograph], size: int = 224, limit: int = 256) -> list[Crop]:
-    """Chooses square crops at several scales; the same photographs always give the same crops.
-
-    Every photograph gets the same share of `limit`. In each the side runs from its shorter edge down to `size` in equal
-    ratios of at most the square root of 2, and at each side the crops lie on an even grid that reaches every edge, with
-    neighbours at most half a side apart, or down to an eighth where that takes too few crops. What is more than the
-    share is thinned out evenly. The crops of a photograph that is smaller than `size` have its shorter edge as their
-    side and are enlarged, which a warning tells.
-
-    Args:
-        photographs: where to cut.
-        size: side at which the crops will be shown to the network, in pixels.
-        limit: the most crops to choose.
-
-    Returns:
-        The crops, by photograph, then from large to small, then by row and column.
-
-    Raises:
-        ValueError: `size` or `limit` is below 1.
-    """
-    at_least("the number of crops", limit, 1)
-    if size < 1:
-        raise ValueError(f"the size of crops must be at least 1 pixel, got {size}")
-    _tell_enlarged(photographs, size)
-    crops: list[Crop] = []
-    for index, photograph in enumerate(photographs):
-        share = (index + 1) * limit // len(photographs) - index * limit // len(photographs)
-        steps = 2
-        grid = _grid(index, photograph, size, steps)
-        while len(grid) < share and steps < _FINEST_STEPS:
-            steps += 1
-            grid = _grid(index, photograph, size, steps)
-        count = min(share, len(grid))
-        crops += [grid[place * len(grid) // count] for place in range(count)]
-    return crops
-
-
-def plan_centres(photographs: Sequence[Photograph], size: int | None = None) -> list[Crop]:
-    """Chooses the largest square in the middle of each photograph.
-
-    Args:
-        photographs: where to cut.
-        size: side at which the squares will be shown, in pixels: of photographs that are smaller they are enlarged,
-            which a warning tells. None leaves the warning to the caller.
-    """
-    if size is not None:
-        _tell_enlarged(photographs, size)
-    crops = []
-    for index, photograph in enumerate(photographs):
-        height, width = photograph.pixels.shape[:2]
-        side = min(height, width)
-        crops.append(Crop(index, (height - side) // 2, (width - side) // 2, side))
-    return crops
-
-
-def cut(photographs: Sequence[Photograph], crops: Sequence[Crop], size: int = 224) -> Tensor:
-    """Cuts crops out of photographs and scales them to size x size.
-
-    Args:
-        photographs: the list the crops were planned on.
-        crops: what to cut.
-        size: side of the result, in pixels.
-
-    Returns:
-        uint8 RGB tensor of shape (len(crops), 3, size, size).
-    """
-    images = [Image.fromarray(photograph.pixels) for photograph in photographs]
-    pixels = np.empty((len(crops), size, size, 3), dtype=np.uint8)
-    for place, crop in enumerate(crops):
-        square = images[crop.photograph].crop((crop.x, crop.y, crop.x + crop.side, crop.y + crop.side))
-        pixels[place] = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-
-
-def _grid(index: int, photograph: Photograph, size: int, steps: int) -> list[Crop]:
-    height, width = photograph.pixels.shape[:2]
-    largest = min(height, width)
-    smallest = min(largest, size)
-    scales = ceil(2 * log2(largest / smallest)) + 1
-    sides = sorted({round(side) for side in np.geomspace(largest, smallest, scales)}, reverse=True)
-    return [
-        Crop(index, int(y), int(x), side)
-        for side in sides
-        for y in _positions(height - side, side, steps)
-        for x in _positions(width - side, side, steps)
-    ]
-
-
-def _positions(room: int, side: int, steps: int) -> NDArray[np.int64]:
-    """Evenly spaced offsets from 0 to `room`, at most side / steps apart."""
-    return np.linspace(0, room, ceil(room * steps / side) + 1).round().astype(np.int64)
-
-
-def _tell_enlarged(photographs: Sequence[Photograph], size: int) -> None:
-    sizes = ((photograph.name, *photograph.pixels.shape[:2]) for photograph in photographs)
-    if small := [f"{name} ({width}x{height})" for name, height, width in sizes if min(height, width) < size]:
-        warnings.warn(f"photographs smaller than {size}x{size} pixels are enlarged: {_listed(small)}", stacklevel=3)
-
-
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

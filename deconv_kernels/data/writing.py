@@ -7,6 +7,7 @@ writer in its folder deletes it.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from typing import IO
 
 import torch
 
-__all__ = ["being_written", "draft_folder", "replaced_at_once", "save_state", "write_text"]
+__all__ = ["being_written", "draft_folder", "replaced_at_once", "save_state", "write_json", "write_text"]
 
 _PREFIX = ".draft-"
 _DRAFT = re.compile(rf"{re.escape(_PREFIX)}[a-z0-9_]{{8}}(\.\w+)?")  # as tempfile names them
@@ -65,6 +66,20 @@ def write_text(path: Path, text: str) -> None:
     """
     with being_written(path):
         path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object, indent: int = 2, allow_nan: bool = True) -> None:
+    """Writes what JSON can say.
+
+    Args:
+        path: the file.
+        content: lists, dicts, texts and numbers.
+        indent, allow_nan: as for `json.dumps`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=indent, allow_nan=allow_nan) + "\n")
 
 
 def save_state(path: Path, state: object) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite, isinf, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checks import at_least
-from ..data.photographs import Crop, Photograph, plan_centres
-from ..engine.deconvnet import Deconvnet
+from ..data.crops import Crop, plan_centres
+from ..data.photographs import Photograph
+from ..deconvnet import Deconvnet
 from .common.files import Parts
 from .common.tracing import forward_only
 
@@ -44,7 +46,7 @@ __all__ = [
     "Score",
     "SignChanges",
     "correspondence",
-    "occlude",
+    "hide_squares",
     "part_squares",
     "place_points",
     "points_in_crops",
@@ -145,6 +147,15 @@ class Correspondence:
     random_squares: Tensor
     named: Mapping[str, SignChanges]
     random: Mapping[str, SignChanges]
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The squares and the numbers of every pair of images, by name."""
+        arrays = {"squares": self.squares.numpy(), "random_squares": self.random_squares.numpy()}
+        for layer in self.layers:
+            for kind, changes in (("named", self.named[layer]), ("random", self.random[layer])):
+                for what in ("differing", "either", "changed"):
+                    arrays[f"{layer}.{kind}.{what}"] = getattr(changes, what).numpy()
+        return arrays
 
     def scores(self) -> list[Score]:
         """The paper's Table 1: for each layer its parts, then the random squares if any were drawn."""
@@ -412,7 +423,7 @@ def random_squares(
     return torch.from_numpy(drawn)
 
 
-def occlude(image: Tensor, squares: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+def hide_squares(image: Tensor, squares: Tensor, fill: float | Tensor = 0.0) -> Tensor:
     """Hides squares of an image, one at a time.
 
     Args:
@@ -542,7 +553,7 @@ def _signs(
     counts = [0] * len(layers)
     planes: list[list[NDArray[np.uint8]]] = [[] for _ in layers]
     for start in range(0, len(squares), batch_size):
-        hidden = occlude(image, squares[start : start + batch_size], fill)
+        hidden = hide_squares(image, squares[start : start + batch_size], fill)
         batch = torch.cat([image[None], hidden])
         found = net.record(batch, layers, activations=True, batch_size=len(batch), progress=False).activations
         for place, name in enumerate(layers):

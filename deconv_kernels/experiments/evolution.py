@@ -11,7 +11,7 @@ Source: Zeiler & Fergus 2013, section 4 and Fig 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,13 @@ from .common.batches import check_data, images_of
 from .common.files import Parts
 from .common.responses import rectifier_of, respond
 
-__all__ = ["Evolution", "Stage", "evolve", "strongest_of"]
+__all__ = ["TABLE_HEAD", "Evolution", "Stage", "evolve", "strongest_of"]
+
+TABLE_HEAD = (
+    *("layer", "map", "checkpoint", "crop", "photograph", "y", "x", "activation"),
+    *("y0", "x0", "y1", "x1", "jump", "silent", "rectified_by"),
+)
+"""What the columns of `Evolution.table` are called."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,45 @@ class Evolution:
         """
         image = self.strongest_images(layer)
         return self.comparable(layer) & (image != image.roll(1, 1))
+
+    def table(self, names: Sequence[str], rectifiers: Mapping[str, str]) -> Iterator[list[object]]:
+        """One row per layer, checkpoint and map, under `TABLE_HEAD`; a silent map has no place.
+
+        Args:
+            names: what the images were cut from.
+            rectifiers: by layer the one whose units stand for its, or the layer itself.
+        """
+        for layer, stages in self.stages.items():
+            jumps, responds = self.jumps(layer), self.responds(layer)
+            rectified_by = "" if rectifiers[layer] == layer else rectifiers[layer]
+            for column, (checkpoint, stage) in enumerate(zip(self.checkpoints, stages, strict=True)):
+                assert stage.units.activation is not None
+                values = (stage.units.table().T.tolist(), stage.units.activation.tolist(), stage.boxes.tolist())
+                for row, ((image, channel, y, x), value, box) in enumerate(zip(*values, strict=True)):
+                    heard = bool(responds[row, column])
+                    place = [image, names[image], y, x] if heard else [""] * 4
+                    ends = [int(jumps[row, column]), int(not heard), rectified_by]
+                    yield [layer, channel, checkpoint, *place, value, *(box if heard else [""] * 4), *ends]
+
+    def projections(self) -> dict[str, Tensor]:
+        """By layer and checkpoint, such as "conv1/last": (maps, C, h, w), zero where a map is silent."""
+        return {
+            f"{layer}/{name}": stage.windows.where(heard[:, None, None, None], 0)
+            for layer, stages in self.stages.items()
+            for name, stage, heard in zip(self.checkpoints, stages, self.responds(layer).T, strict=True)
+        }
+
+    def summary(self) -> list[list[str]]:
+        """For people, one row per layer and checkpoint."""
+        rows = [["layer", "checkpoint", "median activation", "silent maps", "jumps"]]
+        for layer in self.stages:
+            medians = self.activations(layer).median(0).values.tolist()
+            counted = (self.responds(layer).logical_not(), self.jumps(layer), self.comparable(layer))
+            counts = zip(*(each.sum(0).tolist() for each in counted), strict=True)
+            for name, median, (silent, jumped, could) in zip(self.checkpoints, medians, counts, strict=True):
+                of_both = f"{jumped} of {could}" if name != self.checkpoints[0] else "-"
+                rows.append([layer, name, f"{median:.3g}", str(silent), of_both])
+        return rows
 
 
 def evolve(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "Comparison",
     "Diagnosis",
     "Renormalized",
+    "TABLE_HEAD",
     "aliased_energy",
     "centroid_frequency",
     "compare",
@@ -41,6 +42,7 @@ __all__ = [
     "filter_rms",
     "power_spectrum",
     "renormalize_",
+    "summary_table",
 ]
 
 DOMINANCE = 5.0
@@ -48,6 +50,12 @@ DOMINANCE = 5.0
 
 SPECTRUM_SIZE = 64
 """Frequencies per axis at which spectra are sampled; larger where a filter is larger."""
+
+TABLE_HEAD = (
+    *("layer", "filter", "rms", "share_of_rms", "centroid", "aliased_energy", "dominating"),
+    *("peak", "mean_activation", "share_of_activation", "active_images", "dead", "aliased_response"),
+)
+"""What the columns of `Diagnosis.table` are called."""
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -133,6 +141,39 @@ class Diagnosis:
         found = dominating(self.rms, self.dominance)
         return found if self.activity is None else found | dominating(self.activity.mean, self.dominance)
 
+    def table(self) -> Iterator[list[object]]:
+        """One row per filter under `TABLE_HEAD`; it needs the activity."""
+        activity = self.activity
+        assert activity is not None
+        columns = [self.rms, self.share, self.centroid, self.aliased, self.dominating]
+        columns += [activity.peak, activity.mean, activity.share, activity.active_images, activity.dead]
+        columns += [activity.aliased]
+        for number, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+            yield [self.layer, number, *(int(cell) if isinstance(cell, bool) else cell for cell in row)]
+
+    def summary(self) -> dict[str, Any]:
+        """The main numbers of the layer; None for what is not defined. It needs the activity."""
+        activity = self.activity
+        assert activity is not None
+        numbers = {
+            "rms_median": self.rms.median(),
+            "rms_largest": self.rms.max(),
+            "largest_share_of_rms": self.share.max(),
+            "largest_share_of_activation": activity.share.max(),
+            "centroid_median": self.centroid.nanmedian(),
+            "aliased_energy_median": self.aliased.nanmedian(),
+            "aliased_response_median": activity.aliased.nanmedian(),
+        }
+        return {
+            "layer": self.layer,
+            "filters": len(self),
+            "stride": self.stride,
+            "nyquist": self.nyquist,
+            "dead": activity.dead.nonzero()[:, 0].tolist(),
+            "dominating": self.dominating.nonzero()[:, 0].tolist(),
+            **{name: value.item() if value.isfinite() else None for name, value in numbers.items()},
+        }
+
 
 @dataclass(frozen=True)
 class Renormalized:
@@ -160,6 +201,21 @@ class Comparison:
     before: tuple[Diagnosis, ...]
     after: tuple[Diagnosis, ...]
     model: nn.Module
+
+
+def summary_table(states: Sequence[tuple[str, Sequence[Diagnosis]]]) -> list[list[str]]:
+    """For people: the layers of networks, each network with the word that tells it from the others."""
+    rows = [["layer", "filters", "dead", "dominating", "RMS median", "largest", "centroid", "beyond Nyquist: energy"]]
+    rows[0].append("response")
+    for name, found in states:
+        for each in found:
+            summary = each.summary()
+            numbers = ("rms_median", "rms_largest", "centroid_median", "aliased_energy_median")
+            cells = [summary[key] for key in (*numbers, "aliased_response_median")]
+            counts = [str(len(summary[key])) for key in ("dead", "dominating")]
+            rows.append([f"{each.layer} {name}".strip(), str(len(each)), *counts])
+            rows[-1] += ["-" if cell is None else f"{cell:.3g}" for cell in cells]
+    return rows
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:

@@ -90,6 +90,37 @@ class Invariance:
         """Distances divided by the norm of the original image's features, (N, P); nan where that is zero."""
         return curves.distances[layer] / self.norms[layer][:, None]
 
+    def table(self, names: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+        """Every number under a head, one row for each transformation, parameter and image; `names` of the images."""
+        head = ["transformation", "parameter", "image"]
+        for layer in self.layers:
+            head += [f"distance {layer}", f"relative distance {layer}"]
+        if self.labels is not None:
+            head += ["label", "probability"]
+        rows: list[list[Any]] = []
+        for curves in self.curves:
+            relative = {layer: self.relative(curves, layer) for layer in self.layers}
+            for place, parameter in enumerate(curves.transformation.parameters):
+                for number, name in enumerate(names):
+                    row: list[Any] = [curves.transformation.name, parameter, name]
+                    for layer in self.layers:
+                        row += [float(curves.distances[layer][number, place]), float(relative[layer][number, place])]
+                    if self.labels is not None and curves.probabilities is not None:
+                        row += [self.labels[number], float(curves.probabilities[number, place])]
+                    rows.append(row)
+        return head, rows
+
+    def summary(self) -> list[list[str]]:
+        """For people: per transformation the means over the images and the parameters that change anything."""
+        rows = [["", *self.layers, *(["probability"] if self.labels is not None else [])]]
+        for curves in self.curves:
+            changed = sum(curves.distances.values(), start=curves.distances[self.layers[0]] * 0).sum(0) > 0
+            means = [self.relative(curves, layer)[:, changed].nanmean() for layer in self.layers]
+            if curves.probabilities is not None:
+                means.append(curves.probabilities[:, changed].mean())
+            rows.append([curves.transformation.name, *(f"{float(mean):.3f}" for mean in means)])
+        return rows
+
 
 def translate(images: Tensor, pixels: float, fill: Fill = 0.0, interpolation: str = "bilinear") -> Tensor:
     """Moves images down.

@@ -27,16 +27,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checks import at_least, whole_number
+from ..checks import whole_number
 from ..data.tensor_files import load_tensors, save_tensors
-from ..engine.deconvnet import Deconvnet
-from ..engine.record import Record
-from ..engine.units import Units
+from ..deconvnet import Deconvnet
+from ..graph import Tape
+from ..record import Record, Units
 from .common.batches import Share, check_data, fetch
 from .common.files import Parts
 from .common.processes import Processes
 from .common.quantiles import Counts, QuantileSearch, order_keys
-from .common.responses import respond
+from .common.responses import by_map, ranks, rectifier_of, respond
 from .common.tracing import forward_only
 
 __all__ = ["Mined", "fetch", "mine", "renumbered"]
@@ -99,6 +99,39 @@ class Mined:
             strongest[layer] = units[respond(units.activation)]
         return replace(self, strongest=strongest)
 
+    def table(self) -> Iterator[list[object]]:
+        """One row per unit: layer, kind, map, rank, image, y, x and activation; ranks count from 1 in every map."""
+        for kind, units in self.units():
+            assert units.activation is not None
+            columns = (units.channel, ranks(units), units.image, units.y, units.x, units.activation.double())
+            yield from ([units.layer, kind, *row] for row in zip(*(column.tolist() for column in columns), strict=True))
+
+    def summary(self) -> Iterator[tuple[object, ...]]:
+        """For people, what the layers are like: of every map its strongest activation."""
+        yield "layer", "maps", "never positive", "median of the maps' strongest", "strongest"
+        for layer, units in self.strongest.items():
+            assert units.activation is not None
+            first = units.channel.new_ones(len(units)).bool()
+            first[1:] = units.channel[1:] != units.channel[:-1]
+            peaks = units.activation[first].float()
+            yield layer, len(peaks), int((peaks <= 0).sum()), f"{peaks.median():.4g}", f"{peaks.max():.4g}"
+
+    def remarks(self, tape: Tape) -> Iterator[str]:
+        """For people: of layers that are followed by a rectifier, and of maps with fewer responses than k.
+
+        Args:
+            tape: of the network.
+        """
+        responses = self.responses()
+        for layer, units in self.strongest.items():
+            if (rectifier := rectifier_of(tape, layer)) != layer:
+                yield f"layer {layer}: as it is before layer {rectifier} rectifies it"
+            places = by_map(responses.strongest[layer], units.channel.unique().tolist())
+            counts = [place.stop - place.start for place in places.values()]
+            if few := sum(count < self.k for count in counts):
+                none = f"{counts.count(0)} have none"
+                yield f"layer {layer}: {few} of {len(counts)} maps have fewer than {self.k} responses, {none}"
+
     def numbers(self, layers: Sequence[str] | None = None) -> Tensor:
         """The numbers of the images that units of some layers (by default of all) are in, rising; int64.
 
@@ -159,7 +192,7 @@ class Mined:
         Its tensors are called such as "conv5_3/strongest/activation".
 
         Raises:
-            ValueError, OSError: as `deconv_kernels.tensor_files.save_tensors`.
+            ValueError, OSError: as `deconv_kernels.data.tensor_files.save_tensors`.
         """
         tensors = {}
         for kind, units in self.units():
@@ -290,10 +323,8 @@ def mine(
         raise ValueError("layers must name at least one layer")
     for name in names:
         net.tape.value(name)
-    k, first_image = whole_number("k", k), whole_number("first_image", first_image)
-    batches_per_part = whole_number("batches_per_part", batches_per_part)
-    for what, value, least in (("k", k, 1), ("first_image", first_image, 0), ("batches_per_part", batches_per_part, 1)):
-        at_least(what, value, least)
+    k, first_image = whole_number("k", k, 1), whole_number("first_image", first_image, 0)
+    batches_per_part = whole_number("batches_per_part", batches_per_part, 1)
     wanted = tuple(dict.fromkeys(float(q) for q in quantiles))
     if wrong := [q for q in wanted if not 0 <= q <= 1]:
         raise ValueError(f"quantiles must be between 0 and 1, got {wrong[0]}")

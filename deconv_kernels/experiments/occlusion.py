@@ -9,21 +9,40 @@ Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..calls import UnsupportedModule
 from ..checks import whole_number
 from ..engine.deconvnet import Deconvnet
 from ..engine.recompute import Recomputation
 from ..engine.units import Units
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
+from .common.files import Parts
+from .common.layers import chosen_layers, classes_of, shapes_of
+from .common.responses import rectifier_of
 from .common.tracing import forward_only, with_way_back
 
-__all__ = ["Occlusion", "Raise", "colour_of", "occlude", "occluded", "positions"]
+__all__ = [
+    "Occlusion",
+    "Raise",
+    "Watch",
+    "colour_of",
+    "occlude",
+    "occluded",
+    "positions",
+    "stacked",
+    "summary",
+    "table",
+    "watch",
+]
 
 Pair = tuple[int, int]
 
@@ -31,6 +50,7 @@ Pair = tuple[int, int]
 # so many times, for it is a sample.
 _MEASURED = 9
 _TIMES = 8
+_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,169 @@ class Occlusion:
             for r, k in places
         ]
         return sorted(found, key=lambda position: -position.gain)
+
+    def numbers(self) -> dict[str, Any]:
+        """All that is no tensor, and the positions that raise the probability, as JSON takes them."""
+        scalars = {key: value for key, value in asdict(self).items() if not isinstance(value, Tensor | None)}
+        return scalars | ({} if self.probability is None else {"raises": [asdict(each) for each in self.raises()]})
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is watched of a network while its images are occluded.
+
+    Attributes:
+        net: the network.
+        shapes: of the outputs of all its layers.
+        asked: the layer that was named.
+        layer: whose strongest map is watched: the rectifier that follows the one named, or that one itself.
+        logits: the layer with one value for each class, or None.
+        units: how many of the map's strongest units are projected back.
+        refusal: why none can be.
+    """
+
+    net: Deconvnet
+    shapes: Mapping[str, tuple[int, ...]]
+    asked: str
+    layer: str
+    logits: str | None
+    units: int
+    refusal: UnsupportedModule | None
+
+    def check_labels(self, labels: Sequence[int] | str, probabilities: bool = False) -> None:
+        """Refuses classes that the network does not have; ValueError."""
+        if self.logits is None and (labels != "predicted" or probabilities):
+            raise ValueError("the network does not end in one value for each class, so no class has a probability")
+        if not isinstance(labels, str) and self.logits is not None and self.logits in self.shapes:
+            classes = class_count(self.shapes[self.logits][0])
+            if max(labels) >= classes:
+                raise ValueError(f"label must be from 0 to {classes - 1}, got {max(labels)}")
+
+    def remarks(
+        self, found: Sequence[Occlusion], names: Sequence[str], classes: Sequence[str], model: str
+    ) -> Iterator[str]:
+        """For people: what could not be done, and the positions that raise the true class's probability most."""
+        if self.refusal is not None:
+            yield f"No projection: {self.refusal}"
+        if self.logits is None:
+            yield f"No probabilities: the output of {model} is not one value for each class."
+        for each, name in zip(found, names, strict=True):
+            yield from _describe_raises(each, name, classes)
+
+    def occlude_each(
+        self, images: Tensor, names: Sequence[str], labels: Sequence[int] | None, parts: Parts, **how: Any
+    ) -> list[Occlusion]:
+        """Slides an occluder over every image.
+
+        Args:
+            images: (N, C, H, W) as the network takes them.
+            names: what to call them.
+            labels: the true classes; by default the most probable ones.
+            parts: keeps what is finished, image by image.
+            how: as for `occlude`.
+        """
+
+        def one(place: int) -> dict[str, Any]:
+            label = None if labels is None else labels[place]
+            more = {"units": self.units, "label": label, "title": names[place], **how}
+            return asdict(occlude(self.net, images[place], self.layer, self.logits, **more))
+
+        return [Occlusion(**parts.get(f"photograph {place}", partial(one, place))) for place in range(len(names))]
+
+
+def watch(
+    model: nn.Module,
+    images: Tensor,
+    layers: Sequence[str] | None = None,
+    logits: str | None = None,
+    units: int | None = None,
+) -> Watch:
+    """Chooses what to watch of a network.
+
+    Args:
+        model: the network.
+        images: (N, C, H, W) as it takes them.
+        layers: the one to watch; by default the last that has maps.
+        logits: the layer with one value for each class; by default the network's output if it is such a row.
+        units: how many units to project back; by default one, or none if the network can only be run forward.
+
+    Raises:
+        ValueError: more layers than one, units of a network that can only be run forward, or images that it does not
+            take.
+    """
+    net, refusal = with_way_back(model)
+    if units is None:
+        units = 1 if refusal is None else 0
+    elif units > 0 and refusal is not None:
+        raise ValueError(f"no projection, leave --units out: {refusal}")
+    shapes = shapes_of(net, images, net.layers)
+    asked, *others = (_last_maps(shapes),) if layers is None else chosen_layers(net, layers)
+    if others:
+        raise ValueError(f"one layer is watched, got {len(others) + 1}: {','.join([asked, *others])}")
+    logits = classes_of(net, shapes) if logits is None else logits
+    return Watch(net, shapes, asked, rectifier_of(net.tape, asked), logits, units, refusal)
+
+
+def _last_maps(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The last layer whose output is maps of more than one position, or where none is, the last but the output."""
+    found = [layer for layer, shape in shapes.items() if len(shape) == 3 and shape[1] * shape[2] > 1]
+    return found[-1] if found else list(shapes)[:-1][-1] if len(shapes) > 1 else next(iter(shapes))
+
+
+def table(found: Sequence[Occlusion], names: Sequence[str]) -> tuple[list[str], Iterator[list[Any]]]:
+    """Every position of every image under a head; `names` of the images."""
+    columns = ("activation", "probability", "most_probable", "highest_probability")
+    measured = [name for name in columns if getattr(found[0], name) is not None]
+    rows = (
+        [name, y, x, *(getattr(each, column)[r, k].item() for column in measured)]
+        for each, name in zip(found, names, strict=True)
+        for r, y in enumerate(each.rows.tolist())
+        for k, x in enumerate(each.columns.tolist())
+    )
+    return ["image", "y", "x", *measured], rows
+
+
+def stacked(found: Sequence[Occlusion]) -> dict[str, Any]:
+    """The tensors of all images, by the names of `Occlusion`."""
+    kept = [field.name for field in fields(found[0]) if isinstance(getattr(found[0], field.name), Tensor)]
+    return {name: np.stack([getattr(each, name).numpy() for each in found]) for name in kept}
+
+
+def summary(found: Sequence[Occlusion], names: Sequence[str], classes: Sequence[str]) -> list[tuple[object, ...]]:
+    """For people, one line for each image: where the map and the true class suffer most."""
+    head = ("photograph", "map", "activation", "lowest", "at y,x")
+    with_classes = found[0].probability is not None
+    rows: list[tuple[object, ...]] = [(*head, "class", "probability", "lowest", "at y,x") if with_classes else head]
+    for each, name in zip(found, names, strict=True):
+        assert each.activation is not None
+        row: tuple[object, ...] = (name, each.map, f"{each.clean_activation:.4g}", *_lowest(each, each.activation))
+        if each.probability is not None and each.label is not None:
+            lowest = _lowest(each, each.probability)
+            row += (_class_name(each.label, classes), f"{each.clean_probability:.4g}", *lowest)
+        rows.append(row)
+    return rows
+
+
+def _lowest(found: Occlusion, values: Tensor) -> tuple[str, str]:
+    """The lowest value and its position."""
+    row, column = divmod(int(values.argmin()), values.shape[1])
+    return f"{values.min():.4g}", f"{found.rows[row]},{found.columns[column]}"
+
+
+def _class_name(number: int, classes: Sequence[str]) -> str:
+    return classes[number] if number < len(classes) else str(number)
+
+
+def _describe_raises(found: Occlusion, name: str, classes: Sequence[str]) -> list[str]:
+    if found.probability is None or found.label is None:
+        return []
+    raises = found.raises()
+    lines = [
+        f"{name}: {len(raises)} of {found.probability.numel()} positions make class "
+        f"{_class_name(found.label, classes)} more probable (by more than {found.rounding:.1g}, which may be rounding)"
+    ]
+    lines += [f"  at {each.y},{each.x} by {each.gain:.3g}, to {each.probability:.4g}" for each in raises[:_LISTED]]
+    return lines
 
 
 def positions(length: int, size: int, stride: int, cover: bool = True) -> Tensor:

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +28,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 
 from ..checks import at_least
-from ..data.photographs import Crop, Photograph, cut
+from ..data.crops import Crop, cut
+from ..data.photographs import Photograph
 from ..models import TORCHVISION, Chain, ContrastNormalization
 from .common.files import Parts
+from .common.layers import taking
 from .filters import ClipFilters, convolutions, diagnose, renormalize_
 
 __all__ = [
@@ -39,14 +42,22 @@ __all__ = [
     "Run",
     "ShiftedLevels",
     "SmallZFNet",
+    "TABLE_HEAD",
     "overheat_",
     "photograph_crops",
     "readable",
     "reading_photographs",
     "repair",
     "standard_arms",
+    "summary",
     "train",
 ]
+
+TABLE_HEAD = (
+    *("arm", "seed", "accuracy", "loss", "dead", "filters", "dead_share"),
+    *("largest_rms", "median_rms", "aliased_energy", "aliased_response"),
+)
+"""What the columns of `Run.row` are called."""
 
 Labelled = Dataset[Any]
 
@@ -250,6 +261,57 @@ class Run:
         """The share of the first layer's response variance that its stride aliases, the median over its filters that
         respond."""
         return self.aliased_response.nanmedian().item()
+
+    def row(self) -> list[object]:
+        """The main numbers, under `TABLE_HEAD`."""
+        filters = sum(map(len, self.dead.values()))
+        numbers = (
+            self.rms.max(),
+            self.rms.median(),
+            self.aliased_energy.nanmedian(),
+            self.aliased_response.nanmedian(),
+        )
+        row = [self.arm, self.seed, self.accuracy, self.losses[-1], self.dead_count, filters, self.dead_share]
+        return row + [number.item() for number in numbers]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers as JSON takes them; None for what is no number."""
+        return {
+            "arm": self.arm,
+            "seed": self.seed,
+            "losses": _finite(self.losses),
+            "accuracies": self.accuracies,
+            "dead": {layer: dead.nonzero()[:, 0].tolist() for layer, dead in self.dead.items()},
+            "rms": _finite(self.rms.tolist()),
+            "aliased_energy": _finite(self.aliased_energy.tolist()),
+            "aliased_response": _finite(self.aliased_response.tolist()),
+        }
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def summary(by_arm: Mapping[str, Sequence[Run]]) -> list[list[str]]:
+    """For people: of every arm mean and standard deviation over its runs."""
+    filters = sum(map(len, next(iter(by_arm.values()))[0].dead.values()))
+    rows = [["", "accuracy", f"dead of {filters}", "largest RMS", "aliased energy", "aliased response"]]
+    for arm, runs in by_arm.items():
+        columns = (
+            [100 * run.accuracy for run in runs],
+            [float(run.dead_count) for run in runs],
+            [run.rms.max().item() for run in runs],
+            [100 * run.aliased_energy.nanmedian().item() for run in runs],
+            [100 * run.aliased for run in runs],
+        )
+        units = (" %", "", "", " %", " %")
+        rows.append([arm, *(_spread(values, unit) for values, unit in zip(columns, units, strict=True))])
+    return rows
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    mean = f"{fmean(values):.3g}"
+    return f"{mean}{unit}" if len(values) == 1 else f"{mean} ± {stdev(values):.2g}{unit}"
 
 
 def standard_arms(
@@ -472,12 +534,9 @@ class _Trainer:
         network = self._network(self.start()).eval()
         with self._random(0):
             image = self.validation_set[0][0]
-        try:
+        complaint = f"images of {tuple(image.shape)} do not go through the network of {self.arm.name!r}"
+        with taking(complaint, (RuntimeError,)):
             network(image[None].to(self.device))
-        except RuntimeError as error:
-            raise ValueError(
-                f"images of {tuple(image.shape)} do not go through the network of {self.arm.name!r}: {error}"
-            ) from error
 
     def start(self) -> dict[str, Any]:
         """The state before training."""

@@ -14,6 +14,7 @@ from ..engine.deconvnet import Deconvnet, Projections
 from ..engine.record import Record
 from ..engine.units import Units
 from .common.files import Parts
+from .common.layers import classes_of, shapes_of
 from .common.responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
@@ -115,7 +116,7 @@ def make_report(
         counts[layer], chosen[layer] = plain["maps"], tuple(plain["chosen"])
         fields[layer] = None if plain["field"] is None else tuple(plain["field"])
 
-    logits = _logits(net, images[:1])
+    logits = None if net.tape.output is None else classes_of(net, shapes_of(net, images, [net.output]))
     watched = rectifier_of(net.tape, layers[-1])
     occlusions = []
     for number, image in enumerate(images):
@@ -164,14 +165,3 @@ def _occlusion(
     net: Deconvnet, image: Tensor, layer: str, logits: str | None, size: int, stride: int, progress: bool
 ) -> dict[str, Any]:
     return asdict(occlude(net, image, layer, logits, size=size, stride=stride, progress=progress))
-
-
-def _logits(net: Deconvnet, image: Tensor) -> str | None:
-    """The network's output if it is one row of classes for each image."""
-    try:
-        output = net.output
-    except ValueError:
-        return None
-    record = net.record(image, output, progress=False)
-    shape = record.shapes[net.layer(output).value]
-    return output if shape is not None and len(shape) == 1 else None

@@ -37,12 +37,11 @@ from .common.features import (
     Features,
     check_finite,
     class_numbers,
-    digest,
     extract_features,
     last_layers,
     untrained,
 )
-from .common.files import Parts
+from .common.files import Parts, fingerprint
 from .common.folds import Fold, check_threshold, find_overlap, make_folds, without_copies
 
 __all__ = [
@@ -143,6 +142,25 @@ class Transfer:
             for score in self.scores
         ]
         return {**asdict(self), "scores": scores}
+
+    def rows(self) -> tuple[list[str], list[list[object]]]:
+        """Every score under a head."""
+        folds = len(self.tested)
+        head = ["network", "layer", "classifier", "per_class", "mean", "deviation"]
+        return [*head, *(f"fold_{number + 1}" for number in range(folds))], [
+            [*(getattr(score, name) for name in head), *score.accuracies] for score in self.scores
+        ]
+
+    def remarks(self) -> list[str]:
+        """For people, what the table says, and what was left out."""
+        lines = [
+            f"accuracy in %, mean over {self.classes} classes and deviation over {len(self.tested)} folds, "
+            f"{self.most_per_class} training images per class"
+        ]
+        if any(self.overlapping):
+            copies = ", ".join(map(str, self.overlapping))
+            lines.append(f"test images left out as copies of training images, by fold: {copies}")
+        return lines
 
     def table(self) -> list[list[str]]:
         """The accuracies in percent with the most training images, by network and layer as the paper's Table 7."""
@@ -369,12 +387,12 @@ def classify(
     scores = []
     with tqdm(desc="classifiers", total=total, disable=not progress) as bar:
         for layer, values in features.items():
-            source = digest(values, labels)
+            source = fingerprint(values, labels)
             accuracies: dict[tuple[str, int], list[float]] = {}
             for fold in folds:
                 for n in numbers:
                     problem = _Problem(values, labels, fold.train[:, :n].flatten(), fold.test, scaling)
-                    setting = digest(problem.train, problem.test, C, scaling)
+                    setting = f"{fingerprint(problem.train, problem.test)} {C} {scaling}"
                     for classifier in classifiers:
                         name = f"accuracy {source} {setting} {classifier}"
                         accuracy = parts.get(name, partial(problem.accuracy, classifier, C))

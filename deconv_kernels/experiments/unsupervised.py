@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checks import at_least, one_of
+from ..checks import at_least, one_of, whole_number
 from ..data.writing import being_written
 from ..engine.deconvnet import Projections
 from ..engine.units import Units
@@ -57,9 +57,9 @@ from .common.files import Parts
 __all__ = [
     "DeconvolutionalNetwork",
     "Epoch",
-    "Features",
     "Reconstruction",
     "SparseCode",
+    "SparseFeatures",
     "SparseLayer",
     "contrast_normalised",
     "pool_by_magnitude",
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 METHODS = ("fista", "ista")
-POOLINGS = ("within", "after")
+POOLING_TIMES = ("within", "after")
 _GROWTH = 1.1
 
 
@@ -127,7 +127,7 @@ class SparseCode:
 
 
 @dataclass(frozen=True)
-class Features:
+class SparseFeatures:
     """What inference found for N images, layer by layer.
 
     Attributes:
@@ -258,12 +258,12 @@ def sparse_code(
 
     Source: Zeiler et al. 2011, inference (ISTA); Beck & Teboulle 2009 (FISTA, backtracking).
     """
-    _at_least("steps", steps, 1)
+    whole_number("steps", steps, 1)
     one_of("method", method, METHODS)
     _check_fidelity(fidelity)
     _check_tolerance(tolerance)
     if pool is not None:
-        _at_least("pool", pool, 1)
+        whole_number("pool", pool, 1)
         if tolerance > 0:
             raise ValueError("tolerance needs the duality gap, which inference with pooling within does not have")
     momentum = method == "fista"
@@ -452,7 +452,7 @@ class DeconvolutionalNetwork(nn.Module):
         tolerance: float = 0.0,
         batch_size: int = 16,
         progress: bool = False,
-    ) -> Features:
+    ) -> SparseFeatures:
         """Infers the maps of one layer after the other, from the bottom.
 
         Args:
@@ -472,7 +472,7 @@ class DeconvolutionalNetwork(nn.Module):
             raise ValueError(f"depth must be between 1 and {len(self.layers)}, got {depth}")
         self._check_images(images)
         inference = _Inference(steps, method, pooling, tolerance)
-        batches = torch.arange(len(images)).split(_at_least("batch_size", batch_size, 1))
+        batches = torch.arange(len(images)).split(whole_number("batch_size", batch_size, 1))
         codes: list[SparseCode] = []
         pooled: list[Tensor] = []
         switches: list[Tensor] = []
@@ -487,10 +487,10 @@ class DeconvolutionalNetwork(nn.Module):
                 values, places = pool_by_magnitude(codes[-1].maps, layer.pool)
                 pooled.append(values)
                 switches.append(places)
-        return Features(_size(images), tuple(codes), tuple(pooled), tuple(switches))
+        return SparseFeatures(_size(images), tuple(codes), tuple(pooled), tuple(switches))
 
     def reconstruct(
-        self, features: Features, layer: int | None = None, *, pooled: bool = False, batch_size: int = 16
+        self, features: SparseFeatures, layer: int | None = None, *, pooled: bool = False, batch_size: int = 16
     ) -> Tensor:
         """The images as a layer's maps explain them, through the switches of the layers below.
 
@@ -514,7 +514,7 @@ class DeconvolutionalNetwork(nn.Module):
         return torch.cat(
             [
                 Reconstruction(filters, pools, [s[rows] for s in switches], features.size).down(signal[rows])
-                for rows in torch.arange(len(signal)).split(_at_least("batch_size", batch_size, 1))
+                for rows in torch.arange(len(signal)).split(whole_number("batch_size", batch_size, 1))
             ]
         )
 
@@ -561,9 +561,9 @@ class DeconvolutionalNetwork(nn.Module):
         """
         self._check_images(images)
         inference = _Inference(steps, method, pooling)
-        _at_least("epochs", epochs, 0)
-        _at_least("filter_steps", filter_steps, 1)
-        _at_least("batch_size", batch_size, 1)
+        whole_number("epochs", epochs, 0)
+        whole_number("filter_steps", filter_steps, 1)
+        whole_number("batch_size", batch_size, 1)
         parts = parts or Parts.nowhere()
         generator = torch.Generator().manual_seed(seed)
         history: list[Epoch] = []
@@ -633,7 +633,7 @@ class DeconvolutionalNetwork(nn.Module):
             direction = slope + steepness / before * direction
         return _unit_length(filters)
 
-    def strongest(self, features: Features, layer: int, k: int = 9, maps: Sequence[int] | None = None) -> Units:
+    def strongest(self, features: SparseFeatures, layer: int, k: int = 9, maps: Sequence[int] | None = None) -> Units:
         """The units of largest magnitude of every map, at most one per image, in falling order.
 
         Args:
@@ -649,7 +649,7 @@ class DeconvolutionalNetwork(nn.Module):
             ValueError: the features have no such layer, or the layer no such map; `k` is below 1.
         """
         level = self._level(features, layer)
-        _at_least("k", k, 1)
+        whole_number("k", k, 1)
         values = features.codes[level].maps.detach()
         for number in () if maps is None else maps:
             if not 0 <= number < values.shape[1]:
@@ -667,7 +667,7 @@ class DeconvolutionalNetwork(nn.Module):
         )
 
     @torch.no_grad()
-    def project(self, features: Features, units: Units) -> Projections:
+    def project(self, features: SparseFeatures, units: Units) -> Projections:
         """What single units put into their image: all others zero, down to pixels inside the receptive field.
 
         Args:
@@ -804,7 +804,7 @@ class DeconvolutionalNetwork(nn.Module):
         part: dict[str, Any] = {"epoch": asdict(described), "filters": self.filters[level].detach().cpu().clone()}
         return part if filter_steps else part | {"switches": torch.cat(collected).cpu()}
 
-    def _level(self, features: Features, layer: int | None) -> int:
+    def _level(self, features: SparseFeatures, layer: int | None) -> int:
         inferred = len(features.codes)
         layer = inferred if layer is None else layer
         if not 1 <= layer <= inferred:
@@ -834,7 +834,7 @@ class _Inference:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("pooling", self.pooling, POOLINGS)
+        one_of("pooling", self.pooling, POOLING_TIMES)
         _check_tolerance(self.tolerance)
 
     def __call__(self, operator: Reconstruction, images: Tensor, layer: SparseLayer) -> SparseCode:
@@ -848,11 +848,6 @@ class _Inference:
             pool=pool,
             tolerance=self.tolerance,
         )
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    at_least(name, value, least)
-    return value
 
 
 def _check_fidelity(fidelity: float) -> None:

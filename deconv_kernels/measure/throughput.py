@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from .. import backends
 from ..checks import at_least
-from ..data.photographs import cut, load_photographs, plan_crops
-from ..engine.deconvnet import Deconvnet
-from ..engine.record import Record
-from ..engine.units import Units
+from ..data.crops import cut, plan_crops
+from ..data.photographs import load_photographs
+from ..data.tables import aligned
+from ..deconvnet import Deconvnet
+from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights
 from .baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
@@ -137,10 +138,10 @@ class Throughput:
             self.machine,
             "",
             "ms per projection; in brackets, how many times faster ours is:",
-            *_aligned(times),
+            *(f"  {line}" for line in aligned(times)),
             "",
             "MiB that one call needs at its highest:",
-            *_aligned(memory),
+            *(f"  {line}" for line in aligned(memory)),
             "",
             f"Medians of at least {min(calls)} interleaved calls on interior units of random maps. "
             f"Units per call: ours as in the table; {per_call}.",
@@ -242,7 +243,7 @@ def measure_layer(
         net: the network and its rule.
         images: (N, C, H, W), on the network's device.
         layer: whose units are projected.
-        baselines: those to measure, out of `deconv_kernels.baselines.comparable`.
+        baselines: those to measure, out of `deconv_kernels.measure.baselines.comparable`.
         seconds: aimed length of the whole; each is timed `FEWEST_ROUNDS` times at least.
         units_per_call: of ours; by default few where a unit is much work, and thousands where it is little.
         seed: chooses the units.
@@ -343,9 +344,9 @@ def _interleaved(runs: Mapping[str, Callable[[], Any]], end: float, device: torc
     for done in range(MOST_ROUNDS):
         begun = time.perf_counter()
         for name in order.sample(list(runs), len(runs)):
-            start = _now(device)
+            start = now(device)
             runs[name]()
-            times[name].append(_now(device) - start)
+            times[name].append(now(device) - start)
         took = time.perf_counter() - begun
         if done + 1 >= FEWEST_ROUNDS and time.perf_counter() + took > end:
             break
@@ -443,12 +444,6 @@ def _images(preprocess: Callable[[Tensor], Tensor] | None, size: int) -> tuple[T
     return preprocess(cut(photographs, crops, size)), f"{len(crops)} crops of {size}x{size} of photographs"
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _milliseconds(seconds: float) -> str:
     """Three digits of milliseconds, without the unit."""
     value = seconds * 1e3
@@ -462,15 +457,3 @@ def _mebibytes(count: int | None) -> str:
 
 def _times(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2g}x"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

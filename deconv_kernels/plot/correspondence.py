@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, isnan
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
-from numpy.typing import NDArray
+from torch import Tensor
 
-from ..experiments.correspondence import RANDOM, Correspondence, Score
+from ..experiments.correspondence import RANDOM, Correspondence, Score, hide_squares
 from .figures import new_figure, picture, save
 from .text import layer_name, shortened
+from .tiles import Pixels, as_pixels
 
-__all__ = ["draw_correspondence"]
+__all__ = ["draw_correspondence", "hidden_parts", "score_table"]
 
 _TILE_INCHES = 1.5
 _CHART_INCHES = 3.0
 _ROW_INCHES = 0.3
 _GREY = "0.55"
 _NAME = 20
+_SHOWN = 5
+
+
+def hidden_parts(
+    result: Correspondence, inputs: Tensor, fill: float | Tensor, deprocess: Callable[[Tensor], Tensor]
+) -> Pixels:
+    """The first images as they are, with each part hidden, and with the first random square if there is one.
+
+    Args:
+        result: of N images.
+        inputs: (N, C, H, W) as the network takes them.
+        fill: what hid the parts, as `hide_squares` takes it.
+        deprocess: turns images of the network into grey levels of RGB.
+    """
+    squares = torch.cat([result.squares, result.random_squares[:, :1]], dim=1)[:_SHOWN]
+    images = zip(inputs.cpu(), squares, strict=False)
+    return as_pixels(deprocess(torch.stack([torch.cat([x[None], hide_squares(x, of_x, fill)]) for x, of_x in images])))
 
 
 def draw_correspondence(
@@ -30,7 +49,7 @@ def draw_correspondence(
     caption: str,
     result: Correspondence,
     names: Sequence[str],
-    hidden: NDArray[np.uint8],
+    hidden: Pixels,
 ) -> None:
     """Draws occluded images, the distances of parts and of random draws by layer, and the table.
 
@@ -38,9 +57,8 @@ def draw_correspondence(
         path: the PNG to write.
         title, caption: the words above; what the panels show is added to the caption.
         result: of N images.
-        names: of the images shown, M of them.
-        hidden: uint8 (M, K, H, W, 3), the first M images: as they are, with each part hidden, and with the first random
-            square if there is one.
+        names: of the N images.
+        hidden: uint8 (M, K, H, W, 3), of the first M images what `hidden_parts` returns.
     """
     caption += (
         "\nDistance: the share of a layer's features at which the signs (-1, 0, +1) of the changes of two images "
@@ -50,6 +68,7 @@ def draw_correspondence(
     scores = result.scores()
     heads = ["original", *result.parts, *([RANDOM] if result.random_squares.shape[1] else [])]
     width = max(_TILE_INCHES * len(heads) + 0.6, _CHART_INCHES * len(result.layers), 9.0)
+    names = names[: len(hidden)]
     tiles = (_TILE_INCHES + 0.1) * len(names) + 0.3
     table = _ROW_INCHES * (2 * len(result.layers) + 1.5)
     figure, area = new_figure(title, caption, width, tiles + _CHART_INCHES + table)
@@ -126,6 +145,16 @@ def _draw_table(axes: Axes, scores: Sequence[Score], layers: Sequence[str]) -> N
 def _lowest(values: Sequence[float]) -> int:
     """The place of the least value that is a number."""
     return min(range(len(values)), key=lambda place: inf if isnan(values[place]) else values[place])
+
+
+def score_table(scores: Sequence[Score]) -> list[list[str]]:
+    """The table for people, one score a row."""
+    rows = [["layer", "part", "distance", "of the changed", "changed", "draws as low"]]
+    for score in scores:
+        as_low = "" if isnan(score.draws_as_low) else f"{score.draws_as_low:.2f}"
+        rows.append([score.layer, score.part, with_deviation(score), f"{score.of_changed:.3f}", f"{score.changed:.3f}"])
+        rows[-1].append(as_low)
+    return rows
 
 
 def with_deviation(score: Score) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -11,37 +11,49 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..experiments.common.files import file_name
 from ..experiments.filters import Comparison, Diagnosis
+from ..models import Preprocessing
 from .figures import new_figure, picture, save
-from .tiles import with_contrast
+from .tiles import Pixels, mosaic, with_contrast
 
-__all__ = ["common_contrast", "draw_comparison", "draw_diagnosis", "mosaic"]
-
-Pixels = NDArray[np.uint8]
+__all__ = ["common_contrast", "draw_comparison", "draw_diagnosis", "draw_layers"]
 
 _SOUND, _DOMINATING, _DEAD = "#4477aa", "#cc3311", "#999999"
 
 
-def mosaic(tiles: Pixels, gap: int = 1, columns: int | None = None) -> Pixels:
-    """Lays tiles out row by row with light gaps between them.
+def draw_layers(
+    folder: Path,
+    found: Sequence[Diagnosis] | Comparison,
+    model: str,
+    caption: str,
+    first: str,
+    preprocessing: Preprocessing,
+) -> None:
+    """Draws a figure of every layer, and of a comparison a second one: before and after.
 
     Args:
-        tiles: uint8 (k, h, w) or (k, h, w, 3).
-        gap: pixels between neighbours.
-        columns: by default as many as make the page about square.
+        folder: where to write the PNGs, called by the layers.
+        found: what to draw.
+        model: the network's name.
+        caption: the words above.
+        first: the first layer, which is drawn in colour if it reads pixels.
+        preprocessing: of the network's images.
     """
-    count, height, width = tiles.shape[:3]
-    columns = columns or ceil(sqrt(count))
-    rows = ceil(count / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
-    page = np.full(shape, 255, dtype=np.uint8)
-    for place, tile in enumerate(tiles):
-        y, x = place // columns * (height + gap), place % columns * (width + gap)
-        page[y : y + height, x : x + width] = tile
-    return page
+    comparison = found if isinstance(found, Comparison) else None
+    for number, diagnosis in enumerate(found.before if isinstance(found, Comparison) else found):
+        reads_pixels = diagnosis.layer == first and diagnosis.weight.shape[1] == len(preprocessing.mean)
+        to_rgb = preprocessing.to_rgb if reads_pixels else None
+        rows, columns = diagnosis.weight.shape[2:]
+        title = f"{model}, layer {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
+        draw_diagnosis(folder / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)
+        if comparison is not None:
+            scaled = sum(change.layer == diagnosis.layer for change in comparison.changed)
+            words = f"Filters scaled to an RMS of {comparison.radius:g}, which they exceeded: {scaled}. {caption}"
+            path = folder / f"{file_name(diagnosis.layer)}_before_after.png"
+            draw_comparison(path, comparison, number, f"{title}, before and after", words, to_rgb)
 
 
 def draw_diagnosis(

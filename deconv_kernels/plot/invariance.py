@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..experiments.invariance import Invariance
+from ..experiments.invariance import Invariance, Transformation
 from .figures import new_figure, save
 from .text import layer_name, shortened
+from .tiles import as_pixels
 
-__all__ = ["Examples", "draw_invariance"]
+__all__ = ["Examples", "draw_invariance", "examples_of"]
 
 Pixels = NDArray[np.uint8]
 
@@ -25,6 +27,7 @@ _LONGEST = 15
 _LAYER = 24
 _INCHES = 5.0
 _CURVE_INCHES = 2.3
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,21 @@ class Examples:
 
     parameters: Sequence[float]
     pixels: Pixels
+
+
+def examples_of(transformation: Transformation, inputs: Tensor, deprocess: Callable[[Tensor], Tensor]) -> Examples:
+    """The first images under five of the parameters.
+
+    Args:
+        transformation: of images.
+        inputs: (N, C, H, W) as the network takes them.
+        deprocess: turns them into grey levels of RGB.
+    """
+    ordered = sorted(transformation.parameters)
+    count = min(_SHOWN, len(ordered))
+    shown = [ordered[round(place * (len(ordered) - 1) / max(1, count - 1))] for place in range(count)]
+    changed = torch.stack([transformation.apply(inputs[:_SHOWN], parameter) for parameter in shown], dim=1)
+    return Examples(shown, as_pixels(deprocess(changed.cpu())))
 
 
 def draw_invariance(

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from ..experiments.occlusion import Occlusion
+from ..experiments.occlusion import Occlusion, colour_of, occluded
+from ..models import Weights
 from .figures import heat, new_figure, picture, save
 from .text import layer_name, shortened
+from .tiles import Pixels, with_contrast
 
-__all__ = ["OccludedImage", "draw_occlusion"]
-
-Pixels = NDArray[np.uint8]
+__all__ = ["OccludedImage", "draw_occlusion", "draw_occlusions"]
 
 _COLOURS = 9
 _PANEL = 2.75
@@ -51,6 +53,62 @@ class OccludedImage:
     def class_name(self, number: int) -> str:
         """What a class is called."""
         return shortened(self.classes[number] if number < len(self.classes) else f"class {number}", _CUT)
+
+
+def draw_occlusions(
+    path: Path,
+    told: Mapping[str, Any],
+    found: Sequence[Occlusion],
+    pixels: Tensor,
+    classes: Sequence[str],
+    weights: Weights,
+    colour: float | str | Tensor,
+    filled: str,
+) -> None:
+    """Draws the experiment on photographs, with the square on each a quarter of the way down and to the right.
+
+    Args:
+        path: the PNG to write.
+        told: what `deconv-kernels occlusion` writes of its settings.
+        found: what became of each photograph.
+        pixels: uint8 RGB (N, 3, H, W), the photographs.
+        classes: their names, from class 0 on.
+        weights: the network's.
+        colour: of the square, as `occlude` takes it.
+        filled: the same in words.
+    """
+    rows = []
+    for each, name, image in zip(found, told["images"], pixels, strict=True):
+        paint = weights.deprocess(colour_of(weights.preprocess(image), colour)[:, None, None])
+        square = paint.round().clamp(0, 255).to(torch.uint8).expand(-1, *each.size)
+        corner = torch.stack((each.rows[len(each.rows) // 4], each.columns[len(each.columns) // 4]))
+        shown = occluded(image, corner[None], square)[0].permute(1, 2, 0).numpy()
+        projection = None
+        if each.projection is not None:
+            projection = with_contrast(weights.preprocessing.to_rgb(each.projection)[None])[0]
+        rows.append(OccludedImage(name, shown, each, projection, classes))
+    asked, layer, size, first = told["asked"], told["layer"], told["size"], found[0]
+    what = f"layer {layer} and the answer owe" if told["logits"] else f"layer {layer} owes"
+    rectifies = f" Layer {layer} rectifies {asked}." if layer != asked else ""
+    draw_occlusion(
+        path,
+        f"{told['model']}: what {what} to each part of the image",
+        f"A square of {first.size[0]}x{first.size[1]} pixels, filled with {filled}, drawn in (a) at one of its "
+        f"{len(first.rows)}x{len(first.columns)} positions, slides over central squares of photographs at {size}x{size}"
+        f"{_steps(first, told['stride'])}. Every cell of a map lies at the middle of the square it stands for."
+        f"{rectifies} Weights: {told['weights']}.",
+        rows,
+    )
+
+
+def _steps(found: Occlusion, stride: int) -> str:
+    """How the square moves, which is the same for rows and columns."""
+    steps = found.rows.diff().tolist()
+    if not steps:
+        return ""
+    if steps[-1] == stride:
+        return f" in steps of {stride} pixels"
+    return f" in steps of {stride} pixels, the last of {steps[-1]}" if len(steps) > 1 else f" in a step of {steps[0]}"
 
 
 def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[OccludedImage]) -> None:

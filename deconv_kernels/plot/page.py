@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.writing import write_text
-from ..engine.deconvnet import Projections
-from ..experiments.gallery import describe_field
+from ..deconvnet import Projections
+from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
 from .filters import draw_diagnosis
@@ -103,7 +103,7 @@ def write_page(
             draw_diagnosis(
                 filters, diagnosis, f"Filters of layer {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
             )
-        figures = {name: _embedded("png", file.read_bytes()) for name, file in _named(*drawn)}
+        figures = {file.stem: _embedded("png", file.read_bytes()) for file in drawn}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("deconv_kernels", "plot"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -112,10 +112,6 @@ def write_page(
         title=title, facts=facts, data=data, figures=figures, filters=_filters(report)
     )
     write_text(path, text)
-
-
-def _named(*files: Path) -> list[tuple[str, Path]]:
-    return [(file.stem, file) for file in files]
 
 
 def _gallery(layer: str, gallery: Projections, report: Report, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ..experiments.repair import Run
 from .figures import new_figure, picture, save
-from .filters import common_contrast, mosaic
+from .filters import common_contrast
 from .text import layer_name
+from .tiles import mosaic
 
 __all__ = ["draw_repair"]
 

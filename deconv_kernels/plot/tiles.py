@@ -24,7 +24,7 @@ from torch import Tensor
 from ..data.writing import being_written
 from .figures import plain_text
 
-__all__ = ["MapTiles", "draw_filters", "draw_maps", "patches", "with_contrast"]
+__all__ = ["MapTiles", "as_pixels", "draw_filters", "draw_maps", "mosaic", "patches", "with_contrast"]
 
 Pixels = NDArray[np.uint8]
 
@@ -48,6 +48,11 @@ class MapTiles:
     note: str
     projections: Pixels
     patches: Pixels
+
+
+def as_pixels(levels: Tensor) -> Pixels:
+    """Grey levels of RGB (..., 3, H, W), rounded and clipped, as uint8 (..., H, W, 3)."""
+    return levels.round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).numpy()
 
 
 def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
@@ -93,6 +98,25 @@ def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]
     return pictures
 
 
+def mosaic(tiles: Pixels, gap: int = 1, columns: int | None = None) -> Pixels:
+    """Lays tiles out row by row with light gaps between them.
+
+    Args:
+        tiles: uint8 (k, h, w) or (k, h, w, 3).
+        gap: pixels between neighbours.
+        columns: by default as many as make the page about square.
+    """
+    count, height, width = tiles.shape[:3]
+    columns = columns or ceil(sqrt(count))
+    rows = ceil(count / columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
+    page = np.full(shape, _WHITE, dtype=np.uint8)
+    for place, tile in enumerate(tiles):
+        y, x = place // columns * (height + gap), place % columns * (width + gap)
+        page[y : y + height, x : x + width] = tile
+    return page
+
+
 def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], columns: int = 4) -> None:
     """Draws maps in a grid, each as a square grid of projections beside the same grid of patches.
 
@@ -110,7 +134,7 @@ def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], co
     shape = (max(1, *(len(entry.projections) for entry in maps)), *maps[0].projections.shape[1:])
     blocks = [
         _beside(
-            [_square(_enlarge(_filled(tiles, shape), factor), gap) for tiles in (entry.projections, entry.patches)],
+            [mosaic(_enlarge(_filled(tiles, shape), factor), gap) for tiles in (entry.projections, entry.patches)],
             4 * gap,
         )
         for entry in maps
@@ -144,18 +168,6 @@ def _filled(tiles: Pixels, shape: tuple[int, ...]) -> Pixels:
 
 def _enlarge(tiles: Pixels, factor: int) -> Pixels:
     return tiles.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _square(tiles: Pixels, gap: int) -> Pixels:
-    """Lays (k, h, w, 3) tiles out row by row in the squarest grid that holds them."""
-    count, height, width, _ = tiles.shape
-    columns = ceil(sqrt(count))
-    rows = ceil(count / columns)
-    page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), _WHITE, dtype=np.uint8)
-    for place, tile in enumerate(tiles):
-        y, x = (place // columns) * (height + gap), (place % columns) * (width + gap)
-        page[y : y + height, x : x + width] = tile
-    return page
 
 
 def _beside(pictures: Sequence[Pixels], gap: int) -> Pixels:

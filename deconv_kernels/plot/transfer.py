@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,7 +21,7 @@ _LINES = ("-", "--", ":", "-.")
 _NAME = 20
 
 
-def draw_transfer(path: Path, result: Transfer, title: str, caption: str) -> None:
+def draw_transfer(path: Path, result: Transfer, told: Mapping[str, Any]) -> None:
     """Draws accuracies by layer with the most training images, and of every network against their number.
 
     Bars reach one standard deviation over the folds to both sides. The dotted line is what guessing gives.
@@ -27,8 +29,18 @@ def draw_transfer(path: Path, result: Transfer, title: str, caption: str) -> Non
     Args:
         path: the PNG to write.
         result: of `transfer`.
-        title, caption: the words above.
+        told: what `deconv-kernels transfer` writes of its settings.
     """
+    grid, size = told["grid"], told["size"]
+    pooled = f"maps larger than {grid}x{grid} pooled to it ({told['pooling']})" if grid else "whole maps"
+    tested = " to ".join(map(str, sorted({min(result.tested), max(result.tested)})))
+    untrained = "untrained" in result.names("network")
+    title = f"Linear classifiers on the frozen features of {told['model']}: {told['data']}"
+    caption = (
+        f"{result.classes} classes, images of {size}x{size}; {told['folds']} folds, mean and standard deviation over "
+        f"them, {tested} test images each. Features: {pooled}. Weights: {told['weights']}. Dotted: what guessing gives."
+        + ("\nUntrained is the same network with random weights, frozen too." if untrained else "")
+    )
     networks = [network for network in result.names("network") if network != PIXELS]
     layers = [layer for layer in result.names("layer") if layer != PIXELS]
     curves = networks if len({score.per_class for score in result.scores}) > 1 else []

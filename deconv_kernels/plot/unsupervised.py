@@ -11,25 +11,49 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from ..experiments.common.responses import by_map
-from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, Features
+from ..experiments.reconstructions import Reconstructions
+from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, SparseFeatures
 from .figures import new_figure, picture, save
 from .text import shortened
 from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
 
-__all__ = ["draw_curves", "draw_first_layer", "draw_reconstructions", "draw_units"]
+__all__ = ["draw_curves", "draw_network", "draw_reconstructions", "draw_units"]
 
 _NAME = 32
 
 
-def draw_first_layer(path: Path, title: str, caption: str, network: DeconvolutionalNetwork) -> None:
-    """Draws the filters of layer 1, contrast per filter.
+def draw_network(
+    folder: Path,
+    source: str,
+    network: DeconvolutionalNetwork,
+    features: SparseFeatures,
+    images: Tensor,
+    maps: int,
+    history: Sequence[Epoch],
+) -> None:
+    """Draws the first layer's filters, some maps of every layer above, and how learning went if there was any.
 
     Args:
-        path: the PNG to write.
-        title, caption: the words above.
-        network: of grey or colour images.
+        folder: where to write layer1.png, layer2.png, ..., and curves.png.
+        source: of the filters and images, in words.
+        network, features, images: as for `draw_units`.
+        maps: of each layer, at most.
+        history: as `DeconvolutionalNetwork.fit` returns it.
     """
-    draw_filters(path, title, caption, _rgb(network.filters[0].detach()))
+    for layer, sparse in enumerate(network.layers, 1):
+        path, title = folder / f"layer{layer}.png", f"Layer {layer} of a deconvolutional network, {source}"
+        if layer == 1:
+            words = f"{sparse.maps} filters of {sparse.kernel_size}x{sparse.kernel_size}, contrast per filter."
+            draw_filters(path, title, words, _rgb(network.filters[0].detach()))
+            continue
+        words = (
+            "For each map its strongest units by magnitude, at most one per crop: what the unit alone puts into the "
+            "image through the switches of the layers below (left), and the image there (right)."
+        )
+        draw_units(path, title, words, network, features, images, layer, range(min(maps, sparse.maps)))
+    if history:
+        words = "Each epoch as it went, with the filters of its time; the last is with the final filters."
+        draw_curves(folder / "curves.png", f"A deconvolutional network, {source}", words, history)
 
 
 def draw_units(
@@ -37,7 +61,7 @@ def draw_units(
     title: str,
     caption: str,
     network: DeconvolutionalNetwork,
-    features: Features,
+    features: SparseFeatures,
     images: Tensor,
     layer: int,
     maps: Sequence[int],
@@ -71,34 +95,29 @@ def draw_units(
     draw_maps(path, title, caption, entries)
 
 
-def draw_reconstructions(
-    path: Path,
-    title: str,
-    caption: str,
-    names: Sequence[str],
-    photographs: Tensor,
-    images: Tensor,
-    reconstructions: Sequence[Tensor],
-    errors: Sequence[Sequence[float]],
-) -> None:
+def draw_reconstructions(path: Path, names: Sequence[str], photographs: Tensor, found: Reconstructions) -> None:
     """Draws photographs, what the network was given, and what each layer makes of it, a row for each photograph.
 
     Args:
         path: the PNG to write.
-        title, caption: the words above.
         names: of the photographs.
         photographs: uint8 RGB (N, 3, H, W).
-        images: contrast normalised, (N, C, H, W).
-        reconstructions: of each layer, (N, C, H, W), drawn at one contrast with the image.
-        errors: of each layer for each photograph, as a share of the image's energy.
+        found: what the layers make of them, drawn at one contrast with the image.
     """
+    images, reconstructions = found.inputs.cpu(), [each.cpu() for each in found.made]
     columns = 2 + len(reconstructions)
+    title = "Photographs, reconstructed from each layer through the switches below"
+    caption = (
+        "Middle squares of the photographs; what the network is given (local contrast normalised); R z of each layer. "
+        "Error: squared, as a share of the given image's energy; each layer answers for the pixels, at its own "
+        "fidelity, so a higher one can have less. One contrast per row."
+    )
     figure, area = new_figure(title, caption, 2.6 * columns, 2.75 * len(names))
     grid = area.subplots(len(names), columns, squeeze=False)
     for row, name in enumerate(names):
         picture(grid[row, 0], photographs[row].permute(1, 2, 0).numpy(), shortened(name, _NAME))
         drawn = [("contrast normalised", images[row])]
-        for number, (each, error) in enumerate(zip(reconstructions, errors, strict=True)):
+        for number, (each, error) in enumerate(zip(reconstructions, found.errors, strict=True)):
             drawn.append((f"from layer {number + 1}: error {error[row]:.1%}", each[row]))
         # One picture of all, so that all have one contrast.
         strip = with_contrast(_rgb(torch.cat([signal for _, signal in drawn], dim=2)[None]))[0]

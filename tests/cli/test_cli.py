@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -16,12 +17,22 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import deconv_kernels
-from deconv_kernels import backends, plot
-from deconv_kernels.cli import main
-from deconv_kernels.engine.deconvnet import Deconvnet
-from deconv_kernels.experiments import gallery, mining
+from deconv_kernels import backends
+from deconv_kernels.cli import main, options
+from deconv_kernels.cli.gallery_job import GalleryJob
+from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.experiments import mining
+from deconv_kernels.experiments.correspondence import correspondence
+from deconv_kernels.experiments.filters import diagnose
+from deconv_kernels.experiments.gallery import gallery
+from deconv_kernels.experiments.invariance import invariance
+from deconv_kernels.experiments.occlusion import occlude
+from deconv_kernels.experiments.report import make_report
+from deconv_kernels.experiments.transfer import transfer
 from deconv_kernels.measure import baselines, throughput
-from deconv_kernels.models import AlexNet
+from deconv_kernels.models import ARCHITECTURES, AlexNet
+from deconv_kernels.plot import gallery as figures
+from deconv_kernels.steps import RULES
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +162,7 @@ def test_a_full_disk_leaves_nothing(place, weights, monkeypatch):
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plot, "draw_filters", fail)
+    monkeypatch.setattr(figures, "draw_filters", fail)
     result = _gallery(weights)
     assert result.exit_code == 2
     assert (
@@ -203,7 +214,7 @@ class TestInterrupted:
         def interrupt(*arguments: object, **options: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(gallery.Gallery, "run", interrupt)
+        monkeypatch.setattr(GalleryJob, "run", interrupt)
         result = _gallery(weights)
         assert result.exit_code == 130
         assert result.stdout == ""
@@ -365,3 +376,65 @@ def test_python_m_runs_the_same_command():
     assert result.returncode == 2
     assert "Missing option '--images'" in result.stderr
     assert "Usage: deconv-kernels gallery" in result.stderr
+
+
+def test_help_and_mistyped_options_need_no_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch is imported')\n")
+    root = str(Path(deconv_kernels.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deconv_kernels", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    for arguments in (["--help"], ["--version"], *([name, "--help"] for name in main.commands)):
+        done = run(*arguments)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+        assert "usage" in done.stdout.lower() or arguments == ["--version"]
+    assert "No such option '--sise'" in run("occlusion", "--sise", "3").stderr
+    assert "torch is imported" in run("info").stderr
+
+
+def test_a_network_of_the_users_finds_the_package_in_the_commands_process(place):
+    (place / "own.py").write_text(
+        "import deconv_kernels as dk\nimport torch\nfrom torch import nn\n"
+        "def build():\n"
+        "    torch.ops.deconv_kernels.max_pool2d, dk.Deconvnet, dk.nn\n"
+        "    return nn.Sequential(nn.Conv2d(3, 2, 5, stride=4), nn.ReLU())\n"
+    )
+    root = str(Path(deconv_kernels.__file__).parents[1])
+    command = [sys.executable, "-m", "deconv_kernels", "plan", "--model", "own.py:build", "--layers", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": root})
+    assert done.returncode == 0, done.stderr
+    assert "1 units of 0" in done.stdout
+
+
+def test_words_that_are_known_without_torch_are_the_engines():
+    assert tuple(ARCHITECTURES) == options.ARCHITECTURES
+    assert options.RULES == RULES
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "renamed"),
+    [
+        ("gallery", gallery, {}),
+        ("occlusion", occlude, {"occluder": "size"}),
+        ("invariance", invariance, {}),
+        ("correspondence", correspondence, {}),
+        ("filters", diagnose, {}),
+        ("transfer", transfer, {"test": "test_per_class", "loss_weight": "C"}),
+        ("report", make_report, {}),
+    ],
+)
+def test_defaults_are_those_of_the_functions(command, function, renamed):
+    """Numbers, that is; some texts of the command line stand for something else, as `mean` does for zero."""
+    parameters = inspect.signature(function).parameters
+    compared = 0
+    for option in main.commands[command].params:
+        name = renamed.get(option.name, option.name)
+        if name not in renamed.values() or option.name in renamed:
+            default = parameters[name].default if name in parameters else None
+            if type(default) in (int, float) and type(option.default) in (int, float):
+                assert option.default == default, name
+                compared += 1
+    assert compared

