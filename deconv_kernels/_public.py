@@ -1,9 +1,10 @@
 """The public names of the package; importing them registers the ops with torch."""
 
-from . import _register, backends, nn
-from .calls import UnsupportedModule
-from .deconvnet import Deconvnet, Projections
-from .graph import UnknownLayer
+from . import backends, nn
+from .engine.deconvnet import Deconvnet, Projections
+from .engine.errors import UnknownLayer, UnsupportedModule
+from .engine.record import Record
+from .engine.units import Units
 from .one_call import project
 from .ops import (
     backproject2d,
@@ -14,9 +15,6 @@ from .ops import (
     pack_weight,
     switches_to_indices,
 )
-from .record import Record, Units
-
-_register.register_all()
 
 __all__ = [
     "Deconvnet",

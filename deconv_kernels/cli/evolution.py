@@ -51,7 +51,7 @@ def command(settings: Settings) -> None:
     from ..data.photographs import load_photographs
     from ..data.tables import aligned, write_csv
     from ..data.tensor_files import save_arrays
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
     from ..experiments import evolution as experiment
     from ..experiments.common.files import Parts, file_name, written_at_once
     from ..experiments.common.layers import shapes_of

@@ -13,7 +13,7 @@ from ..data.photographs import load_photographs
 from ..data.tables import write_csv
 from ..data.tensor_files import save_arrays
 from ..data.writing import write_json
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from ..experiments.common.files import written_at_once
 from ..experiments.common.layers import check_takes, chosen_layers
 from ..experiments.gallery import TABLE_HEAD, gallery

@@ -60,7 +60,6 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
     from ..data.crops import CropImages, crop_table, cut, plan_crops
     from ..data.photographs import load_photographs
     from ..data.tables import aligned, write_csv
-    from ..engine.errors import UnsupportedModule
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.common.layers import shapes_of
     from ..experiments.common.tracing import forward_only

@@ -29,10 +29,10 @@ def command(settings: Settings) -> None:
     """
     import torch
 
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
+    from ..engine.plan import DEVICE_BYTES, HOST_BYTES
     from ..experiments.common.layers import taking
     from ..models import ARCHITECTURES
-    from ..plan import DEVICE_BYTES, HOST_BYTES
     from .subject import layers_of, load, set_threads
 
     named, device, size = settings.network, settings.network.machine.device, settings.size

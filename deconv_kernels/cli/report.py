@@ -39,7 +39,7 @@ def command(settings: Settings) -> None:
     """
     from ..data.crops import cut, plan_centres, plan_crops
     from ..data.photographs import load_photographs
-    from ..deconvnet import Deconvnet
+    from ..engine.deconvnet import Deconvnet
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.common.layers import check_takes, spread_layers
     from ..experiments.invariance import figure_5

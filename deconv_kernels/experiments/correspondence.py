@@ -36,7 +36,7 @@ from tqdm import tqdm
 from ..checks import at_least
 from ..data.crops import Crop, plan_centres
 from ..data.photographs import Photograph
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from .common.files import Parts
 from .common.tracing import forward_only
 

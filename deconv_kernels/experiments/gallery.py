@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from ..checks import at_least
 from ..data.crops import Crop
-from ..deconvnet import Deconvnet, Projections
-from ..record import Record, Units
+from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.record import Record
+from ..engine.units import Units
 from .common.clock import now
 from .common.responses import by_map, ranks, receptive_field, rectifier_of, strongest_responses
 

@@ -29,9 +29,10 @@ from tqdm import tqdm
 
 from ..checks import whole_number
 from ..data.tensor_files import load_tensors, save_tensors
-from ..deconvnet import Deconvnet
-from ..graph import Tape
-from ..record import Record, Units
+from ..engine.deconvnet import Deconvnet
+from ..engine.record import Record
+from ..engine.trace.tape import Tape
+from ..engine.units import Units
 from .common.batches import Share, check_data, fetch
 from .common.files import Parts
 from .common.processes import Processes

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..calls import UnsupportedModule
 from ..checks import whole_number
 from ..engine.deconvnet import Deconvnet
+from ..engine.errors import UnsupportedModule
 from ..engine.recompute import Recomputation
 from ..engine.units import Units
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..backends import allows_tf32
 from ..data.tables import aligned
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
+from ..engine.steps.pooling import MaxPool
+from ..engine.units import Units
 from ..experiments.common.clock import now
 from ..experiments.common.responses import seen_size
 from ..experiments.gallery import Gallery, LayerGallery
-from ..record import Units
-from ..steps import MaxPool
 from .baselines import (
     Projector,
     WrongResult,

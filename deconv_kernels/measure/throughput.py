@@ -23,12 +23,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from deconv_kernels.engine.record import Record
+from deconv_kernels.engine.units import Units
+
 from .. import backends
 from ..checks import at_least
 from ..data.crops import cut, plan_crops
 from ..data.photographs import load_photographs
 from ..data.tables import aligned
-from ..deconvnet import Deconvnet
+from ..engine.deconvnet import Deconvnet
 from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights

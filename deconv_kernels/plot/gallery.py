@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..engine.trace.tape import Tape
 from ..experiments.common.files import file_name
 from ..experiments.common.responses import describe_field, describe_rectification
 from ..experiments.gallery import Gallery, LayerGallery
-from ..graph import Tape
 from ..models import Weights
 from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
 

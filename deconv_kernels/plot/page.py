@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.writing import write_text
-from ..deconvnet import Projections
+from ..engine.deconvnet import Projections
 from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report

@@ -20,7 +20,8 @@ import deconv_kernels
 from deconv_kernels import backends
 from deconv_kernels.cli import main, options
 from deconv_kernels.cli.gallery_job import GalleryJob
-from deconv_kernels.deconvnet import Deconvnet
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.steps.base import RULES
 from deconv_kernels.experiments import mining
 from deconv_kernels.experiments.correspondence import correspondence
 from deconv_kernels.experiments.filters import diagnose
@@ -32,7 +33,6 @@ from deconv_kernels.experiments.transfer import transfer
 from deconv_kernels.measure import baselines, throughput
 from deconv_kernels.models import ARCHITECTURES, AlexNet
 from deconv_kernels.plot import gallery as figures
-from deconv_kernels.steps import RULES
 
 
 @pytest.fixture(scope="module")

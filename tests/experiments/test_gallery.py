@@ -20,6 +20,7 @@ from deconv_kernels import Deconvnet, plot
 from deconv_kernels.cli.gallery import Settings
 from deconv_kernels.cli.gallery_job import GalleryJob
 from deconv_kernels.cli.options import Machine, Network, PhotographSources
+from deconv_kernels.engine.units import Units
 from deconv_kernels.experiments.common.responses import (
     by_map,
     describe_field,
@@ -34,7 +35,6 @@ from deconv_kernels.measure.baselines import WrongResult
 from deconv_kernels.models import VGG16, AlexNet
 from deconv_kernels.photographs import Crop, Photograph, cut, load_photographs, plan_centres, plan_crops
 from deconv_kernels.plot import gallery as figures
-from deconv_kernels.record import Units
 
 ABACUS = Network(model="alexnet", machine=Machine(device="abacus"))
 
