@@ -206,18 +206,8 @@ int64_t run_backproject2d(const std::string& dtype, const py::array& input, cons
     op.group_inputs = windows.channels / groups;
     op.group_outputs = packed.shape(3);
     op.groups = Divider(groups);
-    op.y.pooled = windows.height;
-    op.x.pooled = windows.width;
-    op.y.switches = maps.height;
-    op.x.switches = maps.width;
-    op.y.size = result.height;
-    op.x.size = result.width;
-    for (const int axis : {0, 1}) {
-      BackprojectAxis& along = axis == 0 ? op.y : op.x;
-      along.begin = begin[axis];
-      along.base = base[axis];
-      along.map_size = map_size[axis];
-    }
+    op.y = backproject_axis(windows.height, maps.height, begin[0], result.height, base[0], map_size[0]);
+    op.x = backproject_axis(windows.width, maps.width, begin[1], result.width, base[1], map_size[1]);
     op.last = overlap == "last";
     op.relu = relu;
     op.bounded = map_size != Pair{-1, -1};
