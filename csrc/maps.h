@@ -27,6 +27,9 @@ struct MapShape {
   int64_t numel() const { return images * channels * height * width; }
   // Whether channels lie side by side in memory; both layouts of one channel are the same memory.
   bool channels_innermost() const { return channels_last && channels > 1; }
+  // Elements that lie side by side as one row of a dense map, and how many such rows there are.
+  int64_t row() const { return width * (channels_innermost() ? channels : 1); }
+  int64_t rows() const { return numel() / row(); }
   MapShape resized(int64_t new_height, int64_t new_width) const {
     MapShape shape = *this;
     shape.height = new_height;

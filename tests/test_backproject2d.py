@@ -27,7 +27,8 @@ from tolerances import TF32, assert_rounded_once
 from torch import Tensor
 
 import deconv_kernels as dk
-from deconv_kernels import backends, reference
+from deconv_kernels import backends
+from deconv_kernels.ops import reference
 from deconv_kernels.ops.geometry import Pooling
 
 CHANNELS = (1, 3, 13, 16, 17, 64, 65, 130)

@@ -16,7 +16,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils._pytree import tree_leaves
 
 import deconv_kernels as dk
-from deconv_kernels import backends, reference
+from deconv_kernels import backends
+from deconv_kernels.ops import reference
 from deconv_kernels.ops.geometry import Pooling
 
 GEOMETRIES = {

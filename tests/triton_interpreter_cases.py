@@ -41,8 +41,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import triton.language as tl
 from triton.runtime import interpreter
 
-from deconv_kernels import backends, reference
+from deconv_kernels import backends
 from deconv_kernels.ops import layout as layouts
+from deconv_kernels.ops import reference
 from deconv_kernels.ops import triton as kernels
 from deconv_kernels.ops.arguments import taking_flat
 

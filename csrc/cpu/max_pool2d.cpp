@@ -31,9 +31,7 @@ std::tuple<Tensor, Tensor> max_pool2d(const MaxPool2dCall& call) {
                                call.relu,
                                switch_type == ScalarType::Short};
   const bool channels_last = map.channels_innermost();
-  const int64_t rows = pooled.images * pooled.height * (channels_last ? 1 : pooled.channels);
-  const int64_t row = pooled.width * (channels_last ? pooled.channels : 1);
-  parallel_rows(rows, row * call.pooling.y.kernel * call.pooling.x.kernel,
+  parallel_rows(pooled.rows(), pooled.row() * call.pooling.y.kernel * call.pooling.x.kernel,
                 [&](int64_t begin, int64_t end) { kernels().max_pool2d(element, channels_last, params, begin, end); });
   return {values, switches};
 }

@@ -36,9 +36,7 @@ inline Tensor launch_max_unpool2d(const MaxUnpool2dCall& call, const int64_t* im
                                  switch_dtype(call.pooling) == ScalarType::Short,
                                  channels_last ? bypasses_caches(output, unpooled.channels) : exceeds_caches(output)};
   const Element element = element_of(call.input);
-  const int64_t rows = unpooled.images * unpooled.height * (channels_last ? 1 : unpooled.channels);
-  const int64_t row = unpooled.width * (channels_last ? unpooled.channels : 1);
-  parallel_rows(rows, row, [&](int64_t begin, int64_t end) {
+  parallel_rows(unpooled.rows(), unpooled.row(), [&](int64_t begin, int64_t end) {
     kernels().max_unpool2d(element, channels_last, params, begin, end);
   });
   return output;

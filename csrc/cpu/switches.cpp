@@ -17,12 +17,11 @@ namespace {
 template <typename Convert>
 bool convert_all(const MapShape& pooled, const Convert& convert) {
   const int64_t inner = pooled.channels_innermost() ? pooled.channels : 1;
-  const int64_t rows = pooled.numel() / (pooled.width * inner);
   std::atomic<bool> meaningful{true};
-  parallel_rows(rows, pooled.width * inner, [&](int64_t begin, int64_t end) {
+  parallel_rows(pooled.rows(), pooled.row(), [&](int64_t begin, int64_t end) {
     bool all = true;
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t first = row * pooled.width * inner;
+      const int64_t first = row * pooled.row();
       const int64_t y = row % pooled.height;
       if (!pooled.channels_innermost()) {
         all &= convert(first, pooled.width, y, int64_t{0}, int64_t{1});

@@ -14,7 +14,7 @@ Tensor max_unpool2d_window(const MaxUnpool2dWindowCall& call) {
     unpool.switch_batch = call.maps.images;
     unpool.switch_height = call.maps.height;
     unpool.switch_width = call.maps.width;
-    launch_max_unpool2d_window(unpool, call.pooling, Path::kAutomatic, launcher);
+    launch_gather(unpool, call.pooling, Path::kAutomatic, launcher);
   });
 }
 

@@ -4,40 +4,34 @@
 namespace deconv_kernels::cuda {
 namespace {
 
-// Calls launch.template operator()<Switch>(dense input, result, launcher) for a result of `dtype`.
-template <typename Launch>
-Tensor convert(const SwitchesCall& call, ScalarType dtype, const Launch& launch) {
+Tensor converted(const SwitchesCall& call, ScalarType dtype) {
   const torch::stable::accelerator::DeviceGuard guard(call.from.get_device_index());
   const Tensor from = dense(call.from, call.pooled);
   Tensor to = empty_map(call.pooled, dtype, call.from);
   const Launcher launcher(call.from.get_device_index());
+  const auto launch = [&]<typename Switch>() {
+    Switches<Switch> parameters{};
+    if (dtype == ScalarType::Long) {
+      parameters.switches_in = data_of<Switch>(from);
+      parameters.indices_out = mutable_data_of<int64_t>(to);
+    } else {
+      parameters.indices_in = data_of<int64_t>(from);
+      parameters.switches_out = mutable_data_of<Switch>(to);
+    }
+    launch_switches(parameters, layout_of(call.pooled), {call.pooled.height, call.pooled.width},
+                    {call.map.height, call.map.width}, call.pooling, launcher);
+  };
   if (switch_dtype(call.pooling) == ScalarType::Byte) {
-    launch.template operator()<uint8_t>(from, to, launcher);
+    launch.template operator()<uint8_t>();
   } else {
-    launch.template operator()<int16_t>(from, to, launcher);
+    launch.template operator()<int16_t>();
   }
   return to;
 }
 
-Tensor to_indices(const SwitchesCall& call) {
-  const auto launch = [&]<typename Switch>(const Tensor& switches, Tensor& indices, const Launcher& launcher) {
-    const Switches<Switch> parameters = switch_parameters<Switch>(
-        data_of<Switch>(switches), nullptr, nullptr, mutable_data_of<int64_t>(indices), layout_of(call.pooled),
-        call.pooled.height, call.pooled.width, call.map.height, call.map.width, call.pooling);
-    launcher(cuda::switches_to_indices<Switch>, parameters, switch_groups(parameters.count));
-  };
-  return convert(call, ScalarType::Long, launch);
-}
+Tensor to_indices(const SwitchesCall& call) { return converted(call, ScalarType::Long); }
 
-Tensor to_switches(const SwitchesCall& call) {
-  const auto launch = [&]<typename Switch>(const Tensor& indices, Tensor& switches, const Launcher& launcher) {
-    const Switches<Switch> parameters = switch_parameters<Switch>(
-        nullptr, data_of<int64_t>(indices), mutable_data_of<Switch>(switches), nullptr, layout_of(call.pooled),
-        call.pooled.height, call.pooled.width, call.map.height, call.map.width, call.pooling);
-    launcher(cuda::indices_to_switches<Switch>, parameters, switch_groups(parameters.count));
-  };
-  return convert(call, switch_dtype(call.pooling), launch);
-}
+Tensor to_switches(const SwitchesCall& call) { return converted(call, switch_dtype(call.pooling)); }
 
 STABLE_TORCH_LIBRARY_IMPL(deconv_kernels, CUDA, m) {
   m.impl("switches_to_indices", TORCH_BOX((&Checked<check_switches_to_indices, to_indices>::kernel)));

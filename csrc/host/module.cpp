@@ -167,7 +167,7 @@ int64_t run_max_unpool2d_window(const std::string& dtype, const py::array& input
     unpool.switch_height = maps.height;
     unpool.switch_width = maps.width;
     Launcher launcher(blocks);
-    return launcher.items(launch_max_unpool2d_window(unpool, pooling, path_of(path), launcher));
+    return launcher.items(launch_gather(unpool, pooling, path_of(path), launcher));
   });
 }
 
@@ -220,15 +220,17 @@ template <typename Switch>
 int64_t convert(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
                 const Pooling& pooling, bool channels_last, int64_t blocks) {
   const Map pooled = map_of(switches, channels_last);
-  Switch* codes = data_of<Switch>(switches);
-  int64_t* positions = data_of<int64_t>(indices);
-  const auto parameters = switch_parameters<Switch>(to_indices ? codes : nullptr, to_indices ? nullptr : positions,
-                                                    to_indices ? nullptr : codes, to_indices ? positions : nullptr,
-                                                    Layout(pooled.images, pooled.channels, channels_last),
-                                                    pooled.height, pooled.width, input_size[0], input_size[1], pooling);
+  Switches<Switch> parameters{};
+  if (to_indices) {
+    parameters.switches_in = data_of<Switch>(switches);
+    parameters.indices_out = data_of<int64_t>(indices);
+  } else {
+    parameters.indices_in = data_of<int64_t>(indices);
+    parameters.switches_out = data_of<Switch>(switches);
+  }
   Launcher launcher(blocks);
-  launcher(to_indices ? switches_to_indices<Switch> : indices_to_switches<Switch>, parameters,
-           switch_groups(parameters.count));
+  launch_switches(parameters, Layout(pooled.images, pooled.channels, channels_last), {pooled.height, pooled.width},
+                  {input_size[0], input_size[1]}, pooling, launcher);
   return launcher.items(true);
 }
 

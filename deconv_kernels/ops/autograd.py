@@ -13,16 +13,7 @@ from torch.nn.grad import conv2d_weight
 
 from . import reference
 from .arguments import grouped
-from .dispatch import (
-    DispatchKeySet,
-    OpOverload,
-    as_differentiated_here,
-    below_autograd,
-    is_differentiated,
-    is_transformed,
-    one_level_of_functions,
-    with_forward_mode,
-)
+from .dispatch import DispatchKeySet, OpOverload, below_autograd, recorded
 from .geometry import Backprojection, Pair, Placement, Pooling
 from .layout import dense_copy, is_channels_last, spatial_size
 
@@ -43,13 +34,7 @@ class Differential(NamedTuple):
 
 
 def autograd_kernel(name: str, operator: OpOverload, differential: Differential | None) -> Callable[..., Any]:
-    """What runs for an op under the dispatch key Autograd; one that works on whole numbers has no differential.
-
-    A transform of torch.func runs it on tensors of its own level. What is recorded then belongs to that level alone,
-    and the levels below are reached by dispatching further, with differentiation as the caller had it switched.
-    `torch.library.register_autograd` serves reverse mode outside of transforms only.
-    """
-
+    """What runs for an op under the dispatch key Autograd; one that works on whole numbers has no differential."""
     if differential is None:
         return lambda keys, *arguments: below_autograd(operator, keys, arguments)
 
@@ -65,27 +50,15 @@ def autograd_kernel(name: str, operator: OpOverload, differential: Differential 
         return *known, *[None] * (len(ctx.needs_input_grad) - len(known))
 
     def jvp(ctx: Context, *tangents: Tensor | None) -> Any:
-        with with_forward_mode():  # for the levels below
+        with forward_ad._set_fwd_grad_enabled(True):  # for the levels below
             return differential.jvp(ctx, *tangents)
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward), "jvp": staticmethod(jvp)}
-    recorded = type(f"{operator.namespace}_{name}", (torch.autograd.Function,), methods)
-    record = super(torch.autograd.Function, recorded).apply  # type: ignore[misc]  # Function.apply is for whole stacks
+    function = type(f"{operator.namespace}_{name}", (torch.autograd.Function,), methods)
+    record = super(torch.autograd.Function, function).apply  # type: ignore[misc]  # Function.apply is for whole stacks
 
     def kernel(keys: DispatchKeySet, *arguments: Any) -> Any:
-        def run() -> Any:
-            return below_autograd(operator, keys, arguments)
-
-        if not is_transformed():
-            return record(*arguments, run) if is_differentiated(arguments) else run()
-        as_called = as_differentiated_here()
-
-        def run_as_called() -> Any:
-            with as_called():
-                return run()
-
-        with one_level_of_functions():
-            return record(*arguments, run_as_called)
+        return recorded(operator, keys, arguments, record)
 
     return kernel
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import (
     DispatchKey,
-    DispatchKeySet,
     _after_autograd_keyset,
     _any_requires_grad,
     _are_functorch_transforms_active,
@@ -20,8 +19,11 @@ from torch._C import (
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
 )
+from torch._C import (
+    DispatchKeySet as DispatchKeySet,
+)
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch._ops import OpOverload
+from torch._ops import OpOverload as OpOverload
 from torch.autograd import forward_ad, profiler
 from torch.compiler import is_compiling
 
@@ -29,19 +31,6 @@ from . import backends, checks
 from .arguments import grouped
 from .geometry import Convolution, refuse_torchscript
 from .library import NAMESPACE, SCHEMAS
-
-__all__ = [
-    "DispatchKeySet",
-    "OpOverload",
-    "as_differentiated_here",
-    "below_autograd",
-    "call",
-    "is_differentiated",
-    "is_transformed",
-    "one_level_of_functions",
-    "packed_size",
-    "with_forward_mode",
-]
 
 _CPU = DispatchKeySet(DispatchKey.CPU)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -113,33 +102,23 @@ def below_autograd(operator: OpOverload, keys: DispatchKeySet, arguments: tuple[
         return operator.redispatch(keys & _after_autograd_keyset, *arguments)
 
 
-def is_transformed() -> bool:
-    """Whether a transform of torch.func is running."""
-    return _are_functorch_transforms_active()
+def recorded(operator: OpOverload, keys: DispatchKeySet, arguments: tuple[Any, ...], record: Callable[..., Any]) -> Any:
+    """Runs an op below autograd; by way of `record(*arguments, run)` where the call is or may be differentiated.
 
+    A transform of torch.func runs it on tensors of its own level. What is recorded then belongs to that level alone,
+    and the levels below are reached by dispatching further, with differentiation as the caller had it switched.
+    `torch.library.register_autograd` serves reverse mode outside of transforms only.
+    """
 
-def is_differentiated(arguments: tuple[Any, ...]) -> bool:
-    """Whether a call on `arguments` is, in reverse mode or possibly in forward mode."""
-    return (is_grad_enabled() and _any_requires_grad(*arguments)) or forward_ad._current_level >= 0
+    run = functools.partial(below_autograd, operator, keys, arguments)
+    if not _are_functorch_transforms_active():
+        backwards = is_grad_enabled() and _any_requires_grad(*arguments)
+        return record(*arguments, run) if backwards or forward_ad._current_level >= 0 else run()
+    modes = is_grad_enabled(), _is_fwd_grad_enabled()
 
+    def run_as_called() -> Any:
+        with torch.set_grad_enabled(modes[0]), forward_ad._set_fwd_grad_enabled(modes[1]):
+            return run()
 
-def with_forward_mode() -> AbstractContextManager[None]:
-    """Switches differentiation in forward mode on."""
-    return forward_ad._set_fwd_grad_enabled(True)
-
-
-def as_differentiated_here() -> Callable[[], AbstractContextManager[None]]:
-    """What switches differentiation, both modes of it, to what it is now."""
-    reverse, forward = is_grad_enabled(), _is_fwd_grad_enabled()
-
-    @contextmanager
-    def switched() -> Iterator[None]:
-        with torch.set_grad_enabled(reverse), forward_ad._set_fwd_grad_enabled(forward):
-            yield
-
-    return switched
-
-
-def one_level_of_functions() -> AbstractContextManager[None]:
-    """Lets a `torch.autograd.Function` be recorded on the level of one transform."""
-    return enable_single_level_autograd_function()
+    with enable_single_level_autograd_function():
+        return record(*arguments, run_as_called)

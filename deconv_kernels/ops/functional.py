@@ -8,23 +8,10 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from .checks import FLOATING, check_map, check_overlap, check_weight, given_crop, given_size
+from .checks import FLOATING, check_map, check_weight, given_crop, given_size
 from .dispatch import call
 from .geometry import ONE_POSITION, Backprojection, Convolution, IntOrPair, Placement, Pooling, bounded
 from .layout import spatial_size
-
-__all__ = [
-    "Backprojection",
-    "backproject2d",
-    "check_overlap",
-    "indices_to_switches",
-    "max_pool2d",
-    "max_unpool2d",
-    "max_unpool2d_window",
-    "pack_weight",
-    "send_back",
-    "switches_to_indices",
-]
 
 
 def max_pool2d(

@@ -62,21 +62,10 @@ def _autocast_max_pool2d(
         return operator(input, None if bias is None else bias.to(input.dtype), *rest)
 
 
-def _autocast_backproject2d(
-    operator: OpOverload,
-    device: str,
-    input: Tensor,
-    weight: Tensor,
-    image: Tensor,
-    origin: Tensor,
-    switches: Tensor | None,
-    packed: Tensor | None,
-    *rest: Any,
-) -> Tensor:
+def _autocast_backproject2d(operator: OpOverload, device: str, input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     """Runs in autocast's dtype, as every convolution; a weight packed in another dtype is packed again."""
-    dtype = torch.get_autocast_dtype(device)
+    image, origin, switches, packed, *geometry = rest
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.get_autocast_dtype(device)
+    kept = packed if weight.dtype == dtype != torch.float64 else None
     with torch.autocast(device, enabled=False):
-        if input.dtype == torch.float64:
-            return operator(input, weight.to(input.dtype), image, origin, switches, None, *rest)
-        kept = packed if weight.dtype == dtype else None
-        return operator(input.to(dtype), weight.to(dtype), image, origin, switches, kept, *rest)
+        return operator(input.to(dtype), weight.to(dtype), image, origin, switches, kept, *geometry)

@@ -52,13 +52,16 @@ def index_type(*tensors: torch.Tensor) -> tl.dtype:
     return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
 
 
+def by_axis(**pairs: Sequence[int]) -> dict[str, int]:
+    """Pairs as arguments of a kernel: `STRIDE` as STRIDE_Y and STRIDE_X, `base` as base_y and base_x."""
+    axes = {name: "YX" if name.isupper() else "yx" for name in pairs}
+    return {f"{name}_{axis}": value for name in pairs for axis, value in zip(axes[name], pairs[name], strict=True)}
+
+
 def window_arguments(pooling: Pooling) -> dict[str, int]:
     """A pooling as arguments of a kernel."""
-    return {
-        f"{name.removesuffix('_size').upper()}_{axis}": value
-        for name, pair in zip(pooling._fields, pooling, strict=True)
-        for axis, value in zip("YX", pair, strict=True)
-    }
+    kernel, stride, padding, dilation = pooling
+    return by_axis(KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation)
 
 
 def launch(
