@@ -24,6 +24,8 @@ STABLE_TORCH_LIBRARY(deconv_kernels, m) {
       "Tensor");
   // A convolution's weight in the order in which backproject2d reads it.
   m.def("pack_weight(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor");
+  // Elements of what the CPU packs a weight of some sizes into.
+  m.def("packed_size(int[] weight_size, int[2] stride, int[2] dilation, int groups, bool float64) -> int");
   // Switches as flat positions in the (H, W) plane.
   m.def(
       "switches_to_indices(Tensor switches, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "

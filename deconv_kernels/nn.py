@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from . import ops
-from .ops.geometry import window_arguments
+from .ops.geometry import Pooling
 
 
 class _Layer(nn.Module):
@@ -46,9 +46,7 @@ class MaxPool2d(_Layer):
         relu: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding, self.dilation = window_arguments(
-            kernel_size, stride, padding, dilation
-        )
+        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(kernel_size, stride, padding, dilation)
         self.return_switches = return_switches
         self.ceil_mode = ceil_mode
         self.relu = relu
@@ -92,9 +90,7 @@ class MaxUnpool2d(_Layer):
         relu: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding, self.dilation = window_arguments(
-            kernel_size, stride, padding, dilation
-        )
+        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(kernel_size, stride, padding, dilation)
         self.overlap = ops.check_overlap(overlap)
         self.relu = relu
 

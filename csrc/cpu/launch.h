@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "../checks.h"
@@ -71,6 +73,20 @@ void parallel_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
     return;
   }
   torch::stable::parallel_for(0, rows, grain, body);
+}
+
+// Runs body(task) for every task, on all threads where `parallel`; whoever is free takes the next.
+template <typename Body>
+void run_tasks(int64_t tasks, bool parallel, const Body& body) {
+  const int64_t threads = parallel ? std::min(tasks, static_cast<int64_t>(torch::stable::get_num_threads())) : 1;
+  if (threads <= 1) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t task = next++; task < tasks; task = next++) body(task);
+  });
 }
 
 // The phases of one axis, and the memory they live in.

@@ -17,12 +17,11 @@ namespace {
 template <typename Convert>
 bool convert_all(const MapShape& pooled, const Convert& convert) {
   const int64_t inner = pooled.channels_innermost() ? pooled.channels : 1;
-  const int64_t rows = pooled.numel() / (pooled.width * inner);
   std::atomic<bool> meaningful{true};
-  parallel_rows(rows, pooled.width * inner, [&](int64_t begin, int64_t end) {
+  parallel_rows(pooled.rows(), pooled.row(), [&](int64_t begin, int64_t end) {
     bool all = true;
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t first = row * pooled.width * inner;
+      const int64_t first = row * pooled.row();
       const int64_t y = row % pooled.height;
       if (!pooled.channels_innermost()) {
         all &= convert(first, pooled.width, y, int64_t{0}, int64_t{1});
@@ -130,39 +129,37 @@ bool to_switches(const Tensor& from, Tensor& to, const MapShape& pooled, const M
   });
 }
 
-Tensor switches_to_indices(const Tensor& switches, const IntList& input_size, const IntList& kernel_size,
-                           const IntList& stride, const IntList& padding, const IntList& dilation) {
-  const auto [pooling, pooled, map] =
-      check_switches_to_indices(switches, input_size, kernel_size, stride, padding, dilation);
-  const Tensor from = dense(switches, pooled);
-  Tensor to = result_map(pooled, ScalarType::Long, switches);
+Tensor switches_to_indices(const SwitchesCall& call) {
+  const Pooling& pooling = call.pooling;
+  const MapShape& map = call.map;
+  const Tensor from = dense(call.from, call.pooled);
+  Tensor to = result_map(call.pooled, ScalarType::Long, call.from);
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
-                              ? to_indices<uint8_t>(from, to, pooled, map, pooling)
-                              : to_indices<int16_t>(from, to, pooled, map, pooling);
+                              ? to_indices<uint8_t>(from, to, call.pooled, map, pooling)
+                              : to_indices<int16_t>(from, to, call.pooled, map, pooling);
   DK_CHECK(meaningful, "switches holds a value that names no position of a (", pooling.y.kernel, ", ", pooling.x.kernel,
            ") window inside the (", map.height, ", ", map.width, ") map");
   return to;
 }
 
-Tensor indices_to_switches(const Tensor& indices, const IntList& input_size, const IntList& kernel_size,
-                           const IntList& stride, const IntList& padding, const IntList& dilation) {
-  const auto [pooling, pooled, map] =
-      check_indices_to_switches(indices, input_size, kernel_size, stride, padding, dilation);
-  const Tensor from = dense(indices, pooled);
-  Tensor to = result_map(pooled, switch_dtype(pooling), indices);
+Tensor indices_to_switches(const SwitchesCall& call) {
+  const Pooling& pooling = call.pooling;
+  const MapShape& map = call.map;
+  const Tensor from = dense(call.from, call.pooled);
+  Tensor to = result_map(call.pooled, switch_dtype(pooling), call.from);
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
-                              ? to_switches<uint8_t>(from, to, pooled, map, pooling)
-                              : to_switches<int16_t>(from, to, pooled, map, pooling);
+                              ? to_switches<uint8_t>(from, to, call.pooled, map, pooling)
+                              : to_switches<int16_t>(from, to, call.pooled, map, pooling);
   DK_CHECK(meaningful, "indices holds a position of the (", map.height, ", ", map.width, ") map that its (",
            pooling.y.kernel, ", ", pooling.x.kernel, ") window does not cover");
   return to;
 }
 
+STABLE_TORCH_LIBRARY_IMPL(deconv_kernels, CPU, m) {
+  m.impl("switches_to_indices", TORCH_BOX((&Checked<check_switches_to_indices, switches_to_indices>::kernel)));
+  m.impl("indices_to_switches", TORCH_BOX((&Checked<check_indices_to_switches, indices_to_switches>::kernel)));
+}
+
 }  // namespace
 
 }  // namespace deconv_kernels
-
-STABLE_TORCH_LIBRARY_IMPL(deconv_kernels, CPU, m) {
-  m.impl("switches_to_indices", TORCH_BOX(&deconv_kernels::switches_to_indices));
-  m.impl("indices_to_switches", TORCH_BOX(&deconv_kernels::indices_to_switches));
-}

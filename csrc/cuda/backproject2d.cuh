@@ -639,14 +639,27 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) backproject2d_patches(con
   }
 }
 
-// Fills in what one axis of the kernel needs beside lengths and places: pooled, switches, begin, size, base, map_size.
+// One axis of the windows, as far as the arguments tell.
+inline BackprojectAxis backproject_axis(int64_t pooled, int64_t switches, int64_t begin, int64_t size, int64_t base,
+                                        int64_t map_size) {
+  BackprojectAxis axis{};
+  axis.pooled = pooled;
+  axis.switches = switches;
+  axis.begin = begin;
+  axis.size = size;
+  axis.base = base;
+  axis.map_size = map_size;
+  return axis;
+}
+
+// Fills in what one axis of the kernel needs beside these.
 inline void set_axis(BackprojectAxis& axis, const Axis& pooling, const Axis& convolution) {
   const int64_t window_divisor = std::gcd(pooling.stride, pooling.dilation);
   const int64_t divisor = std::gcd(convolution.stride, convolution.dilation);
   axis.window = WindowAxis(pooling);
   axis.window_step = static_cast<int>(pooling.dilation / window_divisor);
   axis.window_tap_step = static_cast<int>(pooling.stride / window_divisor);
-  axis.signal = (axis.pooled - 1) * pooling.stride + extent(pooling);
+  axis.signal = unpooled_size(axis.pooled, pooling);
   axis.kernel = convolution.kernel;
   axis.stride = convolution.stride;
   axis.dilation = convolution.dilation;

@@ -39,11 +39,4 @@ struct MaxUnpool2dWindow : MaxUnpool2d<T, SwitchType> {
   }
 };
 
-// Calls launch(kernel, parameters, items). Returns false if `path` names a kernel that cannot do it.
-template <typename T, typename Switch, typename Launch>
-bool launch_max_unpool2d_window(const MaxUnpool2dWindow<T, Switch>& unpool, const Pooling& pooling, Path path,
-                                Launch&& launch) {
-  return launch_gather(unpool, pooling, path, launch);
-}
-
 }  // namespace deconv_kernels::cuda

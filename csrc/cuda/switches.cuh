@@ -116,31 +116,24 @@ __global__ void __launch_bounds__(kThreadsPerBlock) indices_to_switches(const Sw
   }
 }
 
-// Parameters for windows of `layout`, each image pooled_height x pooled_width, over maps of height x width. One of the
-// two inputs and the other output are null.
-template <typename Switch>
-Switches<Switch> switch_parameters(const Switch* switches_in, const int64_t* indices_in, Switch* switches_out,
-                                   int64_t* indices_out, const Layout& layout, int64_t pooled_height,
-                                   int64_t pooled_width, int64_t height, int64_t width, const Pooling& pooling) {
+// Calls launch(kernel, parameters, items) for parameters whose pointers are set, one input and the other output; the
+// windows of `layout`, each image of size `pooled`, lie over maps of size `map`.
+template <typename Switch, typename Launch>
+void launch_switches(Switches<Switch> parameters, const Layout& layout, Pair pooled, Pair map, const Pooling& pooling,
+                     Launch&& launch) {
   constexpr int kCount = kSwitchesPerThread;
-  Switches<Switch> parameters{};
-  parameters.switches_in = switches_in;
-  parameters.indices_in = indices_in;
-  parameters.switches_out = switches_out;
-  parameters.indices_out = indices_out;
-  parameters.items = Items(layout.images, pooled_height, pooled_width, layout.channels);
+  parameters.items = Items(layout.images, pooled.y, pooled.x, layout.channels);
   parameters.count = parameters.items.count;
-  parameters.wide = aligned<kCount>(switches_in) && aligned<kCount>(switches_out) && aligned<kCount / 2>(indices_in) &&
-                    aligned<kCount / 2>(indices_out);
-  parameters.height = height;
-  parameters.width = width;
+  parameters.wide = aligned<kCount>(parameters.switches_in) && aligned<kCount>(parameters.switches_out) &&
+                    aligned<kCount / 2>(parameters.indices_in) && aligned<kCount / 2>(parameters.indices_out);
+  parameters.height = map.y;
+  parameters.width = map.x;
   parameters.y = WindowAxis(pooling.y);
   parameters.x = WindowAxis(pooling.x);
-  if (parameters.count > 0) parameters.by_width = Divider(width);
+  if (parameters.count > 0) parameters.by_width = Divider(map.x);
   parameters.by_kernel_x = Divider(pooling.x.kernel);
-  return parameters;
+  launch(parameters.indices_out != nullptr ? switches_to_indices<Switch> : indices_to_switches<Switch>, parameters,
+         ceil_divide(parameters.count, kCount));
 }
-
-inline int64_t switch_groups(int64_t count) { return ceil_divide(count, kSwitchesPerThread); }
 
 }  // namespace deconv_kernels::cuda

@@ -1,4 +1,4 @@
-// Window arithmetic of one spatial axis (kernels/pooling.h) with divisions prepared at launch.
+// Window arithmetic of one spatial axis (geometry/pooling.h) with divisions prepared at launch.
 #pragma once
 
 #include "device.cuh"

@@ -53,6 +53,11 @@ DK_HOST_DEVICE int64_t pooled_size(int64_t size, const Axis& axis, bool ceil_mod
   return pooled;
 }
 
+// What `pooled` windows cover, padding included.
+DK_HOST_DEVICE int64_t unpooled_size(int64_t pooled, const Axis& axis) {
+  return (pooled - 1) * axis.stride + extent(axis);
+}
+
 // Input position of tap 0; it is negative inside the leading padding.
 DK_HOST_DEVICE int64_t window_start(int64_t pooled, const Axis& axis) { return pooled * axis.stride - axis.padding; }
 

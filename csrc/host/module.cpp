@@ -167,7 +167,7 @@ int64_t run_max_unpool2d_window(const std::string& dtype, const py::array& input
     unpool.switch_height = maps.height;
     unpool.switch_width = maps.width;
     Launcher launcher(blocks);
-    return launcher.items(launch_max_unpool2d_window(unpool, pooling, path_of(path), launcher));
+    return launcher.items(launch_gather(unpool, pooling, path_of(path), launcher));
   });
 }
 
@@ -206,18 +206,8 @@ int64_t run_backproject2d(const std::string& dtype, const py::array& input, cons
     op.group_inputs = windows.channels / groups;
     op.group_outputs = packed.shape(3);
     op.groups = Divider(groups);
-    op.y.pooled = windows.height;
-    op.x.pooled = windows.width;
-    op.y.switches = maps.height;
-    op.x.switches = maps.width;
-    op.y.size = result.height;
-    op.x.size = result.width;
-    for (const int axis : {0, 1}) {
-      BackprojectAxis& along = axis == 0 ? op.y : op.x;
-      along.begin = begin[axis];
-      along.base = base[axis];
-      along.map_size = map_size[axis];
-    }
+    op.y = backproject_axis(windows.height, maps.height, begin[0], result.height, base[0], map_size[0]);
+    op.x = backproject_axis(windows.width, maps.width, begin[1], result.width, base[1], map_size[1]);
     op.last = overlap == "last";
     op.relu = relu;
     op.bounded = map_size != Pair{-1, -1};
@@ -230,15 +220,17 @@ template <typename Switch>
 int64_t convert(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
                 const Pooling& pooling, bool channels_last, int64_t blocks) {
   const Map pooled = map_of(switches, channels_last);
-  Switch* codes = data_of<Switch>(switches);
-  int64_t* positions = data_of<int64_t>(indices);
-  const auto parameters = switch_parameters<Switch>(to_indices ? codes : nullptr, to_indices ? nullptr : positions,
-                                                    to_indices ? nullptr : codes, to_indices ? positions : nullptr,
-                                                    Layout(pooled.images, pooled.channels, channels_last),
-                                                    pooled.height, pooled.width, input_size[0], input_size[1], pooling);
+  Switches<Switch> parameters{};
+  if (to_indices) {
+    parameters.switches_in = data_of<Switch>(switches);
+    parameters.indices_out = data_of<int64_t>(indices);
+  } else {
+    parameters.indices_in = data_of<int64_t>(indices);
+    parameters.switches_out = data_of<Switch>(switches);
+  }
   Launcher launcher(blocks);
-  launcher(to_indices ? switches_to_indices<Switch> : indices_to_switches<Switch>, parameters,
-           switch_groups(parameters.count));
+  launch_switches(parameters, Layout(pooled.images, pooled.channels, channels_last), {pooled.height, pooled.width},
+                  {input_size[0], input_size[1]}, pooling, launcher);
   return launcher.items(true);
 }
 

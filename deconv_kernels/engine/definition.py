@@ -15,7 +15,9 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from ..ops import functional, reference
-from ..ops.geometry import pair
+from ..ops.arguments import grouped
+from ..ops.geometry import Pair, Pooling
+from ..ops.layout import spatial_size
 from .nodes import NO_GRAD
 
 
@@ -156,9 +158,9 @@ class _Signals(TorchFunctionMode):
             return self._public(func, *args, **kwargs)
         if isinstance(func, torch._ops.OpOverload) and func.namespace.startswith("deconv_kernels"):
             if func.__name__ == "max_pool2d.default":
-                return self._max_pool2d(*args, **kwargs)
+                return self._max_pool2d(*grouped("max_pool2d", (*args, *kwargs.values())))
             if func.__name__ == "max_unpool2d.default":
-                return self._max_unpool2d(*args, **kwargs)
+                return self._max_unpool2d(*grouped("max_unpool2d", (*args, *kwargs.values())))
         return func(*args, **kwargs)
 
     def rectify(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -174,27 +176,26 @@ class _Signals(TorchFunctionMode):
         given = inspect.signature(function).bind(input, *args, **kwargs)
         given.apply_defaults()
         values = given.arguments
-        kernel = pair(values["kernel_size"], "kernel_size")
-        stride = kernel if values["stride"] is None else pair(values["stride"], "stride")
-        window = (kernel, stride, pair(values["padding"], "padding"), pair(values["dilation"], "dilation"))
+        pooling = Pooling.of(*(values[name] for name in Pooling._fields))
         if "bias" in values:
-            return self._max_pool2d(input, values["bias"], *window, values["ceil_mode"], values["relu"])
-        size = tuple(function(input.detach(), *args, **kwargs).shape[-2:])
-        return self._max_unpool2d(input, values["switches"], *window, size, values["overlap"], values["relu"])
+            return self._max_pool2d(input, values["bias"], pooling, values["ceil_mode"], values["relu"])
+        size = spatial_size(function(input.detach(), *args, **kwargs))
+        return self._max_unpool2d(input, values["switches"], pooling, size, values["overlap"], values["relu"])
 
-    def _max_pool2d(self, input: Tensor, bias: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
-        kernel_size, stride, padding, dilation, ceil_mode, relu = arguments
-        window = (kernel_size, stride, padding, dilation, ceil_mode)
+    def _max_pool2d(
+        self, input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
+    ) -> tuple[Tensor, Tensor]:
         maps = input if bias is None else input + bias[:, None, None]
         if relu:
             maps = self.rectify(torch.relu, (maps,), {})
         with self:
-            values = F.max_pool2d(maps, *window)
-        return values, reference.max_pool2d(maps.detach(), None, *window, False)[1]
+            values = F.max_pool2d(maps, *pooling, ceil_mode)
+        return values, reference.max_pool2d(maps.detach(), None, pooling, ceil_mode, False)[1]
 
-    def _max_unpool2d(self, *arguments: Any) -> Tensor:
-        *window, relu = arguments
-        maps = reference.max_unpool2d(*window, False)  # type: ignore[call-arg]
+    def _max_unpool2d(
+        self, input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
+    ) -> Tensor:
+        maps = reference.max_unpool2d(input, switches, pooling, output_size, overlap, False)
         return self.rectify(torch.relu, (maps,), {}) if relu else maps
 
 

@@ -8,7 +8,7 @@ from itertools import repeat
 
 from torch import Tensor
 
-from ..ops.geometry import empty, is_channels_last
+from ..ops.layout import empty, is_channels_last
 from .record import Peaks, Record
 from .steps.base import Step
 from .steps.pointwise import Identity

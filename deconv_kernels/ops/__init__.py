@@ -1,9 +1,8 @@
 """The ops, on every backend: checked, differentiable, compilable, with rules for vmap and autocast."""
 
+from .checks import check_overlap
 from .functional import (
-    Backprojection,
     backproject2d,
-    check_overlap,
     indices_to_switches,
     max_pool2d,
     max_unpool2d,
@@ -12,12 +11,16 @@ from .functional import (
     send_back,
     switches_to_indices,
 )
+from .geometry import Backprojection, Convolution, Placement, Pooling
 from .register import register_all
 
 register_all()
 
 __all__ = [
     "Backprojection",
+    "Convolution",
+    "Placement",
+    "Pooling",
     "backproject2d",
     "check_overlap",
     "indices_to_switches",

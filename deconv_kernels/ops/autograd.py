@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_weight
 
 from . import reference
-from .geometry import Pair, dense_copy, extent, is_channels_last
+from .arguments import grouped
+from .dispatch import DispatchKeySet, OpOverload, below_autograd, recorded
+from .geometry import Backprojection, Pair, Placement, Pooling
+from .layout import dense_copy, is_channels_last, spatial_size
 
 Context = Any  # what autograd hands from `setup` to `backward` and `jvp`
 
@@ -22,9 +23,9 @@ Context = Any  # what autograd hands from `setup` to `backward` and `jvp`
 class Differential(NamedTuple):
     """The derivatives of one op; None stands for a gradient or tangent of zero.
 
-    `setup(ctx, inputs, output)` keeps what the other two need. `backward(ctx, *gradients)` turns gradients of the
-    results into those of the op's first arguments, the only ones that have any. `jvp(ctx, *tangents)` turns tangents
-    of the arguments into those of the results.
+    `setup(ctx, inputs, output)` keeps what the other two need of the op's tensors and objects. `backward(ctx,
+    *gradients)` turns gradients of the results into those of the op's first arguments, the only ones that have any.
+    `jvp(ctx, *tangents)` turns tangents of the arguments into those of the results.
     """
 
     setup: Callable[..., None]
@@ -32,22 +33,16 @@ class Differential(NamedTuple):
     jvp: Callable[..., Any]
 
 
-def autograd_kernel(operator: torch._ops.OpOverload, differential: Differential | None) -> Callable[..., Any]:
-    """What runs for `operator` under the dispatch key Autograd; one that works on whole numbers has no differential.
-
-    A transform of torch.func runs it on tensors of its own level. What is recorded then belongs to that level alone,
-    and the levels below are reached by dispatching further, with differentiation as the caller had it switched.
-    `torch.library.register_autograd` serves reverse mode outside of transforms only.
-    """
-
+def autograd_kernel(name: str, operator: OpOverload, differential: Differential | None) -> Callable[..., Any]:
+    """What runs for an op under the dispatch key Autograd; one that works on whole numbers has no differential."""
     if differential is None:
-        return lambda keys, *arguments: operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
+        return lambda keys, *arguments: below_autograd(operator, keys, arguments)
 
     def forward(ctx: Context, *arguments: Any) -> Any:
-        *inputs, run = arguments
+        *flat, run = arguments
         output = run()
         ctx.set_materialize_grads(False)
-        differential.setup(ctx, inputs, output)
+        differential.setup(ctx, grouped(name, tuple(flat)), output)
         return output
 
     def backward(ctx: Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -59,25 +54,11 @@ def autograd_kernel(operator: torch._ops.OpOverload, differential: Differential 
             return differential.jvp(ctx, *tangents)
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward), "jvp": staticmethod(jvp)}
-    recorded = type(f"{operator.namespace}_{operator._opname}", (torch.autograd.Function,), methods)
-    record = super(torch.autograd.Function, recorded).apply  # type: ignore[misc]  # Function.apply is for whole stacks
+    function = type(f"{operator.namespace}_{name}", (torch.autograd.Function,), methods)
+    record = super(torch.autograd.Function, function).apply  # type: ignore[misc]  # Function.apply is for whole stacks
 
-    def kernel(keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
-        def run() -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
-
-        if not _are_functorch_transforms_active():
-            backwards = torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
-            return record(*arguments, run) if backwards or forward_ad._current_level >= 0 else run()
-        modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
-
-        def run_as_called() -> Any:
-            with torch.set_grad_enabled(modes[0]), forward_ad._set_fwd_grad_enabled(modes[1]):
-                return run()
-
-        with enable_single_level_autograd_function():
-            return record(*arguments, run_as_called)
+    def kernel(keys: DispatchKeySet, *arguments: Any) -> Any:
+        return recorded(operator, keys, arguments, record)
 
     return kernel
 
@@ -90,18 +71,18 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         ctx.save_for_forward(*tensors)
 
     def pool_setup(ctx: Context, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
-        input, _, *window, _, relu = inputs
+        input, _, ctx.pooling, _, relu = inputs
         values, switches = output
         ctx.mark_non_differentiable(switches)
         keep(ctx, switches, values if relu else None)
-        ctx.window, ctx.size = window, tuple(input.shape[-2:])
+        ctx.size = spatial_size(input)
 
     def pool_backward(ctx: Context, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         switches, rectified = ctx.saved_tensors
         grad = _rectified(grad, rectified)
         grad_input = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_input = namespace.max_unpool2d(grad, switches, *ctx.window, ctx.size, "sum", False)
+            grad_input = namespace.max_unpool2d(grad, switches, *ctx.pooling, ctx.size, "sum", False)
         if ctx.needs_input_grad[1]:
             grad_bias = grad.sum([axis for axis in range(grad.dim()) if axis != grad.dim() - 3])
         return grad_input, grad_bias
@@ -110,94 +91,82 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         switches, rectified = ctx.saved_tensors
         tangent = None
         if input is not None:
-            tangent = _read(input, *_positions(switches.long(), ctx.size, *ctx.window))
+            tangent = _read(input, *_positions(switches.long(), ctx.size, ctx.pooling))
         if bias is not None:
             added = bias[:, None, None].expand(switches.shape)
             tangent = added if tangent is None else tangent + added
         return None if tangent is None else _rectified(tangent, rectified), None
 
     def unpool_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
-        input, switches, *window, size, overlap, relu = inputs
+        _, switches, ctx.pooling, ctx.size, ctx.overlap, relu = inputs
         keep(ctx, switches, output if relu else None)
-        ctx.window, ctx.size, ctx.overlap = window, tuple(size), overlap
+
+    def unpool(ctx: Context, input: Tensor, overlap: str) -> Tensor:
+        switches, _ = ctx.saved_tensors
+        return namespace.max_unpool2d(input, switches, *ctx.pooling, ctx.size, overlap, False)
 
     def unpool_backward(ctx: Context, grad: Tensor) -> tuple[Tensor]:
         switches, rectified = ctx.saved_tensors
-        position, inside = _positions(switches.long(), ctx.size, *ctx.window)
+        position, inside = _positions(switches.long(), ctx.size, ctx.pooling)
         if ctx.overlap == "last":
             order = _window_order(switches.shape, grad.device)
-            winner = namespace.max_unpool2d(order, switches, *ctx.window, ctx.size, "last", False)
-            inside = inside & (_gather(winner, position) == order)
+            inside = inside & (_gather(unpool(ctx, order, "last"), position) == order)
         return (_read(_rectified(grad, rectified), position, inside),)
 
     def unpool_jvp(ctx: Context, input: Tensor | None, *_: None) -> Tensor | None:
-        if input is None:
-            return None
-        switches, rectified = ctx.saved_tensors
-        return _rectified(namespace.max_unpool2d(input, switches, *ctx.window, ctx.size, ctx.overlap, False), rectified)
+        return None if input is None else _rectified(unpool(ctx, input, ctx.overlap), ctx.saved_tensors[1])
 
     def window_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
-        input, switches, image, origin, *window, overlap, relu = inputs
-        keep(ctx, switches, image, origin, output if relu else None)
-        ctx.window, ctx.size, ctx.overlap = window, tuple(input.shape[-2:]), overlap
+        input, *places, ctx.pooling, ctx.overlap, relu = inputs
+        keep(ctx, *places, output if relu else None)
+        ctx.size = spatial_size(input)
 
     def window_backward(ctx: Context, grad: Tensor) -> tuple[Tensor]:
-        switches, image, origin, rectified = ctx.saved_tensors
-        grad = _rectified(grad, rectified)
-        return (read_windows(grad, switches, image, origin, ctx.size, ctx.window, ctx.overlap),)
+        *places, rectified = ctx.saved_tensors
+        return (read_windows(_rectified(grad, rectified), places, ctx.size, ctx.pooling, ctx.overlap),)
 
     def window_jvp(ctx: Context, input: Tensor | None, *_: None) -> Tensor | None:
         if input is None:
             return None
         *places, rectified = ctx.saved_tensors
-        return _rectified(namespace.max_unpool2d_window(input, *places, *ctx.window, ctx.overlap, False), rectified)
+        return _rectified(unpool_window(input, places, ctx.pooling, ctx.overlap, False), rectified)
 
-    def read_windows(
-        map: Tensor, switches: Tensor, image: Tensor, origin: Tensor, size: Pair, window: Any, overlap: str
-    ) -> Tensor:
+    def unpool_window(input: Tensor, places: Sequence[Tensor], pooling: Pooling, overlap: str, relu: bool) -> Tensor:
+        return namespace.max_unpool2d_window(input, *places, *pooling.of_windows(), overlap, relu)
+
+    def read_windows(map: Tensor, places: Sequence[Tensor], size: Pair, pooling: Pooling, overlap: str) -> Tensor:
         """Windows of `size`: what `map` holds where each of their elements was unpooled to."""
-        kernel, stride, dilation = window
+        switches, image, origin = places
         codes = reference.window_switches(switches, image, origin, size)
-        position, inside = _positions(codes, tuple(map.shape[-2:]), kernel, stride, (0, 0), dilation)
+        position, inside = _positions(codes, spatial_size(map), pooling)
         if overlap == "last":
             order = _window_order(codes.shape, map.device)
-            winner = namespace.max_unpool2d_window(order, switches, image, origin, *window, "last", False)
-            inside = inside & (_gather(winner, position) == order)
+            inside = inside & (_gather(unpool_window(order, places, pooling, "last", False), position) == order)
         return _read(map, position, inside)
 
     def send_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
-        input, weight, image, origin, switches, _, *arguments = inputs
+        input, weight, image, origin, switches, _, ctx.geometry = inputs
         keep(ctx, input, weight, image, origin, switches)
-        ctx.arguments = arguments
-        ctx.window, (ctx.overlap, ctx.relu) = arguments[:3], arguments[3:5]
-        ctx.stride, ctx.dilation, ctx.groups, ctx.begin, ctx.size, ctx.base, ctx.map_size = arguments[5:]
 
     def send_backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, image, origin, switches = ctx.saved_tensors
-        signal = signal_of(ctx, input, ctx.relu)
-        step = [s * (1 if switches is None else p) for s, p in zip(ctx.stride, ctx.window[1], strict=True)]
-        inside = _on_map(origin, step, ctx.base, ctx.size, ctx.map_size)
+        geometry: Backprojection = ctx.geometry
+        convolution, placement = geometry.convolution(), geometry.placement()
+        signal = signal_of(ctx, input, geometry.relu)
+        inside = _on_map(origin, geometry.step(pooled=switches is not None), placement)
         if inside is not None:
             grad = torch.where(inside, grad, 0)
-        full = [
-            (signal.shape[axis + 2] - 1) * ctx.stride[axis] + extent(weight.shape[axis + 2], ctx.dilation[axis])
-            for axis in (0, 1)
-        ]
-        if ctx.begin[0] >= full[0] or ctx.begin[1] >= full[1]:
-            grad = grad.new_zeros((*grad.shape[:2], *full))
-        else:
-            after = [full[axis] - ctx.begin[axis] - ctx.size[axis] for axis in (0, 1)]
-            grad = F.pad(grad, (ctx.begin[1], after[1], ctx.begin[0], after[0]))
+        grad = _uncropped(grad, placement, convolution.full_size(spatial_size(signal), spatial_size(weight)))
+        stride, dilation, groups = convolution
         grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_input = F.conv2d(grad, weight, None, ctx.stride, 0, ctx.dilation, ctx.groups)
-            grad_input = _rectified(grad_input, signal if ctx.relu else None)
+            grad_input = F.conv2d(grad, weight, None, stride, 0, dilation, groups)
+            grad_input = _rectified(grad_input, signal if geometry.relu else None)
             if switches is not None:
-                size = tuple(input.shape[-2:])
-                grad_input = read_windows(grad_input, switches, image, origin, size, ctx.window, ctx.overlap)
+                places, size = (switches, image, origin), spatial_size(input)
+                grad_input = read_windows(grad_input, places, size, geometry.pooling(), geometry.overlap)
         if ctx.needs_input_grad[1]:
-            conv = (ctx.stride, (0, 0), ctx.dilation, ctx.groups)
-            grad_weight = conv2d_weight(grad, weight.shape, signal, *conv)
+            grad_weight = conv2d_weight(grad, weight.shape, signal, stride, (0, 0), dilation, groups)
         return grad_input, grad_weight
 
     def send_jvp(ctx: Context, input_tangent: Tensor | None, weight_tangent: Tensor | None, *_: None) -> Tensor | None:
@@ -205,33 +174,33 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         kept_input, kept_weight, *places = ctx.saved_tensors
         input, weight = (forward_ad.unpack_dual(kept, level=0).primal for kept in (kept_input, kept_weight))
         tangents = []
-        if input_tangent is not None and ctx.relu:
+        if input_tangent is not None and ctx.geometry.relu:
             signal = _rectified(signal_of(ctx, input_tangent, False), signal_of(ctx, input, True))
             tangents.append(send_signal(ctx, signal, weight))
         elif input_tangent is not None:
-            tangents.append(namespace.backproject2d(input_tangent, weight, *places, None, *ctx.arguments))
+            tangents.append(namespace.backproject2d(input_tangent, weight, *places, None, *ctx.geometry))
         if weight_tangent is not None:
-            tangents.append(namespace.backproject2d(input, weight_tangent, *places, None, *ctx.arguments))
+            tangents.append(namespace.backproject2d(input, weight_tangent, *places, None, *ctx.geometry))
         return sum(tangents[1:], tangents[0]) if tangents else None
 
     def signal_of(ctx: Context, input: Tensor, relu: bool) -> Tensor:
         """What is convolved for `input`."""
         _, _, image, origin, switches = ctx.saved_tensors
         if switches is not None:
-            return namespace.max_unpool2d_window(input, switches, image, origin, *ctx.window, ctx.overlap, relu)
+            geometry = ctx.geometry
+            return unpool_window(input, (switches, image, origin), geometry.pooling(), geometry.overlap, relu)
         return torch.relu(input) if relu else input
 
     def send_signal(ctx: Context, signal: Tensor, weight: Tensor) -> Tensor:
         """`signal`, unpooled and rectified already, sent back to where the op sends its input."""
         _, _, image, origin, switches = ctx.saved_tensors
+        geometry: Backprojection = ctx.geometry
         if switches is not None:
-            unpooled = [
-                reference.far(origin, axis, ctx.stride[axis] * pool_stride) * pool_stride
-                for axis, pool_stride in enumerate(ctx.window[1])
-            ]
+            steps = zip(geometry.step(pooled=True), geometry.pool_stride, strict=True)
+            unpooled = [reference.far(origin, axis, step) * stride for axis, (step, stride) in enumerate(steps)]
             origin = torch.cat(unpooled, dim=1)
-        as_it_is = (None, None, (1, 1), (1, 1), (1, 1), "sum", False)
-        return namespace.backproject2d(signal, weight, image, origin, *as_it_is, *ctx.arguments[5:])
+        alone = Backprojection.of(None, "sum", False, geometry.convolution(), geometry.placement())
+        return namespace.backproject2d(signal, weight, image, origin, None, None, *alone)
 
     def pack_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         ctx.mark_non_differentiable(output)
@@ -256,30 +225,32 @@ def _rectified(change: Tensor, result: Tensor | None) -> Tensor:
     return change if result is None else torch.where(result <= 0, 0, change)
 
 
-def _positions(
-    codes: Tensor, size: Sequence[int], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> tuple[Tensor, Tensor]:
+def _positions(codes: Tensor, size: Pair, pooling: Pooling) -> tuple[Tensor, Tensor]:
     """The flat position in a (H, W) map that each switch names, clamped, and whether it lies inside the map."""
-    rows = torch.arange(codes.shape[-2], device=codes.device)[:, None] * stride[0] - padding[0]
-    columns = torch.arange(codes.shape[-1], device=codes.device) * stride[1] - padding[1]
-    y = rows + torch.div(codes, kernel[1], rounding_mode="floor") * dilation[0]
-    x = columns + codes % kernel[1] * dilation[1]
-    inside = (codes >= 0) & (codes < kernel[0] * kernel[1]) & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
-    return torch.where(inside, y * size[1] + x, 0), inside
+    position, inside = reference.positions(codes, size, pooling)
+    return torch.where(inside, position, 0), inside
 
 
-def _on_map(origin: Tensor, step: Sequence[int], base: Pair, size: Pair, map_size: Pair) -> Tensor | None:
-    """Which elements of windows of `size` lie on the map, (U, 1, h, w); None where it has no end."""
-    if tuple(map_size) == (-1, -1):
+def _on_map(origin: Tensor, step: Pair, placement: Placement) -> Tensor | None:
+    """Which elements of windows lie on the map, (U, 1, h, w); None where it has no end."""
+    if not placement.bounded():
         return None
-    rows, columns = (
+    _, size, base, (height, width) = placement
+    y, x = (
         reference.far(origin, axis, step[axis]) * step[axis]
         + base[axis]
         + torch.arange(size[axis], device=origin.device)
         for axis in (0, 1)
     )
-    on_rows, on_columns = (rows >= 0) & (rows < map_size[0]), (columns >= 0) & (columns < map_size[1])
-    return on_rows[:, None, :, None] & on_columns[:, None, None, :]
+    return ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+
+
+def _uncropped(grad: Tensor, placement: Placement, full: Pair) -> Tensor:
+    """The gradient of a part of a transposed convolution of size `full`, as that of the whole."""
+    (y, x), (rows, columns), *_ = placement
+    if y >= full[0] or x >= full[1]:
+        return grad.new_zeros((*grad.shape[:2], *full))
+    return F.pad(grad, (x, full[1] - x - columns, y, full[0] - y - rows))
 
 
 def _read(map: Tensor, position: Tensor, inside: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from ..checks import one_of
 from . import library
@@ -27,11 +27,10 @@ _NAMESPACES = {
 }
 
 _forced: str | None = None
-_operators: dict[str, torch._ops.OpOverload] = {}
+_operators: dict[str, OpOverload] = {}
 
-# (dispatch keys, arguments) -> results of the ops, while the C++ kernels are what runs on CPU tensors: those refuse bad
-# arguments without help.
-direct_operators: dict[str, Callable[..., Any]] = {}
+# Whether the C++ kernels are what runs on CPU tensors: those refuse bad arguments without help.
+cpp_on_cpu = library.cpu_error is None
 
 
 def why_not(backend: str) -> str | None:
@@ -182,7 +181,7 @@ def triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def operator(name: str, input: Tensor) -> torch._ops.OpOverload:
+def operator(name: str, input: Tensor) -> OpOverload:
     """The torch op that runs `name` on `input` under the present choice of backend.
 
     Raises:
@@ -210,14 +209,11 @@ _SMALLEST_ON_MATRIX_UNITS = 49  # positions of a window
 
 
 def _force(backend: str | None) -> None:
-    global _forced
+    global _forced, cpp_on_cpu
     _forced = backend
+    cpp_on_cpu = backend in (None, "cpu") and library.cpu_error is None
     namespace = getattr(torch.ops, _NAMESPACES[backend])
     _operators.update({name: getattr(namespace, name).default for name in OPS})
-    direct_operators.clear()
-    if backend in (None, "cpu") and library.cpu_error is None:
-        # As `redispatch` of an operator, which would cost as much again as the dispatch.
-        direct_operators.update({name: operator._handle.redispatch_boxed for name, operator in _operators.items()})
 
 
 def _check_device(backend: str, device: torch.device) -> None:

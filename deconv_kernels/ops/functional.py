@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, is_grad_enabled
-from torch._C import (
-    _are_functorch_transforms_active,
-    _get_tracing_state,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
-from torch.autograd import forward_ad, profiler
-from torch.compiler import is_compiling
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from ..checks import shown
-from . import backends
-from .geometry import (
-    FLOATING,
-    LARGEST_STEP,
-    Pair,
-    check_device,
-    check_like,
-    check_map,
-    check_tensor,
-    convolution_arguments,
-    extent,
-    pair,
-    pooled_size,
-    refuse_torchscript,
-    switch_dtype,
-    unpooled_range,
-    window_arguments,
-)
-
-IntOrPair = int | Sequence[int]
+from .checks import FLOATING, check_map, check_weight, given_crop, given_size
+from .dispatch import call
+from .geometry import ONE_POSITION, Backprojection, Convolution, IntOrPair, Placement, Pooling, bounded
+from .layout import spatial_size
 
 
 def max_pool2d(
@@ -81,8 +55,8 @@ def max_pool2d(
         return handle_torch_function(
             max_pool2d, (input, bias), input, kernel_size, stride, padding, dilation, ceil_mode, bias=bias, relu=relu
         )
-    window = window_arguments(kernel_size, stride, padding, dilation)
-    return _call("max_pool2d", _check_max_pool2d, (input, bias), *window, bool(ceil_mode), bool(relu))
+    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    return call("max_pool2d", (input, bias), *pooling, bool(ceil_mode), bool(relu))
 
 
 def max_unpool2d(
@@ -124,12 +98,15 @@ def max_unpool2d(
         return handle_torch_function(
             max_unpool2d, (input, switches), input, switches, *window, output_size, overlap=overlap, relu=relu
         )
-    window = window_arguments(kernel_size, stride, padding, dilation)
-    if output_size is None:
-        size = _unpooled_size(input, *window)
+    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    if output_size is not None:
+        size = given_size("output_size", output_size, "input", input)
     else:
-        size = _spatial("output_size", output_size, "input", input)
-    return _call("max_unpool2d", _check_max_unpool2d, (input, switches), *window, size, overlap, bool(relu))
+        check_map("input", input, FLOATING)
+        size = pooling.unpooled_size(spatial_size(input))
+        if min(size) < 1:
+            raise ValueError(f"output_size must be given: full windows padded by {pooling.padding} leave a {size} map")
+    return call("max_unpool2d", (input, switches), *pooling, size, overlap, bool(relu))
 
 
 def max_unpool2d_window(
@@ -167,13 +144,11 @@ def max_unpool2d_window(
     if has_torch_function_variadic(input, switches, image, origin):
         tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
         return handle_torch_function(max_unpool2d_window, tensors, *tensors, *window, overlap=overlap, relu=relu)
-    kernel, step, pad, spread = window_arguments(kernel_size, stride, padding, dilation)
+    pooling = Pooling.of(kernel_size, stride, padding, dilation)
     tensors = (input, switches, image, origin)
-    windows = _call(
-        "max_unpool2d_window", _check_max_unpool2d_window, tensors, kernel, step, spread, overlap, bool(relu)
-    )
-    origins = torch.stack([origin[:, axis] * step[axis] - pad[axis] for axis in (0, 1)], dim=1)
-    return windows, origins
+    windows = call("max_unpool2d_window", tensors, *pooling.of_windows(), overlap, bool(relu))
+    (step_y, step_x), (pad_y, pad_x) = pooling.stride, pooling.padding
+    return windows, torch.stack([origin[:, 0] * step_y - pad_y, origin[:, 1] * step_x - pad_x], dim=1)
 
 
 def backproject2d(
@@ -244,56 +219,30 @@ def backproject2d(
             crop=crop,
             packed=packed,
         )
-    step, spread = convolution_arguments(stride, dilation)
-    pad = _bounded("padding", padding, 0)
+    convolution, pad = Convolution.of(stride, dilation, groups), bounded("padding", padding, 0)
     if switches is None:
-        pool, pool_step, pool_pad, pool_spread = (1, 1), (1, 1), (0, 0), (1, 1)
+        pooling = ONE_POSITION
     elif pool_kernel_size is None:
         raise TypeError("pool_kernel_size must be given with switches")
     else:
-        pool, pool_step, pool_pad, pool_spread = window_arguments(
-            pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_"
-        )
+        pooling = Pooling.of(pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_")
     check_map("input", input, FLOATING)
-    _check_weight(weight, groups)
-    full = []
-    for axis in (0, 1):
-        signal = (input.shape[axis - 2] - 1) * pool_step[axis] + extent(pool[axis], pool_spread[axis])
-        full.append((signal - 1) * step[axis] + extent(weight.shape[axis + 2], spread[axis]))
-    begin, size = ((0, 0), (full[0], full[1])) if crop is None else _crop(crop)
-    base = (
-        begin[0] - pool_pad[0] * step[0] - pad[0],
-        begin[1] - pool_pad[1] * step[1] - pad[1],
-    )
+    check_weight(weight, groups)
+    signal = pooling.unpadded().unpooled_size(spatial_size(input))
+    full = convolution.full_size(signal, spatial_size(weight))
+    begin, size = ((0, 0), full) if crop is None else given_crop(crop)
+    (step_y, step_x), (pool_y, pool_x) = convolution.stride, pooling.padding
+    base_y, base_x = begin[0] - pool_y * step_y - pad[0], begin[1] - pool_x * step_x - pad[1]
     if output_size is None:
-        end = (-1, -1)
+        placement = Placement(begin, size, (base_y, base_x))
     elif isinstance(output_size, Sequence):
-        end = _bounded("output_size", output_size, 1)
+        placement = Placement(begin, size, (base_y, base_x), bounded("output_size", output_size, 1))
     else:
         raise TypeError(f"output_size must be two ints (H, W), got {output_size!r}")
-    geometry = Backprojection(
-        pool, pool_step, pool_spread, overlap, bool(relu), step, spread, groups, begin, size, base, end
-    )
+    geometry = Backprojection.of(pooling, overlap, bool(relu), convolution, placement)
     windows = send_back(input, weight, image, origin, switches, packed, geometry)
-    origins = torch.stack([origin[:, axis] * (step[axis] * pool_step[axis]) + base[axis] for axis in (0, 1)], dim=1)
-    return windows, origins
-
-
-class Backprojection(NamedTuple):
-    """The arguments of the op `backproject2d` after its tensors; `reference.backproject2d` says what they mean."""
-
-    pool_kernel_size: Pair
-    pool_stride: Pair
-    pool_dilation: Pair
-    overlap: str
-    relu: bool
-    stride: Pair
-    dilation: Pair
-    groups: int
-    begin: Pair
-    size: Pair
-    base: Pair
-    map_size: Pair
+    step_y, step_x = geometry.step(pooled=True)
+    return windows, torch.stack([origin[:, 0] * step_y + base_y, origin[:, 1] * step_x + base_x], dim=1)
 
 
 def send_back(
@@ -306,8 +255,7 @@ def send_back(
     geometry: Backprojection,
 ) -> Tensor:
     """`backproject2d` for those who have worked out its geometry; returns the windows only."""
-    tensors = (input, weight, image, origin, switches, packed)
-    return _call("backproject2d", _check_backproject2d, tensors, *geometry)
+    return call("backproject2d", (input, weight, image, origin, switches, packed), *geometry)
 
 
 def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, groups: int = 1) -> Tensor:
@@ -326,8 +274,7 @@ def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, 
     """
     if has_torch_function_unary(weight):
         return handle_torch_function(pack_weight, (weight,), weight, stride, dilation, groups)
-    step, spread = convolution_arguments(stride, dilation)
-    return _call("pack_weight", _check_pack_weight, (weight,), step, spread, groups)
+    return call("pack_weight", (weight,), *Convolution.of(stride, dilation, groups))
 
 
 def switches_to_indices(
@@ -356,9 +303,9 @@ def switches_to_indices(
         return handle_torch_function(
             switches_to_indices, (switches,), switches, input_size, kernel_size, stride, padding, dilation
         )
-    window = window_arguments(kernel_size, stride, padding, dilation)
-    size = _spatial("input_size", input_size, "switches", switches)
-    return _call("switches_to_indices", _check_switches_to_indices, (switches,), size, *window)
+    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    size = given_size("input_size", input_size, "switches", switches)
+    return call("switches_to_indices", (switches,), size, *pooling)
 
 
 def indices_to_switches(
@@ -387,294 +334,6 @@ def indices_to_switches(
         return handle_torch_function(
             indices_to_switches, (indices,), indices, input_size, kernel_size, stride, padding, dilation
         )
-    window = window_arguments(kernel_size, stride, padding, dilation)
-    size = _spatial("input_size", input_size, "indices", indices)
-    return _call("indices_to_switches", _check_indices_to_switches, (indices,), size, *window)
-
-
-_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _call(name: str, check: Callable[..., None], tensors: tuple[Tensor | None, ...], *arguments: Any) -> Any:
-    """Checks the arguments and runs an op.
-
-    A CPU call that nothing else has to see goes straight into the kernel, which does the same checks in less time; only
-    where it refuses do the checks here say why.
-    """
-    if not is_compiling() and not _observed(tensors):
-        direct = backends.direct_operators.get(name)
-        if direct is not None:
-            try:
-                return direct(_CPU, *tensors, *arguments)
-            except RuntimeError:
-                direct = None  # refused; the checks below say why
-    refuse_torchscript(arguments)
-    check(*tensors, *arguments)
-    operator = backends.operator(name, tensors[0])  # type: ignore[arg-type]
-    if is_compiling():
-        return operator(*tensors, *arguments)
-    try:
-        return operator(*tensors, *arguments)
-    except RuntimeError as error:
-        # What only the kernel can see: a switch, an index or the number of an image that means nothing.
-        message = str(error).partition("ValueError: ")[2]
-        if not message:
-            raise
-        raise ValueError(message.splitlines()[0]) from None
-
-
-def _observed(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether autograd, a transform, a mode, a subclass, a lazy sign or the profiler has to see a call on `tensors`."""
-    if (
-        _len_torch_dispatch_stack()
-        or _len_torch_function_stack()
-        or _are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or profiler._is_profiler_enabled
-        or _get_tracing_state() is not None
-        or torch.is_autocast_enabled("cpu")
-    ):
-        return True
-    differentiates = is_grad_enabled()
-    for tensor in tensors:
-        if tensor is not None and (
-            type(tensor) not in _PLAIN
-            or not tensor.is_cpu
-            or (differentiates and tensor.requires_grad)
-            or tensor.is_neg()
-            or tensor._is_zerotensor()
-        ):
-            return True
-    return False
-
-
-def _check_max_pool2d(
-    input: Tensor,
-    bias: Tensor | None,
-    kernel: Pair,
-    step: Pair,
-    pad: Pair,
-    spread: Pair,
-    ceil_mode: bool,
-    relu: bool,
-) -> None:
-    check_map("input", input, FLOATING)
-    height, width = pooled_size(input.shape[-2:], kernel, step, pad, spread, ceil_mode)  # type: ignore[arg-type]
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"kernel_size {kernel} with dilation {spread} does not fit input's {tuple(input.shape[-2:])} map "
-            f"padded by {pad}"
-        )
-    if bias is None:
-        return
-    check_tensor("bias", bias)
-    if bias.shape != (input.shape[-3],):
-        raise ValueError(f"bias must have shape ({input.shape[-3]},), one for each channel, got {tuple(bias.shape)}")
-    if bias.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise TypeError(f"bias must have the dtype of input, {input.dtype}, got {bias.dtype}")
-    check_device("bias", bias, "input", input)
-
-
-def _check_max_unpool2d(
-    input: Tensor,
-    switches: Tensor,
-    kernel: Pair,
-    step: Pair,
-    pad: Pair,
-    spread: Pair,
-    size: Pair,
-    overlap: str,
-    relu: bool,
-) -> None:
-    check_map("input", input, FLOATING)
-    check_like("switches", switches, (switch_dtype(kernel),), "input", input)
-    check_overlap(overlap)
-    if not _pools_to(size, input, kernel, step, pad, spread):
-        ranges = [
-            unpooled_range(input.shape[axis - 2], kernel[axis], step[axis], pad[axis], spread[axis]) for axis in (0, 1)
-        ]
-        smallest, largest = ((ranges[0][i], ranges[1][i]) for i in (0, 1))
-        raise ValueError(
-            f"output_size must be between {smallest} and {largest} for input's {tuple(input.shape[-2:])} map, "
-            f"got {tuple(size)}"
-        )
-
-
-def _check_max_unpool2d_window(
-    input: Tensor,
-    switches: Tensor,
-    image: Tensor,
-    origin: Tensor,
-    kernel: Pair,
-    step: Pair,
-    spread: Pair,
-    overlap: str,
-    relu: bool,
-) -> None:
-    _check_windows(input, image, origin)
-    _check_switches_of_windows(switches, input, kernel)
-    check_overlap(overlap)
-
-
-def _check_weight(weight: Tensor, groups: int) -> None:
-    check_tensor("weight", weight)
-    if weight.layout is not torch.strided:
-        raise TypeError(f"weight must be a dense (strided) Tensor, got layout {weight.layout}")
-    if weight.dtype not in FLOATING:
-        raise TypeError(f"weight must be float32, float64, float16 or bfloat16, got {weight.dtype}")
-    if weight.dim() != 4 or 0 in weight.shape:
-        raise ValueError(f"weight must have shape (K, C / groups, kh, kw), not empty, got {tuple(weight.shape)}")
-    if not isinstance(groups, int) or isinstance(groups, bool):
-        raise TypeError(f"groups must be an int, got {groups!r}")
-    if groups < 1 or weight.shape[0] % groups:
-        raise ValueError(f"groups must divide weight's {weight.shape[0]} rows, got {groups}")
-
-
-def _check_pack_weight(weight: Tensor, step: Pair, spread: Pair, groups: int) -> None:
-    _check_weight(weight, groups)
-
-
-def _check_backproject2d(
-    input: Tensor,
-    weight: Tensor,
-    image: Tensor,
-    origin: Tensor,
-    switches: Tensor | None,
-    packed: Tensor | None,
-    pool: Pair,
-    pool_step: Pair,
-    pool_spread: Pair,
-    overlap: str,
-    relu: bool,
-    step: Pair,
-    spread: Pair,
-    groups: int,
-    begin: Pair,
-    size: Pair,
-    base: Pair,
-    end: Pair,
-) -> None:
-    _check_windows(input, image, origin)
-    _check_weight(weight, groups)
-    if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise TypeError(f"weight must have the dtype of input, {input.dtype}, got {weight.dtype}")
-    if weight.shape[0] != input.shape[1]:
-        raise ValueError(
-            f"weight must have {input.shape[1]} rows, one for each channel of input, got {tuple(weight.shape)}"
-        )
-    check_device("weight", weight, "input", input)
-    if switches is not None:
-        _check_switches_of_windows(switches, input, pool)
-    if packed is not None:
-        check_tensor("packed", packed)
-        check_device("packed", packed, "input", input)
-    check_overlap(overlap)
-    if min(begin) < 0 or min(size) < 1:
-        raise ValueError(f"crop must begin at 0 or later and have at least one row and column, got {begin}, {size}")
-    if end != (-1, -1) and min(end) < 1:
-        raise ValueError(f"output_size must be at least (1, 1), got {end}")
-
-
-def _check_windows(input: Tensor, image: Tensor, origin: Tensor) -> None:
-    check_map("input", input, FLOATING)
-    if input.dim() != 4:
-        raise ValueError(f"input must have shape (U, C, h, w), got {tuple(input.shape)}")
-    for name, tensor, shape in (("image", image, (input.shape[0],)), ("origin", origin, (input.shape[0], 2))):
-        if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-            raise TypeError(f"{name} must be an int64 Tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, one for each window of input, got {tuple(tensor.shape)}")
-        check_device(name, tensor, "input", input)
-
-
-def _check_switches_of_windows(switches: Tensor, input: Tensor, kernel: Pair) -> None:
-    check_map("switches", switches, (switch_dtype(kernel),))
-    if switches.dim() != 4 or switches.shape[1] != input.shape[1]:
-        raise ValueError(f"switches must have shape (N, {input.shape[1]}, PH, PW), got {tuple(switches.shape)}")
-    check_device("switches", switches, "input", input)
-
-
-def _check_switches_to_indices(switches: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
-    check_map("switches", switches, (switch_dtype(kernel),))
-    _check_input_size(switches, size, kernel, step, pad, spread)
-
-
-def _check_indices_to_switches(indices: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
-    check_map("indices", indices, (torch.int64,))
-    _check_input_size(indices, size, kernel, step, pad, spread)
-
-
-def check_overlap(overlap: str) -> str:
-    """`overlap` itself.
-
-    Raises:
-        ValueError: neither "sum" nor "last".
-    """
-    if overlap not in ("sum", "last"):
-        raise ValueError(f'overlap must be "sum" or "last", got {shown(overlap)}')
-    return overlap
-
-
-def _spatial(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -> Pair:
-    """The (H, W) of a size given as such or as a whole shape."""
-    if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int:
-        return size
-    check_tensor(pooled_name, pooled)
-    if not isinstance(size, Sequence):
-        raise TypeError(f"{name} must be (H, W) or a whole shape, got {size!r}")
-    if len(size) == pooled.dim() and len(size) != 2:
-        if tuple(size[:-2]) != tuple(pooled.shape[:-2]):
-            raise ValueError(f"{name} must begin with {tuple(pooled.shape[:-2])}, got {tuple(size)}")
-        size = size[-2:]
-    if len(size) != 2:
-        raise ValueError(f"{name} must be (H, W) or a shape of {pooled.dim()} entries, got {tuple(size)}")
-    return pair(tuple(size), name)
-
-
-def _crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[Pair, Pair]:
-    if not isinstance(crop, tuple | list) or len(crop) != 2:
-        raise TypeError(f"crop must be ((y, x), (rows, columns)), got {crop!r}")
-    begin, size = pair(crop[0], "crop"), pair(crop[1], "crop")
-    if min(begin) < 0 or min(size) < 1 or max(*begin, *size) > LARGEST_STEP:
-        raise ValueError(
-            f"crop must be ((y, x), (rows, columns)) with a place from 0 and a size from 1 to {LARGEST_STEP}, "
-            f"got ({begin}, {size})"
-        )
-    return begin, size
-
-
-def _bounded(name: str, value: IntOrPair, smallest: int) -> Pair:
-    values = pair(value, name)
-    if min(values) < smallest or max(values) > LARGEST_STEP:
-        raise ValueError(f"{name} must be between {smallest} and {LARGEST_STEP}, got {values}")
-    return values
-
-
-def _unpooled_size(input: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> Pair:
-    check_map("input", input, FLOATING)
-    height, width = (
-        (input.shape[axis - 2] - 1) * step[axis] + extent(kernel[axis], spread[axis]) - 2 * pad[axis] for axis in (0, 1)
-    )
-    if height < 1 or width < 1:
-        raise ValueError(f"output_size must be given: full windows padded by {pad} leave a ({height}, {width}) map")
-    return height, width
-
-
-def _pools_to(size: Pair, pooled: Tensor, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> bool:
-    """Whether a map of `size` pools to the map of `pooled`, with or without ceil_mode."""
-    floor, ceil = (pooled_size(size, kernel, step, pad, spread, ceil_mode) for ceil_mode in (False, True))
-    # One condition with | holds for every symbolic size, where two with `or` would depend on it.
-    return all(
-        size[axis] > 0 and (pooled.shape[axis - 2] == floor[axis]) | (pooled.shape[axis - 2] == ceil[axis])
-        for axis in (0, 1)
-    )
-
-
-def _check_input_size(pooled: Tensor, size: Pair, kernel: Pair, step: Pair, pad: Pair, spread: Pair) -> None:
-    if not _pools_to(size, pooled, kernel, step, pad, spread):
-        fits = [pooled_size(size, kernel, step, pad, spread, ceil_mode) for ceil_mode in (False, True)]
-        raise ValueError(
-            f"input_size {tuple(size)} pools to {fits[0]}, or {fits[1]} with ceil_mode, "
-            f"not to {tuple(pooled.shape[-2:])}"
-        )
+    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    size = given_size("input_size", input_size, "indices", indices)
+    return call("indices_to_switches", (indices,), size, *pooling)

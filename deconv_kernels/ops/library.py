@@ -57,16 +57,17 @@ def _define(namespace: str) -> torch.library.Library:
 
 cpu_error = _load("_cpu.abi3.so")
 
-if cpu_error is None:
-    library = torch.library.Library(NAMESPACE, "FRAGMENT")
-else:
+if cpu_error is not None:
     warnings.warn(
         f"deconv_kernels runs on its slow reference implementation, because the C++ kernels are missing ({cpu_error}). "
         "Reinstall it with a C++ compiler and cmake at hand.",
         stacklevel=3,
     )
-    library = _define(NAMESPACE)
+
+LIBRARIES = {
+    NAMESPACE: torch.library.Library(NAMESPACE, "FRAGMENT") if cpu_error is None else _define(NAMESPACE),
+    TRITON_NAMESPACE: _define(TRITON_NAMESPACE),
+    REFERENCE_NAMESPACE: _define(REFERENCE_NAMESPACE),
+}
 
 cuda_error = _load("_cuda.abi3.so")
-triton_library = _define(TRITON_NAMESPACE)
-reference_library = _define(REFERENCE_NAMESPACE)

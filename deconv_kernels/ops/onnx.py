@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import reference
-from .geometry import Pair, pooled_size
+from .arguments import taking_flat
+from .dispatch import DispatchKeySet
+from .geometry import Pooling
+from .layout import spatial_size
 
 
 def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,9 +22,9 @@ def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     torch.onnx takes whatever it is given, a module or a `torch.export` program, through this key, also where nothing
     is differentiated.
     """
-    plain = max_pool2d if name == "max_pool2d" else getattr(reference, name)
+    plain = taking_flat(name, max_pool2d if name == "max_pool2d" else getattr(reference, name))
 
-    def choose(keys: torch._C.DispatchKeySet, *arguments: Any) -> Any:
+    def choose(keys: DispatchKeySet, *arguments: Any) -> Any:
         if is_compiling() and torch.onnx.is_in_onnx_export():
             return plain(*arguments)
         return kernel(keys, *arguments)
@@ -30,14 +33,7 @@ def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def max_pool2d(
-    input: Tensor,
-    bias: Tensor | None,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-    relu: bool,
+    input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """ONNX's own pooling, with its indices as switches."""
     if bias is not None:
@@ -45,9 +41,10 @@ def max_pool2d(
     if relu:
         input = torch.relu(input)
     images = input if input.dim() == 4 else input[None]
-    size = (images.shape[-2], images.shape[-1])
-    shape = (*images.shape[:-2], *pooled_size(size, kernel_size, stride, padding, dilation, ceil_mode))
-    window = {"kernel_shape": kernel_size, "strides": stride, "pads": (*padding, *padding), "dilations": dilation}
+    size = spatial_size(images)
+    shape = (*images.shape[:-2], *pooling.pooled_size(size, ceil_mode))
+    kernel, stride, padding, dilation = pooling
+    window = {"kernel_shape": kernel, "strides": stride, "pads": (*padding, *padding), "dilations": dilation}
     values, indices = torch.onnx.ops.symbolic_multi_out(
         "MaxPool",
         (images,),
@@ -57,5 +54,5 @@ def max_pool2d(
     )
     # They count through the maps of all channels and images.
     indices = indices - indices // (size[0] * size[1]) * (size[0] * size[1])
-    switches = reference.indices_to_switches(indices, size, kernel_size, stride, padding, dilation)
+    switches = reference.indices_to_switches(indices, size, pooling)
     return (values, switches) if input.dim() == 4 else (values[0], switches[0])

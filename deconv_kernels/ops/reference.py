@@ -1,6 +1,6 @@
 """What every op means, in plain PyTorch: slow, obviously right, and what the rest is held against.
 
-The functions take the positional arguments of the schemas, already checked by `deconv_kernels.ops`.
+The functions take the tensors and objects of the ops, already checked by `deconv_kernels.ops`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .geometry import Pair, dense_copy, empty, extent, is_channels_last, pooled_size, switch_dtype
+from .geometry import Backprojection, Convolution, Pair, Pooling
+from .layout import dense_copy, empty_like, is_channels_last, spatial_size
 
 
 def max_pool2d(
-    input: Tensor,
-    bias: Tensor | None,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-    relu: bool,
+    input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
     channels_last = is_channels_last(input)
@@ -29,11 +23,12 @@ def max_pool2d(
         input = input + bias[:, None, None]
     if relu:
         input = torch.relu(input)
+    kernel_size, stride, padding, dilation = pooling
     height, width = input.shape[-2:]
-    pooled = pooled_size((height, width), kernel_size, stride, padding, dilation, ceil_mode)
+    pooled = pooling.pooled_size((height, width), ceil_mode)
     shape = (*input.shape[:-2], *pooled)
     values = torch.full(shape, -torch.inf, dtype=input.dtype, device=input.device)
-    switches = torch.zeros(shape, dtype=switch_dtype(kernel_size), device=input.device)
+    switches = torch.zeros(shape, dtype=pooling.switch_dtype(), device=input.device)
     untouched = torch.ones(pooled, dtype=torch.bool, device=input.device)
     for tap_y in range(kernel_size[0]):
         y = torch.arange(pooled[0], device=input.device) * stride[0] - padding[0] + tap_y * dilation[0]
@@ -49,46 +44,25 @@ def max_pool2d(
 
 
 def max_unpool2d(
-    input: Tensor,
-    switches: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    output_size: Pair,
-    overlap: str,
-    relu: bool,
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
 ) -> Tensor:
     """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
-    out = _unpool(input, switches, kernel_size, stride, padding, dilation, output_size, overlap, relu)
-    return dense_copy(out, is_channels_last(input))
+    return dense_copy(_unpool(input, switches, pooling, output_size, overlap, relu), is_channels_last(input))
 
 
 def max_unpool2d_window(
-    input: Tensor,
-    switches: Tensor,
-    image: Tensor,
-    origin: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    dilation: Pair,
-    overlap: str,
-    relu: bool,
+    input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, pooling: Pooling, overlap: str, relu: bool
 ) -> Tensor:
     """Windows of a pooled map unpooled by the switches of their images; see `deconv_kernels.max_unpool2d_window`."""
-    height, width = input.shape[-2:]
-    size = (
-        (height - 1) * stride[0] + extent(kernel_size[0], dilation[0]),
-        (width - 1) * stride[1] + extent(kernel_size[1], dilation[1]),
-    )
+    pooled = spatial_size(input)
+    size = pooling.unpooled_size(pooled)
     if input.numel() == 0:
-        return empty((*input.shape[:-2], *size), input.dtype, input.device, is_channels_last(input))
+        return empty_like(input, size)
     images = len(switches)
     if not is_compiling() and bool(((image < 0) | (image >= images)).any()):
         raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
-    codes = window_switches(switches, image, origin, (height, width))
-    out = _unpool(input, codes, kernel_size, stride, (0, 0), dilation, size, overlap, relu)
-    return dense_copy(out, is_channels_last(input))
+    codes = window_switches(switches, image, origin, pooled)
+    return dense_copy(_unpool(input, codes, pooling, size, overlap, relu), is_channels_last(input))
 
 
 def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair) -> Tensor:
@@ -107,17 +81,7 @@ def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair)
     return torch.where(inside, codes.long(), -1)
 
 
-def _unpool(
-    input: Tensor,
-    switches: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    output_size: Pair,
-    overlap: str,
-    relu: bool,
-) -> Tensor:
+def _unpool(input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool) -> Tensor:
     """Gather form: each output position asks, in row-major order, the windows that can see it."""
     pooled = input.shape[-2:]
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -128,22 +92,22 @@ def _unpool(
 
     def windows(axis: int) -> list[tuple[Tensor, Tensor]]:
         """Per candidate, in rising order: its index for every output position, and the tap it sees it with or -1."""
-        position = torch.arange(output_size[axis], device=input.device) + padding[axis]
-        reach = extent(kernel_size[axis], dilation[axis])
-        latest = position // stride[axis]
+        reach, stride, dilation = pooling.extent()[axis], pooling.stride[axis], pooling.dilation[axis]
+        position = torch.arange(output_size[axis], device=input.device) + pooling.padding[axis]
+        latest = position // stride
         candidates = []
-        for back in range((reach - 1) // stride[axis], -1, -1):
+        for back in range((reach - 1) // stride, -1, -1):
             window = latest - back
-            offset = position - window * stride[axis]
-            tap = offset // dilation[axis]
-            sees = (window >= 0) & (window < pooled[axis]) & (offset < reach) & (offset % dilation[axis] == 0)
+            offset = position - window * stride
+            tap = offset // dilation
+            sees = (window >= 0) & (window < pooled[axis]) & (offset < reach) & (offset % dilation == 0)
             candidates.append((window.clamp(0, pooled[axis] - 1), torch.where(sees, tap, -1)))
         return candidates
 
     for row, tap_y in windows(0):
         for column, tap_x in windows(1):
             sees = (tap_y[:, None] >= 0) & (tap_x >= 0)
-            code = tap_y[:, None] * kernel_size[1] + tap_x
+            code = tap_y[:, None] * pooling.kernel_size[1] + tap_x
             chosen = sees & (codes.index_select(-2, row).index_select(-1, column) == code)
             value = values.index_select(-2, row).index_select(-1, column)
             out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
@@ -159,18 +123,7 @@ def backproject2d(
     origin: Tensor,
     switches: Tensor | None,
     packed: Tensor | None,
-    pool_kernel_size: Pair,
-    pool_stride: Pair,
-    pool_dilation: Pair,
-    overlap: str,
-    relu: bool,
-    stride: Pair,
-    dilation: Pair,
-    groups: int,
-    begin: Pair,
-    size: Pair,
-    base: Pair,
-    map_size: Pair,
+    geometry: Backprojection,
 ) -> Tensor:
     """Unpooling, rectification and transposed convolution of windows; see `deconv_kernels.backproject2d`.
 
@@ -181,17 +134,17 @@ def backproject2d(
     """
     signal = input
     if switches is not None:
-        window = (pool_kernel_size, pool_stride, pool_dilation)
-        signal = max_unpool2d_window(input, switches, image, origin, *window, overlap, relu)
-    elif relu:
+        pooling = geometry.pooling()
+        signal = max_unpool2d_window(input, switches, image, origin, pooling, geometry.overlap, geometry.relu)
+    elif geometry.relu:
         signal = torch.relu(input)
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
-    full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), stride, dilation, groups)
+    full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), geometry.convolution())
+    begin, size, base, map_size = placement = geometry.placement()
     out = full[:, :, begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
     out = F.pad(out, (0, size[1] - out.shape[3], 0, size[0] - out.shape[2]))
-    if tuple(map_size) != (-1, -1):
-        for axis in (0, 1):
-            step = stride[axis] if switches is None else stride[axis] * pool_stride[axis]
+    if placement.bounded():
+        for axis, step in enumerate(geometry.step(pooled=switches is not None)):
             position = far(origin, axis, step) * step + base[axis] + torch.arange(size[axis], device=origin.device)
             outside = (position < 0) | (position >= map_size[axis])
             out = out.masked_fill(outside[:, None, :, None] if axis == 0 else outside[:, None, None], 0)
@@ -204,13 +157,12 @@ def far(origin: Tensor, axis: int, step: int) -> Tensor:
     return origin[:, axis : axis + 1].clamp(-furthest, furthest)
 
 
-def _transposed_convolution(signal: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+def _transposed_convolution(signal: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
     """Every tap of the kernel sends the signal, times its weights, to its place."""
+    stride, dilation, groups = convolution
     units, _, height, width = signal.shape
-    kernel = weight.shape[2:]
-    rows = (height - 1) * stride[0] + extent(kernel[0], dilation[0])
-    columns = (width - 1) * stride[1] + extent(kernel[1], dilation[1])
-    out = signal.new_zeros((units, groups, weight.shape[1], rows, columns))
+    kernel = spatial_size(weight)
+    out = signal.new_zeros((units, groups, weight.shape[1], *convolution.full_size((height, width), kernel)))
     signal = signal.unflatten(1, (groups, -1))
     weight = weight.unflatten(0, (groups, -1))
     for tap_y in range(kernel[0]):
@@ -224,34 +176,35 @@ def _transposed_convolution(signal: Tensor, weight: Tensor, stride: Pair, dilati
     return out.flatten(1, 2)
 
 
-def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
     """The weight itself: the reference reads it as it is."""
     return weight.clone(memory_format=torch.contiguous_format)
 
 
-def switches_to_indices(
-    switches: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
+def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
     """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`."""
-    code = switches.long()
-    y, x = _window_starts(switches, stride, padding)
-    y = y + code // kernel_size[1] * dilation[0]
-    x = x + code % kernel_size[1] * dilation[1]
-    inside = (code >= 0) & (code < kernel_size[0] * kernel_size[1])
-    inside &= (y >= 0) & (y < input_size[0]) & (x >= 0) & (x < input_size[1])
+    position, inside = positions(switches.long(), input_size, pooling)
     if not is_compiling() and not bool(inside.all()):
         raise ValueError(
-            f"switches holds a value that names no position of a {kernel_size} window inside the "
-            f"{tuple(input_size)} map"
+            f"switches holds a value that names no position of a {pooling.kernel_size} window inside the "
+            f"{input_size} map"
         )
-    return dense_copy(y * input_size[1] + x, is_channels_last(switches))
+    return dense_copy(position, is_channels_last(switches))
 
 
-def indices_to_switches(
-    indices: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
+def positions(codes: Tensor, size: Pair, pooling: Pooling) -> tuple[Tensor, Tensor]:
+    """The flat position in a (H, W) map that each int64 switch names, and whether it lies inside the map."""
+    y, x = _window_starts(codes, pooling)
+    y = y + codes // pooling.kernel_size[1] * pooling.dilation[0]
+    x = x + codes % pooling.kernel_size[1] * pooling.dilation[1]
+    inside = (codes >= 0) & (codes < pooling.taps())
+    return y * size[1] + x, inside & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+
+
+def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
     """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`."""
-    start_y, start_x = _window_starts(indices, stride, padding)
+    kernel_size, dilation = pooling.kernel_size, pooling.dilation
+    start_y, start_x = _window_starts(indices, pooling)
     row = indices // input_size[1]
     y, x = row - start_y, indices - row * input_size[1] - start_x
     tap_y = y // dilation[0]
@@ -261,12 +214,12 @@ def indices_to_switches(
     inside &= (x % dilation[1] == 0) & (tap_x >= 0) & (tap_x < kernel_size[1])
     if not is_compiling() and not bool(inside.all()):
         raise ValueError(
-            f"indices holds a position of the {tuple(input_size)} map that its {kernel_size} window does not cover"
+            f"indices holds a position of the {input_size} map that its {kernel_size} window does not cover"
         )
-    return dense_copy((tap_y * kernel_size[1] + tap_x).to(switch_dtype(kernel_size)), is_channels_last(indices))
+    return dense_copy((tap_y * kernel_size[1] + tap_x).to(pooling.switch_dtype()), is_channels_last(indices))
 
 
-def _window_starts(pooled: Tensor, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
-    y = torch.arange(pooled.shape[-2], device=pooled.device)[:, None] * stride[0] - padding[0]
-    x = torch.arange(pooled.shape[-1], device=pooled.device) * stride[1] - padding[1]
+def _window_starts(pooled: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
+    y = torch.arange(pooled.shape[-2], device=pooled.device)[:, None] * pooling.stride[0] - pooling.padding[0]
+    x = torch.arange(pooled.shape[-1], device=pooled.device) * pooling.stride[1] - pooling.padding[1]
     return y, x

@@ -27,7 +27,9 @@ from tolerances import TF32, assert_rounded_once
 from torch import Tensor
 
 import deconv_kernels as dk
-from deconv_kernels import backends, reference
+from deconv_kernels import backends
+from deconv_kernels.ops import reference
+from deconv_kernels.ops.geometry import Pooling
 
 CHANNELS = (1, 3, 13, 16, 17, 64, 65, 130)
 MOST_WORK = 2_000_000  # multiply-adds of one random projection
@@ -145,8 +147,8 @@ class Projection:
         input = self.input.detach().cpu()
         if self.pooling is not None:
             where = self.switches.cpu(), self.image.cpu(), self.origin.cpu()
-            kernel, stride, _, dilation = self.pooling.window
-            return reference.max_unpool2d_window(input, *where, kernel, stride, dilation, self.overlap, self.relu)
+            pooling = Pooling(*self.pooling.window).unpadded()
+            return reference.max_unpool2d_window(input, *where, pooling, self.overlap, self.relu)
         return torch.where(input < 0, 0, input) if self.relu else input
 
     def exact(self) -> tuple[Tensor, Tensor, list[list[int]]]:

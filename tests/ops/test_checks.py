@@ -14,10 +14,16 @@ from deconv_kernels import backends
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 FILES = {name: name for name in ("max_pool2d", "max_unpool2d", "max_unpool2d_window", "backproject2d")}
-FILES |= {"pack_weight": "backproject2d"} | dict.fromkeys(("switches_to_indices", "indices_to_switches"), "switches")
+FILES |= {"pack_weight": "pack_weight"} | dict.fromkeys(("switches_to_indices", "indices_to_switches"), "switches")
 
 # What is for csrc/checks.h alone to call.
 PARTS = r"\b(check_(memory|dtype|same_device|same_map|floating)|checked_\w+|map_shape|make_pooling)\("
+
+
+def test_kernels_launch_what_their_check_returns() -> None:
+    assert (
+        "kernel(Arguments... arguments) { return launch(check(arguments...)); }" in (SOURCES / "checks.h").read_text()
+    )
 
 
 @pytest.mark.parametrize("launchers", ["cpu/{}.cpp", "cuda/{}.cu"], ids=["cpu", "cuda"])
@@ -25,12 +31,11 @@ PARTS = r"\b(check_(memory|dtype|same_device|same_map|floating)|checked_\w+|map_
 def test_launchers_begin_with_the_check_of_their_op(op: str, launchers: str) -> None:
     source = (SOURCES / launchers.format(FILES[op])).read_text()
     assert re.search(rf"\b(?:inline )?\w+ check_{op}\(", (SOURCES / "checks.h").read_text())
-    called = re.search(rf'm\.impl\("{op}", TORCH_BOX\(&deconv_kernels::(?:cuda::)?(\w+)\)\)', source)
+    called = re.search(rf'm\.impl\("{op}", TORCH_BOX\(\(&Checked<(\w+), (\w+)>::kernel\)\)\)', source)
     assert called is not None, f"{launchers.format(FILES[op])} has no kernel for {op}"
-    body = re.search(rf"^[\w:<>, ]+ {called[1]}\([^{{]*\{{\n(.*?)^\}}", source, re.M | re.S)
-    assert body is not None
-    first = body[1].split(";")[0]
-    assert re.search(rf"=\s*check_{op}\(", first), f"the first statement is {first.strip()}"
+    assert called[1] == f"check_{op}", f"the check is {called[1]}"
+    launcher = re.search(rf"^[\w:<>, ]+ {called[2]}\(const \w+Call& call\) \{{", source, re.M)
+    assert launcher is not None, f"{called[2]} takes something else than what its check returns"
     written_again = re.search(PARTS, source)
     assert written_again is None, f"{launchers.format(FILES[op])} checks by itself: {written_again}"
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from properties import assume, given, settings, st
 
 import deconv_kernels as dk
-from deconv_kernels.ops import geometry as _pooling
+from deconv_kernels.ops.geometry import Pooling
 
 axes = st.integers(1, 7).flatmap(
     lambda kernel: st.tuples(st.just(kernel), st.integers(1, 6), st.integers(0, kernel // 2), st.integers(1, 4))
@@ -33,7 +33,7 @@ def aten_size(size: int, axis: tuple[int, int, int, int], ceil_mode: bool) -> in
 def test_pooled_size_is_that_of_aten(axis: tuple[int, int, int, int], size: int, ceil_mode: bool) -> None:
     arguments = [(value, 1) for value in axis]
     arguments[2] = (axis[2], 0)
-    ours = _pooling.pooled_size((size, 1), *arguments, ceil_mode)[0]
+    ours = Pooling(*arguments).pooled_size((size, 1), ceil_mode)[0]
     expected = aten_size(size, axis, ceil_mode)
     assert ours == expected if expected is not None else ours < 1
 
@@ -41,13 +41,11 @@ def test_pooled_size_is_that_of_aten(axis: tuple[int, int, int, int], size: int,
 @thorough
 @given(axis=axes, pooled=st.integers(1, 9))
 def test_unpooled_range_holds_exactly_the_sizes_that_pool_to_it(axis: tuple[int, int, int, int], pooled: int) -> None:
-    smallest, largest = _pooling.unpooled_range(pooled, *axis)
+    pooling = Pooling(*zip(axis, (1, 1, 0, 1), strict=True))
+    (smallest, _), (largest, _) = pooling.unpooled_range((pooled, 1))
     for size in range(1, largest + 12):
-        pools = any(
-            _pooling.pooled_size((size, 1), *((v, w) for v, w in zip(axis, (1, 1, 0, 1), strict=True)), ceil_mode)[0]
-            == pooled
-            for ceil_mode in (False, True)
-        )
+        pools = any(pooling.pooled_size((size, 1), ceil_mode)[0] == pooled for ceil_mode in (False, True))
+        assert pooling.pools_to((size, 1), (pooled, 1)) == pools
         assert pools == (smallest <= size <= largest), f"size {size}, range {smallest} to {largest}"
 
 

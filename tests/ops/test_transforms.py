@@ -16,7 +16,9 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils._pytree import tree_leaves
 
 import deconv_kernels as dk
-from deconv_kernels import backends, reference
+from deconv_kernels import backends
+from deconv_kernels.ops import reference
+from deconv_kernels.ops.geometry import Pooling
 
 GEOMETRIES = {
     "2x2": Geometry((4, 6), (2, 2), (2, 2)),
@@ -406,7 +408,8 @@ def unpooling_windows_twice(device: torch.device, as_op: bool) -> tuple[Function
         return dk.max_unpool2d_window(input, switches, *places, *geometry.window, overlap=overlap, relu=True)[0]
 
     def unpooled(unit: Tensor) -> Tensor:
-        return reference.max_unpool2d_window(unit, switches, *places, kernel, stride, dilation, overlap, False)
+        pooling = Pooling(kernel, stride, (0, 0), dilation)
+        return reference.max_unpool2d_window(unit, switches, *places, pooling, overlap, False)
 
     input = distinct(3, 1, 2, 3).to(device) + 0.5
     matrix = linear(unpooled, input)
@@ -430,7 +433,8 @@ def projecting_twice(device: torch.device, as_op: bool) -> tuple[Function, Funct
         return dk.backproject2d(input, weight, *places, (1, 2), relu=True, **pooling, **crop)[0]
 
     def unpooled(unit: Tensor) -> Tensor:
-        return reference.max_unpool2d_window(unit, switches, *places, kernel, stride, dilation, overlap, False)
+        pooling = Pooling(kernel, stride, (0, 0), dilation)
+        return reference.max_unpool2d_window(unit, switches, *places, pooling, overlap, False)
 
     input, weight = distinct(2, 2, 2, 1).to(device) + 0.3, distinct(2, 1, 2, 3).to(device)
     matrix = linear(unpooled, input)

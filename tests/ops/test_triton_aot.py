@@ -15,6 +15,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,8 +31,11 @@ if backends.triton_interprets():
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from deconv_kernels.ops import triton as kernels  # noqa: E402
+from deconv_kernels.ops import triton as triton_ops  # noqa: E402
+from deconv_kernels.ops.arguments import taking_flat  # noqa: E402
 
+# Called with the arguments of the schemas.
+kernels = SimpleNamespace(**{name: taking_flat(name, getattr(triton_ops, name)) for name in backends.OPS})
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
 BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
 HOPPER = GPUTarget("cuda", 90, 32)

@@ -12,6 +12,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,24 +35,27 @@ from pooling_cases import (
 from tolerances import assert_rounded_once
 from torch import Tensor
 
-from deconv_kernels import reference
-
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs only with TRITON_INTERPRET=1", allow_module_level=True)
 
 import triton.language as tl
 from triton.runtime import interpreter
 
+from deconv_kernels import backends
+from deconv_kernels.ops import layout as layouts
+from deconv_kernels.ops import reference
 from deconv_kernels.ops import triton as kernels
+from deconv_kernels.ops.arguments import taking_flat
 
 CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
 BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
-MODULES = [
-    importlib.import_module(f"deconv_kernels.ops.triton.{name}")
-    for name in ("backproject2d", "max_pool2d", "max_unpool2d", "switches")
-]
+# Called with the arguments of the schemas.
+kernels, reference = (  # type: ignore[assignment]
+    SimpleNamespace(**{name: taking_flat(name, getattr(module, name)) for name in backends.OPS})
+    for module in (kernels, reference)
+)
 UNROLLED = [g for g in GEOMETRIES if g.kernel[0] * g.kernel[1] <= COMMON.LARGEST_UNROLLED_WINDOW]
 STEPS_OVER_THE_MAP = Geometry((1, 17), (2, 6), (2, 4), (1, 2), (2, 1))  # no window has a tap inside the map
 LARGE = [
@@ -88,7 +92,7 @@ class Canaries:
 @pytest.fixture(autouse=True)
 def canaries(monkeypatch: pytest.MonkeyPatch, poisoned_memory: None) -> Iterator[None]:
     guard = Canaries()
-    for module in MODULES:
+    for module in (layouts, BACKPROJECT):
         monkeypatch.setattr(module, "empty", guard.empty)
     yield
     guard.check()
@@ -347,7 +351,7 @@ def exact(arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
     signal = signal.double()
     convolved = arguments | {"switches": None, "relu": False, "origin": origin}
     result, magnitude = (
-        reference.backproject2d(**(convolved | {"input": x, "weight": w}))
+        reference.backproject2d(*(convolved | {"input": x, "weight": w}).values())
         for x, w in ((signal, weight), (signal.abs(), weight.abs()))
     )
     return result, magnitude
@@ -359,7 +363,7 @@ def check_backproject(convolution: Convolution, pool: Geometry | None, dtype: to
         arguments = backproject_arguments(convolution, pool, dtype, layout, cropped)
         shown = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
         what = f"{convolution}, windows {tuple(arguments['input'].shape)}, {shown}"
-        result = kernels.backproject2d(**arguments)
+        result = kernels.backproject2d(*arguments.values())
         assert result.dtype == dtype
         assert_rounded_once(result, *exact(arguments), what)
         assert_dense(result, keeps_channels_last(arguments["input"]), what)
@@ -408,7 +412,7 @@ def test_backproject2d_of_values_that_are_not_numbers(overlap: str) -> None:
         arguments = backproject_arguments(Convolution((3, 3), 5, 4), pool, torch.float32, "channels_last", True)
         arguments |= {"overlap": overlap, "relu": random.random() < 0.5}
         arguments["input"][torch.rand(arguments["input"].shape) < 0.1] = torch.nan
-        result, (expected, magnitude) = kernels.backproject2d(**arguments), exact(arguments)
+        result, (expected, magnitude) = kernels.backproject2d(*arguments.values()), exact(arguments)
         assert torch.equal(result.isnan(), expected.isnan())
         assert_rounded_once(result.nan_to_num(0), expected.nan_to_num(0), magnitude.nan_to_num(0))
 
@@ -418,13 +422,13 @@ def test_backproject2d_of_images_that_do_not_exist_is_zero() -> None:
         arguments = backproject_arguments(Convolution((3, 3), 5, 4), pool, torch.float32, "contiguous", True)
         expected, magnitude = exact(arguments)
         arguments["image"][0], arguments["image"][1] = -1, len(arguments["switches"])
-        result = kernels.backproject2d(**arguments)
+        result = kernels.backproject2d(*arguments.values())
         assert not result[:2].any()
         assert_rounded_once(result[2:], expected[2:], magnitude[2:])
         arguments["image"][:] = 0
         arguments["origin"][0] = torch.tensor([-(2**63), 2**63 - 1])
         arguments["origin"][1] = torch.tensor([-(2**63) + 2, -(2**63) + 1])
-        assert not kernels.backproject2d(**arguments)[:2].any()
+        assert not kernels.backproject2d(*arguments.values())[:2].any()
 
 
 def test_backproject2d_with_a_packed_weight() -> None:
@@ -432,12 +436,12 @@ def test_backproject2d_with_a_packed_weight() -> None:
     packed = kernels.pack_weight(arguments["weight"], (1, 1), (1, 1), 2)
     assert_same_bits(packed, arguments["weight"].permute(2, 3, 0, 1), "packed")
     assert packed.is_contiguous()
-    expected = kernels.backproject2d(**arguments)
+    expected = kernels.backproject2d(*arguments.values())
     arguments |= {"packed": packed, "weight": torch.full_like(arguments["weight"], torch.nan)}
-    assert_same_bits(kernels.backproject2d(**arguments), expected, "with the packed weight")
+    assert_same_bits(kernels.backproject2d(*arguments.values()), expected, "with the packed weight")
     lists = {name: list(value) for name, value in arguments.items() if isinstance(value, tuple)}
     assert_same_bits(
-        kernels.backproject2d(**(arguments | lists)), expected, "with lists, as torch's dispatcher has them"
+        kernels.backproject2d(*(arguments | lists).values()), expected, "with lists, as torch's dispatcher has them"
     )
 
 
@@ -512,4 +516,4 @@ def test_empty_batch() -> None:
     arguments = backproject_arguments(Convolution((3, 3), 3, 4), POOLS[0], torch.float32, "contiguous", False)
     for name in ("input", "image", "origin"):
         arguments[name] = arguments[name][:0]
-    assert kernels.backproject2d(**arguments).shape == (0, 4, *arguments["size"])
+    assert kernels.backproject2d(*arguments.values()).shape == (0, 4, *arguments["size"])

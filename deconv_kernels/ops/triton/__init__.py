@@ -1,6 +1,6 @@
 """The ops as Triton kernels: on CUDA tensors, or on CPU tensors in Triton's interpreter (`TRITON_INTERPRET=1`).
 
-The functions have the names and positional arguments of the op schemas, already checked by `deconv_kernels.ops`.
+The functions have the names of the ops and take their tensors and objects, already checked by `deconv_kernels.ops`.
 """
 
 from __future__ import annotations

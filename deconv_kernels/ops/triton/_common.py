@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from deconv_kernels.ops.geometry import Pooling
+
 WARPS = 4
 THREADS = (64 if torch.version.hip else 32) * WARPS
 # Up to this many positions a window's taps are unrolled; above it, kernels loop over them at run time.
@@ -48,6 +50,18 @@ def tile_shape(columns: int, elements: int) -> tuple[int, int]:
 def index_type(*tensors: torch.Tensor) -> tl.dtype:
     """The integer type that counts the elements of every one of `tensors`, with room for a tile that overhangs them."""
     return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
+
+
+def by_axis(**pairs: Sequence[int]) -> dict[str, int]:
+    """Pairs as arguments of a kernel: `STRIDE` as STRIDE_Y and STRIDE_X, `base` as base_y and base_x."""
+    axes = {name: "YX" if name.isupper() else "yx" for name in pairs}
+    return {f"{name}_{axis}": value for name in pairs for axis, value in zip(axes[name], pairs[name], strict=True)}
+
+
+def window_arguments(pooling: Pooling) -> dict[str, int]:
+    """A pooling as arguments of a kernel."""
+    kernel, stride, padding, dilation = pooling
+    return by_axis(KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation)
 
 
 def launch(

@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from deconv_kernels.ops import backends
-from deconv_kernels.ops.geometry import Pair, dense, dense_copy, empty, extent, is_channels_last
+from deconv_kernels.ops.geometry import ONE_POSITION, Backprojection, Convolution, Pair, Pooling
+from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, taps_first
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import Tile, comparable
 from deconv_kernels.ops.triton.max_unpool2d_window import max_unpool2d_window
@@ -40,18 +41,7 @@ def backproject2d(
     origin: Tensor,
     switches: Tensor | None,
     packed: Tensor | None,
-    pool_kernel_size: Pair,
-    pool_stride: Pair,
-    pool_dilation: Pair,
-    overlap: str,
-    relu: bool,
-    stride: Pair,
-    dilation: Pair,
-    groups: int,
-    begin: Pair,
-    size: Pair,
-    base: Pair,
-    map_size: Pair,
+    geometry: Backprojection,
 ) -> Tensor:
     """Unpooling, rectification and transposed convolution of windows; see `deconv_kernels.backproject2d`.
 
@@ -60,29 +50,28 @@ def backproject2d(
     fastest there, unless a CUDA graph is being captured; the result does not depend on them.
     """
     channels_last = is_channels_last(input)
-    step = stride if switches is None else (stride[0] * pool_stride[0], stride[1] * pool_stride[1])
-    windows = (
-        (extent(pool_kernel_size[0], pool_dilation[0]) - 1) // pool_stride[0] + 1,
-        (extent(pool_kernel_size[1], pool_dilation[1]) - 1) // pool_stride[1] + 1,
-    )
+    convolution, (begin, size, base, map_size) = geometry.convolution(), geometry.placement()
+    stride, dilation, groups = convolution
+    step = geometry.step(pooled=switches is not None)
+    pooling, relu = geometry.pooling(), geometry.relu
+    windows = windows_of(pooling)
     fused = windows[0] * windows[1] <= MOST_WINDOWS and (input.dtype != torch.float64 or FUSES_FLOAT64)
     if switches is not None and not fused:
-        input = max_unpool2d_window(
-            input, switches, image, origin, pool_kernel_size, pool_stride, pool_dilation, overlap, relu
-        )
+        input = max_unpool2d_window(input, switches, image, origin, pooling, geometry.overlap, relu)
         switches, relu = None, False
     if switches is None:  # as after a pooling with windows of one element
-        pool_kernel_size = pool_stride = pool_dilation = windows = (1, 1)
+        pooling, windows = ONE_POSITION, (1, 1)
     else:
         switches = dense(switches, True)
     input = dense(input, True)
-    packed = pack_weight(weight, stride, dilation, groups) if packed is None else packed.contiguous()
+    packed = pack_weight(weight, convolution) if packed is None else packed.contiguous()
     units, channels, height, width = input.shape
     features = weight.size(1)
     output = empty((units, groups * features, *size), input.dtype, input.device, True)
     phases = min(stride[0], size[0]), min(stride[1], size[1])
     cells = triton.cdiv(size[0], stride[0]), triton.cdiv(size[1], stride[1])
     rows = units * cells[0] * cells[1]
+    axes = list(zip(stride, dilation, strict=True))
     precision = float32_precision()
     tensors = [tensor for tensor in (input, packed, switches, output) if tensor is not None]
     arguments = {
@@ -103,39 +92,17 @@ def backproject2d(
         "switches_width": 0 if switches is None else switches.size(3),
         "height": size[0],
         "width": size[1],
-        "phases_y": phases[0],
-        "phases_x": phases[1],
         "cells_height": cells[0],
         "cells_width": cells[1],
-        "begin_y": min(begin[0], FARTHEST_BEGIN),
-        "begin_x": min(begin[1], FARTHEST_BEGIN),
-        "base_y": base[0],
-        "base_x": base[1],
         "map_height": map_size[0],
         "map_width": map_size[1],
-        "POOL_KERNEL_Y": pool_kernel_size[0],
-        "POOL_KERNEL_X": pool_kernel_size[1],
-        "POOL_STRIDE_Y": pool_stride[0],
-        "POOL_STRIDE_X": pool_stride[1],
-        "POOL_DILATION_Y": pool_dilation[0],
-        "POOL_DILATION_X": pool_dilation[1],
-        "WINDOWS_Y": windows[0],
-        "WINDOWS_X": windows[1],
-        "LAST": overlap == "last",
+        **_common.by_axis(phases=phases, begin=[min(place, FARTHEST_BEGIN) for place in begin], base=base),
+        **_common.by_axis(POOL_KERNEL=pooling.kernel_size, POOL_STRIDE=pooling.stride, POOL_DILATION=pooling.dilation),
+        **_common.by_axis(KERNEL=weight.shape[2:], STRIDE=stride, DILATION=dilation, STEP=step, WINDOWS=windows),
+        **_common.by_axis(COMMON=[math.gcd(*axis) for axis in axes], INVERSE=[inverse(*axis) for axis in axes]),
+        "LAST": geometry.overlap == "last",
         "RELU": relu,
-        "KERNEL_Y": weight.size(2),
-        "KERNEL_X": weight.size(3),
-        "STRIDE_Y": stride[0],
-        "STRIDE_X": stride[1],
-        "DILATION_Y": dilation[0],
-        "DILATION_X": dilation[1],
-        "COMMON_Y": math.gcd(stride[0], dilation[0]),
-        "COMMON_X": math.gcd(stride[1], dilation[1]),
-        "INVERSE_Y": inverse(stride[0], dilation[0]),
-        "INVERSE_X": inverse(stride[1], dilation[1]),
-        "STEP_Y": step[0],
-        "STEP_X": step[1],
-        "BOUNDED": tuple(map_size) != (-1, -1),
+        "BOUNDED": geometry.placement().bounded(),
         "PRECISION": precision,
         "INDEX": _common.index_type(*tensors),
         "BLOCK_K": block_of_channels(channels // groups, input.dtype, precision, windows),
@@ -152,9 +119,15 @@ def backproject2d(
     return output if channels_last else dense_copy(output, False)
 
 
-def pack_weight(weight: Tensor, stride: Pair, dilation: Pair, groups: int) -> Tensor:
+def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
     """The weight as the kernel reads it: (kh, kw, K, C / groups), dense."""
-    return weight.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format)
+    return taps_first(weight)
+
+
+def windows_of(pooling: Pooling) -> Pair:
+    """How many windows may name a position, along each axis."""
+    rows, columns = pooling.extent()
+    return (rows - 1) // pooling.stride[0] + 1, (columns - 1) // pooling.stride[1] + 1
 
 
 def float32_precision() -> str:

@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels.ops.geometry import Pair, dense, empty, extent, is_channels_last, pooled_size, switch_dtype
+from deconv_kernels.ops.geometry import Pooling
+from deconv_kernels.ops.layout import dense, empty_like, is_channels_last
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
 
@@ -15,23 +16,14 @@ LARGE_WINDOW_STEP = 1024
 
 
 def max_pool2d(
-    input: Tensor,
-    bias: Tensor | None,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-    relu: bool,
+    input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
     channels_last = is_channels_last(input)
-    input = dense(input, channels_last)
     channels, height, width = input.shape[-3:]
-    pooled = pooled_size((height, width), kernel_size, stride, padding, dilation, ceil_mode)
-    shape = (*input.shape[:-2], *pooled)
-    output = empty(shape, input.dtype, input.device, channels_last)
-    switches = empty(shape, switch_dtype(kernel_size), input.device, channels_last)
+    pooled = pooling.pooled_size((height, width), ceil_mode)
+    output, switches = empty_like(input, pooled), empty_like(input, pooled, pooling.switch_dtype())
+    input = dense(input, channels_last)
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
 
     arguments = {
@@ -44,20 +36,13 @@ def max_pool2d(
         "width": width,
         "pooled_height": pooled[0],
         "pooled_width": pooled[1],
-        "KERNEL_Y": kernel_size[0],
-        "KERNEL_X": kernel_size[1],
-        "STRIDE_Y": stride[0],
-        "STRIDE_X": stride[1],
-        "PADDING_Y": padding[0],
-        "PADDING_X": padding[1],
-        "DILATION_Y": dilation[0],
-        "DILATION_X": dilation[1],
+        **_common.window_arguments(pooling),
         "RELU": relu,
         "HAS_BIAS": bias is not None,
         "CHANNELS_LAST": channels_last,
         "INDEX": _common.index_type(input, output),
     }
-    taps = kernel_size[0] * kernel_size[1]
+    taps = pooling.taps()
     if taps > _common.LARGEST_UNROLLED_WINDOW:
         columns = channels if channels_last else 1
         block = min(triton.next_power_of_2(columns), _common.NARROWEST_TILE)
@@ -70,7 +55,7 @@ def max_pool2d(
 
     # Taps of wider windows in contiguous maps are read one by one: they are adjacent from thread to thread, and vectors
     # would have to be exchanged between threads.
-    adjacent = kernel_size[1] == stride[1] == 2 and dilation[1] == 1 and padding[1] == 0
+    adjacent = tuple(pair[1] for pair in pooling) == (2, 2, 0, 1)
     paired = adjacent and width % 2 == 0 and not channels_last
     columns = channels if channels_last else pooled[1]
     vectors = channels_last or paired
@@ -80,12 +65,11 @@ def max_pool2d(
         outputs = _common.UNALIGNED_ELEMENTS
     rows = output.numel() // columns
     tile = _common.tile_shape(columns, _common.THREADS * outputs)
-    height_seen = (pooled[0] - 1) * stride[0] - padding[0] + extent(kernel_size[0], dilation[0])
-    width_seen = (pooled[1] - 1) * stride[1] - padding[1] + extent(kernel_size[1], dilation[1])
+    seen = pooling.unpooled_size(pooled)
     arguments |= {
         "rows": rows,
         "columns": columns,
-        "OVERHANGS": max(padding) > 0 or height_seen > height or width_seen > width,
+        "OVERHANGS": max(pooling.padding) > 0 or seen[0] > height or seen[1] > width,
         "PAIRED": paired,
         "INPUT_ALIGNMENT": row_alignment,
         "OUTPUT_ALIGNMENT": _common.alignment(columns) if vectors else 1,

@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels.ops.geometry import Pair, dense, empty, is_channels_last
+from deconv_kernels.ops.geometry import Pair, Pooling
+from deconv_kernels.ops.layout import dense, empty_like, is_channels_last
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
 
@@ -15,20 +16,10 @@ LARGEST_CELL = 16
 
 
 def max_unpool2d(
-    input: Tensor,
-    switches: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    output_size: Pair,
-    overlap: str,
-    relu: bool,
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
 ) -> Tensor:
     """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
-    return unpool(
-        input, switches, None, None, kernel_size, stride, padding, dilation, output_size, overlap == "last", relu
-    )
+    return unpool(input, switches, None, None, pooling, output_size, overlap, relu)
 
 
 def unpool(
@@ -36,21 +27,18 @@ def unpool(
     switches: Tensor,
     image: Tensor | None,
     origin: Tensor | None,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    pooling: Pooling,
     output_size: Pair,
-    last: bool,
+    overlap: str,
     relu: bool,
 ) -> Tensor:
     """Unpools maps, or windows of the maps that `switches` belongs to where `image` and `origin` are given."""
     channels_last = is_channels_last(input)
+    output = empty_like(input, output_size)
     input = dense(input, channels_last)
     switches = dense(switches, channels_last)
     channels, pooled_height, pooled_width = input.shape[-3:]
     height, width = output_size
-    output = empty((*input.shape[:-2], height, width), input.dtype, input.device, channels_last)
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     arguments = {
         "input": input,
@@ -66,22 +54,16 @@ def unpool(
         "switches_width": switches.size(-1),
         "height": height,
         "width": width,
-        "KERNEL_Y": kernel_size[0],
-        "KERNEL_X": kernel_size[1],
-        "STRIDE_Y": stride[0],
-        "STRIDE_X": stride[1],
-        "PADDING_Y": padding[0],
-        "PADDING_X": padding[1],
-        "DILATION_Y": dilation[0],
-        "DILATION_X": dilation[1],
-        "LAST": last,
+        **_common.window_arguments(pooling),
+        "LAST": overlap == "last",
         "RELU": relu,
         "WINDOWED": image is not None,
         "CHANNELS_LAST": channels_last,
         "INDEX": _common.index_type(input, switches, output),
     }
-    taps, cell = kernel_size[0] * kernel_size[1], stride[0] * stride[1]
-    by_cell = taps <= _common.LARGEST_UNROLLED_WINDOW and cell <= LARGEST_CELL and (channels_last or stride[1] <= 2)
+    stride = pooling.stride
+    by_cell = pooling.taps() <= _common.LARGEST_UNROLLED_WINDOW and stride[0] * stride[1] <= LARGEST_CELL
+    by_cell = by_cell and (channels_last or stride[1] <= 2)
     vector = _common.vector_elements(input.dtype)
     if by_cell:
         cells_height, cells_width = triton.cdiv(height, stride[0]), triton.cdiv(width, stride[1])

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels.ops.geometry import Pair, dense, empty, is_channels_last, switch_dtype
+from deconv_kernels.ops.geometry import Pair, Pooling
+from deconv_kernels.ops.layout import dense, empty_like, is_channels_last, spatial_size
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import known_multiple, map_position, tile_position
 
@@ -17,47 +18,30 @@ from deconv_kernels.ops.triton._common import known_multiple, map_position, tile
 ELEMENTS = 2
 
 
-def switches_to_indices(
-    switches: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
+def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
     """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`.
 
     A switch that names no position of its window inside the plane gives 0.
     """
-    extra = {"height": input_size[0]}
-    return _convert(
-        switches_to_indices_kernel, switches, torch.int64, input_size, kernel_size, stride, padding, dilation, extra
-    )
+    return _convert(switches_to_indices_kernel, switches, torch.int64, input_size, pooling, height=input_size[0])
 
 
-def indices_to_switches(
-    indices: Tensor, input_size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
+def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
     """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`.
 
     An index that its window does not cover gives 255 (uint8) or -1 (int16).
     """
-    dtype = switch_dtype(kernel_size)
-    extra = {"plane_size": input_size[0] * input_size[1]}
-    return _convert(
-        indices_to_switches_kernel, indices, dtype, input_size, kernel_size, stride, padding, dilation, extra
-    )
+    plane_size = input_size[0] * input_size[1]
+    dtype = pooling.switch_dtype()
+    return _convert(indices_to_switches_kernel, indices, dtype, input_size, pooling, plane_size=plane_size)
 
 
 def _convert(
-    kernel: Any,
-    source: Tensor,
-    dtype: torch.dtype,
-    input_size: Pair,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    extra: dict[str, int],
+    kernel: Any, source: Tensor, dtype: torch.dtype, input_size: Pair, pooling: Pooling, **extra: int
 ) -> Tensor:
     channels_last = is_channels_last(source)
+    output = empty_like(source, spatial_size(source), dtype)
     source = dense(source, channels_last)
-    output = empty(source.shape, dtype, source.device, channels_last)
     channels, pooled_height, pooled_width = source.shape[-3:]
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     columns = channels if channels_last else pooled_width
@@ -71,14 +55,7 @@ def _convert(
         "pooled_height": pooled_height,
         "pooled_width": pooled_width,
         "width": input_size[1],
-        "KERNEL_Y": kernel_size[0],
-        "KERNEL_X": kernel_size[1],
-        "STRIDE_Y": stride[0],
-        "STRIDE_X": stride[1],
-        "PADDING_Y": padding[0],
-        "PADDING_X": padding[1],
-        "DILATION_Y": dilation[0],
-        "DILATION_X": dilation[1],
+        **_common.window_arguments(pooling),
         "CHANNELS_LAST": channels_last,
         "ALIGNMENT": _common.alignment(columns),
         "INDEX": _common.index_type(source),

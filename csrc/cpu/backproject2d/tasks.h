@@ -1,7 +1,7 @@
 // How the work of a transposed convolution is divided; shared by the loops and their launcher.
 #pragma once
 
-#include "kernels.h"
+#include "../kernels.h"
 
 // Like the loops, compiled in a namespace for each instruction set.
 #if !defined(DECONV_CPU_CAPABILITY)
@@ -88,5 +88,9 @@ inline int64_t largest_sums(const Backproject2dParams& p, const SendPlan& plan) 
   }
   return product(product(held, held_columns(p)), smaller(plan.units, p.units) * p.weight.wide);
 }
+
+// Elements of a line of packed weights.
+template <typename C>
+constexpr int kLine = static_cast<int>(kLineBytes / sizeof(C));
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

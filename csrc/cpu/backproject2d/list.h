@@ -1,0 +1,109 @@
+// Listing: for every position and block of channels, the channels that are not zero, and their values.
+#pragma once
+
+#include "../kernels.h"
+#include "../vector.h"
+
+namespace deconv_kernels::DECONV_CPU_CAPABILITY {
+
+// A position of the signal: its channels, and with kPooled their switches.
+template <typename T>
+struct Listed {
+  const T* values;
+  const uint8_t* switches;
+};
+
+// Appends the channels [0, count) whose value is not zero (with kRelu: not below or equal to zero) and, with kPooled,
+// whose switch is `tap`; returns the new end. Up to kListedChannels entries beyond the end may be overwritten.
+template <typename T, bool kRelu, bool kPooled>
+inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int64_t count, uint8_t tap) {
+  using C = Compute<T>;
+  C* values = static_cast<C*>(lists.values);
+  int64_t channel = 0;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) {
+    for (; channel + 16 <= count; channel += 16) {
+      const __m512 vector = (__m512)load<T, 16>(from.values + channel);
+      const __m512 zero = _mm512_setzero_ps();
+      __mmask16 taken =
+          kRelu ? _mm512_cmp_ps_mask(vector, zero, _CMP_NLE_UQ) : _mm512_cmp_ps_mask(vector, zero, _CMP_NEQ_UQ);
+      if constexpr (kPooled) {
+        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.switches + channel));
+        taken &= _mm_cmpeq_epi8_mask(codes, _mm_set1_epi8(static_cast<char>(tap)));
+      }
+      const __m512i first = _mm512_set1_epi32(static_cast<int>(channel));
+      const __m512i numbers =
+          _mm512_add_epi32(first, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+      _mm512_storeu_ps(values + at, _mm512_maskz_compress_ps(taken, vector));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(lists.channels + at),
+                       _mm512_maskz_cvtepi32_epi8(0xffff, _mm512_maskz_compress_epi32(taken, numbers)));
+      at += __builtin_popcount(taken);
+    }
+  }
+#endif
+  for (; channel < count; ++channel) {
+    const C value = load_one(from.values + channel);
+    values[at] = value;
+    lists.channels[at] = static_cast<uint8_t>(channel);
+    bool taken = kRelu ? !(value <= C{}) : value != C{};
+    if constexpr (kPooled) taken = taken && from.switches[channel] == tap;
+    at += taken;
+  }
+  return at;
+}
+
+// Lists the rows [begin, end) of cells, counted over all blocks of all units.
+template <typename T, bool kRelu, bool kPooled>
+void list_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
+  const SignalLists& lists = p.lists;
+  const int64_t channels = p.channels / p.groups;
+  const int64_t blocks_of_group = lists.blocks / p.groups;
+  const int64_t positions = lists.side * lists.side;
+  const T* input = static_cast<const T*>(p.input);
+  const uint8_t* switches = static_cast<const uint8_t*>(p.switches);
+  for (int64_t number = begin; number < end; ++number) {
+    const int64_t row = number % lists.rows;
+    const int64_t block = number / lists.rows % lists.blocks;
+    const int64_t unit = number / lists.rows / lists.blocks;
+    const int64_t within = block % blocks_of_group * kListedChannels;
+    const int64_t first = block / blocks_of_group * channels + within;
+    const int64_t count = channels - within < kListedChannels ? channels - within : kListedChannels;
+    const int64_t image = kPooled ? p.image[unit] : 0;
+    const int64_t origin_y = kPooled ? p.origin[2 * unit] : 0;
+    const int64_t origin_x = kPooled ? p.origin[2 * unit + 1] : 0;
+    uint8_t* counts = lists.counts + number * lists.columns * positions;
+    int64_t at = number * lists.capacity;
+    for (int64_t column = 0; column < lists.columns; ++column) {
+      for (int64_t position = 0; position < positions; ++position) {
+        const int64_t y = kPooled ? row : row * lists.side + position / lists.side;
+        const int64_t x = kPooled ? column : column * lists.side + position % lists.side;
+        const int64_t before = at;
+        if (y < p.height && x < p.width) {
+          Listed<T> from{input + ((unit * p.height + y) * p.width + x) * p.channels + first, nullptr};
+          bool inside = true;
+          if constexpr (kPooled) {
+            // Compared this way round, no origin overflows.
+            inside = origin_y >= -y && origin_y < p.map.y - y && origin_x >= -x && origin_x < p.map.x - x;
+            if (inside) {
+              const int64_t pixel = (image * p.map.y + origin_y + y) * p.map.x + origin_x + x;
+              from.switches = switches + pixel * p.channels + first;
+            }
+          }
+          if (inside) at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(position));
+        }
+        *counts++ = static_cast<uint8_t>(at - before);
+      }
+    }
+    lists.entries[number] = at - number * lists.capacity;
+  }
+}
+
+template <typename T>
+void list_signal_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
+  if (p.switches != nullptr) {
+    return p.relu ? list_rows<T, true, true>(p, begin, end) : list_rows<T, false, true>(p, begin, end);
+  }
+  return p.relu ? list_rows<T, true, false>(p, begin, end) : list_rows<T, false, false>(p, begin, end);
+}
+
+}  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

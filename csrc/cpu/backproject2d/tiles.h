@@ -1,0 +1,106 @@
+// Sending through 3x3 taps with stride 1: a cell of four positions at once.
+#pragma once
+
+#include "../vector.h"
+#include "tasks.h"
+
+namespace deconv_kernels::DECONV_CPU_CAPABILITY {
+
+// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches.
+template <int kY, int kX, typename C, int N>
+inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint8_t* channels, int64_t count,
+                         const C* weights) {
+  constexpr int kTaps = 9;
+  for (int64_t entry = 0; entry < count; ++entry) {
+    const C* line = as_one_register(weights + static_cast<int64_t>(channels[entry]) * (kTaps * kLine<C>));
+    const Vector<C, N> value = broadcast<C, N>(values + entry);
+#pragma GCC unroll 3
+    for (int y = 0; y < 3; ++y) {
+#pragma GCC unroll 3
+      for (int x = 0; x < 3; ++x) {
+        const Vector<C, N> weight = load_unaligned<Vector<C, N>>(line + (y * 3 + x) * kLine<C>);
+        sums[kY + y][kX + x] = multiply_add<C, N>(value, weight, sums[kY + y][kX + x]);
+      }
+    }
+  }
+}
+
+// Sends a row of cells of four positions into four rows of outputs, `row` elements apart. Outputs that two neighbouring
+// cells reach stay in registers between them.
+template <typename C>
+inline void send_row(const C* values, const uint8_t* channels, const uint8_t* counts, int64_t columns, const C* weights,
+                     C* sums, int64_t row) {
+  constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
+  using V = Vector<C, N>;
+  for (int part = 0; part < kLine<C>; part += N) {
+    const C* value = values;
+    const uint8_t* channel = channels;
+    const C* from = weights + part;
+    C* to = sums + part;
+    V held[4][4];
+#pragma GCC unroll 4
+    for (int y = 0; y < 4; ++y) {
+      held[y][0] = load_unaligned<V>(to + y * row);
+      held[y][1] = load_unaligned<V>(to + y * row + kLine<C>);
+    }
+    for (int64_t column = 0; column < columns; ++column, to += 2 * kLine<C>) {
+      const uint8_t* count = counts + 4 * column;
+#pragma GCC unroll 4
+      for (int y = 0; y < 4; ++y) {
+        held[y][2] = load_unaligned<V>(to + y * row + 2 * kLine<C>);
+        held[y][3] = load_unaligned<V>(to + y * row + 3 * kLine<C>);
+        __builtin_prefetch(to + y * row + 6 * kLine<C>, 1);
+        __builtin_prefetch(to + y * row + 7 * kLine<C>, 1);
+      }
+      send_in_tile<0, 0, C, N>(held, value, channel, count[0], from);
+      value += count[0], channel += count[0];
+      send_in_tile<0, 1, C, N>(held, value, channel, count[1], from);
+      value += count[1], channel += count[1];
+      send_in_tile<1, 0, C, N>(held, value, channel, count[2], from);
+      value += count[2], channel += count[2];
+      send_in_tile<1, 1, C, N>(held, value, channel, count[3], from);
+      value += count[3], channel += count[3];
+#pragma GCC unroll 4
+      for (int y = 0; y < 4; ++y) {
+        store_unaligned(to + y * row, held[y][0]);
+        store_unaligned(to + y * row + kLine<C>, held[y][1]);
+        held[y][0] = held[y][2];
+        held[y][1] = held[y][3];
+      }
+    }
+#pragma GCC unroll 4
+    for (int y = 0; y < 4; ++y) {
+      store_unaligned(to + y * row, held[y][0]);
+      store_unaligned(to + y * row + kLine<C>, held[y][1]);
+    }
+  }
+}
+
+// 3x3 taps with stride 1: a cell of four positions at once.
+template <typename T>
+void send_tiles(const Backproject2dParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
+  using C = Compute<T>;
+  const SignalLists& lists = p.lists;
+  const int64_t row_of_sums = held_columns(p) * kLine<C>;
+  const int64_t blocks = lists.blocks / p.groups;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const char* packed = static_cast<const char*>(p.weight.data) +
+                         (task.group * p.weight.blocks + task.block) * block_bytes(p.weight) +
+                         block * kListedChannels * p.weight.lines * kLineBytes;
+    const C* weights = reinterpret_cast<const C*>(packed);
+    for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
+      C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
+      const int64_t list = unit * lists.blocks + task.group * blocks + block;
+      for (int64_t row = rows.begin; row < rows.end; ++row) {
+        const int64_t listed = list * lists.rows + row;
+        if (lists.entries[listed] == 0) continue;
+        const int64_t at = listed * lists.capacity;
+        send_row<C>(static_cast<const C*>(lists.values) + at, lists.channels + at,
+                    lists.counts + listed * lists.columns * 4, lists.columns, weights,
+                    sums + (2 * row - rows.first_row) * row_of_sums, row_of_sums);
+      }
+    }
+  }
+}
+
+}  // namespace deconv_kernels::DECONV_CPU_CAPABILITY
