@@ -46,11 +46,18 @@ oldest: $(OLDEST)/.environment ## Build with the oldest torch and Python that ar
 	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider --backend cpu \
 	  -k 'not caches and not depend_on_its_batch' $(OLDEST_OPS)
 
-lint: $(VENV)/.package $(VENV)/.lint ## Check style, types and C++ formatting
+lint: $(VENV)/.package $(VENV)/.lint ## Check style, types, C++ formatting and the files of GitHub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(BIN)/yamllint --strict .github .pre-commit-config.yaml CITATION.cff
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*-*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/pre-commit validate-config
 
 format: $(VENV)/.package $(VENV)/.lint ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .

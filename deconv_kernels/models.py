@@ -59,6 +59,11 @@ class ContrastNormalization(nn.Module):
     Args:
         size: number of neighbouring maps, odd.
         alpha, beta, k: the constants above.
+
+    Example:
+        >>> maps = torch.full((1, 8, 2, 2), 3.0)
+        >>> torch.equal(ContrastNormalization()(maps), maps)  # without contrast across the maps nothing changes
+        True
     """
 
     deconvnet_identity = True
@@ -84,7 +89,14 @@ class ContrastNormalization(nn.Module):
 
 
 class Chain(nn.Sequential):
-    """Named layers in a row. A slice of them is a plain `nn.Sequential`."""
+    """Named layers in a row. A slice of them is a plain `nn.Sequential`.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> chain = Chain(OrderedDict(conv1=nn.Conv2d(3, 4, 5), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2)))
+        >>> [name for name, _ in chain[:2].named_children()]
+        ['conv1', 'relu1']
+    """
 
     def __getitem__(self, index: slice | int) -> nn.Module:
         if isinstance(index, slice):
@@ -117,6 +129,10 @@ class VGG16(Chain):
     Args:
         classes: number of logits.
         features_only: leave out everything after pool5.
+
+    Example:
+        >>> [name for name, _ in VGG16(features_only=True).named_children()][-4:]
+        ['relu5_2', 'conv5_3', 'relu5_3', 'pool5']
     """
 
     def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
@@ -142,6 +158,10 @@ class AlexNet(Chain):
     Args:
         classes: number of logits.
         features_only: leave out everything after pool5.
+
+    Example:
+        >>> AlexNet(features_only=True)(torch.randn(1, 3, 224, 224)).shape
+        torch.Size([1, 256, 6, 6])
     """
 
     def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
@@ -173,6 +193,10 @@ class ZFNet(Chain):
     Args:
         classes: number of logits.
         features_only: leave out everything after pool5.
+
+    Example:
+        >>> ZFNet(features_only=True)(torch.randn(1, 3, 224, 224)).shape
+        torch.Size([1, 256, 6, 6])
     """
 
     def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
@@ -213,6 +237,11 @@ class Preprocessing:
         channels: what the network reads, "RGB", "BGR" or "grey" (one channel, the luma of ITU-R BT.601).
         scale: factor on grey levels 0..255.
         mean, deviation: one number per channel, in the network's channel order, after scaling.
+
+    Example:
+        >>> preprocessing = Preprocessing("BGR", 1.0, mean=(104.0, 117.0, 123.0), deviation=(1.0, 1.0, 1.0))
+        >>> preprocessing(torch.full((3, 1, 1), 127, dtype=torch.uint8)).flatten().tolist()
+        [23.0, 10.0, 4.0]
     """
 
     channels: str
@@ -273,6 +302,11 @@ class Weights:
         preprocessing: what these weights expect of their input.
         state_dict: parameters under this package's layer names, or those of a network of the user's.
         rows: the network takes its pixels as rows (N, C * H * W); the one that `model` builds flattens images itself.
+
+    Example:
+        >>> weights = Weights("alexnet", "random", TORCHVISION, AlexNet().state_dict())
+        >>> weights.preprocess(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape
+        torch.Size([1, 3, 64, 64])
     """
 
     architecture: str
@@ -341,6 +375,11 @@ def load_weights(
     Raises:
         ValueError: the source is missing, unreadable, or not this architecture's (the message names the keys), or the
             network takes no images of this size.
+
+    Example:
+        >>> weights = load_weights("deconv_kernels.models:AlexNet")  # or any module:function
+        >>> weights.preprocess(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape
+        torch.Size([1, 3, 64, 64])
     """
     if ":" in architecture:
         weights = _of_own_network(architecture, None if source is None else str(source), size)

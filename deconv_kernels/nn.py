@@ -32,6 +32,12 @@ class MaxPool2d(_Layer):
 
     Raises:
         TypeError, ValueError: as `deconv_kernels.max_pool2d`.
+
+    Example:
+        >>> pool = dk.nn.MaxPool2d(2, return_switches=True)
+        >>> values, switches = pool(torch.randn(8, 16, 32, 32))
+        >>> values.shape, switches.dtype
+        (torch.Size([8, 16, 16, 16]), torch.uint8)
     """
 
     def __init__(
@@ -77,6 +83,12 @@ class MaxUnpool2d(_Layer):
 
     Raises:
         TypeError, ValueError: as `deconv_kernels.max_unpool2d`.
+
+    Example:
+        >>> pool, unpool = dk.nn.MaxPool2d(2, return_switches=True), dk.nn.MaxUnpool2d(2)
+        >>> unpool(*pool(torch.eye(2)[None]))
+        tensor([[[1., 0.],
+                 [0., 0.]]])
     """
 
     def __init__(

@@ -104,6 +104,12 @@ def project(
         UnsupportedModule: a part of the network has no exact rule.
 
     Source: Zeiler & Fergus 2013, section 2.1.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3))
+        >>> frames = dk.project(model, torch.randn(2, 3, 32, 32), "3", units=[(0, 5, 6, 6), (1, 7, 0, 2)])
+        >>> frames.shape
+        torch.Size([2, 3, 32, 32])
     """
     net = _deconvnet(model, rule)
     layer = net.layer(layer).name
@@ -148,6 +154,13 @@ def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tenso
     Raises:
         TypeError: something else.
         ValueError, OSError: as `deconv_kernels.tensor_files.save_tensors`.
+
+    Example:
+        >>> import tempfile
+        >>> model, images = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), torch.randn(2, 3, 8, 8)
+        >>> frames = dk.project(model, images, "1", units=[(0, 3), (1, 3)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_projections(f"{folder}/frames.npz", frames)
     """
     about: dict[str, object] = {"format": _FORMAT}
     if isinstance(projections, Tensor):
@@ -175,6 +188,13 @@ def load_projections(path: Path | str) -> Tensor | tuple[Tensor, Tensor] | Proje
 
     Raises:
         ValueError: no such file, or not one of projections.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_projections(f"{folder}/frames.npz", torch.ones(2, 3, 8, 8))
+        ...     load_projections(f"{folder}/frames.npz").shape
+        torch.Size([2, 3, 8, 8])
     """
     tensors, about = load_tensors(path)
     if about.get("format") != _FORMAT:

@@ -46,6 +46,13 @@ class Projections:
         boxes: (U, 4) int64 on the host, where the windows lie: y0, x0, y1, x1 in pixels, half open. A box may overhang
             the image; its window is zero there.
         shape: of one image, (C, H, W), or (F,) where the network takes rows.
+
+    Example:
+        >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()))
+        >>> record = net.record(torch.randn(2, 3, 16, 16), "1", activations=True)
+        >>> projections = net.project(record, dk.Units("1", image=0, channel=[0, 3], y=2, x=7))
+        >>> projections.boxes.tolist(), projections.full().shape
+        ([[2, 7, 7, 12], [2, 7, 7, 12]], torch.Size([2, 3, 16, 16]))
     """
 
     units: Units
@@ -106,6 +113,13 @@ class Deconvnet:
         UnsupportedModule: a part of the network has no exact rule, or it cannot be traced; the message names it.
 
     Source: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2014 for "guided".
+
+    Example:
+        >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)))
+        >>> record = net.record(torch.randn(2, 3, 16, 16), ["1", "2"])
+        >>> projections = net.project(record, record.strongest("2", k=1))
+        >>> projections.windows.shape  # of four maps the strongest unit, in its receptive field
+        torch.Size([4, 3, 6, 6])
     """
 
     # Keys of `rules` that are given to every network, whether it calls them or not.

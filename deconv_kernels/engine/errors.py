@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 
 class UnsupportedModule(ValueError):  # noqa: N818
-    """The network has a part for which there is no exact rule."""
+    """The network has a part for which there is no exact rule.
+
+    Example:
+        >>> try:
+        ...     dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.SiLU()))
+        ... except dk.UnsupportedModule as error:
+        ...     print("SiLU" in str(error))
+        True
+    """
 
 
 class NeedsSizes(UnsupportedModule):
@@ -54,4 +62,13 @@ class Undecided(UnsupportedModule):
 
 
 class UnknownLayer(ValueError):  # noqa: N818
-    """The network has no layer of that name."""
+    """The network has no layer of that name.
+
+    Example:
+        >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()))
+        >>> try:
+        ...     net.record(torch.randn(1, 3, 8, 8), "conv9")
+        ... except dk.UnknownLayer as error:
+        ...     print("conv9" in str(error))
+        True
+    """

@@ -72,6 +72,12 @@ class Record:
         peaks: of the layers asked for.
         activations: (N, C, H, W) or (N, F) of the layers asked for, with `activations=True`.
         network: of a copy, by what its network is known again.
+
+    Example:
+        >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)))
+        >>> record = net.record(torch.randn(2, 3, 16, 16), "2")
+        >>> record.shape("2"), len(record.strongest("2", k=2))
+        ((4, 6, 6), 8)
     """
 
     tape: Tape | None

@@ -31,6 +31,11 @@ class Units:
     Raises:
         TypeError: indices that are not integers.
         ValueError: indices that are negative or of different lengths.
+
+    Example:
+        >>> units = dk.Units("conv5", image=[0, 0, 1], channel=[3, 9, 9], y=6, x=[6, 2, 2])
+        >>> units[units.channel == 9].table().tolist()  # image, channel, y, x
+        [[0, 1], [9, 9], [6, 6], [2, 2]]
     """
 
     def __init__(

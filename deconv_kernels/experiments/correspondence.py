@@ -492,6 +492,13 @@ def correspondence(
         UnknownLayer: a layer the model does not have.
 
     Source: Zeiler & Fergus 2013, section 4.3, Fig 8 and Table 1.
+
+    Example:
+        >>> model, images = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), torch.randn(2, 3, 64, 64)
+        >>> points = {"left eye": torch.tensor([[20, 20], [24, 22]]), "nose": torch.tensor([[40, 30], [42, 34]])}
+        >>> found = correspondence(model, images, points, ["1"], side=8, draws=3, progress=False)
+        >>> [score.part for score in found.scores()]
+        ['left eye', 'nose', 'random']
     """
     if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape or len(images) < 2:
         raise ValueError(

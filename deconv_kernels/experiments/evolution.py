@@ -171,6 +171,12 @@ def evolve(
         UnsupportedModule: a network that cannot be followed.
 
     Source: Zeiler & Fergus 2013, section 4, Fig 4.
+
+    Example:
+        >>> checkpoints = {f"epoch {epoch}": nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()) for epoch in (1, 2, 5)}
+        >>> evolution = evolve(checkpoints, torch.randn(8, 3, 16, 16), {"1": [0, 3]}, progress=False)
+        >>> evolution.activations("1").shape  # of two maps at three checkpoints
+        torch.Size([2, 3])
     """
     if not checkpoints:
         raise ValueError("at least one checkpoint is needed")

@@ -363,6 +363,12 @@ def diagnose(
         UnsupportedModule: with `batches`, a part of the network cannot be followed.
 
     Source: Zeiler & Fergus 2013, section 4.1, Fig 6.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 32, 7, stride=2), nn.ReLU())
+        >>> (diagnosis,) = diagnose(model)
+        >>> len(diagnosis), diagnosis.nyquist
+        (32, (0.25, 0.25))
     """
     if not (dominance > 0 and isfinite(dominance)):
         raise ValueError(f"dominance must be a number above 0, got {dominance}")
@@ -393,6 +399,13 @@ def renormalize_(model: nn.Module, radius: float = 0.1) -> tuple[Renormalized, .
             computed from other parameters (weight norm, pruning), so that scaling it would not last.
 
     Source: Zeiler & Fergus 2013, section 3, where the radius is 1e-1 for inputs of about -128 to 128.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 2, 7))
+        >>> _ = nn.init.constant_(model[0].weight, 0.5)
+        >>> _ = renormalize_(model, radius=0.1)
+        >>> round(model[0].weight.square().mean().sqrt().item(), 3)
+        0.1
     """
     modules = _clipped_modules(model, radius)
     for name, module in modules.items():
@@ -469,6 +482,12 @@ def compare(
 
     Raises:
         ValueError, UnsupportedModule: as `diagnose` and `renormalize_`, and for batches that can be read only once.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 7), nn.ReLU())
+        >>> comparison = compare(model, radius=0.01)
+        >>> [len(diagnosis) for diagnosis in comparison.after]
+        [8]
     """
     if batches is not None and iter(batches) is batches:
         raise ValueError("batches are read twice, before and after: give a list or a DataLoader, not an iterator")

@@ -216,6 +216,10 @@ def figure_5(height: int, fill: Fill = 0.0, interpolation: str = "bilinear") -> 
         of 10.
 
     Source: Zeiler & Fergus 2013, Fig 5.
+
+    Example:
+        >>> [(kind.name, len(kind.parameters)) for kind in figure_5(height=224)]
+        [('vertical translation', 25), ('scale', 17), ('rotation', 36)]
     """
     options: dict[str, Any] = {"fill": fill, "interpolation": interpolation}
     translations = dict.fromkeys(float(round(height * 60 / 224 * step / 12)) for step in range(-12, 13))
@@ -271,6 +275,13 @@ def invariance(
         UnknownLayer: a layer the model does not have.
 
     Source: Zeiler & Fergus 2013, section 4.1 and Fig 5.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
+        >>> shifts = Transformation("translation", "pixels", (-2.0, 0.0, 2.0), translate)
+        >>> found = invariance(model, torch.randn(2, 3, 32, 32), ["1", "3"], [shifts], progress=False)
+        >>> found.layers
+        ('1', '3')
     """
     if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape:
         raise ValueError(f"images must have shape (N, C, H, W), got {getattr(images, 'shape', type(images).__name__)}")

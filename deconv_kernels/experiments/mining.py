@@ -249,6 +249,11 @@ def renumbered(units: Units, numbers: Tensor) -> Units:
 
     Raises:
         ValueError: a unit's image is not among them.
+
+    Example:
+        >>> units = dk.Units("conv5", image=[7, 90, 7], channel=3, y=0, x=0)
+        >>> renumbered(units, torch.tensor([7, 90])).image.tolist()
+        [0, 1, 0]
     """
     place = torch.searchsorted(numbers, units.image)
     missing = numbers[place.clamp(max=len(numbers) - 1)] != units.image if len(numbers) else units.image >= 0
@@ -317,6 +322,12 @@ def mine(
         UnknownLayer: a layer the model does not have.
 
     Source: Zeiler & Fergus 2013, Fig 2.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU())
+        >>> mined = mine(model, torch.randn(32, 3, 16, 16), "1", k=9, progress=False)
+        >>> mined.images, len(mined.strongest["1"])
+        (32, 36)
     """
     net = forward_only(model)
     names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))

@@ -408,6 +408,12 @@ def occlude(
         UnsupportedModule: the network cannot be traced, or units are to be projected and a part of it has no rule.
 
     Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 28 * 28, 10))
+        >>> found = occlude(model, torch.randn(3, 32, 32), "1", "3", size=8, stride=8, progress=False)
+        >>> found.probability.shape  # of the true class, by place of the occluder
+        torch.Size([4, 4])
     """
     if not isinstance(image, Tensor) or image.dim() != 3:
         raise ValueError(f"image must be a tensor (C, H, W), got {tuple(getattr(image, 'shape', ()))}")

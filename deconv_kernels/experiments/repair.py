@@ -433,6 +433,13 @@ def repair(
             checkpoint beyond the last epoch.
 
     Source: Zeiler & Fergus 2013, sections 3 and 4.1.
+
+    Example:
+        >>> photographs = [(torch.randn(3, 64, 64), label) for label in (0, 1)]
+        >>> arm = Arm("11x11", lambda: SmallZFNet(classes=2, kernel=11, stride=4))
+        >>> (run,) = repair(photographs, photographs, [arm], seeds=[0], recipe=Recipe(epochs=1), progress=False)
+        >>> run.arm
+        '11x11'
     """
     recipe = recipe or Recipe()
     if not arms or not seeds:

@@ -89,6 +89,13 @@ def make_report(
     Raises:
         ValueError: fewer crops than k, no layer, or what does not fit the network.
         UnknownLayer: a layer the model does not have.
+
+    Example:
+        >>> layers = (nn.Conv2d(3, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+        >>> crops = torch.randn(4, 3, 32, 32)
+        >>> report = make_report(nn.Sequential(*layers), crops, crops[:1], ["0"], k=2, progress=False)
+        >>> report.maps
+        {'0': 4}
     """
     if not layers:
         raise ValueError("no layers were given")

@@ -237,6 +237,13 @@ def transfer(
         UnknownLayer: a layer that the network does not have.
 
     Source: Zeiler & Fergus 2013, section 5.2, Tables 4, 5 and 7, Fig 9.
+
+    Example:
+        >>> model, labels = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()), torch.arange(20) % 2
+        >>> images = torch.randn(20, 3, 16, 16) + labels[:, None, None, None]
+        >>> found = transfer(model, images, labels, ["1"], per_class=4, folds=2, overlap=None, progress=False)
+        >>> found.classes, found.features["1"]
+        (2, 64)
     """
     named = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
     if not named or PIXELS in named:

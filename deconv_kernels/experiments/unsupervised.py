@@ -83,6 +83,10 @@ class SparseLayer:
 
     Raises:
         ValueError: one of them is out of range.
+
+    Example:
+        >>> SparseLayer(maps=8, fidelity=5.0, kernel_size=5, pool=2).pooled_size((16, 16))
+        (10, 10)
     """
 
     maps: int
@@ -411,6 +415,12 @@ class DeconvolutionalNetwork(nn.Module):
         ValueError: no layer or no channel.
 
     Filters, settings and nothing else make its state_dict; `save` and `load` keep both in one file.
+
+    Example:
+        >>> network = DeconvolutionalNetwork([SparseLayer(maps=8, fidelity=5.0, kernel_size=5)])
+        >>> epochs = network.fit(torch.randn(2, 3, 16, 16), epochs=1, steps=3, progress=False)
+        >>> network.reconstruct(network.infer(torch.randn(2, 3, 16, 16), steps=3)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(self, layers: Sequence[SparseLayer], channels: int = 3, seed: int = 0) -> None:

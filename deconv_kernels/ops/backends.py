@@ -41,6 +41,10 @@ def why_not(backend: str) -> str | None:
 
     Raises:
         ValueError: no backend has that name.
+
+    Example:
+        >>> dk.backends.why_not("reference") is None
+        True
     """
     one_of("backend", backend, NAMES)
     if backend == "cpu":
@@ -55,7 +59,12 @@ def why_not(backend: str) -> str | None:
 
 
 def available() -> dict[str, dict[str, str | None]]:
-    """For every op, every backend with None where it can run here and the reason where it cannot."""
+    """For every op, every backend with None where it can run here and the reason where it cannot.
+
+    Example:
+        >>> dk.backends.available()["max_pool2d"]["reference"] is None
+        True
+    """
     reasons = {backend: why_not(backend) for backend in NAMES}
     return {op: dict(reasons) for op in OPS}
 
@@ -78,6 +87,10 @@ def chosen(device: torch.device | str) -> str:
 
     Raises:
         RuntimeError: nothing can run on that device.
+
+    Example:
+        >>> dk.backends.chosen("cpu") in ("cpu", "reference")
+        True
     """
     if _forced is not None:
         return _forced
@@ -124,6 +137,11 @@ def float32_precision(precision: str) -> Iterator[None]:
 
     Raises:
         ValueError: another precision.
+
+    Example:
+        >>> with dk.backends.float32_precision("tf32"):
+        ...     dk.backends.allows_tf32()
+        True
     """
     if precision not in ("ieee", "tf32"):
         raise ValueError(f"precision must be ieee or tf32, got {precision!r}")
@@ -158,6 +176,11 @@ class use:
     Raises:
         ValueError: no backend has that name.
         RuntimeError: it cannot run here; the message says why.
+
+    Example:
+        >>> with dk.backends.use("reference"):
+        ...     dk.backends.chosen("cpu")
+        'reference'
     """
 
     def __init__(self, backend: str | None) -> None:

@@ -50,6 +50,11 @@ def max_pool2d(
         ValueError: an argument of the wrong shape, size or device.
 
     Source: Zeiler & Fergus 2013, section 2.1 (switches).
+
+    Example:
+        >>> values, switches = dk.max_pool2d(torch.tensor([[[1.0, 5.0], [7.0, 3.0]]]), kernel_size=2)
+        >>> values.item(), switches.item()  # the maximum, and its place inside its window
+        (7.0, 2)
     """
     if has_torch_function_variadic(input, bias):
         return handle_torch_function(
@@ -92,6 +97,12 @@ def max_unpool2d(
         ValueError: an argument of the wrong shape, size or device; for `output_size` with the valid range.
 
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+
+    Example:
+        >>> values, switches = dk.max_pool2d(torch.tensor([[[1.0, 5.0], [7.0, 3.0]]]), kernel_size=2)
+        >>> dk.max_unpool2d(values, switches, kernel_size=2)
+        tensor([[[0., 0.],
+                 [7., 0.]]])
     """
     if has_torch_function_variadic(input, switches):
         window = (kernel_size, stride, padding, dilation)
@@ -140,6 +151,13 @@ def max_unpool2d_window(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape, size or device.
+
+    Example:
+        >>> _, switches = dk.max_pool2d(torch.eye(4).reshape(1, 1, 4, 4), kernel_size=2)
+        >>> image, origin = torch.tensor([0]), torch.tensor([[1, 1]])
+        >>> windows, origins = dk.max_unpool2d_window(torch.ones(1, 1, 1, 1), switches, image, origin, kernel_size=2)
+        >>> windows.tolist(), origins.tolist()
+        ([[[[1.0, 0.0], [0.0, 0.0]]]], [[2, 2]])
     """
     if has_torch_function_variadic(input, switches, image, origin):
         tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
@@ -202,6 +220,13 @@ def backproject2d(
         ValueError: an argument of the wrong shape, size or device.
 
     Source: Zeiler & Fergus 2013, section 2.1 (unpooling, rectification, filtering).
+
+    Example:
+        >>> weight = torch.arange(9.0).reshape(1, 1, 3, 3)
+        >>> image, origin = torch.tensor([0]), torch.tensor([[4, 4]])
+        >>> windows, origins = dk.backproject2d(2 * torch.ones(1, 1, 1, 1), weight, image, origin, padding=1)
+        >>> torch.equal(windows, 2 * weight), origins.tolist()
+        (True, [[3, 3]])
     """
     if has_torch_function_variadic(input, weight, image, origin, switches, packed):
         return handle_torch_function(
@@ -271,6 +296,13 @@ def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, 
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape or size.
+
+    Example:
+        >>> weight, signal = torch.randn(8, 3, 3, 3), torch.randn(1, 8, 5, 5)
+        >>> image, origin = torch.tensor([0]), torch.tensor([[0, 0]])
+        >>> windows, _ = dk.backproject2d(signal, weight, image, origin, packed=dk.pack_weight(weight))
+        >>> torch.equal(windows, dk.backproject2d(signal, weight, image, origin)[0])
+        True
     """
     if has_torch_function_unary(weight):
         return handle_torch_function(pack_weight, (weight,), weight, stride, dilation, groups)
@@ -298,6 +330,13 @@ def switches_to_indices(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong size, or (on the CPU) a switch that names no position of the map.
+
+    Example:
+        >>> maps = torch.randn(1, 2, 8, 8)
+        >>> _, switches = dk.max_pool2d(maps, kernel_size=2)
+        >>> _, indices = nn.functional.max_pool2d(maps, 2, return_indices=True)
+        >>> torch.equal(dk.switches_to_indices(switches, (8, 8), kernel_size=2), indices)
+        True
     """
     if has_torch_function_unary(switches):
         return handle_torch_function(
@@ -329,6 +368,12 @@ def indices_to_switches(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong size, or (on the CPU) an index outside its window.
+
+    Example:
+        >>> _, indices = nn.functional.max_pool2d(torch.eye(4)[None], 2, return_indices=True)
+        >>> dk.indices_to_switches(indices, (4, 4), kernel_size=2)
+        tensor([[[0, 0],
+                 [0, 0]]], dtype=torch.uint8)
     """
     if has_torch_function_unary(indices):
         return handle_torch_function(

@@ -20,7 +20,7 @@ import deconv_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(deconv_kernels.__file__).parent
-SOURCE_FOLDERS = ("benchmarks", "csrc", "deconv_kernels", "requirements", "tests")
+SOURCE_FOLDERS = (".github", "benchmarks", "docs", "csrc", "deconv_kernels", "requirements", "tests")
 
 # What a compiled part may link to: LibTorch's CPU half and the C and C++ runtimes.
 ALLOWED_LIBRARIES = re.compile(
@@ -98,8 +98,10 @@ def test_sdist_holds_everything_needed_to_build_and_test(archive: Path) -> None:
     with tarfile.open(archive) as tar:
         held = {name.partition("/")[2] for name in tar.getnames()}
     files = {path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()}
-    wanted = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".so" and "__pycache__" not in path.parts}
+    left = {path for path in files if path.suffix == ".so" or {"__pycache__", ".hypothesis"} & set(path.parts)}
+    wanted = {str(path.relative_to(ROOT)) for path in files - left}
     wanted |= {"CMakeLists.txt", "setup.py", "pyproject.toml", "Makefile", "LICENSE", "README.md", "CHANGELOG.md"}
+    wanted |= {"CITATION.cff", ".clang-format", ".pre-commit-config.yaml", ".yamllint", ".ci/run"}
     assert wanted <= held, f"missing: {sorted(wanted - held)}"
     assert not [name for name in held if name.endswith(".so")]
 
