@@ -20,7 +20,7 @@ from ..experiments.gallery import TABLE_HEAD, gallery
 from ..measure.gallery import Summary, rates_of
 from ..ops import check_overlap
 from ..plot.gallery import draw_first_filters, draw_gallery
-from .gallery import Settings
+from .gallery_settings import Settings
 from .options import names, values
 from .subject import load
 

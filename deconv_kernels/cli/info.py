@@ -19,7 +19,8 @@ def command(settings: Settings) -> None:
     """Print the version, PyTorch, and which backends of each op can run here, or why they cannot."""
     import torch
 
-    from .. import __version__, backends
+    from .. import __version__
+    from ..ops import backends
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     click.echo(f"deconv_kernels {__version__}")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ..experiments.unsupervised import DeconvolutionalNetwork, SparseLayer
 from .options import numbers
-from .unsupervised import Settings
+from .unsupervised_settings import Settings
 
 T = TypeVar("T", int, float)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backends import usable_device
 from ..checks import at_least
 from ..experiments.common.layers import chosen_layers
 from ..experiments.common.tracing import forward_only
 from ..models import Weights, load_weights
+from ..ops.backends import usable_device
 from .options import Machine, Network, names
 
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..ops import functional, reference
 from ..ops.arguments import grouped
+from ..ops.dispatch import OpOverload, native
 from ..ops.geometry import Pair, Pooling
 from ..ops.layout import spatial_size
 from .nodes import NO_GRAD
@@ -156,7 +157,7 @@ class _Signals(TorchFunctionMode):
             return (values, indices) if _MAX_POOLS[func] else values
         if func in (functional.max_pool2d, functional.max_unpool2d):
             return self._public(func, *args, **kwargs)
-        if isinstance(func, torch._ops.OpOverload) and func.namespace.startswith("deconv_kernels"):
+        if isinstance(func, OpOverload) and func.namespace.startswith("deconv_kernels"):
             if func.__name__ == "max_pool2d.default":
                 return self._max_pool2d(*grouped("max_pool2d", (*args, *kwargs.values())))
             if func.__name__ == "max_unpool2d.default":
@@ -209,7 +210,7 @@ _RECTIFIERS: dict[Any, Callable[..., bool]] = {
     **dict.fromkeys(
         (
             *(F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
-            *(F.relu6, torch._C._nn.relu6_, F.leaky_relu, F.leaky_relu_),
+            *(F.relu6, native.relu6_, F.leaky_relu, F.leaky_relu_),
         ),
         lambda *args, **kwargs: True,
     ),
@@ -239,7 +240,7 @@ _MAX_POOLS = {
     F.max_pool2d: False,
     torch.max_pool2d: False,
     F.max_pool2d_with_indices: True,
-    torch._C._nn.max_pool2d_with_indices: True,
+    native.max_pool2d_with_indices: True,
 }
 
 

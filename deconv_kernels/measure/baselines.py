@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import reference
+from ..engine import definition as meaning
 from ..engine.deconvnet import Deconvnet
 from ..engine.fields import as_map
 from ..engine.steps.base import Step
@@ -279,7 +279,7 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
         pixels = images[unit[0]][None].to(device)
         alone = torch.cat((torch.zeros(1, dtype=unit.dtype), unit[1:]))[None]
         with torch.enable_grad():
-            found, _ = reference.project(graph, pixels, node, alone, net.rule, net.normalization, overlap, rules)
+            found, _ = meaning.project(graph, pixels, node, alone, net.rule, net.normalization, overlap, rules)
         assert isinstance(found, Tensor)
         projections[row] = found[0]
     return _scaled(projections, scale)

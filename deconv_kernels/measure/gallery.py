@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..backends import allows_tf32
 from ..data.tables import aligned
 from ..engine.deconvnet import Deconvnet
 from ..engine.steps.pooling import MaxPool
@@ -16,6 +15,7 @@ from ..engine.units import Units
 from ..experiments.common.clock import now
 from ..experiments.common.responses import seen_size
 from ..experiments.gallery import Gallery, LayerGallery
+from ..ops.backends import allows_tf32
 from .baselines import (
     Projector,
     WrongResult,

@@ -26,7 +26,6 @@ from tqdm import tqdm
 from deconv_kernels.engine.record import Record
 from deconv_kernels.engine.units import Units
 
-from .. import backends
 from ..checks import at_least
 from ..data.crops import cut, plan_crops
 from ..data.photographs import load_photographs
@@ -35,6 +34,7 @@ from ..engine.deconvnet import Deconvnet
 from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights
+from ..ops import backends
 from .baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]

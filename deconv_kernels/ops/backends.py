@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from ..checks import one_of
 from . import library
@@ -27,7 +27,7 @@ _NAMESPACES = {
 }
 
 _forced: str | None = None
-_operators: dict[str, OpOverload] = {}
+_operators: dict[str, Callable[..., Any]] = {}
 
 # Whether the C++ kernels are what runs on CPU tensors: those refuse bad arguments without help.
 cpp_on_cpu = library.cpu_error is None
@@ -204,7 +204,7 @@ def triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def operator(name: str, input: Tensor) -> OpOverload:
+def operator(name: str, input: Tensor) -> Callable[..., Any]:
     """The torch op that runs `name` on `input` under the present choice of backend.
 
     Raises:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import (
+    DisableTorchFunction as DisableTorchFunction,
+)
+from torch._C import (
     DispatchKey,
     _after_autograd_keyset,
     _any_requires_grad,
@@ -24,6 +27,8 @@ from torch._C import (
 )
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._ops import OpOverload as OpOverload
+from torch._subclasses import FakeTensor as FakeTensor
+from torch._subclasses import FakeTensorMode as FakeTensorMode
 from torch.autograd import forward_ad, profiler
 from torch.compiler import is_compiling
 
@@ -31,6 +36,9 @@ from . import backends, checks
 from .arguments import grouped
 from .geometry import Convolution, refuse_torchscript
 from .library import NAMESPACE, SCHEMAS
+
+native = torch._C._nn
+"""What functions of torch.nn.functional call."""
 
 _CPU = DispatchKeySet(DispatchKey.CPU)
 _PLAIN = (Tensor, torch.nn.Parameter)

@@ -126,7 +126,7 @@ def test_no_modules_import_one_another() -> None:
 @in_rooms
 def test_commands_are_short() -> None:
     lengths = {path.name: path.read_text().count("\n") for path in (PACKAGE / "cli").glob("*.py")}
-    commands = {name for name in lengths if "@click.command" in (PACKAGE / "cli" / name).read_text()}
+    commands = {name for name in lengths if "@options.command(" in (PACKAGE / "cli" / name).read_text()}
     assert commands
     assert not {name: lengths[name] for name in commands if lengths[name] > LONGEST_COMMAND}
 

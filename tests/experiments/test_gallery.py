@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 
 from deconv_kernels import Deconvnet, plot
-from deconv_kernels.cli.gallery import Settings
 from deconv_kernels.cli.gallery_job import GalleryJob
+from deconv_kernels.cli.gallery_settings import Settings
 from deconv_kernels.cli.options import Machine, Network, PhotographSources
 from deconv_kernels.engine.units import Units
 from deconv_kernels.experiments.common.responses import (

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ... import backends
-from ...ops import Backprojection, pack_weight, send_back
+from ...ops import Backprojection, backends, pack_weight, send_back
 from ..expressions import Expression
 from ..fields import Axis, Window, as_map
 from ..signal import Windows

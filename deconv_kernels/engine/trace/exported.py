@@ -18,11 +18,11 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram, export
 from torch.export.graph_signature import InputKind
 
 from ... import ops
+from ...ops.dispatch import FakeTensor, FakeTensorMode, OpOverload
 from ..errors import UnsupportedModule
 from ..nodes import LAYER, NO_GRAD, Node, Region, describe, overwritten, set_item
 from ..weights import tensors_within
@@ -223,7 +223,7 @@ def _as_written(
     target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A call of ATen as that of a function of torch or, by its name, of a method; None for what changes nothing."""
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return target, args, kwargs
     name = target._opname
     if target.namespace == "deconv_kernels" and name == "max_pool2d":

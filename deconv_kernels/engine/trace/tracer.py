@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ... import nn as own
+from ...ops.dispatch import DisableTorchFunction
 from ..errors import NeedsSizes, UnsupportedModule
 from ..nodes import CONSTANT, IN_PLACE_OPERATORS, NO_GRAD, Applied, Node, set_data, set_item
 from ..weights import copy_in_eval
@@ -200,7 +201,7 @@ class _Tracer(torch.fx.Tracer):
     def _evaluated(self, wanted: Node, take: Any) -> Any:
         self.evaluating = True
         try:
-            with torch._C.DisableTorchFunction():
+            with DisableTorchFunction():
                 constants = Constants(self.root, {})
                 for node in self.graph.nodes:
                     if node.op != "placeholder" and all(read in constants for read in node.all_input_nodes):
