@@ -60,7 +60,7 @@ def command(settings: Settings) -> None:
     shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
     inputs, wholes = (subject.inputs(each.pixels) for each in (seen, shown))
     net = Deconvnet(subject.model, rule="gradient")
-    check_takes(net, inputs, net.layers[-1:], model)
+    check_takes(net, inputs, net.tape.layers[-1:], model)
     how = options.values(settings, "maps", "k", "seed", "occluder", "stride")
     parts = Parts.of_run(output, "report", [chosen, how], subject.model, inputs, wholes)
     with written_at_once(Path(output)) as draft:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of
 from ..ops import check_overlap
-from .errors import NeedsSizes, UnknownLayer, UnsupportedModule, UnusedRule
+from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
@@ -25,6 +25,7 @@ from .record import Record
 from .signal import Positions, Windows, place
 from .steps.base import KERNELS, RULES, Options
 from .trace.builder import trace
+from .trace.exported import image_like
 from .trace.rules import spelled
 from .trace.tape import Layer, Tape
 from .trace.tracer import input_names
@@ -103,9 +104,9 @@ class Deconvnet:
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.
-        image_size: (C, H, W) of the images. It is needed for the layers of a network whose forward asks for the sizes
-            of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a network is traced anew for every
-            size.
+        image_size: (C, H, W) of the images, or (H, W). It is needed for the layers of a network whose forward asks for
+            the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a network is traced anew
+            for every size.
 
     Raises:
         TypeError: `model` is not a module, or a key of `rules` not what it can be.
@@ -151,20 +152,28 @@ class Deconvnet:
             self._traced = self._trace(None)
         except NeedsSizes as error:
             self._traced = error
-            if image_size is not None or not error.surely:
-                self._trace_for_size(image_size, error)
+            if image_size is not None:
+                self._traced = self._trace([image_like(model, image_size)])
+            elif not error.surely:
+                try:
+                    self._usual_tape()
+                except UnsupportedModule:
+                    raise error from None
 
-    def _trace_for_size(self, image_size: Sequence[int] | None, asked: NeedsSizes) -> None:
-        """Traces for a size of the images, or finds out with one that is usual whether it can be done."""
-        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
-        channels = next((part.in_channels for part in self.model.modules() if isinstance(part, nn.Conv2d)), 3)
-        size = (channels, 224, 224) if image_size is None else tuple(image_size)
+    def _usual_tape(self) -> Tape:
+        """The network as its steps for images of a usual size.
+
+        Raises:
+            UnsupportedModule: why it could not be traced at first; or what it has no rule for.
+        """
+        assert isinstance(self._traced, NeedsSizes)
+        image = image_like(self.model)
         try:
-            tape = self._trace([parameter.new_empty((1, *size))])
-        except UnsupportedModule as error:
-            raise (error if asked.surely else asked) from None
-        if image_size is not None:
-            self._traced = tape
+            return self._tapes.get((image.shape[1:],)) or self._trace([image])
+        except Undecided:
+            raise
+        except UnsupportedModule:
+            raise self._traced from None
 
     def _trace(self, like: Sequence[Tensor] | None) -> Tape:
         rules, arguments, inputs = self._arguments
@@ -176,19 +185,22 @@ class Deconvnet:
         return tape
 
     @property
-    def tape(self) -> Tape:
-        """The network as its steps; where it asks for sizes, for the size of images that was traced last.
+    def asks_for_sizes(self) -> bool:
+        """Whether the network is traced anew for every size of its images."""
+        return None not in self._tapes
 
-        Raises:
-            NeedsSizes: it asks for sizes, and none has been traced yet.
+    @property
+    def tape(self) -> Tape:
+        """The network as its steps.
+
+        Where it asks for sizes, for those of the images that were recorded last, or for usual ones as long as there
+        were none.
         """
-        if isinstance(self._traced, Tape):
-            return self._traced
-        raise self._traced
+        return self._traced if isinstance(self._traced, Tape) else self._usual_tape()
 
     def _tape_for(self, images: Sequence[Tensor]) -> Tape:
         """The network as its steps for images of these shapes."""
-        if None in self._tapes:
+        if not self.asks_for_sizes:
             return self._tapes[None]
         shapes = tuple(x.shape[1:] for x in images)
         self._traced = tape = self._tapes[shapes] if shapes in self._tapes else self._trace(images)
@@ -196,7 +208,7 @@ class Deconvnet:
 
     def _tape_of(self, record: Record) -> Tape:
         """The network as its steps for the images of a record."""
-        if None in self._tapes:
+        if not self.asks_for_sizes:
             return self._tapes[None]
         if record.tape in self._tapes.values():
             return record.tape  # type: ignore[return-value]
@@ -219,8 +231,14 @@ class Deconvnet:
 
     @property
     def layers(self) -> list[str]:
-        """The names of all layers, from the images up."""
-        return list(self.tape.layers)
+        """The names of all layers, from the images up.
+
+        Raises:
+            NeedsSizes: they depend on the size of the images, and none was given or recorded yet.
+        """
+        if isinstance(self._traced, NeedsSizes):
+            raise self._traced
+        return list(self._traced.layers)
 
     @property
     def output(self) -> str:
@@ -273,7 +291,7 @@ class Deconvnet:
         try:
             return self._recorded(self._tape_for(inputs), inputs, given, activations, batch_size, progress)
         except NeedsSizes as asked:
-            if None not in self._tapes:
+            if self.asks_for_sizes:
                 raise
             try:
                 tape = self._trace(inputs)

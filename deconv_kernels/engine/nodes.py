@@ -68,6 +68,12 @@ class Region(Applied):
         return id(self)
 
 
+def text_of(graph: torch.fx.Graph) -> str:
+    """A graph as text, with the graphs of its regions."""
+    regions = [node.target.graph for node in graph.nodes if isinstance(node.target, Region)]
+    return "\n".join((str(graph), *map(str, regions)))
+
+
 def execute(node: Node, known: Mapping[Node, Any], modules: Mapping[Node, nn.Module]) -> Any:
     """What a node computes.
 

@@ -228,7 +228,7 @@ def watch(
         ValueError: more layers than one, units of a network that can only be run forward, or images that it does not
             take.
     """
-    net, refusal = with_way_back(model)
+    net, refusal = with_way_back(model, images)
     if units is None:
         units = 1 if refusal is None else 0
     elif units > 0 and refusal is not None:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from deconv_kernels.engine.nodes import LAYER
+
 from ..engine import definition as meaning
 from ..engine.deconvnet import Deconvnet
 from ..engine.fields import as_map
@@ -26,8 +28,8 @@ from ..engine.steps.joins import Concatenate, Sum
 from ..engine.steps.linear import Flatten, Linear
 from ..engine.steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Shift
 from ..engine.steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
+from ..engine.trace.builder import graph_module
 from ..engine.trace.rules import decisions
-from ..engine.trace.tracer import graph_module
 from ..engine.units import Units
 
 Signals = Sequence[Tensor | None]
@@ -271,7 +273,7 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
     rules, arguments, inputs = net._arguments
     if arguments or inputs:
         raise ValueError("the definition is not asked about networks that were given arguments")
-    graph = graph_module(net.model, decisions(rules))
+    graph = graph_module(net.model, decisions(rules), [images[:1]] if net.asks_for_sizes else None)
     node = _node_of(graph.graph, net.layer(units.layer).step)
     device = next(net.model.parameters(), images).device
     projections = images.new_empty((len(units), *images.shape[1:]), device=device)
@@ -287,13 +289,17 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
 
 def _node_of(graph: torch.fx.Graph, layer: str) -> str:
     """The name of the node that computes a layer."""
-    called = [node.name for node in graph.nodes if node.op == "call_module" and node.target == layer]
+    called = [node.name for node in graph.nodes if layer in (node.meta.get(LAYER), _called_module(node))]
     names = {node.name for node in graph.nodes}
     while layer not in names and layer.endswith("_"):  # a module of the node's name was there
         layer = layer[:-1]
     if len(called) != 1 and layer not in names:
         raise ValueError(f"{layer} is a part of what a module computes")
     return called[0] if len(called) == 1 else layer
+
+
+def _called_module(node: torch.fx.Node) -> str | None:
+    return str(node.target) if node.op == "call_module" else None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import deconv_kernels as dk
 from deconv_kernels import reference
-from deconv_kernels.engine.trace.tracer import graph_module
+from deconv_kernels.engine.trace.builder import graph_module
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.engine.errors import UnsupportedModule
-from deconv_kernels.engine.trace.tracer import graph_module
+from deconv_kernels.engine.trace.builder import graph_module
 
 
 class StraightThrough(Function):

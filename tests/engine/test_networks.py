@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deconv_kernels import reference
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.engine.record import Record
-from deconv_kernels.engine.trace.tracer import graph_module
+from deconv_kernels.engine.trace.builder import graph_module
 from deconv_kernels.engine.units import Units
 
 RULES = ("deconvnet", "guided", "gradient")

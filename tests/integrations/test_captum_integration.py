@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deconv_kernels import reference
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.engine.errors import UnsupportedModule
-from deconv_kernels.engine.trace.tracer import graph_module
+from deconv_kernels.engine.trace.builder import graph_module
 from deconv_kernels.integrations import captum as ours
 
 OF_OUTPUTS = ["Deconvolution", "GuidedBackprop"]

@@ -7,11 +7,12 @@ import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch.fx
 from torch import Tensor, nn
 
 from ..errors import Undecided, UnsupportedModule
 from ..expressions import Expression
-from ..nodes import LAYER, Node, describe, function_name, overwritten
+from ..nodes import LAYER, Node, describe, function_name, overwritten, text_of
 from ..steps.base import Step
 from ..steps.pointwise import Identity
 from ..steps.pooling import MaxPool
@@ -55,6 +56,36 @@ def trace(
     return _Builder(model, rule, normalization, decisions(rules), arguments or {}, inputs, like).tape()
 
 
+def graph_module(
+    model: nn.Module, leaves: Collection[type] = (), like: Sequence[Tensor] | None = None
+) -> torch.fx.GraphModule:
+    """The traced graph of a model in eval mode, as `trace` sees it.
+
+    Args:
+        model: any module that can be traced. It is not changed.
+        leaves: types of modules that are not looked into.
+        like: tensors of the shapes that its inputs are to have; needed if it asks for their sizes.
+
+    Raises:
+        NeedsSizes: it does, and they are not given.
+        UnsupportedModule: it cannot be traced.
+    """
+    root, _, graph = _traced(model, leaves, {}, (), like)
+    return torch.fx.GraphModule(root, graph)
+
+
+def _traced(
+    model: nn.Module,
+    leaves: Collection[Any],
+    arguments: Mapping[str, object],
+    inputs: Collection[str],
+    like: Sequence[Tensor] | None,
+) -> tuple[nn.Module, list[ModuleCall], torch.fx.Graph]:
+    if like is None:
+        return traced_apart(model, leaves, arguments, inputs)
+    return exported_apart(model, leaves, arguments, inputs, like)
+
+
 class _Builder:
     """Walks the nodes of a graph and links their steps."""
 
@@ -69,10 +100,7 @@ class _Builder:
         like: Sequence[Tensor] | None,
     ) -> None:
         self.model, self.rule, self.exact, self.rules = model, rule, normalization == "gradient", rules
-        if like is None:
-            root, self.called, self.graph = traced_apart(model, rules, arguments, inputs)
-        else:
-            root, self.called, self.graph = exported_apart(model, rules, arguments, inputs, like)
+        root, self.called, self.graph = _traced(model, rules, arguments, inputs, like)
         self.held = hold_constants(self.graph, model, root)
         self.constants = Constants(model, self.held)
         self.assumed: list[Expression] = []
@@ -136,7 +164,7 @@ class _Builder:
     def _key(self) -> str:
         """A hash of the network's code and modules and of the user's choices."""
         called = [self.model.get_submodule(str(n.target)) for n in self.graph.nodes if n.op == "call_module"]
-        text = f"{self.graph} {called!r} {self.rule} {self.exact} {self.rules!r}"
+        text = f"{text_of(self.graph)} {called!r} {self.rule} {self.exact} {self.rules!r}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _is_constant(self, node: Node) -> bool:

@@ -64,6 +64,21 @@ def exported_apart(
     return root, _module_calls(graph, root), graph
 
 
+def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
+    """An image without values for a network.
+
+    Args:
+        model: the network.
+        size: (C, H, W), or (H, W); by default as the network says itself, or else 224 x 224.
+    """
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), 3)
+    named: Any = getattr(getattr(model, "config", None), "image_size", None) or 224
+    named = getattr(model, "default_cfg", {}).get("input_size", named)
+    size = tuple(size) or (tuple(named) if isinstance(named, tuple | list) else (named, named))
+    return parameter.new_empty((1, *(size if len(size) == 3 else (channels, *size))))
+
+
 def _exported(
     root: nn.Module, arguments: Mapping[str, object], inputs: Collection[str], like: Sequence[Tensor]
 ) -> ExportedProgram:

@@ -32,20 +32,6 @@ _TORCH = Path(torch.__file__).parent
 TRACING = threading.RLock()
 
 
-def graph_module(model: nn.Module, leaves: Collection[type] = ()) -> torch.fx.GraphModule:
-    """The traced graph of a model in eval mode, as `trace` sees it.
-
-    Args:
-        model: any module that torch.fx can trace. It is not changed.
-        leaves: types of modules that are not looked into.
-
-    Raises:
-        UnsupportedModule: torch.fx cannot trace it.
-    """
-    root, _, graph = traced_apart(model, leaves, {})
-    return torch.fx.GraphModule(root, graph)
-
-
 class _Recorded:
     """Records in-place operations as what they are, and knows the values of what is not computed from the images.
 

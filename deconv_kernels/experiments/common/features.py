@@ -64,7 +64,7 @@ def last_layers(model: nn.Module, images: Tensor) -> list[str]:
         model: as for `Deconvnet`.
         images: (N, C, H, W), of which the first is run forward.
     """
-    net = forward_only(model)
+    net = forward_only(model, images)
     record = net.record(images[:1], net.layers, progress=False)
     output = None if net.tape.output is None else net.tape.value(net.tape.output)
     last: dict[tuple[int, ...], str] = {}

@@ -16,10 +16,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from deconv_kernels.engine.errors import NeedsSizes
+from deconv_kernels.engine.nodes import text_of
+from deconv_kernels.engine.trace.exported import image_like
+
 from ...data.writing import being_written, draft_folder, replaced_at_once
 from ...engine.fingerprint import fingerprint as fingerprint
 from ...engine.nodes import CONSTANT
-from ...engine.trace.tracer import graph_module
+from ...engine.trace.builder import graph_module
 
 __all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
 
@@ -79,10 +83,13 @@ def fingerprint_of_network(model: nn.Module) -> str:
     Raises:
         UnsupportedModule: torch.fx cannot trace it.
     """
-    graph = graph_module(model).graph
+    try:
+        graph = graph_module(model).graph
+    except NeedsSizes:
+        graph = graph_module(model, like=[image_like(model)]).graph
     constants = [node.meta[CONSTANT] for node in graph.nodes if isinstance(node.meta.get(CONSTANT), Tensor)]
     tensors = (*model.parameters(), *model.buffers(), *constants)
-    return hashlib.sha256(f"{model!r} {graph} {fingerprint(*tensors)}".encode()).hexdigest()
+    return hashlib.sha256(f"{model!r} {text_of(graph)} {fingerprint(*tensors)}".encode()).hexdigest()
 
 
 class Parts:

@@ -102,7 +102,7 @@ def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
     Raises:
         ValueError: the network has neither as a layer that `Deconvnet` knows.
     """
-    known = set(forward_only(model).layers)
+    known = set(forward_only(model).tape.layers)
     names: list[str] = []
     for kind in (nn.Conv2d, nn.Linear):
         names = names or [name for name, module in model.named_modules() if isinstance(module, kind) and name in known]
