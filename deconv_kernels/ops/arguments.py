@@ -5,30 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .geometry import Backprojection, Convolution, Pair, Pooling
-
-
-def _pooling_first(kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, *rest: Any) -> tuple[Any, ...]:
-    return Pooling(kernel_size, stride, padding, dilation), *rest
-
-
-def _pooling_of_windows(kernel_size: Pair, stride: Pair, dilation: Pair, *rest: Any) -> tuple[Any, ...]:
-    return Pooling(kernel_size, stride, (0, 0), dilation), *rest
-
-
-def _pooling_last(input_size: Pair, *window: Pair) -> tuple[Any, ...]:
-    return input_size, Pooling(*window)
-
+from .geometry import Backprojection, Convolution, Pooling
 
 # Of every op, how many tensors its arguments begin with and what the others mean.
 _MEANINGS: dict[str, tuple[int, Callable[..., tuple[Any, ...]]]] = {
-    "max_pool2d": (2, _pooling_first),
-    "max_unpool2d": (2, _pooling_first),
-    "max_unpool2d_window": (4, _pooling_of_windows),
+    "max_pool2d": (2, lambda *window: (Pooling(*window[:4]), *window[4:])),
+    "max_unpool2d": (2, lambda *window: (Pooling(*window[:4]), *window[4:])),
+    "max_unpool2d_window": (4, lambda kernel, stride, *rest: (Pooling(kernel, stride, (0, 0), rest[0]), *rest[1:])),
     "backproject2d": (6, lambda *arguments: (Backprojection(*arguments),)),
     "pack_weight": (1, lambda *arguments: (Convolution(*arguments),)),
-    "switches_to_indices": (1, _pooling_last),
-    "indices_to_switches": (1, _pooling_last),
+    "switches_to_indices": (1, lambda size, *window: (size, Pooling(*window))),
+    "indices_to_switches": (1, lambda size, *window: (size, Pooling(*window))),
 }
 
 
