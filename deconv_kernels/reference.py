@@ -1,5 +1,24 @@
-"""What a projection means, in plain PyTorch; `ops.reference` says the same of the ops."""
+"""What the ops and a projection mean, in plain PyTorch; the ops take the positional arguments of their schemas."""
 
 from .engine.definition import project
+from .ops import reference
+from .ops.arguments import taking_flat
 
-__all__ = ["project"]
+max_pool2d = taking_flat("max_pool2d", reference.max_pool2d)
+max_unpool2d = taking_flat("max_unpool2d", reference.max_unpool2d)
+max_unpool2d_window = taking_flat("max_unpool2d_window", reference.max_unpool2d_window)
+backproject2d = taking_flat("backproject2d", reference.backproject2d)
+pack_weight = taking_flat("pack_weight", reference.pack_weight)
+switches_to_indices = taking_flat("switches_to_indices", reference.switches_to_indices)
+indices_to_switches = taking_flat("indices_to_switches", reference.indices_to_switches)
+
+__all__ = [
+    "backproject2d",
+    "indices_to_switches",
+    "max_pool2d",
+    "max_unpool2d",
+    "max_unpool2d_window",
+    "pack_weight",
+    "project",
+    "switches_to_indices",
+]
