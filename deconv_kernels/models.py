@@ -15,7 +15,6 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import math
 import sys
 from collections import OrderedDict
@@ -29,6 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from deconv_kernels.engine.trace.tracer import input_names
+
+from .hubs import HUBS, Built, build
 
 __all__ = [
     "ARCHITECTURES",
@@ -352,7 +355,8 @@ def load_weights(
     Args:
         architecture: "vgg16", "alexnet", "zfnet", or where to find a function without arguments that builds a network
             (or a class): "package.module:name" or "file.py:name". Its code runs. Images of three channels, of one, or
-            rows of the pixels of either: the network is given what it takes.
+            rows of the pixels of either: the network is given what it takes. Networks of the hubs are
+            "torchvision:NAME", "timm:NAME" and "hf:FOLDER" or "hf:NAME", preprocessed as their library says.
         source: one of
             - a state-dict file, `.pth`/`.pt` or `.safetensors`, with torchvision's key names (ZFNet, which torchvision
               lacks: this package's own names); its input is RGB, scaled and normalised as torchvision does. Without any
@@ -360,7 +364,8 @@ def load_weights(
               The state dict of a network of the user's has that network's own names and all of them. Checkpoints of
               training scripts, which hold it beside other things, and names with a prefix such as DataParallel's
               "module." are read too.
-            - None: the weights that a network of the user's has when it is built.
+            - None: the weights that a network of the user's has when it is built; those of a network of a hub are its
+              library's, downloaded by it if need be.
             - "random": weights that nobody trained, the same every time; He's initialisation (a network of the user's:
               its own).
             - "torchvision": the installed torchvision's ImageNet weights, downloaded by torchvision if need be.
@@ -421,6 +426,8 @@ def _said(known: Preprocessing, mean: Sequence[float], deviation: Sequence[float
 
 def _built(place: str) -> nn.Module:
     """The network that the function or class at "package.module:name" or "file.py:name" builds, always the same."""
+    if hub := _hub_of(place):
+        return _of_hub(*hub).network
     where, _, name = place.rpartition(":")
     try:
         if where.endswith(".py"):
@@ -465,8 +472,22 @@ def _known(module: ModuleType) -> Iterator[None]:
             sys.modules[module.__name__] = before
 
 
+def _hub_of(place: str) -> tuple[str, str] | None:
+    """The hub and the name in "timm:resnet18" and the like; None of any other place."""
+    hub, _, name = place.partition(":")
+    return (hub, name) if hub in HUBS else None
+
+
+def _of_hub(hub: str, name: str, pretrained: bool = False) -> Built:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(hub, name, pretrained)
+
+
 def _of_own_network(place: str, source: str | None, size: int) -> Weights:
-    network = _built(place)
+    hub = _hub_of(place)
+    made = None if hub is None else _of_hub(*hub, pretrained=source is None)
+    network = _built(place) if made is None else made.network
     _check_takes_one(network, place)
     expected = network.state_dict()
     if source not in (None, "random"):
@@ -478,6 +499,8 @@ def _of_own_network(place: str, source: str | None, size: int) -> Weights:
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"{source} does not hold the weights of {place}: {problems or error}") from error
     preprocessing, rows = _taken_by(network, place, size)
+    if made is not None and len(made.mean) == len(preprocessing.mean):
+        preprocessing = replace(preprocessing, mean=made.mean, deviation=made.deviation)
     said = {None: "own weights", "random": "random weights"}.get(source, source)
     return Weights(place, str(said), preprocessing, network.state_dict(), rows)
 
@@ -518,12 +541,7 @@ def _check_takes_one(network: nn.Module, place: str) -> None:
     Raises:
         ValueError: it takes more, or none.
     """
-    needed = [
-        name
-        for name, parameter in inspect.signature(network.forward).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
+    needed = input_names(network)
     if len(needed) != 1:
         raise ValueError(
             f"model {place!r} takes {len(needed)} inputs ({', '.join(needed)}); here it gets one, photographs"

@@ -348,7 +348,9 @@ def _is_ours(file: Path) -> bool:
     return Path(__file__).parent in file.parents or _TORCH in file.parents
 
 
-def input_names(model: nn.Module, arguments: Mapping[str, object], inputs: Collection[str]) -> list[str]:
+def input_names(
+    model: nn.Module, arguments: Mapping[str, object] | None = None, inputs: Collection[str] = ()
+) -> list[str]:
     """The parameters of a model's forward that are its inputs: those with neither a value nor a default, or named so.
 
     Where all have a default it is the one that the model calls its `main_input_name`, or the first.
@@ -356,6 +358,7 @@ def input_names(model: nn.Module, arguments: Mapping[str, object], inputs: Colle
     Raises:
         ValueError: an argument or input that is no parameter.
     """
+    arguments = arguments or {}
     parameters = inspect.signature(model.forward).parameters
     unknown = [name for name in (*arguments, *inputs) if name not in parameters]
     if unknown:
