@@ -45,6 +45,7 @@ class Kind:
         rows: it reads rows of pixels.
         unknown_to_captum: the layers that Captum, where it is installed, projects wrongly or not at all: it does not
             see F.relu.
+        traceable: of a network that asks for sizes, the class that computes the same without.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Kind:
     grey: bool = False
     rows: bool = False
     unknown_to_captum: tuple[str, ...] = ()
+    traceable: Callable[[nn.Module], nn.Module] = lambda network: network
 
     @property
     def model(self) -> str:
@@ -79,6 +81,13 @@ KINDS = {
     "one channel": Kind("LeNet", 28, ("conv2", "fc1"), grey=True, unknown_to_captum=("conv2", "fc1")),
     "rows": Kind("Perceptron", 28, ("fc1", "relu_1"), grey=True, rows=True, unknown_to_captum=("relu_1",)),
     "a dict of outputs": Kind("in_a_dict", 40, ("body", "head")),
+    "sizes asked for": Kind(
+        "AsksForSizes",
+        40,
+        ("first", "block"),
+        unknown_to_captum=("block",),
+        traceable=own_networks.ForEvenSizes,
+    ),
     "a tuple of outputs": Kind("in_a_tuple", 40, ("body.3", "mask")),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -198,7 +207,7 @@ def test_gallery(kind: Kind, place: Path) -> None:
     options = ("--layers", ",".join(kind.layers), "--maps", "2", "-k", "2", "--crops", str(CROPS), "--sample", "2")
     output = _run("gallery", place, kind, *options)
     network, images = _trained(kind, place), _crops(kind, place)
-    trace, net = Trace(network), Deconvnet(network)
+    trace, net = Trace(kind.traceable(network)), Deconvnet(network)
     summary = json.loads((output / "gallery.json").read_text())
     for rates, layer in zip(summary["rates"], kind.layers, strict=True):
         read = rates["rectified_by"] or layer

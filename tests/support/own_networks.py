@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from architectures import BasicBlock, ResNet
@@ -123,3 +126,42 @@ class Stereo(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return self.both(torch.cat([left, right], 1))
+
+
+@dataclass
+class Classified:
+    logits: Tensor
+    maps: Tensor | None = None
+
+
+class AsksForSizes(nn.Module):
+    """As networks of the hubs are: padded by the size of its maps, with checks of it, and a dataclass for a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, stride=2)
+        self.block = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, pixel_values: Tensor | None = None, labels: Tensor | None = None) -> Classified:
+        assert pixel_values is not None
+        if pixel_values.shape[1] != self.first.in_channels:
+            raise ValueError(f"three channels are needed, got {pixel_values.shape[1]}")
+        missing = [(math.ceil(size / 2) - 1) * 2 + 3 - size for size in pixel_values.shape[-2:]]
+        x = F.relu(self.first(F.pad(pixel_values, (0, missing[1], 0, missing[0]))))
+        if min(x.shape[-2:]) > 4:
+            x = F.max_pool2d(x, 2)
+        batch, *_ = (maps := self.block(x)).shape
+        return Classified(self.head(maps.mean((2, 3)).view(batch, -1)))
+
+
+class ForEvenSizes(nn.Module):
+    """An `AsksForSizes` as it is for images of even sides, in a form that asks for nothing."""
+
+    def __init__(self, network: AsksForSizes) -> None:
+        super().__init__()
+        self.first, self.block, self.head = network.first, network.block, network.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(F.pad(x, (0, 1, 0, 1))))
+        return self.head(self.block(F.max_pool2d(x, 2)).mean((2, 3)))
