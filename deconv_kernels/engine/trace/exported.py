@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import operator
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.fx
@@ -28,7 +28,7 @@ from ..nodes import LAYER, NO_GRAD, Node, Region, describe, overwritten, set_ite
 from ..weights import tensors_within
 from .layers import is_known, normalizes
 from .rules import is_spelling
-from .tracer import TRACING, ModuleCall, input_names, to_trace, untraceable
+from .tracer import TRACING, ModuleCall, functions_apply, input_names, to_trace, untraceable
 
 BATCH = 1_000_003
 _VALUE, _STACK = "val", "nn_module_stack"
@@ -89,16 +89,19 @@ def _exported(
     with FakeTensorMode(allow_non_fake_inputs=True):
         shaped = [torch.empty((BATCH, *x.shape[1:]), dtype=x.dtype, device=x.device) for x in like]
 
-    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+    thread = threading.get_ident()
+
+    def applied(cls: type[torch.autograd.Function], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return NotImplemented
         raise UnsupportedModule(
             f"{cls.__name__} is a torch.autograd.Function, whose backward is lost in a network that asks for sizes"
         )
 
-    base: Any = torch.autograd.Function.__bases__[0]
     registered = {id(x) for x in (*root.parameters(), *root.buffers())}
     others = [(x, x.clone()) for x in tensors_within(root) if id(x) not in registered]
     try:
-        with TRACING, torch.inference_mode(False), torch.enable_grad(), patch.object(base, "apply", classmethod(apply)):
+        with TRACING, torch.inference_mode(False), torch.enable_grad(), functions_apply(applied):
             return export(root, (), {**dict(zip(free, shaped, strict=True)), **arguments}, strict=False)
     except UnsupportedModule:
         raise

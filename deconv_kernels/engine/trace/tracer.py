@@ -8,7 +8,7 @@ import inspect
 import operator
 import threading
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch.fx
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.fx.proxy import TraceError
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -103,6 +104,8 @@ class _Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "_set_grad_enabled":
+            self.tracer.differentiates = args[0]
         if func is Tensor.__setitem__:
             return self.tracer.create_proxy("call_function", set_item, args, {}) and None
         if _proxy_in(args, kwargs) is not None:
@@ -145,6 +148,7 @@ class _Tracer(torch.fx.Tracer):
         self.thread = threading.get_ident()
         self.evaluating = False
         self.asked_for_sizes = False
+        self.differentiates = True  # as the network says: a Function's forward runs without
 
     def proxy(self, node: Node) -> torch.fx.Proxy:
         return _Proxy(node, self)
@@ -215,7 +219,7 @@ class _Tracer(torch.fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super().create_node(*args, **kwargs)
-        if not torch.is_grad_enabled():
+        if not self.differentiates or torch.is_inference_mode_enabled():
             node.meta[NO_GRAD] = True
         return node
 
@@ -259,6 +263,44 @@ def to_trace(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def functions_apply(decide: Callable[[type[torch.autograd.Function], Any, Any], Any]) -> Iterator[None]:
+    """While it lasts, what a `torch.autograd.Function` returns is decided here, unless that is NotImplemented.
+
+    Users keep copies of `apply`, which some releases of torch bind for good: of these the call of `forward` is seen.
+
+    Args:
+        decide: of the function, its arguments and its named arguments.
+    """
+    apply_itself = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        decided = decide(cls, args, kwargs)
+        return apply_itself.__get__(None, cls)(*args, **kwargs) if decided is NotImplemented else decided
+
+    def deciding(cls: type[torch.autograd.Function], itself: Any) -> Any:
+        @functools.wraps(itself)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            given = args[1:] if args and isinstance(args[0], FunctionCtx) else args
+            decided = decide(cls, given, kwargs)
+            return itself(*args, **kwargs) if decided is NotImplemented else decided
+
+        return staticmethod(run)
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(torch.autograd.Function, "apply", classmethod(apply)))
+        for cls in _derived(torch.autograd.Function):
+            if not cls.__module__.startswith("torch."):
+                patches.enter_context(patch.object(cls, "forward", deciding(cls, cls.forward)))
+        yield
+
+
+def _derived(cls: Any) -> Iterator[Any]:
+    for other in cls.__subclasses__():
+        yield other
+        yield from _derived(other)
+
+
+@contextmanager
 def traceable() -> Iterator[None]:
     """While torch.fx traces: makes nodes of what it looks through, and of what it stumbles over.
 
@@ -266,14 +308,12 @@ def traceable() -> Iterator[None]:
     its forward, and its backward is lost. Functions that make tensors, and methods and indices of tensors that are no
     proxies, take proxies as sizes. Modules take proxies in the place of their parameters and buffers, as attributes.
     """
-    # Users keep copies of `Function.apply`, which calls that of its base.
-    base: Any = torch.autograd.Function.__bases__[0]
     assign, item = nn.Module.__setattr__, Tensor.__getitem__
 
-    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+    def applied(cls: type[torch.autograd.Function], args: Any, kwargs: Any) -> Any:
         proxy = _proxy_in(args, kwargs)
         if proxy is None:
-            return super(base, cls).apply(*args, **kwargs)
+            return NotImplemented
         return proxy.tracer.create_proxy("call_function", Applied(cls), args, kwargs)
 
     def recorded(function: Any, kind: str) -> Any:
@@ -302,7 +342,7 @@ def traceable() -> Iterator[None]:
         vars(module)[name] = value
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(base, "apply", classmethod(apply)))
+        patches.enter_context(functions_apply(applied))
         for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "rand", "randn"):
             patches.enter_context(patch.object(torch, name, recorded(getattr(torch, name), "call_function")))
         for name in ("expand", "new_ones", "new_zeros", "repeat", "reshape", "tile", "view"):
