@@ -54,7 +54,6 @@ def command(settings: Settings) -> None:
     from ..engine.deconvnet import Deconvnet
     from ..experiments import evolution as experiment
     from ..experiments.common.files import Parts, file_name, written_at_once
-    from ..experiments.common.layers import shapes_of
     from ..experiments.common.responses import describe_rectification, rectifier_of
     from ..experiments.gallery import choose_maps
     from ..models import Weights, load_weights
@@ -83,7 +82,7 @@ def command(settings: Settings) -> None:
     network = build(files[0])
     layers = layers_of(network, settings.layers)
     net = Deconvnet(network, rule=rule)
-    shapes = shapes_of(net, batches.first(), layers)
+    shapes = net.shapes(batches.first(), layers)
     chosen = {layer: choose_maps(layer, shapes[layer][0], settings.maps, settings.seed) for layer in layers}
     for file in files[1:]:
         loaded(file)  # one that cannot be used is found before the work

@@ -61,7 +61,6 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
     from ..data.photographs import load_photographs
     from ..data.tables import aligned, write_csv
     from ..experiments.common.files import Parts, written_at_once
-    from ..experiments.common.layers import shapes_of
     from ..experiments.common.tracing import forward_only
     from ..experiments.mining import mine
     from .subject import layers_of, load
@@ -75,7 +74,7 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
     net = forward_only(subject.model)
     crops = CropImages(photographs, planned, size, subject.weights.preprocess)
     chosen = layers_of(subject.model, settings.layers)
-    shapes_of(net, subject.inputs(cut(photographs, planned[:1], size)), chosen)
+    net.shapes(subject.inputs(cut(photographs, planned[:1], size)), chosen)
     told = [settings.network.model, subject.weights.source, str(subject.device), settings.layers, settings.k]
     told += [settings.weakest, wanted, settings.all_positions, size, settings.crops, batch_size]
     pixels = (torch.tensor(photograph.pixels) for photograph in photographs)

@@ -334,7 +334,7 @@ def mine(
     if not names:
         raise ValueError("layers must name at least one layer")
     for name in names:
-        net.tape.value(name)
+        net.layer(name)
     k, first_image = whole_number("k", k, 1), whole_number("first_image", first_image, 0)
     batches_per_part = whole_number("batches_per_part", batches_per_part, 1)
     wanted = tuple(dict.fromkeys(float(q) for q in quantiles))

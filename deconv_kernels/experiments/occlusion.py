@@ -26,7 +26,7 @@ from ..engine.recompute import Recomputation
 from ..engine.units import Units
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
 from .common.files import Parts
-from .common.layers import chosen_layers, classes_of, shapes_of
+from .common.layers import chosen_layers, classes_of
 from .common.responses import rectifier_of
 from .common.tracing import forward_only, with_way_back
 
@@ -233,7 +233,7 @@ def watch(
         units = 1 if refusal is None else 0
     elif units > 0 and refusal is not None:
         raise ValueError(f"no projection, leave --units out: {refusal}")
-    shapes = shapes_of(net, images, net.layers)
+    shapes = net.shapes(images, net.layers)
     asked, *others = (_last_maps(shapes),) if layers is None else chosen_layers(net, layers)
     if others:
         raise ValueError(f"one layer is watched, got {len(others) + 1}: {','.join([asked, *others])}")

@@ -14,7 +14,7 @@ from ..engine.deconvnet import Deconvnet, Projections
 from ..engine.record import Record
 from ..engine.units import Units
 from .common.files import Parts
-from .common.layers import classes_of, shapes_of
+from .common.layers import classes_of
 from .common.responses import describe_rectification, receptive_field, rectifier_of, strongest_responses
 from .filters import Diagnosis, convolutions, diagnose
 from .gallery import choose_maps
@@ -123,7 +123,7 @@ def make_report(
         counts[layer], chosen[layer] = plain["maps"], tuple(plain["chosen"])
         fields[layer] = None if plain["field"] is None else tuple(plain["field"])
 
-    logits = None if net.tape.output is None else classes_of(net, shapes_of(net, images, [net.output]))
+    logits = None if net.tape.output is None else classes_of(net, net.shapes(images, [net.output]))
     watched = rectifier_of(net.tape, layers[-1])
     occlusions = []
     for number, image in enumerate(images):

@@ -76,7 +76,7 @@ class FullFrame:
         tape = net.tape
         if tape.inputs != 1:
             raise ValueError(f"this baseline takes networks of one input, not of {tape.inputs}")
-        self._top = tape.value(layer)
+        self._top = tape.layer(layer).value
         needed = tape.needed({self._top})
         steps, _ = tape.bound(needed)
         last_reader = {source: index for index in needed for source in tape.sources[index]}

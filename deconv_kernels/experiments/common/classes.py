@@ -67,8 +67,10 @@ def ends_in_sigmoid(net: Deconvnet, layer: str, outputs: Tensor) -> bool:
     Args:
         outputs: of one image, (classes, ...).
     """
-    index = net.tape.index(layer)
-    step = net.tape.bound([index])[0][index]
+    made = net.tape.maker(net.layer(layer).value)
+    if made is None:
+        return False
+    step = net.tape.bound([made.number])[0][made.number]
     if outputs.numel() != 1 or not isinstance(step, Activation):
         return False
     low, high = step.function(outputs.new_tensor([[-50.0], [50.0]])).flatten().tolist()

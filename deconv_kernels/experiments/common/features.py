@@ -66,10 +66,10 @@ def last_layers(model: nn.Module, images: Tensor) -> list[str]:
     """
     net = forward_only(model, images)
     record = net.record(images[:1], net.layers, progress=False)
-    output = None if net.tape.output is None else net.tape.value(net.tape.output)
+    output = None if net.tape.output is None else net.layer(net.tape.output).value
     last: dict[tuple[int, ...], str] = {}
     for layer in net.layers:
-        value = net.tape.value(layer)
+        value = net.layer(layer).value
         shape = record.shapes[value] or ()
         size = shape[1:] if len(shape) == 3 and shape[1:] != (1, 1) else ()
         if value == output and size == () and size in last:
@@ -128,7 +128,7 @@ def extract_features(
             at_least(name, number, 1)
     net = forward_only(model)
     for layer in layers:
-        net.tape.index(layer)
+        net.layer(layer)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     known_by = fingerprint_of_network(model)
 

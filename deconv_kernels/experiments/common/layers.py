@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...engine.deconvnet import Deconvnet
 from .tracing import forward_only
 
-__all__ = ["classes_of", "check_takes", "chosen_layers", "running_on", "shapes_of", "spread_layers", "taking"]
+__all__ = ["classes_of", "check_takes", "chosen_layers", "running_on", "spread_layers", "taking"]
 
 Kinds = tuple[type[Exception], ...]
 
@@ -30,7 +30,7 @@ def chosen_layers(net: Deconvnet, names: Sequence[str]) -> tuple[str, ...]:
     if repeated := [layer for layer in names if list(names).count(layer) > 1]:
         raise ValueError(f"layer {repeated[0]!r} was given more than once")
     for layer in names:
-        net.tape.index(layer)
+        net.layer(layer)
     return tuple(names)
 
 
@@ -48,21 +48,6 @@ def check_takes(net: Deconvnet, images: Tensor, layers: Sequence[str], model: st
     """
     with taking(f"{model} does not take images of {_sides(images)} in torch.float32"):
         net.record(images[:1], layers, progress=False)
-
-
-def shapes_of(net: Deconvnet, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of layers' outputs for the first of some images, (C, H, W) or (F,).
-
-    Raises:
-        ValueError: no layers, or a network that does not take such images.
-    """
-    values = {layer: net.tape.value(layer) for layer in layers}
-    if not values:
-        raise ValueError("at least one layer is needed")
-    with running_on(images):
-        record = net.record(images[:1], layers, progress=False)
-    shapes = {layer: record.shapes[value] for layer, value in values.items()}
-    return {layer: shape for layer, shape in shapes.items() if shape is not None}
 
 
 def running_on(images: Tensor, kinds: Kinds = ANY) -> AbstractContextManager[None]:

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from ...engine.fields import Window, as_map, receptive_fields
 from ...engine.record import Record
-from ...engine.steps.linear import Flatten
-from ...engine.steps.pointwise import Identity, Rectifier
-from ...engine.steps.pooling import AveragePool, MaxPool
 from ...engine.trace.tape import Tape
 from ...engine.units import Units
 
@@ -42,11 +39,12 @@ def rectifier_of(tape: Tape, layer: str) -> str:
     Raises:
         UnknownLayer: no such layer.
     """
-    value = tape.value(layer)
-    if value < tape.inputs or isinstance(tape.steps[value - tape.inputs], Rectifier):
+    value = tape.layer(layer).value
+    made = tape.maker(value)
+    if made is None or made.step.rectifies:
         return layer
-    found = tape.steps[tape.rectified(value) - tape.inputs]
-    return found.name if isinstance(found, Rectifier) else layer
+    found = tape.maker(tape.rectified(value))
+    return found.step.name if found is not None and found.step.rectifies else layer
 
 
 def describe_rectification(tape: Tape, layer: str) -> str:
@@ -58,7 +56,7 @@ def describe_rectification(tape: Tape, layer: str) -> str:
     rectifier = rectifier_of(tape, layer)
     if rectifier != layer:
         return f"Activations of layer {layer} as layer {rectifier} rectifies them."
-    if _is_rectified(tape, tape.value(layer)):
+    if _is_rectified(tape, tape.layer(layer).value):
         return ""
     return f"No rectifier follows layer {layer}: of its activations those above zero are shown."
 
@@ -78,14 +76,11 @@ def describe_field(field: tuple[int, int] | None, window: tuple[int, int]) -> st
 
 def _is_rectified(tape: Tape, value: int) -> bool:
     """Whether a value is a rectifier's, as it is or pooled."""
-    while value >= tape.inputs:
-        step, sources = tape.steps[value - tape.inputs], tape.sources[value - tape.inputs]
-        if isinstance(step, Rectifier):
-            return True
-        if not isinstance(step, MaxPool | AveragePool | Identity | Flatten) or len(sources) != 1:
+    while (made := tape.maker(value)) is not None and not made.step.rectifies:
+        if not made.step.keeps_responses:
             return False
-        value = sources[0]
-    return False
+        value = made.sources[0]
+    return made is not None
 
 
 def respond(activation: Tensor) -> Tensor:
@@ -144,7 +139,7 @@ def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, int] |
     """
     record.shape(layer)
     shapes = [None if shape is None else _unbounded(shape) for shape in record.shapes]
-    value = tape.value(layer)
+    value = tape.layer(layer).value
     window = Window.unit(as_map(shapes[value] or ()))
     field = receptive_fields(tape.steps, tape.sources, shapes, value, window)[0]
     return None if field is None or max(field.size) >= _UNBOUNDED else field.size
