@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.fx
@@ -101,7 +102,13 @@ def _exported(
     registered = {id(x) for x in (*root.parameters(), *root.buffers())}
     others = [(x, x.clone()) for x in tensors_within(root) if id(x) not in registered]
     try:
-        with TRACING, torch.inference_mode(False), torch.enable_grad(), functions_apply(applied):
+        with (
+            TRACING,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            functions_apply(applied),
+            patch.object(nn.Identity, "forward", _as_a_node),
+        ):
             return export(root, (), {**dict(zip(free, shaped, strict=True)), **arguments}, strict=False)
     except UnsupportedModule:
         raise
@@ -134,6 +141,11 @@ def _returning_tensors(forward: Callable[..., Any]) -> Callable[..., Any]:
         return tensors_in(forward(*args, **kwargs))
 
     return run
+
+
+def _as_a_node(identity: nn.Module, input: Tensor) -> Tensor:
+    """What an `nn.Identity` does, as a node of the graph that bears the name of its layer."""
+    return torch.ops.aten.alias(input)
 
 
 class _Writer:
@@ -321,7 +333,7 @@ _REWRITTEN: dict[str, Any] = {
     "slice": _slice,
     "index": _index,
     "index_put_": _index_put,
-    "alias": lambda x: (None, (x,), {}),
+    "alias": lambda x: (F.dropout, (x, 0.0, False), {}),
     "lift_fresh_copy": lambda x: (torch.clone, (x,), {}),
     "to": lambda x, *to, **named: ("to", (x, *to[:1]), {k: v for k, v in named.items() if k in ("dtype", "device")}),
     "constant_pad_nd": _padded("constant"),
