@@ -159,6 +159,15 @@ class Deconvnet:
                     self._usual_tape()
                 except UnsupportedModule:
                     raise error from None
+        except Undecided:
+            raise
+        except UnsupportedModule as error:
+            if image_size is None:
+                raise
+            try:
+                self._traced = self._trace([image_like(model, image_size)])
+            except UnsupportedModule:
+                raise error from None
 
     def _usual_tape(self) -> Tape:
         """The network as its steps for images of a usual size.
