@@ -295,7 +295,7 @@ def plain_written(net: Any, x: Tensor) -> Tensor:
         (lambda net, x: Doubled.apply(net.first(x)) if x.shape[1] == 3 else x, "Doubled is a torch.autograd.Function"),
         (
             lambda net, x: net.first(x) - net.first(x).mean(0, keepdim=x.shape[1] == 3),
-            "dimensions of one image are needed",
+            "mixes the images",
         ),
         (lambda net, x: net.first(x) * (x.shape[0] ** 2 if x.shape[1] == 3 else 1), "size of the batch"),
         (lambda net, x: net.first(x) if x.shape[1] == 3 and x.sum() > 0 else x, "cannot trace Asking"),
