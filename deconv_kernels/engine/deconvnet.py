@@ -88,7 +88,8 @@ class Deconvnet:
     """A network that can be run backwards from single units.
 
     Args:
-        model: any `nn.Module` that torch.fx can trace; branches, skips, concatenations and shared modules are followed.
+        model: any `nn.Module`; branches, skips, concatenations and shared modules are followed. What depends on the
+            values of the images in Python is refused.
             It is read as in eval mode and without its hooks, and left as it is. Its tensors may change later, in any
             way: every record is made, and projected, with those of its moment. Modules may not be replaced.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
