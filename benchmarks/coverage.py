@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import deconv_kernels as dk
+from deconv_kernels.engine.errors import Undecided
 from deconv_kernels.measure.baselines import definition, installed
 
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
@@ -118,7 +119,7 @@ class Found:
         seconds: to trace it.
         forward, gradient: deviations, relative to the largest value.
         rounding: the same of the network's own gradient in another memory format, where that had to be asked.
-        deconvnet: "exact", or what has no rule.
+        deconvnet: "exact", or what needs a rule of the user's.
     """
 
     network: str
@@ -176,6 +177,8 @@ def examine(network: Network, most_parameters: float) -> Found:
         units = dk.Units(layer, 0, *(unit[1:] + [0, 0])[:3])
         deviation = _deviation(net.project(record, units, "one").full(), definition(net, images[1:], units))
         found.deconvnet = "exact" if deviation <= EXACT else f"off by {deviation:.0e}"
+    except Undecided as error:
+        found.deconvnet = f"rules for {', '.join(sorted(set(error.keys)))}"
     except (dk.UnsupportedModule, ValueError) as error:
         found.deconvnet = _line(error)
     return found
