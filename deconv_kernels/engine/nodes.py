@@ -11,6 +11,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from .errors import UnsupportedModule
+
 Node = torch.fx.Node
 
 # What tracing notes of a node: a tensor that is not the model's, that no gradient passes it, and its layer's name.
@@ -52,8 +54,18 @@ class Region(Applied):
     def __init__(self, module: nn.Module, graph: torch.fx.Graph) -> None:
         super().__init__(type(module))  # type: ignore[arg-type]
         self.module, self.graph = module, graph
+        self.writes = any(overwritten(node, module) for node in graph.nodes)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.writes:
+            return self._run(args)
+        copies = [x.clone() if isinstance(x, Tensor) else x for x in args]
+        result = self._run(copies)
+        if not all(torch.equal(x, copy) for x, copy in zip(args, copies, strict=True) if isinstance(x, Tensor)):
+            raise UnsupportedModule(f"a part of {self.__name__} writes into what it is given; make it out of place")
+        return result
+
+    def _run(self, args: Sequence[Any]) -> Any:
         given, known = iter(args), dict[Node, Any]()
         for node in self.graph.nodes:
             if node.op == "output":

@@ -124,6 +124,16 @@ def buffers_written(net: Any, x: Tensor) -> Tensor:
 
 
 @asking
+def buffers_written_while_images_have_no_dimension(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    if y.shape[1] == 4:
+        parts = y.permute(1, 0, 2, 3)
+        net.scale.view(4, 1, 1).mul_(2)
+        y = (parts * net.scale[:, None]).softmax(0).permute(1, 0, 2, 3)
+    return F.relu(y) * net.scale
+
+
+@asking
 def maps_written(net: Any, x: Tensor) -> Tensor:
     y = net.first(x)
     if y.shape[2] > 2:
@@ -262,6 +272,27 @@ def test_a_part_without_a_rule_is_opened_by_the_line_that_the_message_prints() -
     assert_exact(net, model, SIZE)
 
 
+class Overwriting(nn.Module):
+    """Overwrites what it is given, or only a part of that."""
+
+    def __init__(self, part: bool) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        (x[:, 1:] if self.part else x).mul_(2)
+        return x.sin().cos()
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_module_that_is_one_step_may_not_write_into_what_it_is_given(part: bool) -> None:
+    model = Asking(lambda net, x: net.third(net.over(net.first(x))) if x.shape[1] == 3 else x)
+    model.over = Overwriting(part)
+    with pytest.raises(dk.UnsupportedModule, match="writes into what"):
+        net = dk.Deconvnet(model, "gradient", image_size=SIZE, rules={Overwriting: "gradient"})
+        net.record(torch.randn(2, *SIZE, dtype=torch.float64), "third")
+
+
 def test_networks_of_the_hubs() -> None:
     model = OfTheHubs()
     net = dk.Deconvnet(model, "gradient", image_size=SIZE)
@@ -298,10 +329,18 @@ def plain_written(net: Any, x: Tensor) -> Tensor:
             "mixes the images",
         ),
         (lambda net, x: net.first(x) * (x.shape[0] ** 2 if x.shape[1] == 3 else 1), "size of the batch"),
+        (lambda net, x: net.first(x) * (1.5 / x.shape[0] if x.shape[1] == 3 else 1), "another size of the batch"),
         (lambda net, x: net.first(x) if x.shape[1] == 3 and x.sum() > 0 else x, "cannot trace Asking"),
         (plain_written, "register that tensor as a buffer"),
     ],
-    ids=["autograd function", "mean of images", "batch squared", "values", "written"],
+    ids=[
+        "autograd function",
+        "mean of images",
+        "batch squared",
+        "by the batch",
+        "values",
+        "written",
+    ],
 )
 def test_what_is_not_exact_is_refused(program: Program, message: str) -> None:
     model = Asking(program)

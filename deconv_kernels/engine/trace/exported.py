@@ -1,7 +1,8 @@
 """Traces a network for one size of its images with torch.export, where torch.fx cannot know what Python asks of sizes.
 
 torch.export runs the network on tensors that have shapes and no values. The batch is a large prime number of images
-there, so that a multiple of it in the graph stands for as many times the batch. Operations of ATen are written as the
+there, so that a multiple of it in the graph stands for as many times the batch; another prime has to give the same
+graph, or something else depends on the size of the batch. Operations of ATen are written as the
 functions of torch that they come from, of which `layers` knows the steps.
 """
 
@@ -31,7 +32,7 @@ from .layers import is_known, normalizes
 from .rules import is_spelling
 from .tracer import TRACING, ModuleCall, functions_apply, input_names, to_trace, untraceable
 
-BATCH = 1_000_003
+BATCH, OTHER_BATCH = 1_000_003, 1_000_211
 _VALUE, _STACK = "val", "nn_module_stack"
 _NO_END = 2**63 - 1
 _SET_GRAD_ENABLED = torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -56,8 +57,9 @@ def exported_apart(
     Raises:
         UnsupportedModule: torch.export cannot trace it for such images, or it depends on the size of the batch.
     """
-    root = to_trace(model)
-    graph = _Writer(root, _exported(root, arguments, inputs, like)).graph
+    root, graph = _written(model, arguments, inputs, like, BATCH)
+    if str(graph) != str(_written(model, arguments, inputs, like, OTHER_BATCH)[1]):
+        raise UnsupportedModule(f"{type(model).__name__} computes otherwise for another size of the batch")
     for path, nodes in _regions(graph, root, leaves):
         _collapse(graph, nodes, root, path)
     for nodes in _without_batch(graph):
@@ -80,15 +82,23 @@ def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
     return parameter.new_empty((1, *(size if len(size) == 3 else (channels, *size))))
 
 
+def _written(
+    model: nn.Module, arguments: Mapping[str, object], inputs: Collection[str], like: Sequence[Tensor], batch: int
+) -> tuple[nn.Module, torch.fx.Graph]:
+    """A copy of a model, and its graph traced for so many images, in which that number stands nowhere."""
+    root = to_trace(model)
+    return root, _Writer(root, _exported(root, arguments, inputs, like, batch), batch).graph
+
+
 def _exported(
-    root: nn.Module, arguments: Mapping[str, object], inputs: Collection[str], like: Sequence[Tensor]
+    root: nn.Module, arguments: Mapping[str, object], inputs: Collection[str], like: Sequence[Tensor], batch: int
 ) -> ExportedProgram:
     free = input_names(root, arguments, inputs)
     if len(free) != len(like):
         raise ValueError(f"the network takes {len(free)} tensors, got {len(like)}")
     root.forward = _returning_tensors(root.forward)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        shaped = [torch.empty((BATCH, *x.shape[1:]), dtype=x.dtype, device=x.device) for x in like]
+        shaped = [torch.empty((batch, *x.shape[1:]), dtype=x.dtype, device=x.device) for x in like]
 
     thread = threading.get_ident()
 
@@ -156,8 +166,8 @@ class _Writer:
             the modules to which they belong.
     """
 
-    def __init__(self, root: nn.Module, program: ExportedProgram) -> None:
-        self.root, self.graph = root, torch.fx.Graph()
+    def __init__(self, root: nn.Module, program: ExportedProgram, batch: int) -> None:
+        self.root, self.batch, self.graph = root, batch, torch.fx.Graph()
         self.images: list[Node] = []
         self._held: dict[str, Node] = {}
         self._sizes: dict[Node, Node] = {}
@@ -205,10 +215,12 @@ class _Writer:
     def _call(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], no_grad: bool) -> Any:
         if getattr(node.target, "_opname", "") in ("set_", "_has_compatible_shallow_copy_type"):
             raise self._refused("replaces the data of its tensors")
+        if not isinstance(node.target, OpOverload) and node.target is not operator.getitem:
+            raise self._refused(f"calls {node.target}")
         target, args, kwargs = _as_written(node.target, args, kwargs)
         if target is None:
             return args[0] if args else None
-        first = next((x for x in args if isinstance(x, Node) and _keeps_batch(x)), self.images[0])
+        first = next((x for x in args if isinstance(x, Node) and _keeps_batch(x, self.batch)), self.images[0])
         args, kwargs = self._sized((args, kwargs), first, node)
         made = self.graph.create_node(
             "call_method" if isinstance(target, str) else "call_function", target, args, kwargs
@@ -229,10 +241,10 @@ class _Writer:
             return {name: self._sized(part, first, reader) for name, part in value.items()}
         if isinstance(value, slice):
             return slice(*self._sized((value.start, value.stop, value.step), first, reader))
-        if type(value) is not int or abs(value) < BATCH // 2:
+        if type(value) is not int or abs(value) < self.batch // 2:
             return value
-        times, left = divmod(value, BATCH)
-        if left or abs(times) > BATCH // 2:
+        times, left = divmod(value, self.batch)
+        if left or abs(times) > self.batch // 2:
             raise self._refused(
                 f"computes {reader.name!r} with the size of the batch, not so many rows for every image"
             )
@@ -335,7 +347,11 @@ _REWRITTEN: dict[str, Any] = {
     "index_put_": _index_put,
     "alias": lambda x: (F.dropout, (x, 0.0, False), {}),
     "lift_fresh_copy": lambda x: (torch.clone, (x,), {}),
-    "to": lambda x, *to, **named: ("to", (x, *to[:1]), {k: v for k, v in named.items() if k in ("dtype", "device")}),
+    "to": lambda x, *to, **named: (
+        "to",
+        (x, *(what for what in to if isinstance(what, torch.dtype | torch.device | Node))),
+        {name: what for name, what in named.items() if name in ("dtype", "device")},
+    ),
     "constant_pad_nd": _padded("constant"),
     **{
         f"{kind}ion_pad{n}d": _padded(mode)
@@ -446,11 +462,11 @@ def _signals(graph: torch.fx.Graph) -> set[Node]:
     return found
 
 
-def _keeps_batch(node: Node) -> bool:
+def _keeps_batch(node: Node, batch: int = BATCH) -> bool:
     """Whether the first dimension of a value is that of the batch."""
     value = node.meta.get(_VALUE)
     parts = value if isinstance(value, tuple | list) else (value,)
-    return all(not isinstance(x, Tensor) or (x.dim() > 0 and x.shape[0] == BATCH) for x in parts)
+    return all(not isinstance(x, Tensor) or (x.dim() > 0 and x.shape[0] == batch) for x in parts)
 
 
 def _without_batch(graph: torch.fx.Graph) -> list[list[Node]]:
