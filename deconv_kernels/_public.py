@@ -1,6 +1,7 @@
 """The public names of the package; importing them registers the ops with torch."""
 
 from . import backends, nn
+from . import reference as reference
 from .engine.deconvnet import Deconvnet, Projections
 from .engine.errors import UnknownLayer, UnsupportedModule
 from .engine.record import Record
