@@ -10,6 +10,7 @@ of the network itself under autograd. Under "deconvnet" the definition decides; 
 from __future__ import annotations
 
 import random
+import re
 import time
 import traceback
 import warnings
@@ -195,7 +196,8 @@ def _deviation(ours: Tensor, theirs: Tensor) -> float:
 def _line(error: Exception) -> str:
     if not str(error):
         return traceback.format_exception_only(error)[-1].strip()
-    return " ".join(str(error).split())[:150].replace("|", "/")
+    text = re.sub(r"(?:/[^\s/:]+)+/", "", " ".join(str(error).split()))  # files by their names alone
+    return text[:150].replace("|", "/")
 
 
 def chosen(networks: Iterator[Network], of: int | None, seed: int) -> list[Network]:

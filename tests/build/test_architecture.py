@@ -17,10 +17,6 @@ PACKAGE = Path(deconv_kernels.__file__).parent
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
 LONGEST_COMMAND = 120  # lines
 
-in_rooms = pytest.mark.skipif(
-    not all((PACKAGE / room).is_dir() for room in ("ops", "engine/steps", "data")), reason="the rooms are not built yet"
-)
-
 
 def floor_plan(text: str) -> dict[str, set[str]]:
     """What each place may import, from top to bottom."""
@@ -100,12 +96,10 @@ def test_places_import_only_what_stands_below_them() -> None:
         assert all(order.index(other) > order.index(place) for other in allowed), f"{place} may import upwards"
 
 
-@in_rooms
 def test_the_plan_has_every_place_and_no_other() -> None:
     assert {place_of(module, PACKAGE) for module in modules_of(PACKAGE)} == set(floor_plan(TEXT))
 
 
-@in_rooms
 def test_every_path_that_the_page_names_is_there() -> None:
     paths = set(re.findall(r"`([\w./]*/|[\w./]+\.(?:py|md|txt|cpp|h))`", TEXT))
     assert len(paths) > 50
@@ -113,17 +107,14 @@ def test_every_path_that_the_page_names_is_there() -> None:
     assert not missing, f"docs/architecture.md names what is not there: {missing}"
 
 
-@in_rooms
 def test_nothing_is_imported_upwards() -> None:
     assert not upward(PACKAGE, floor_plan(TEXT))
 
 
-@in_rooms
 def test_no_modules_import_one_another() -> None:
     assert not circle(PACKAGE)
 
 
-@in_rooms
 def test_commands_are_short() -> None:
     lengths = {path.name: path.read_text().count("\n") for path in (PACKAGE / "cli").glob("*.py")}
     commands = {name for name in lengths if "@options.command(" in (PACKAGE / "cli" / name).read_text()}
@@ -131,7 +122,6 @@ def test_commands_are_short() -> None:
     assert not {name: lengths[name] for name in commands if lengths[name] > LONGEST_COMMAND}
 
 
-@in_rooms
 def test_private_names_of_torch_stay_in_one_file() -> None:
     used = {str(path.relative_to(PACKAGE)): private_names(path) for path in PACKAGE.rglob("*.py")}
     assert {file: names for file, names in used.items() if names}.keys() <= {"ops/dispatch.py"}
