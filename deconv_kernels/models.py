@@ -29,8 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deconv_kernels.engine.trace.tracer import input_names
-
+from .engine.trace.tracer import input_names
 from .hubs import HUBS, Built, build
 
 __all__ = [

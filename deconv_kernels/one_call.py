@@ -111,13 +111,13 @@ def project(
         >>> frames.shape
         torch.Size([2, 3, 32, 32])
     """
-    net = _deconvnet(model, rule)
+    inputs = _tensor("images", images)
+    net = _deconvnet(model, rule, inputs)
     layer = net.layer(layer).name
     check_overlap(overlap)
     one_of("seed", seed, SEEDS)
     batch_size = whole_number("batch_size", batch_size)
     at_least("batch_size", batch_size, 1)
-    inputs = _tensor("images", images)
     table = _table(units, len(inputs) if inputs.dim() else 0)
     needed = table[:, 0].unique()
     # Without units one image tells the sizes of everything.
@@ -211,9 +211,9 @@ def load_projections(path: Path | str) -> Tensor | tuple[Tensor, Tensor] | Proje
         raise ValueError(f"{str(path)!r} does not hold projections as they were saved: {error}") from error
 
 
-def _deconvnet(model: Deconvnet | nn.Module, rule: str | None) -> Deconvnet:
+def _deconvnet(model: Deconvnet | nn.Module, rule: str | None, images: Tensor) -> Deconvnet:
     if not isinstance(model, Deconvnet):
-        return Deconvnet(model, rule=RULES[0] if rule is None else rule)
+        return Deconvnet(model, rule=RULES[0] if rule is None else rule, image_size=images.shape[1:] or None)
     if rule not in (None, model.rule):
         raise ValueError(f"the Deconvnet was made with the rule {model.rule!r}, not {rule!r}")
     return model

@@ -105,9 +105,9 @@ class Deconvnet:
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.
-        image_size: (C, H, W) of the images, or (H, W). It is needed for the layers of a network whose forward asks for
-            the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a network is traced anew
-            for every size.
+        image_size: (C, H, W) of the images, (H, W), or (F,) of rows. It is needed for the layers of a network whose
+            forward asks for the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a
+            network is traced anew for every size.
 
     Raises:
         TypeError: `model` is not a module, or a key of `rules` not what it can be.
@@ -145,6 +145,7 @@ class Deconvnet:
         one_of("normalization", normalization, NORMALIZATIONS)
         self.model, self.rule, self.normalization = model, rule, normalization
         self._arguments = (rules, arguments, inputs)
+        self._image_size = None if image_size is None else tuple(image_size)
         self._inputs = len(input_names(model, arguments or {}, inputs))
         self._planned = functools.lru_cache(_PLANS_KEPT)(make_plan)
         self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
@@ -228,7 +229,9 @@ class Deconvnet:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles trace their own model again."""
         rules, arguments, inputs = self._arguments
-        make = functools.partial(Deconvnet, rules=rules, arguments=arguments, inputs=inputs)
+        make = functools.partial(
+            Deconvnet, rules=rules, arguments=arguments, inputs=inputs, image_size=self._image_size
+        )
         return make, (self.model, self.rule, self.normalization)
 
     def layer(self, layer: LayerLike) -> Layer:

@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from deconv_kernels.engine.nodes import LAYER
-
 from ..engine import definition as meaning
 from ..engine.deconvnet import Deconvnet
 from ..engine.fields import as_map
+from ..engine.nodes import LAYER
 from ..engine.steps.base import Step
 from ..engine.steps.convolution import Convolution
 from ..engine.steps.joins import Concatenate, Sum

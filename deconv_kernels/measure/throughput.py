@@ -23,14 +23,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from deconv_kernels.engine.record import Record
-from deconv_kernels.engine.units import Units
-
 from ..checks import at_least
 from ..data.crops import cut, plan_crops
 from ..data.photographs import load_photographs
 from ..data.tables import aligned
 from ..engine.deconvnet import Deconvnet
+from ..engine.record import Record
+from ..engine.units import Units
 from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights

@@ -263,6 +263,35 @@ def test_records_of_several_sizes_live_side_by_side() -> None:
     assert_exact(again if again.record(images[0], "second") else again, model, SIZE)
 
 
+class Row(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.layer(x)) if x.shape[1] == 8 else x
+
+
+def test_rows_may_be_asked_for_their_size() -> None:
+    model = Row().double()
+    assert_exact(dk.Deconvnet(model, "gradient", image_size=(8,)), model, (8,))
+
+
+def test_one_call_traces_for_the_size_of_its_images() -> None:
+    model = Asking(one_way_for_small_maps)
+    images = torch.randn(1, 3, 6, 6).double()
+    found = dk.project(model, images, "interpolate", [(0, 2, 3, 3)], rule="gradient", seed="one")
+    net = dk.Deconvnet(model, "gradient")
+    units = dk.Units("interpolate", 0, 2, 3, 3)
+    assert torch.equal(found, net.project(net.record(images, "interpolate"), units, "one").full())
+
+
+def test_a_copy_is_traced_for_the_same_size() -> None:
+    net = dk.Deconvnet(Asking(one_way_for_small_maps), image_size=(3, 6, 6))
+    for again in (copy.deepcopy(net), copy.copy(net)):
+        assert again.layers == net.layers
+
+
 def test_a_part_without_a_rule_is_opened_by_the_line_that_the_message_prints() -> None:
     model = Asking(attends)
     with pytest.raises(dk.UnsupportedModule, match="rules={.*scaled_dot_product_attention.*: 'gradient'}"):

@@ -72,14 +72,14 @@ def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
 
     Args:
         model: the network.
-        size: (C, H, W), or (H, W); by default as the network says itself, or else 224 x 224.
+        size: (C, H, W), (F,) of a row, or (H, W); by default as the network says itself, or else 224 x 224.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), 3)
     named: Any = getattr(getattr(model, "config", None), "image_size", None) or 224
     named = getattr(model, "default_cfg", {}).get("input_size", named)
     size = tuple(size) or (tuple(named) if isinstance(named, tuple | list) else (named, named))
-    return parameter.new_empty((1, *(size if len(size) == 3 else (channels, *size))))
+    return parameter.new_empty((1, *((channels, *size) if len(size) == 2 else size)))
 
 
 def _written(

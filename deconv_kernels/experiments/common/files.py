@@ -16,14 +16,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from deconv_kernels.engine.errors import NeedsSizes
-from deconv_kernels.engine.nodes import text_of
-from deconv_kernels.engine.trace.exported import image_like
-
 from ...data.writing import being_written, draft_folder, replaced_at_once
+from ...engine.errors import NeedsSizes
 from ...engine.fingerprint import fingerprint as fingerprint
-from ...engine.nodes import CONSTANT
+from ...engine.nodes import CONSTANT, text_of
 from ...engine.trace.builder import graph_module
+from ...engine.trace.exported import image_like
 
 __all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
 
