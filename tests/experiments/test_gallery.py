@@ -449,7 +449,8 @@ class TestGallery:
         maps["relu_2"] = maps["third"]
         for layer, rectifier in (("first", "relu"), ("second", ""), ("third", "relu_2"), ("relu_2", "")):
             mine = [row for row in rows if row["layer"] == layer]
-            assert {row["rectified_by"] for row in mine} == {rectifier}
+            # Which rows there are is asserted below, map by map; chance may leave none.
+            assert {row["rectified_by"] for row in mine} == ({rectifier} if mine else set())
             assert len(windows[layer]) == len(mine)
             (rate,) = (rate for rate in summary.rates if rate.layer == layer)
             title, caption, tiles = drawn[f"{layer}.png"]
