@@ -52,7 +52,9 @@ class MaxPool2d(_Layer):
         relu: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(
+            2, kernel_size, stride, padding, dilation
+        )
         self.return_switches = return_switches
         self.ceil_mode = ceil_mode
         self.relu = relu
@@ -102,7 +104,9 @@ class MaxUnpool2d(_Layer):
         relu: bool = False,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(
+            2, kernel_size, stride, padding, dilation
+        )
         self.overlap = ops.check_overlap(overlap)
         self.relu = relu
 

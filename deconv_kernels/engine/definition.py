@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ..ops import functional, reference
 from ..ops.arguments import grouped
 from ..ops.dispatch import OpOverload, native
-from ..ops.geometry import Pair, Pooling
+from ..ops.geometry import PerAxis, Pooling
 from ..ops.layout import spatial_size
 from .nodes import NO_GRAD
 
@@ -177,10 +177,10 @@ class _Signals(TorchFunctionMode):
         given = inspect.signature(function).bind(input, *args, **kwargs)
         given.apply_defaults()
         values = given.arguments
-        pooling = Pooling.of(*(values[name] for name in Pooling._fields))
+        pooling = Pooling.of(2, *(values[name] for name in Pooling._fields))
         if "bias" in values:
             return self._max_pool2d(input, values["bias"], pooling, values["ceil_mode"], values["relu"])
-        size = spatial_size(function(input.detach(), *args, **kwargs))
+        size = spatial_size(function(input.detach(), *args, **kwargs), 2)
         return self._max_unpool2d(input, values["switches"], pooling, size, values["overlap"], values["relu"])
 
     def _max_pool2d(
@@ -194,7 +194,7 @@ class _Signals(TorchFunctionMode):
         return values, reference.max_pool2d(maps.detach(), None, pooling, ceil_mode, False)[1]
 
     def _max_unpool2d(
-        self, input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
+        self, input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
     ) -> Tensor:
         maps = reference.max_unpool2d(input, switches, pooling, output_size, overlap, False)
         return self.rectify(torch.relu, (maps,), {}) if relu else maps

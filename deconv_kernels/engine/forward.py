@@ -102,8 +102,8 @@ class Recording:
         if len(batch) == images:
             return batch
         if store is None:
-            channels_last = batch.dim() == 4 and is_channels_last(batch)
-            store = empty((images, *batch.shape[1:]), batch.dtype, batch.device, channels_last)
+            channels_last = batch.dim() == 4 and is_channels_last(batch, 2)
+            store = empty((images, *batch.shape[1:]), batch.dtype, batch.device, channels_last, 2)
         store[start : start + len(batch)] = batch
         return store
 

@@ -14,7 +14,7 @@ from torch.nn.grad import conv2d_weight
 from . import reference
 from .arguments import grouped
 from .dispatch import DispatchKeySet, OpOverload, below_autograd, recorded
-from .geometry import Backprojection, Pair, Placement, Pooling
+from .geometry import Backprojection, PerAxis, Placement, Pooling
 from .layout import dense_copy, is_channels_last, spatial_size
 
 Context = Any  # what autograd hands from `setup` to `backward` and `jvp`
@@ -75,7 +75,7 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         values, switches = output
         ctx.mark_non_differentiable(switches)
         keep(ctx, switches, values if relu else None)
-        ctx.size = spatial_size(input)
+        ctx.size = spatial_size(input, 2)
 
     def pool_backward(ctx: Context, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         switches, rectified = ctx.saved_tensors
@@ -119,7 +119,7 @@ def differentials(namespace: Any) -> dict[str, Differential]:
     def window_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         input, *places, ctx.pooling, ctx.overlap, relu = inputs
         keep(ctx, *places, output if relu else None)
-        ctx.size = spatial_size(input)
+        ctx.size = spatial_size(input, 2)
 
     def window_backward(ctx: Context, grad: Tensor) -> tuple[Tensor]:
         *places, rectified = ctx.saved_tensors
@@ -134,11 +134,11 @@ def differentials(namespace: Any) -> dict[str, Differential]:
     def unpool_window(input: Tensor, places: Sequence[Tensor], pooling: Pooling, overlap: str, relu: bool) -> Tensor:
         return namespace.max_unpool2d_window(input, *places, *pooling.of_windows(), overlap, relu)
 
-    def read_windows(map: Tensor, places: Sequence[Tensor], size: Pair, pooling: Pooling, overlap: str) -> Tensor:
+    def read_windows(map: Tensor, places: Sequence[Tensor], size: PerAxis, pooling: Pooling, overlap: str) -> Tensor:
         """Windows of `size`: what `map` holds where each of their elements was unpooled to."""
         switches, image, origin = places
         codes = reference.window_switches(switches, image, origin, size)
-        position, inside = _positions(codes, spatial_size(map), pooling)
+        position, inside = _positions(codes, spatial_size(map, 2), pooling)
         if overlap == "last":
             order = _window_order(codes.shape, map.device)
             inside = inside & (_gather(unpool_window(order, places, pooling, "last", False), position) == order)
@@ -156,14 +156,14 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         inside = _on_map(origin, geometry.step(pooled=switches is not None), placement)
         if inside is not None:
             grad = torch.where(inside, grad, 0)
-        grad = _uncropped(grad, placement, convolution.full_size(spatial_size(signal), spatial_size(weight)))
+        grad = _uncropped(grad, placement, convolution.full_size(spatial_size(signal, 2), spatial_size(weight, 2)))
         stride, dilation, groups = convolution
         grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_input = F.conv2d(grad, weight, None, stride, 0, dilation, groups)
             grad_input = _rectified(grad_input, signal if geometry.relu else None)
             if switches is not None:
-                places, size = (switches, image, origin), spatial_size(input)
+                places, size = (switches, image, origin), spatial_size(input, 2)
                 grad_input = read_windows(grad_input, places, size, geometry.pooling(), geometry.overlap)
         if ctx.needs_input_grad[1]:
             grad_weight = conv2d_weight(grad, weight.shape, signal, stride, (0, 0), dilation, groups)
@@ -225,13 +225,13 @@ def _rectified(change: Tensor, result: Tensor | None) -> Tensor:
     return change if result is None else torch.where(result <= 0, 0, change)
 
 
-def _positions(codes: Tensor, size: Pair, pooling: Pooling) -> tuple[Tensor, Tensor]:
+def _positions(codes: Tensor, size: PerAxis, pooling: Pooling) -> tuple[Tensor, Tensor]:
     """The flat position in a (H, W) map that each switch names, clamped, and whether it lies inside the map."""
     position, inside = reference.positions(codes, size, pooling)
     return torch.where(inside, position, 0), inside
 
 
-def _on_map(origin: Tensor, step: Pair, placement: Placement) -> Tensor | None:
+def _on_map(origin: Tensor, step: PerAxis, placement: Placement) -> Tensor | None:
     """Which elements of windows lie on the map, (U, 1, h, w); None where it has no end."""
     if not placement.bounded():
         return None
@@ -245,7 +245,7 @@ def _on_map(origin: Tensor, step: Pair, placement: Placement) -> Tensor | None:
     return ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
 
 
-def _uncropped(grad: Tensor, placement: Placement, full: Pair) -> Tensor:
+def _uncropped(grad: Tensor, placement: Placement, full: PerAxis) -> Tensor:
     """The gradient of a part of a transposed convolution of size `full`, as that of the whole."""
     (y, x), (rows, columns), *_ = placement
     if y >= full[0] or x >= full[1]:
@@ -262,7 +262,7 @@ def _gather(map: Tensor, position: Tensor) -> Tensor:
     flat = (*map.shape[:-2], map.shape[-2] * map.shape[-1])
     places = (*position.shape[:-2], position.shape[-2] * position.shape[-1])
     gathered = map.reshape(flat).gather(-1, position.reshape(places)).reshape(position.shape)
-    return dense_copy(gathered, True) if is_channels_last(map) else gathered
+    return dense_copy(gathered, True, 2) if is_channels_last(map, 2) else gathered
 
 
 def _window_order(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import shown
-from .geometry import LARGEST_STEP, Backprojection, Convolution, Pair, Pooling, pair
+from .geometry import LARGEST_STEP, Backprojection, Convolution, PerAxis, Pooling, per_axis
 from .layout import spatial_size
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -18,7 +18,7 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def max_pool2d(input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool) -> None:
     """A map that the window fits, and a bias for each of its channels."""
     check_map("input", input, FLOATING)
-    size = spatial_size(input)
+    size = spatial_size(input, 2)
     if min(pooling.pooled_size(size, ceil_mode)) < 1:
         raise ValueError(
             f"kernel_size {pooling.kernel_size} with dilation {pooling.dilation} does not fit input's {tuple(size)} "
@@ -35,13 +35,13 @@ def max_pool2d(input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: 
 
 
 def max_unpool2d(
-    input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> None:
     """A pooled map with its switches, and a size that pools to it."""
     check_map("input", input, FLOATING)
     check_like("switches", switches, (pooling.switch_dtype(),), "input", input)
     check_overlap(overlap)
-    pooled = spatial_size(input)
+    pooled = spatial_size(input, 2)
     if not pooling.pools_to(output_size, pooled):
         smallest, largest = pooling.unpooled_range(pooled)
         raise ValueError(
@@ -95,19 +95,19 @@ def backproject2d(
         raise ValueError(f"output_size must be at least (1, 1), got {map_size}")
 
 
-def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) -> None:
+def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> None:
     """Switches of a map of `input_size`."""
     check_map("switches", switches, (pooling.switch_dtype(),))
     _check_input_size(switches, input_size, pooling)
 
 
-def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> None:
+def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> None:
     """Indices into a map of `input_size`."""
     check_map("indices", indices, (torch.int64,))
     _check_input_size(indices, input_size, pooling)
 
 
-def given_size(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -> Pair:
+def given_size(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -> PerAxis:
     """The (H, W) of a size given as such or as a whole shape, of which `pooled` is known by another name.
 
     Raises:
@@ -125,10 +125,10 @@ def given_size(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor)
         size = size[-2:]
     if len(size) != 2:
         raise ValueError(f"{name} must be (H, W) or a shape of {pooled.dim()} entries, got {tuple(size)}")
-    return pair(tuple(size), name)
+    return per_axis(tuple(size), 2, name)
 
 
-def given_crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[Pair, Pair]:
+def given_crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[PerAxis, PerAxis]:
     """A crop as its place and its size.
 
     Raises:
@@ -137,7 +137,7 @@ def given_crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[Pair, Pair]:
     """
     if not isinstance(crop, tuple | list) or len(crop) != 2:
         raise TypeError(f"crop must be ((y, x), (rows, columns)), got {crop!r}")
-    begin, size = pair(crop[0], "crop"), pair(crop[1], "crop")
+    begin, size = per_axis(crop[0], 2, "crop"), per_axis(crop[1], 2, "crop")
     if min(begin) < 0 or min(size) < 1 or max(*begin, *size) > LARGEST_STEP:
         raise ValueError(
             f"crop must be ((y, x), (rows, columns)) with a place from 0 and a size from 1 to {LARGEST_STEP}, "
@@ -251,11 +251,12 @@ def _check_switches_of_windows(switches: Tensor, input: Tensor, pooling: Pooling
     check_device("switches", switches, "input", input)
 
 
-def _check_input_size(pooled: Tensor, size: Pair, pooling: Pooling) -> None:
-    if not pooling.pools_to(size, spatial_size(pooled)):
+def _check_input_size(pooled: Tensor, size: PerAxis, pooling: Pooling) -> None:
+    pooled_size = spatial_size(pooled, 2)
+    if not pooling.pools_to(size, pooled_size):
         fits = [pooling.pooled_size(size, ceil_mode) for ceil_mode in (False, True)]
         raise ValueError(
-            f"input_size {tuple(size)} pools to {fits[0]}, or {fits[1]} with ceil_mode, not to {spatial_size(pooled)}"
+            f"input_size {tuple(size)} pools to {fits[0]}, or {fits[1]} with ceil_mode, not to {pooled_size}"
         )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import library, reference
 from .dispatch import packed_size
-from .geometry import Backprojection, Convolution, Pair, Pooling
+from .geometry import Backprojection, Convolution, PerAxis, Pooling
 from .layout import empty, empty_like, is_channels_last, spatial_size, taps_first
 
 
@@ -15,12 +15,12 @@ def max_pool2d(
     input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Values and switches of the pooled map."""
-    size = pooling.pooled_size(spatial_size(input), ceil_mode)
+    size = pooling.pooled_size(spatial_size(input, 2), ceil_mode)
     return empty_like(input, size), empty_like(input, size, pooling.switch_dtype())
 
 
 def max_unpool2d(
-    input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> Tensor:
     """A map of `output_size`."""
     return empty_like(input, output_size)
@@ -30,7 +30,7 @@ def max_unpool2d_window(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, pooling: Pooling, overlap: str, relu: bool
 ) -> Tensor:
     """All that the windows reach."""
-    return empty_like(input, pooling.unpooled_size(spatial_size(input)))
+    return empty_like(input, pooling.unpooled_size(spatial_size(input, 2)))
 
 
 def backproject2d(
@@ -44,7 +44,7 @@ def backproject2d(
 ) -> Tensor:
     """The part that is wanted, with all channels of the convolution's input."""
     channels = weight.shape[1] * geometry.groups
-    return empty((input.shape[0], channels, *geometry.size), input.dtype, input.device, is_channels_last(input))
+    return empty((input.shape[0], channels, *geometry.size), input.dtype, input.device, is_channels_last(input, 2), 2)
 
 
 def pack_weight(namespace: str, weight: Tensor, convolution: Convolution) -> Tensor:
@@ -58,11 +58,11 @@ def pack_weight(namespace: str, weight: Tensor, convolution: Convolution) -> Ten
     return weight.new_empty(packed_size(weight, convolution), dtype=sums)
 
 
-def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
+def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """An index for each switch."""
-    return empty_like(switches, spatial_size(switches), torch.int64)
+    return empty_like(switches, spatial_size(switches, 2), torch.int64)
 
 
-def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
+def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """A switch for each index."""
-    return empty_like(indices, spatial_size(indices), pooling.switch_dtype())
+    return empty_like(indices, spatial_size(indices, 2), pooling.switch_dtype())

@@ -10,16 +10,16 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, has
 
 from .checks import FLOATING, check_map, check_weight, given_crop, given_size
 from .dispatch import call
-from .geometry import ONE_POSITION, Backprojection, Convolution, IntOrPair, Placement, Pooling, bounded
+from .geometry import Backprojection, Convolution, IntOrPerAxis, Placement, Pooling, bounded
 from .layout import spatial_size
 
 
 def max_pool2d(
     input: Tensor,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
     ceil_mode: bool = False,
     *,
     bias: Tensor | None = None,
@@ -60,17 +60,17 @@ def max_pool2d(
         return handle_torch_function(
             max_pool2d, (input, bias), input, kernel_size, stride, padding, dilation, ceil_mode, bias=bias, relu=relu
         )
-    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
     return call("max_pool2d", (input, bias), *pooling, bool(ceil_mode), bool(relu))
 
 
 def max_unpool2d(
     input: Tensor,
     switches: Tensor,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
     output_size: Sequence[int] | None = None,
     *,
     overlap: str = "sum",
@@ -109,12 +109,12 @@ def max_unpool2d(
         return handle_torch_function(
             max_unpool2d, (input, switches), input, switches, *window, output_size, overlap=overlap, relu=relu
         )
-    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
     if output_size is not None:
         size = given_size("output_size", output_size, "input", input)
     else:
         check_map("input", input, FLOATING)
-        size = pooling.unpooled_size(spatial_size(input))
+        size = pooling.unpooled_size(spatial_size(input, 2))
         if min(size) < 1:
             raise ValueError(f"output_size must be given: full windows padded by {pooling.padding} leave a {size} map")
     return call("max_unpool2d", (input, switches), *pooling, size, overlap, bool(relu))
@@ -125,10 +125,10 @@ def max_unpool2d_window(
     switches: Tensor,
     image: Tensor,
     origin: Tensor,
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
     *,
     overlap: str = "sum",
     relu: bool = False,
@@ -162,7 +162,7 @@ def max_unpool2d_window(
     if has_torch_function_variadic(input, switches, image, origin):
         tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
         return handle_torch_function(max_unpool2d_window, tensors, *tensors, *window, overlap=overlap, relu=relu)
-    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
     tensors = (input, switches, image, origin)
     windows = call("max_unpool2d_window", tensors, *pooling.of_windows(), overlap, bool(relu))
     (step_y, step_x), (pad_y, pad_x) = pooling.stride, pooling.padding
@@ -174,16 +174,16 @@ def backproject2d(
     weight: Tensor,
     image: Tensor,
     origin: Tensor,
-    stride: IntOrPair = 1,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    stride: IntOrPerAxis = 1,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
     groups: int = 1,
     *,
     switches: Tensor | None = None,
-    pool_kernel_size: IntOrPair | None = None,
-    pool_stride: IntOrPair | None = None,
-    pool_padding: IntOrPair = 0,
-    pool_dilation: IntOrPair = 1,
+    pool_kernel_size: IntOrPerAxis | None = None,
+    pool_stride: IntOrPerAxis | None = None,
+    pool_padding: IntOrPerAxis = 0,
+    pool_dilation: IntOrPerAxis = 1,
     overlap: str = "sum",
     relu: bool = False,
     output_size: Sequence[int] | None = None,
@@ -244,24 +244,24 @@ def backproject2d(
             crop=crop,
             packed=packed,
         )
-    convolution, pad = Convolution.of(stride, dilation, groups), bounded("padding", padding, 0)
+    convolution, pad = Convolution.of(2, stride, dilation, groups), bounded("padding", padding, 2, 0)
     if switches is None:
-        pooling = ONE_POSITION
+        pooling = Pooling.one_position(2)
     elif pool_kernel_size is None:
         raise TypeError("pool_kernel_size must be given with switches")
     else:
-        pooling = Pooling.of(pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_")
+        pooling = Pooling.of(2, pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_")
     check_map("input", input, FLOATING)
     check_weight(weight, groups)
-    signal = pooling.unpadded().unpooled_size(spatial_size(input))
-    full = convolution.full_size(signal, spatial_size(weight))
+    signal = pooling.unpadded().unpooled_size(spatial_size(input, 2))
+    full = convolution.full_size(signal, spatial_size(weight, 2))
     begin, size = ((0, 0), full) if crop is None else given_crop(crop)
     (step_y, step_x), (pool_y, pool_x) = convolution.stride, pooling.padding
     base_y, base_x = begin[0] - pool_y * step_y - pad[0], begin[1] - pool_x * step_x - pad[1]
     if output_size is None:
-        placement = Placement(begin, size, (base_y, base_x))
+        placement = Placement(begin, size, (base_y, base_x), (-1, -1))
     elif isinstance(output_size, Sequence):
-        placement = Placement(begin, size, (base_y, base_x), bounded("output_size", output_size, 1))
+        placement = Placement(begin, size, (base_y, base_x), bounded("output_size", output_size, 2, 1))
     else:
         raise TypeError(f"output_size must be two ints (H, W), got {output_size!r}")
     geometry = Backprojection.of(pooling, overlap, bool(relu), convolution, placement)
@@ -283,7 +283,7 @@ def send_back(
     return call("backproject2d", (input, weight, image, origin, switches, packed), *geometry)
 
 
-def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, groups: int = 1) -> Tensor:
+def pack_weight(weight: Tensor, stride: IntOrPerAxis = 1, dilation: IntOrPerAxis = 1, groups: int = 1) -> Tensor:
     """A convolution's weight in the order in which `backproject2d` reads it on this backend.
 
     Args:
@@ -306,16 +306,16 @@ def pack_weight(weight: Tensor, stride: IntOrPair = 1, dilation: IntOrPair = 1, 
     """
     if has_torch_function_unary(weight):
         return handle_torch_function(pack_weight, (weight,), weight, stride, dilation, groups)
-    return call("pack_weight", (weight,), *Convolution.of(stride, dilation, groups))
+    return call("pack_weight", (weight,), *Convolution.of(2, stride, dilation, groups))
 
 
 def switches_to_indices(
     switches: Tensor,
     input_size: Sequence[int],
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
 ) -> Tensor:
     """The switches as the flat int64 indices `y * W + x` that `F.max_pool2d(return_indices=True)` returns.
 
@@ -342,7 +342,7 @@ def switches_to_indices(
         return handle_torch_function(
             switches_to_indices, (switches,), switches, input_size, kernel_size, stride, padding, dilation
         )
-    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
     size = given_size("input_size", input_size, "switches", switches)
     return call("switches_to_indices", (switches,), size, *pooling)
 
@@ -350,10 +350,10 @@ def switches_to_indices(
 def indices_to_switches(
     indices: Tensor,
     input_size: Sequence[int],
-    kernel_size: IntOrPair,
-    stride: IntOrPair | None = None,
-    padding: IntOrPair = 0,
-    dilation: IntOrPair = 1,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
 ) -> Tensor:
     """The switches that say the same as flat int64 indices; the inverse of `switches_to_indices`.
 
@@ -379,6 +379,6 @@ def indices_to_switches(
         return handle_torch_function(
             indices_to_switches, (indices,), indices, input_size, kernel_size, stride, padding, dilation
         )
-    pooling = Pooling.of(kernel_size, stride, padding, dilation)
+    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
     size = given_size("input_size", input_size, "indices", indices)
     return call("indices_to_switches", (indices,), size, *pooling)

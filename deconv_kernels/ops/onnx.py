@@ -41,7 +41,7 @@ def max_pool2d(
     if relu:
         input = torch.relu(input)
     images = input if input.dim() == 4 else input[None]
-    size = spatial_size(images)
+    size = spatial_size(images, 2)
     shape = (*images.shape[:-2], *pooling.pooled_size(size, ceil_mode))
     kernel, stride, padding, dilation = pooling
     window = {"kernel_shape": kernel, "strides": stride, "pads": (*padding, *padding), "dilations": dilation}

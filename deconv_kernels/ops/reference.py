@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .geometry import Backprojection, Convolution, Pair, Pooling
+from .geometry import Backprojection, Convolution, PerAxis, Pooling
 from .layout import dense_copy, empty_like, is_channels_last, spatial_size
 
 
@@ -18,7 +18,7 @@ def max_pool2d(
     input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
-    channels_last = is_channels_last(input)
+    channels_last = is_channels_last(input, 2)
     if bias is not None:
         input = input + bias[:, None, None]
     if relu:
@@ -40,21 +40,21 @@ def max_pool2d(
             values = torch.where(wins, seen, values)
             switches = switches.masked_fill(wins, tap_y * kernel_size[1] + tap_x)
             untouched = untouched & ~inside
-    return dense_copy(values, channels_last), dense_copy(switches, channels_last)
+    return dense_copy(values, channels_last, 2), dense_copy(switches, channels_last, 2)
 
 
 def max_unpool2d(
-    input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> Tensor:
     """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
-    return dense_copy(_unpool(input, switches, pooling, output_size, overlap, relu), is_channels_last(input))
+    return dense_copy(_unpool(input, switches, pooling, output_size, overlap, relu), is_channels_last(input, 2), 2)
 
 
 def max_unpool2d_window(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, pooling: Pooling, overlap: str, relu: bool
 ) -> Tensor:
     """Windows of a pooled map unpooled by the switches of their images; see `deconv_kernels.max_unpool2d_window`."""
-    pooled = spatial_size(input)
+    pooled = spatial_size(input, 2)
     size = pooling.unpooled_size(pooled)
     if input.numel() == 0:
         return empty_like(input, size)
@@ -62,10 +62,10 @@ def max_unpool2d_window(
     if not is_compiling() and bool(((image < 0) | (image >= images)).any()):
         raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
     codes = window_switches(switches, image, origin, pooled)
-    return dense_copy(_unpool(input, codes, pooling, size, overlap, relu), is_channels_last(input))
+    return dense_copy(_unpool(input, codes, pooling, size, overlap, relu), is_channels_last(input, 2), 2)
 
 
-def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair) -> Tensor:
+def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: PerAxis) -> Tensor:
     """The switches under windows of `size` (U, C, h, w), -1 where a window overhangs its map."""
     height, width = switches.shape[-2:]
     y = origin[:, :1] + torch.arange(size[0], device=origin.device)
@@ -81,7 +81,9 @@ def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: Pair)
     return torch.where(inside, codes.long(), -1)
 
 
-def _unpool(input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool) -> Tensor:
+def _unpool(
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
+) -> Tensor:
     """Gather form: each output position asks, in row-major order, the windows that can see it."""
     pooled = input.shape[-2:]
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -148,7 +150,7 @@ def backproject2d(
             position = far(origin, axis, step) * step + base[axis] + torch.arange(size[axis], device=origin.device)
             outside = (position < 0) | (position >= map_size[axis])
             out = out.masked_fill(outside[:, None, :, None] if axis == 0 else outside[:, None, None], 0)
-    return dense_copy(out.to(input.dtype), is_channels_last(input))
+    return dense_copy(out.to(input.dtype), is_channels_last(input, 2), 2)
 
 
 def far(origin: Tensor, axis: int, step: int) -> Tensor:
@@ -161,7 +163,7 @@ def _transposed_convolution(signal: Tensor, weight: Tensor, convolution: Convolu
     """Every tap of the kernel sends the signal, times its weights, to its place."""
     stride, dilation, groups = convolution
     units, _, height, width = signal.shape
-    kernel = spatial_size(weight)
+    kernel = spatial_size(weight, 2)
     out = signal.new_zeros((units, groups, weight.shape[1], *convolution.full_size((height, width), kernel)))
     signal = signal.unflatten(1, (groups, -1))
     weight = weight.unflatten(0, (groups, -1))
@@ -181,7 +183,7 @@ def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
     return weight.clone(memory_format=torch.contiguous_format)
 
 
-def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
+def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`."""
     position, inside = positions(switches.long(), input_size, pooling)
     if not is_compiling() and not bool(inside.all()):
@@ -189,10 +191,10 @@ def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) ->
             f"switches holds a value that names no position of a {pooling.kernel_size} window inside the "
             f"{input_size} map"
         )
-    return dense_copy(position, is_channels_last(switches))
+    return dense_copy(position, is_channels_last(switches, 2), 2)
 
 
-def positions(codes: Tensor, size: Pair, pooling: Pooling) -> tuple[Tensor, Tensor]:
+def positions(codes: Tensor, size: PerAxis, pooling: Pooling) -> tuple[Tensor, Tensor]:
     """The flat position in a (H, W) map that each int64 switch names, and whether it lies inside the map."""
     y, x = _window_starts(codes, pooling)
     y = y + codes // pooling.kernel_size[1] * pooling.dilation[0]
@@ -201,7 +203,7 @@ def positions(codes: Tensor, size: Pair, pooling: Pooling) -> tuple[Tensor, Tens
     return y * size[1] + x, inside & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
 
 
-def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
+def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`."""
     kernel_size, dilation = pooling.kernel_size, pooling.dilation
     start_y, start_x = _window_starts(indices, pooling)
@@ -216,7 +218,7 @@ def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> 
         raise ValueError(
             f"indices holds a position of the {input_size} map that its {kernel_size} window does not cover"
         )
-    return dense_copy((tap_y * kernel_size[1] + tap_x).to(pooling.switch_dtype()), is_channels_last(indices))
+    return dense_copy((tap_y * kernel_size[1] + tap_x).to(pooling.switch_dtype()), is_channels_last(indices, 2), 2)
 
 
 def _window_starts(pooled: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:

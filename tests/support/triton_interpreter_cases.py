@@ -73,14 +73,16 @@ class Canaries:
     def __init__(self) -> None:
         self.memories: list[Tensor] = []
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool) -> Tensor:
-        *batch, channels, height, width = shape
-        stored = (*batch, height, width, channels) if channels_last else tuple(shape)
-        size = torch.Size(stored).numel() * dtype.itemsize
-        memory = torch.full((2 * MARGIN + size,), CANARY, dtype=torch.uint8)
+    def empty(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool, rank: int
+    ) -> Tensor:
+        batch, channels, size = shape[: -1 - rank], shape[-1 - rank], shape[-rank:]
+        stored = (*batch, *size, channels) if channels_last else tuple(shape)
+        bytes_of_it = torch.Size(stored).numel() * dtype.itemsize
+        memory = torch.full((2 * MARGIN + bytes_of_it,), CANARY, dtype=torch.uint8)
         self.memories.append(memory)
-        out = memory[MARGIN : MARGIN + size].view(dtype).view(stored)
-        return out.movedim(-1, -3) if channels_last else out
+        out = memory[MARGIN : MARGIN + bytes_of_it].view(dtype).view(stored)
+        return out.movedim(-1, -1 - rank) if channels_last else out
 
     def check(self) -> None:
         assert self.memories, "the kernel's outputs did not come from here"

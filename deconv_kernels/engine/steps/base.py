@@ -15,7 +15,7 @@ from ..fields import Window, as_map
 from ..signal import Windows
 from ..weights import Weights
 
-Pair = tuple[int, int]
+Pair = tuple[int, ...]
 Kept = tuple[Tensor, ...]
 Function = Callable[..., Tensor] | Expression
 Shapes = Sequence[Sequence[int]]

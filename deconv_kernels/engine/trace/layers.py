@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ... import nn as own
 from ... import ops
-from ...ops.geometry import pair
+from ...ops.geometry import per_axis
 from ..expressions import Expression
 from ..nodes import NO_GRAD, Node, Region, function_name, nodes_in, overwritten, set_item
 from ..steps.base import Step
@@ -231,7 +231,7 @@ def _leaky(call: Call) -> Step:
 
 def _max_pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
     size, step = window_of(kernel, stride)
-    return MaxPool(call.name, size, step, pair(padding, "padding"), pair(dilation, "dilation"), ceil_mode)
+    return MaxPool(call.name, size, step, per_axis(padding, 2, "padding"), per_axis(dilation, 2, "dilation"), ceil_mode)
 
 
 def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
@@ -351,9 +351,9 @@ def _convolution_function(call: Call) -> list[Step] | Convolution:
         weight,
         bias,
         (height, width),
-        pair(call.argument(3, "stride", 1), "stride"),
-        padding if isinstance(padding, str) else pair(padding, "padding"),
-        pair(call.argument(5, "dilation", 1), "dilation"),
+        per_axis(call.argument(3, "stride", 1), 2, "stride"),
+        padding if isinstance(padding, str) else per_axis(padding, 2, "padding"),
+        per_axis(call.argument(5, "dilation", 1), 2, "dilation"),
         call.argument(6, "groups", 1),
     )
 
@@ -373,9 +373,9 @@ def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvo
     if _is_computed(*call.node.args[3:]):
         return call.whole(linear=True, alone=True)
     window = (
-        pair(call.argument(3, "stride", 1), "stride"),
-        pair(call.argument(4, "padding", 0), "padding"),
-        pair(call.argument(7, "dilation", 1), "dilation"),
+        per_axis(call.argument(3, "stride", 1), 2, "stride"),
+        per_axis(call.argument(4, "padding", 0), 2, "padding"),
+        per_axis(call.argument(7, "dilation", 1), 2, "dilation"),
     )
     return TransposedConvolution(call.name, call.function, weight, *window, call.argument(6, "groups", 1))
 
@@ -410,7 +410,7 @@ def _own_max_pool_function(call: Call) -> list[Step]:
 
 def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
     size, step = window_of(kernel, stride)
-    return AveragePool(call.name, size, step, pair(padding, "padding"), *rest)
+    return AveragePool(call.name, size, step, per_axis(padding, 2, "padding"), *rest)
 
 
 def _average_pool_module(call: Call, module: Any) -> AveragePool:

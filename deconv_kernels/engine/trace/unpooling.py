@@ -9,7 +9,7 @@ from torch import nn
 
 from ... import nn as own
 from ... import ops
-from ...ops.geometry import pair
+from ...ops.geometry import per_axis
 from ..nodes import Node
 from ..steps.base import Pair, Step
 from ..steps.pointwise import Rectifier
@@ -20,8 +20,8 @@ from .calls import Call
 
 def window_of(kernel: Any, stride: Any) -> tuple[Pair, Pair]:
     """Rows and columns of a pool's window and of its steps."""
-    size = pair(kernel, "kernel_size")
-    return size, size if stride is None or stride == [] else pair(stride, "stride")
+    size = per_axis(kernel, 2, "kernel_size")
+    return size, size if stride is None or stride == [] else per_axis(stride, 2, "stride")
 
 
 def returns_indices(node: Node, model: nn.Module) -> bool:
@@ -65,18 +65,18 @@ def unpooling(call: Call, pool: MaxPool) -> tuple[list[Step], list[Node]] | None
         if ours := isinstance(module, own.MaxUnpool2d):
             overlap, relu = module.overlap, module.relu
         size, step = window_of(module.kernel_size, module.stride)
-        padding = pair(module.padding, "padding")
-        dilation = pair(getattr(module, "dilation", 1), "dilation")
+        padding = per_axis(module.padding, 2, "padding")
+        dilation = per_axis(getattr(module, "dilation", 1), 2, "dilation")
         wanted = call.argument(2, "output_size")
     elif node.target is F.max_unpool2d:
         size, step = window_of(call.argument(2, "kernel_size"), call.argument(3, "stride"))
-        padding, dilation = pair(call.argument(4, "padding", 0), "padding"), (1, 1)
+        padding, dilation = per_axis(call.argument(4, "padding", 0), 2, "padding"), (1, 1)
         wanted = call.argument(5, "output_size")
     elif ours:
         size, step = window_of(call.argument(2, "kernel_size"), call.argument(3, "stride"))
         padding, dilation = (
-            pair(call.argument(4, "padding", 0), "padding"),
-            pair(call.argument(5, "dilation", 1), "dilation"),
+            per_axis(call.argument(4, "padding", 0), 2, "padding"),
+            per_axis(call.argument(5, "dilation", 1), 2, "dilation"),
         )
         wanted = call.argument(6, "output_size")
     else:

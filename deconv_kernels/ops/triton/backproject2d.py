@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deconv_kernels.ops import backends
-from deconv_kernels.ops.geometry import ONE_POSITION, Backprojection, Convolution, Pair, Pooling
+from deconv_kernels.ops.geometry import Backprojection, Convolution, PerAxis, Pooling
 from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, taps_first
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import Tile, comparable
@@ -49,7 +49,7 @@ def backproject2d(
     where torch's setting for convolutions allows it. The first call of its kind on a device measures which tiles are
     fastest there, unless a CUDA graph is being captured; the result does not depend on them.
     """
-    channels_last = is_channels_last(input)
+    channels_last = is_channels_last(input, 2)
     convolution, (begin, size, base, map_size) = geometry.convolution(), geometry.placement()
     stride, dilation, groups = convolution
     step = geometry.step(pooled=switches is not None)
@@ -60,14 +60,14 @@ def backproject2d(
         input = max_unpool2d_window(input, switches, image, origin, pooling, geometry.overlap, relu)
         switches, relu = None, False
     if switches is None:  # as after a pooling with windows of one element
-        pooling, windows = ONE_POSITION, (1, 1)
+        pooling, windows = Pooling.one_position(2), (1, 1)
     else:
-        switches = dense(switches, True)
-    input = dense(input, True)
+        switches = dense(switches, True, 2)
+    input = dense(input, True, 2)
     packed = pack_weight(weight, convolution) if packed is None else packed.contiguous()
     units, channels, height, width = input.shape
     features = weight.size(1)
-    output = empty((units, groups * features, *size), input.dtype, input.device, True)
+    output = empty((units, groups * features, *size), input.dtype, input.device, True, 2)
     phases = min(stride[0], size[0]), min(stride[1], size[1])
     cells = triton.cdiv(size[0], stride[0]), triton.cdiv(size[1], stride[1])
     rows = units * cells[0] * cells[1]
@@ -116,7 +116,7 @@ def backproject2d(
     alike = (input.dtype, precision, windows, switches is None, weight.shape, *stride, groups, rows.bit_length() // 2)
     tiles = tiles_to_try(features, input.dtype, precision, _common.is_hopper_or_later(input.device))
     _common.launch_fastest(backproject2d_kernel, programs, input.device, arguments, tiles, alike)
-    return output if channels_last else dense_copy(output, False)
+    return output if channels_last else dense_copy(output, False, 2)
 
 
 def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
@@ -124,7 +124,7 @@ def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
     return taps_first(weight)
 
 
-def windows_of(pooling: Pooling) -> Pair:
+def windows_of(pooling: Pooling) -> PerAxis:
     """How many windows may name a position, along each axis."""
     rows, columns = pooling.extent()
     return (rows - 1) // pooling.stride[0] + 1, (columns - 1) // pooling.stride[1] + 1
@@ -141,7 +141,7 @@ def inverse(stride: int, dilation: int) -> int:
     return pow(dilation // common, -1, stride // common)
 
 
-def block_of_channels(channels: int, dtype: torch.dtype, precision: str, windows: Pair) -> int:
+def block_of_channels(channels: int, dtype: torch.dtype, precision: str, windows: PerAxis) -> int:
     """Channels that one product sums over: up to 128 bytes of a pixel, half of it where several windows are read."""
     most = (128 if windows == (1, 1) else 64) // dtype.itemsize
     if not on_matrix_units(dtype, precision):

@@ -19,11 +19,11 @@ def max_pool2d(
     input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
-    channels_last = is_channels_last(input)
+    channels_last = is_channels_last(input, 2)
     channels, height, width = input.shape[-3:]
     pooled = pooling.pooled_size((height, width), ceil_mode)
     output, switches = empty_like(input, pooled), empty_like(input, pooled, pooling.switch_dtype())
-    input = dense(input, channels_last)
+    input = dense(input, channels_last, 2)
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
 
     arguments = {

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels.ops.geometry import Pair, Pooling
+from deconv_kernels.ops.geometry import PerAxis, Pooling
 from deconv_kernels.ops.layout import dense, empty_like, is_channels_last
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
@@ -16,7 +16,7 @@ LARGEST_CELL = 16
 
 
 def max_unpool2d(
-    input: Tensor, switches: Tensor, pooling: Pooling, output_size: Pair, overlap: str, relu: bool
+    input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> Tensor:
     """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
     return unpool(input, switches, None, None, pooling, output_size, overlap, relu)
@@ -28,15 +28,15 @@ def unpool(
     image: Tensor | None,
     origin: Tensor | None,
     pooling: Pooling,
-    output_size: Pair,
+    output_size: PerAxis,
     overlap: str,
     relu: bool,
 ) -> Tensor:
     """Unpools maps, or windows of the maps that `switches` belongs to where `image` and `origin` are given."""
-    channels_last = is_channels_last(input)
+    channels_last = is_channels_last(input, 2)
     output = empty_like(input, output_size)
-    input = dense(input, channels_last)
-    switches = dense(switches, channels_last)
+    input = dense(input, channels_last, 2)
+    switches = dense(switches, channels_last, 2)
     channels, pooled_height, pooled_width = input.shape[-3:]
     height, width = output_size
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory

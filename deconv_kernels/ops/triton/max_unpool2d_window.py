@@ -16,5 +16,5 @@ def max_unpool2d_window(
 
     A window whose `image` is not one of the images of `switches` comes out as zeros.
     """
-    size = pooling.unpooled_size(spatial_size(input))
+    size = pooling.unpooled_size(spatial_size(input, 2))
     return unpool(input, switches, image, origin, pooling, size, overlap, relu)

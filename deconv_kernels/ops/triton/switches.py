@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels.ops.geometry import Pair, Pooling
+from deconv_kernels.ops.geometry import PerAxis, Pooling
 from deconv_kernels.ops.layout import dense, empty_like, is_channels_last, spatial_size
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import known_multiple, map_position, tile_position
@@ -18,7 +18,7 @@ from deconv_kernels.ops.triton._common import known_multiple, map_position, tile
 ELEMENTS = 2
 
 
-def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
+def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`.
 
     A switch that names no position of its window inside the plane gives 0.
@@ -26,7 +26,7 @@ def switches_to_indices(switches: Tensor, input_size: Pair, pooling: Pooling) ->
     return _convert(switches_to_indices_kernel, switches, torch.int64, input_size, pooling, height=input_size[0])
 
 
-def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> Tensor:
+def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`.
 
     An index that its window does not cover gives 255 (uint8) or -1 (int16).
@@ -37,11 +37,11 @@ def indices_to_switches(indices: Tensor, input_size: Pair, pooling: Pooling) -> 
 
 
 def _convert(
-    kernel: Any, source: Tensor, dtype: torch.dtype, input_size: Pair, pooling: Pooling, **extra: int
+    kernel: Any, source: Tensor, dtype: torch.dtype, input_size: PerAxis, pooling: Pooling, **extra: int
 ) -> Tensor:
-    channels_last = is_channels_last(source)
-    output = empty_like(source, spatial_size(source), dtype)
-    source = dense(source, channels_last)
+    channels_last = is_channels_last(source, 2)
+    output = empty_like(source, spatial_size(source, 2), dtype)
+    source = dense(source, channels_last, 2)
     channels, pooled_height, pooled_width = source.shape[-3:]
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     columns = channels if channels_last else pooled_width
