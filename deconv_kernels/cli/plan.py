@@ -8,14 +8,14 @@ import click
 
 from ..checks import at_least
 from . import options
-from .options import Machine, Network, group, option
+from .options import Machine, UntrainedNetwork, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to plan."""
 
-    network: Network = group(Network)
+    network: UntrainedNetwork = group(UntrainedNetwork)
     layers: str = options.layers("Whose units are projected, separated by commas, such as conv5_3.", required=True)
     units: int = option(1, "How many of each layer.")
     size: int = options.size()
