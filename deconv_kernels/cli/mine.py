@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from ..checks import at_least
 from . import options
+from .answer import Answer
 from .options import Network, PhotographSources, group, option
 
 _BATCHES_PER_PART = 8
@@ -32,25 +31,26 @@ class Settings:
 
 
 @options.command("mine", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer | None:
     """Find the strongest activations of every map in photographs, and if asked the weakest positive ones and quantiles.
 
     Writes the units (units.csv), the crops they are in (crops.csv), and everything for Python (mined.npz, read by
     deconv_kernels.experiments.mining.Mined.load). Strongest activations are responses: only those above zero count, so
     that a map that responds in few crops has few, and a dead one none. Layers are ranked as they are, before any
     rectifier that follows. An interrupted run goes on where it stopped when it is started again. Several processes
-    share the work under torchrun:
+    share the work under torchrun --nproc-per-node 2 -m deconv_kernels mine.
 
     \b
-        torchrun --nproc-per-node 2 -m deconv_kernels mine ...
+    Example:
+        deconv-kernels mine --weights vgg16.pth --images photos/ --layers conv5_3 --quantiles 0.5,0.99
     """
     from ..experiments.common.processes import of_torchrun
 
     with of_torchrun(settings.network.machine.device) as (rank, world):
-        _mine(settings, rank, world)
+        return _mine(settings, rank, world)
 
 
-def _mine(settings: Settings, rank: int, world: int) -> None:
+def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     """What one of several processes does; the first one writes and tells."""
     from contextlib import nullcontext
 
@@ -59,10 +59,11 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
 
     from ..data.crops import CropImages, crop_table, cut, plan_crops
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned, write_csv
-    from ..experiments.common.files import Parts, written_at_once
+    from ..data.tables import write_csv
+    from ..experiments.common.files import Parts, files_in, written_at_once
     from ..experiments.common.tracing import forward_only
     from ..experiments.mining import mine
+    from ..terminal import aligned
     from .subject import layers_of, load
 
     size, batch_size, output = settings.size, settings.batch_size, settings.output
@@ -92,17 +93,20 @@ def _mine(settings: Settings, rank: int, world: int) -> None:
             batches_per_part=_BATCHES_PER_PART,
         )
         if draft is None:
-            return
+            return None
         responses = mined.responses()
         responses.save(draft / "mined.npz")
         head = ("layer", "kind", "map", "rank", "crop", "y", "x", "activation")
         write_csv(draft / "units.csv", head, responses.table())
         write_csv(draft / "crops.csv", *crop_table(planned, photographs))
+        files = files_in(draft)
     parts.remove()
-    options.tell(aligned(list(mined.summary())))
-    options.tell(mined.remarks(net.tape))
     by = f" by {world} processes" if world > 1 else ""
-    click.echo(f"{mined.images} crops of {len(photographs)} photographs mined{by}; units and numbers in {output}")
+    end = f"{mined.images} crops of {len(photographs)} photographs mined{by}; units and numbers in {output}"
+    lines = [*aligned(list(mined.summary())), *mined.remarks(net.tape), end]
+    counts = {layer: len(units) for layer, units in responses.strongest.items()}
+    found = {"crops": mined.images, "photographs": len(photographs), "processes": world, "strongest": counts}
+    return Answer(lines, output, files, found)
 
 
 def _quantiles(separated: str) -> tuple[float, ...]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from . import options
+from .answer import Answer
 from .options import Network, PhotographSources, group, option
 
 
@@ -57,22 +56,27 @@ class Settings:
 
 
 @options.command("occlusion", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Slide a grey square over photographs and see which parts a map and the network's answer owe to them.
 
     Each photograph's central square is looked at. Writes a figure (occlusion.png), every position as a table
     (occlusion.csv), the arrays (occlusion.npz) and the main numbers (occlusion.json). Probabilities need a network that
     ends in one value for each class. An interrupted run goes on with the photographs that are left.
+
+    \b
+    Example:
+        deconv-kernels occlusion --weights vgg16.pth --images dog.jpg --layers conv5_3 --occluder 48
     """
     import numpy as np
 
     from ..data.crops import cut, plan_centres
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned, write_csv
+    from ..data.tables import write_csv
     from ..data.writing import being_written, write_json
     from ..experiments import occlusion as experiment
-    from ..experiments.common.files import Parts, written_at_once
+    from ..experiments.common.files import Parts, files_in, written_at_once
     from ..plot.occlusion import draw_occlusions
+    from ..terminal import aligned
     from .fills import describe_fill, fill_colour
     from .labels import read_labels, read_lines
     from .subject import load
@@ -106,7 +110,8 @@ def command(settings: Settings) -> None:
         write_json(draft / "occlusion.json", told, allow_nan=False)
         filled = describe_fill(subject.weights, fill)
         draw_occlusions(draft / "occlusion.png", told, found, pixels, classes, subject.weights, colour, filled)
+        files = files_in(draft)
     parts.remove()
-    options.tell(aligned(experiment.summary(found, called, classes)))
-    options.tell(watch.remarks(found, called, classes, model))
-    click.echo(f"occlusion.png, occlusion.csv, occlusion.npz and occlusion.json in {settings.output}")
+    lines = [*aligned(experiment.summary(found, called, classes)), *watch.remarks(found, called, classes, model)]
+    lines.append(f"occlusion.png, occlusion.csv, occlusion.npz and occlusion.json in {settings.output}")
+    return Answer(lines, settings.output, files, told)

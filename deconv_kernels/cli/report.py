@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from ..checks import at_least
 from . import options
+from .answer import Answer
 from .options import Network, PhotographSources, group, option
 
 
@@ -31,11 +30,15 @@ class Settings:
 
 
 @options.command("report", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Make one page of everything: galleries to click through, occlusion, invariance and the first filters.
 
     Writes report.html, which stands alone: any browser shows it, without a server or a network. An interrupted run goes
     on where it stopped.
+
+    \b
+    Example:
+        deconv-kernels report --weights vgg16.pth --images photos/ -o out/
     """
     from ..data.crops import cut, plan_centres, plan_crops
     from ..data.photographs import load_photographs
@@ -81,8 +84,13 @@ def command(settings: Settings) -> None:
         )
     parts.remove()
     bytes_written = (Path(output) / "report.html").stat().st_size
+    lines, silent = [], {}
     for layer, gallery in zip(report.layers, report.galleries, strict=True):
         alive = set(gallery.units.channel.tolist())
-        if dead := [str(number) for number in report.chosen[layer] if number not in alive]:
-            click.echo(f"layer {layer}: dead over these crops: maps {', '.join(dead)}")
-    click.echo(f"{sum(map(len, report.galleries))} projections; report.html ({bytes_written / 1e6:.1f} MB) in {output}")
+        if dead := [number for number in report.chosen[layer] if number not in alive]:
+            lines.append(f"layer {layer}: dead over these crops: maps {', '.join(map(str, dead))}")
+            silent[layer] = dead
+    count = sum(map(len, report.galleries))
+    lines.append(f"{count} projections; report.html ({bytes_written / 1e6:.1f} MB) in {output}")
+    found = {"layers": report.layers, "projections": count, "bytes": bytes_written, "dead": silent}
+    return Answer(lines, output, ("report.html",), found)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from ..checks import at_least
 from . import options
+from .answer import Answer
 from .unsupervised_settings import Settings
 
 
 @options.command("unsupervised", Settings)
-def command(settings: Settings) -> None:
+def command(settings: Settings) -> Answer:
     """Learn a deconvolutional network from photographs, without labels: sparse maps, switches and filters.
 
     Writes a figure per layer (the first layer's filters; above, the strongest units of some maps in pixels beside the
     patches), reconstructions of whole photographs from every layer, the curves of learning, all numbers as JSON, and
     the filters. Finished epochs are kept until the end: an interrupted run goes on where it stopped.
+
+    \b
+    Example:
+        deconv-kernels unsupervised --images photos/ --maps 32,64 --epochs 6
     """
     from dataclasses import asdict
 
@@ -25,11 +28,11 @@ def command(settings: Settings) -> None:
 
     from ..data.crops import cut, plan_centres, plan_crops
     from ..data.photographs import load_photographs
-    from ..data.tables import aligned
     from ..data.writing import write_json
-    from ..experiments.common.files import Parts, fingerprint, written_at_once
+    from ..experiments.common.files import Parts, files_in, fingerprint, written_at_once
     from ..experiments.reconstructions import CONTRAST_FLOOR, learning_table, reconstruct, seen
     from ..plot.unsupervised import draw_network, draw_reconstructions
+    from ..terminal import aligned
     from .sparse_layers import network_of
     from .subject import device_of
 
@@ -71,6 +74,7 @@ def command(settings: Settings) -> None:
             "reconstructions": shown.numbers(names),
         }
         write_json(draft / "unsupervised.json", numbers, indent=1)
+        files = files_in(draft)
     parts.remove()
-    options.tell(aligned(learning_table(history, shown.errors)))
-    click.echo(f"figures, numbers and filters in {output}")
+    lines = [*aligned(learning_table(history, shown.errors)), f"figures, numbers and filters in {output}"]
+    return Answer(lines, output, files, numbers)

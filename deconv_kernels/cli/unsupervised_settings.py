@@ -26,9 +26,11 @@ class Settings:
     pool: str = option("2", "Rows and columns of the pooling windows, of each layer.")
     epochs: int = option(6, "Passes through the crops, per layer.")
     steps: int = option(15, "Steps of inference.")
-    method: str = option("fista", "Inference: fista or ista.")
+    method: str = option("fista", "Of inference.", type=click.Choice(("fista", "ista")))
     pooling: str = option(
-        "within", "within: every step pools and unpools, as in the 2011 paper; after: once at the end."
+        "within",
+        "within: every step pools and unpools, as in the 2011 paper; after: once at the end.",
+        type=click.Choice(("within", "after")),
     )
     crops: int = option(128, "Crops to learn from, at most.")
     size: int = options.size(default=64, help="Rows and columns of the crops.")

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ..terminal import watched
+
 __all__ = [
     "Photograph",
     "image_files",
@@ -77,10 +79,10 @@ def load_photographs(sources: str | Path | Iterable[str | Path]) -> list[Photogr
     Raises:
         ValueError: a source is missing, holds no image or cannot be read as one.
     """
-    photographs = []
+    paths: list[Path] = []
     for source in [sources] if isinstance(sources, str | Path) else sources:
-        paths = _samples() if str(source) == "samples" else image_files(Path(source))
-        photographs += [read_photograph(path) for path in paths]
+        paths += _samples() if str(source) == "samples" else image_files(Path(source))
+    photographs = list(map(read_photograph, watched(paths, "reading", "photograph", None)))
     if not photographs:
         raise ValueError("no images were given")
     if transparent := [photograph.name for photograph in photographs if photograph.transparent]:

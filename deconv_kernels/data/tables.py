@@ -1,4 +1,4 @@
-"""Rows of numbers, for people and as files."""
+"""Rows of numbers as files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ from pathlib import Path
 
 from .writing import being_written
 
-__all__ = ["aligned", "write_csv"]
-
-
-def aligned(rows: Sequence[Sequence[object]]) -> list[str]:
-    """Rows as lines with columns of equal width, the first to the left and the others to the right."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in texts
-    ]
+__all__ = ["write_csv"]
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]], line_end: str = "\n") -> None:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of
 from ..ops import check_overlap
+from ..terminal import chunks_of, progress_bar
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
-from .progress import chunks_of, progress_bar
 from .record import Record
 from .signal import Positions, Windows, place
 from .steps.base import KERNELS, RULES, Options

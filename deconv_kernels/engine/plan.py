@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..terminal import aligned
 from .fields import Window, as_map, receptive_fields
 from .steps.base import Options, PlannedStep, Step
 from .trace.tape import Tape
@@ -47,31 +49,38 @@ class Plan:
         """Of one unit, zeros included."""
         return sum(step.multiply_adds for step in self.steps)
 
+    def as_dict(self, units: int) -> dict[str, Any]:
+        """The plan for a number of units in plain numbers and texts: its steps from the units down to the images."""
+        steps = []
+        for planned in reversed(self.steps):
+            at_once = min(units, planned.units_at_once)
+            windows = [(window.channels, *(axis.size for axis in window.axes)) for window in planned.below if window]
+            steps.append(
+                {
+                    "step": planned.step.name,
+                    "kind": type(planned.step).__name__,
+                    "windows": list(dict.fromkeys(windows)),
+                    "units_at_once": at_once,
+                    "multiply_adds": planned.multiply_adds * units,
+                    "bytes": planned.bytes * at_once,
+                    "kernel": planned.kernel,
+                }
+            )
+        result = sum(window.elements for window in self.inputs) * units * 4
+        totals = {"multiply_adds": self.multiply_adds * units, "result_bytes": result}
+        return {"layer": self.layer, "units": units, **totals, "steps": steps}
+
     def table(self, units: int) -> str:
         """The plan for a number of units, as text: one line for each step, from the units down to the images."""
-        head = ("step", "kind", "window", "units at once", "multiply-adds", "memory", "kernel")
-        rows = [head]
-        for planned in reversed(self.steps):
-            windows = [f"{window.channels} x {window.y.size} x {window.x.size}" for window in planned.below if window]
-            rows.append(
-                (
-                    planned.step.name,
-                    type(planned.step).__name__,
-                    " and ".join(dict.fromkeys(windows)),
-                    f"{min(units, planned.units_at_once):,}",
-                    _quantity(planned.multiply_adds * units, "", 1000),
-                    _quantity(planned.bytes * min(units, planned.units_at_once), "B", 1024),
-                    planned.kernel,
-                )
-            )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        result = sum(window.elements for window in self.inputs) * units * 4
-        lines.append(
-            f"{units:,} units of {self.layer}: {_quantity(self.multiply_adds * units, '', 1000)} multiply-adds, zeros "
-            f"included; {_quantity(result, 'B', 1024)} of projections in float32"
-        )
-        return "\n".join(lines)
+        plan = self.as_dict(units)
+        rows = [("step", "kind", "window", "units at once", "multiply-adds", "memory", "kernel")]
+        for step in plan["steps"]:
+            windows = " and ".join(" x ".join(map(str, window)) for window in step["windows"])
+            needs = _quantity(step["multiply_adds"], "", 1000), _quantity(step["bytes"], "B", 1024)
+            rows.append((step["step"], step["kind"], windows, f"{step['units_at_once']:,}", *needs, step["kernel"]))
+        total, result = _quantity(plan["multiply_adds"], "", 1000), _quantity(plan["result_bytes"], "B", 1024)
+        costs = f"{total} multiply-adds, zeros included; {result} of projections in float32"
+        return "\n".join([*aligned(rows, left=range(7)), f"{units:,} units of {self.layer}: {costs}"])
 
 
 def make_plan(

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ..terminal import Progress, Silent
 from .plan import Plan
-from .progress import Silent
 from .signal import Windows
 from .steps.base import Kept, Step
 
@@ -33,7 +32,7 @@ class Walk:
     kept: list[Kept]
     scale: Tensor | None
     results: list[Tensor]
-    bar: tqdm | Silent
+    bar: Progress | Silent
 
     def down(self, pending: dict[int, list[Windows]], number: int, first: int, units: int) -> None:
         """Takes signal down to the images.

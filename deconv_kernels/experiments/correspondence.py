@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import at_least
 from ..data.crops import Crop, plan_centres
 from ..data.photographs import Photograph
 from ..engine.deconvnet import Deconvnet
+from ..terminal import Progress
 from .common.files import Parts
 from .common.tracing import forward_only
 
@@ -522,7 +522,8 @@ def correspondence(
     parts = parts or Parts.nowhere()
 
     planes, features = [], [0] * len(names)
-    with tqdm(total=squares.shape[0] * squares.shape[1], desc="occluding", unit="square", disable=not progress) as bar:
+    total = squares.shape[0] * squares.shape[1]
+    with Progress(total=total, desc="occluding", unit="square", disable=not progress) as bar:
         for number, of_image in enumerate(squares):
             look = partial(_signs, net, images[number], of_image, names, fill, tolerance, batch_size, bar)
             features, found = parts.get(f"image {number}", look)
@@ -549,7 +550,7 @@ def _signs(
     fill: float | Tensor,
     tolerance: float,
     batch_size: int,
-    bar: tqdm[None],
+    bar: Progress,
 ) -> tuple[list[int], list[Tensor]]:
     """How hiding squares of an image changes its features.
 

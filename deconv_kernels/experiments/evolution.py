@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import whole_number
 from ..engine.deconvnet import Deconvnet, Projections
 from ..engine.units import Units
+from ..terminal import Progress
 from .common.batches import check_data, images_of
 from .common.files import Parts
 from .common.responses import rectifier_of, respond
@@ -186,7 +186,7 @@ def evolve(
     wanted = {layer: tuple(whole_number("a map", map_) for map_ in chosen) for layer, chosen in maps.items()}
     parts = parts or Parts.nowhere()
     found = []
-    for name, source in tqdm(checkpoints.items(), desc="evolution", unit="checkpoint", disable=not progress):
+    for name, source in Progress(checkpoints.items(), desc="evolution", unit="checkpoint", disable=not progress):
         found.append(parts.get(name, partial(_stage, name, source, batches, wanted, rule, overlap, rectified)))
     counts = {part["images"] for part in found}
     if len(counts) > 1:

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from tqdm import tqdm
 
 from ..engine.trace.tape import Tape
+from ..terminal import Progress
 from .common.batches import batches_of, images_of
 from .common.tracing import forward_only
 
@@ -651,7 +651,7 @@ def _activities(
     observed = {name: _Observed(module, _calls(net.tape, name)) for name, module in chosen.items()}
     needed = sorted(set().union(*(each.layers for each in observed.values())))
     seen = 0
-    with tqdm(batches_of(batches), desc="filters", unit="batch", disable=not progress) as bar:
+    with Progress(batches_of(batches), desc="filters", unit="batch", disable=not progress) as bar:
         for images in images_of(bar):
             bad = (~images.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
             if bad:

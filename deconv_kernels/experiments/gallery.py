@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..checks import at_least
 from ..data.crops import Crop
 from ..engine.deconvnet import Deconvnet, Projections
 from ..engine.record import Record
 from ..engine.units import Units
+from ..terminal import Progress
 from .common.clock import now
 from .common.responses import by_map, ranks, receptive_field, rectifier_of, strongest_responses
 
@@ -144,7 +144,7 @@ def gallery(
     chosen = {layer: choose_maps(layer, record.shape(layer)[0], maps, seed) for layer in layers}
     mined = {layer: strongest(net, record, rectifiers[layer], k, chosen[layer], crops) for layer in layers}
     found = []
-    with tqdm(total=sum(map(len, mined.values())), desc="projecting", unit="unit", disable=not progress) as bar:
+    with Progress(total=sum(map(len, mined.values())), desc="projecting", unit="unit", disable=not progress) as bar:
         for layer, units in mined.items():
             start, parts = now(record.device), []
             for first in range(0, max(1, len(units)), _CHUNK):

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import at_least, one_of
 from ..engine.deconvnet import Deconvnet
+from ..terminal import Progress
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
 from .common.files import Parts
 from .common.tracing import forward_only
@@ -307,7 +307,7 @@ def invariance(
 
     found = []
     total = len(images) * sum(len(each.parameters) for each in chosen)
-    with tqdm(total=total, desc="transforming", unit="image", disable=not progress) as bar:
+    with Progress(total=total, desc="transforming", unit="image", disable=not progress) as bar:
         for number in range(len(images)):
             label = None if wanted is None else wanted[number]
             look = partial(_of_image, net, images[number : number + 1], names, chosen, label, outputs, batch_size, bar)
@@ -339,7 +339,7 @@ def _of_image(
     label: int | str | None,
     outputs: str,
     batch_size: int,
-    bar: tqdm[Any],
+    bar: Progress,
 ) -> tuple[Tensor, int, list[Tensor]]:
     """What transformations do to one image (1, C, H, W).
 

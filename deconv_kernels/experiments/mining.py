@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import whole_number
 from ..data.tensor_files import load_tensors, save_tensors
@@ -33,6 +32,7 @@ from ..engine.deconvnet import Deconvnet
 from ..engine.record import Record
 from ..engine.trace.tape import Tape
 from ..engine.units import Units
+from ..terminal import Progress
 from .common.batches import Share, check_data, fetch
 from .common.files import Parts
 from .common.processes import Processes
@@ -447,7 +447,7 @@ class _Run:
         kept = self.parts or Parts.nowhere()
         total = _Pass()
         title = "mining" if not self.quantiles else f"mining, pass {number}"
-        with tqdm(total=length, desc=title, unit="batch", disable=not self.progress or rank > 0) as bar:
+        with Progress(total=length, desc=title, unit="batch", disable=not self.progress or rank > 0) as bar:
             full, begin = True, 0
             while full:
                 name = f"pass {number}, process {rank} of {world}, {self.batches_per_part} batches from {begin}"
@@ -459,7 +459,7 @@ class _Run:
                 full = part["batches"] == self.batches_per_part
         return total
 
-    def _part(self, share: Share, begin: int, layers: tuple[str, ...], number: int, bar: tqdm[Any]) -> dict[str, Any]:
+    def _part(self, share: Share, begin: int, layers: tuple[str, ...], number: int, bar: Progress) -> dict[str, Any]:
         """What some batches hold, run forward."""
         part = _Pass()
         needs_all = number > 1 or not self.one_per_image or self.weakest or bool(self.quantiles)

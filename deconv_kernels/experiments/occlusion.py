@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import whole_number
 from ..engine.deconvnet import Deconvnet
 from ..engine.errors import UnsupportedModule
 from ..engine.recompute import Recomputation
 from ..engine.units import Units
+from ..terminal import Progress
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
 from .common.files import Parts
 from .common.layers import chosen_layers, classes_of
@@ -446,7 +446,7 @@ def occlude(
         scores = recomputation.clean[logits]
         classes = _Classes(scores, logits, softmax, label, already=ends_in_sigmoid(net, logits, scores))
     origins = torch.cartesian_prod(rows, columns)
-    with tqdm(total=len(origins), desc=title, unit="position", disable=not progress) as bar:
+    with Progress(total=len(origins), desc=title, unit="position", disable=not progress) as bar:
         for places, outputs in recomputation.chunks(origins, content):
             values: dict[str, Tensor] = {}
             if watched is not None:

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from tqdm import tqdm
 
 from ..checks import at_least
 from ..data.crops import Crop, cut
 from ..data.photographs import Photograph
 from ..models import TORCHVISION, Chain, ContrastNormalization
+from ..terminal import Progress
 from .common.files import Parts
 from .common.layers import taking
 from .filters import ClipFilters, convolutions, diagnose, renormalize_
@@ -450,7 +450,8 @@ def repair(
     for arm in arms:
         _Trainer(train_set, validation_set, arm, seeds[0], recipe, torch.device(device)).check()
     runs = []
-    with tqdm(total=len(arms) * len(seeds) * recipe.epochs, desc="training", unit="epoch", disable=not progress) as bar:
+    total = len(arms) * len(seeds) * recipe.epochs
+    with Progress(total=total, desc="training", unit="epoch", disable=not progress) as bar:
         for arm in arms:
             for seed in seeds:
                 bar.set_postfix_str(f"{arm.name}, seed {seed}")

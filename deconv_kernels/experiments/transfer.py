@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from tqdm import tqdm
 
 from ..checks import one_of
+from ..terminal import Progress
 from .common.batches import check_data
 from .common.features import (
     Batches,
@@ -392,7 +392,7 @@ def classify(
     classifiers, numbers = list(dict.fromkeys(classifiers)), sorted(set(per_class))
     total = len(features) * len(folds) * len(numbers) * len(classifiers)
     scores = []
-    with tqdm(desc="classifiers", total=total, disable=not progress) as bar:
+    with Progress(desc="classifiers", total=total, disable=not progress) as bar:
         for layer, values in features.items():
             source = fingerprint(values, labels)
             accuracies: dict[tuple[str, int], list[float]] = {}

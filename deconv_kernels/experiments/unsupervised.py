@@ -45,13 +45,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import at_least, one_of, whole_number
 from ..data.writing import being_written
 from ..engine.deconvnet import Projections
 from ..engine.units import Units
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
+from ..terminal import Progress
 from .common.files import Parts
 
 __all__ = [
@@ -486,7 +486,7 @@ class DeconvolutionalNetwork(nn.Module):
         codes: list[SparseCode] = []
         pooled: list[Tensor] = []
         switches: list[Tensor] = []
-        with tqdm(total=depth * len(images), desc="inferring", unit="image", disable=not progress) as bar:
+        with Progress(total=depth * len(images), desc="inferring", unit="image", disable=not progress) as bar:
             for layer in self.layers[:depth]:
                 found = []
                 for rows in batches:
@@ -581,7 +581,7 @@ class DeconvolutionalNetwork(nn.Module):
         for level, name in enumerate(self.names):
             if not go_on:
                 self.filters[level].copy_(self._noise(level, images, inference, batch_size, generator))
-            with tqdm(total=epochs + 1, desc=name, unit="epoch", disable=not progress) as bar:
+            with Progress(total=epochs + 1, desc=name, unit="epoch", disable=not progress) as bar:
                 for epoch in range(epochs + 1):
                     last = epoch == epochs
                     order = torch.arange(len(images)) if last else torch.randperm(len(images), generator=generator)

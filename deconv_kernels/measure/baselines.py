@@ -15,7 +15,6 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ..engine import definition as meaning
 from ..engine.deconvnet import Deconvnet
@@ -30,6 +29,7 @@ from ..engine.steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
 from ..engine.trace.builder import graph_module
 from ..engine.trace.rules import decisions
 from ..engine.units import Units
+from ..terminal import Progress
 
 Signals = Sequence[Tensor | None]
 WayBack = Callable[[Tensor, Tensor], Signals]
@@ -205,7 +205,7 @@ def project_captum(net: Deconvnet, images: Tensor, units: Units, seed: str = "on
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         rows = units.table().T.tolist()
-        for row, (image, *position) in enumerate(tqdm(rows, "Captum", disable=not progress)):
+        for row, (image, *position) in enumerate(Progress(rows, "Captum", disable=not progress)):
             pixels = images[image : image + 1].to(device).clone()
             projections[row] = attribution.attribute(pixels, functools.partial(_unit, position))[0].detach()
     return _scaled(projections, scale)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..data.tables import aligned
 from ..engine.deconvnet import Deconvnet
 from ..engine.steps.pooling import MaxPool
 from ..engine.units import Units
@@ -16,6 +15,7 @@ from ..experiments.common.clock import now
 from ..experiments.common.responses import seen_size
 from ..experiments.gallery import Gallery, LayerGallery
 from ..ops.backends import allows_tf32
+from ..terminal import aligned, watched
 from .baselines import (
     Projector,
     WrongResult,
@@ -139,7 +139,8 @@ def rates_of(
     Raises:
         WrongResult: projections differ from their definition.
     """
-    return tuple(_Comparison(net, images, layer, sample, overlap).rates(found.k) for layer in found.layers)
+    layers = watched(found.layers, "comparing", "layer", None)
+    return tuple(_Comparison(net, images, layer, sample, overlap).rates(found.k) for layer in layers)
 
 
 class _Comparison:

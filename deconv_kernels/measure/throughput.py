@@ -21,12 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checks import at_least
 from ..data.crops import cut, plan_crops
 from ..data.photographs import load_photographs
-from ..data.tables import aligned
 from ..engine.deconvnet import Deconvnet
 from ..engine.record import Record
 from ..engine.units import Units
@@ -34,6 +32,7 @@ from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
 from ..models import ARCHITECTURES, load_weights
 from ..ops import backends
+from ..terminal import Progress, aligned
 from .baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
 
 __all__ = ["LARGEST_ERROR", "Job", "LayerThroughput", "Throughput", "Timing", "WrongResult", "measure_layer"]
@@ -221,7 +220,7 @@ class Job:
         share = seconds / len(self.layers)
         layers = tuple(
             measure_layer(self.net, self.images, layer, found, share, seed=self.seed)
-            for layer in tqdm(self.layers, "layers", disable=not progress)
+            for layer in Progress(self.layers, "layers", disable=not progress)
         )
         with_forward = tuple(baseline.name for baseline in found if baseline.forward)
         return Throughput(self.model_name, self.weights, self.images_source, machine(self.device), with_forward, layers)

@@ -12,6 +12,7 @@ from ..experiments.common.files import file_name
 from ..experiments.common.responses import describe_field, describe_rectification
 from ..experiments.gallery import Gallery, LayerGallery
 from ..models import Weights
+from ..terminal import watched
 from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
 
 __all__ = ["draw_first_filters", "draw_gallery"]
@@ -32,7 +33,7 @@ def draw_gallery(
         shown: what the projections are of, in words.
         chosen: how the maps were.
     """
-    for layer in found.layers:
+    for layer in watched(found.layers, "drawing", "figure", None):
         units, boxes = layer.projections.units, layer.projections.boxes.tolist()
         assert units.activation is not None
         activation = units.activation.tolist()

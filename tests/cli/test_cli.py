@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import deconv_kernels
-from deconv_kernels import backends
+from deconv_kernels import backends, hubs
 from deconv_kernels.cli import main, options
 from deconv_kernels.cli.gallery_job import GalleryJob
 from deconv_kernels.engine.deconvnet import Deconvnet
@@ -32,6 +33,7 @@ from deconv_kernels.experiments.report import make_report
 from deconv_kernels.experiments.transfer import transfer
 from deconv_kernels.measure import baselines, throughput
 from deconv_kernels.models import ARCHITECTURES, AlexNet
+from deconv_kernels.ops import check_overlap
 from deconv_kernels.plot import gallery as figures
 
 
@@ -139,8 +141,6 @@ def test_photographs_may_follow_the_options(place, weights):
         (("-o", "file/out"), "output folder 'file/out' cannot be written"),
         (("--crops", "3"), "3 crops are too few for the 4 strongest activations"),
         (("--threads", "0"), "threads must be at least 1, got 0"),
-        (("--rule", "up"), "rule must be one of 'deconvnet', 'guided', 'gradient', got 'up'"),
-        (("--overlap", "up"), 'overlap must be "sum" or "last"'),
         (("--device", "tpu"), "device must be cpu or cuda, got 'tpu'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -149,6 +149,14 @@ def test_what_the_user_can_put_right_is_one_line_and_leaves_nothing(place, weigh
     before = sorted(place.rglob("*"))
     _refused(_gallery(weights, *arguments), message)
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("option", "choices"), [("--rule", RULES), ("--overlap", ("sum", "last"))])
+def test_a_word_that_is_no_choice_is_answered_with_them(place, weights, option, choices):
+    result = _gallery(weights, option, "up")
+    assert result.exit_code == 2
+    named = ", ".join(map(repr, choices))
+    assert result.stderr.splitlines()[-1] == f"Error: Invalid value for '{option}': 'up' is not one of {named}."
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
@@ -412,6 +420,46 @@ def test_a_network_of_the_users_finds_the_package_in_the_commands_process(place)
 def test_words_that_are_known_without_torch_are_the_engines():
     assert tuple(ARCHITECTURES) == options.ARCHITECTURES
     assert options.RULES == RULES
+    assert set(options.HUBS) == set(hubs.HUBS)
+    for overlap in options.OVERLAPS:
+        check_overlap(overlap)
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_has_an_example_that_it_takes(name):
+    command = main.commands[name]
+    _, _, example = inspect.cleandoc(command.help).partition("\b\nExample:\n")
+    words = shlex.split(example.replace("\\\n", ""))
+    assert words[:2] == ["deconv-kernels", name]
+    assert command.make_context(name, words[2:]).params
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_talks_to_people_and_programs(name):
+    parameters = {parameter.name: parameter for parameter in main.commands[name].params}
+    assert parameters["json"].opts == ["--json"]
+    assert set(parameters["quiet"].opts) == {"-q", "--quiet"}
+
+
+def test_completion_knows_commands_choices_and_words_without_torch(tmp_path):
+    for module in ("torch", "numpy"):
+        (tmp_path / f"{module}.py").write_text("raise RuntimeError('imported')\n")
+    script = tmp_path / "deconv-kernels"
+    script.write_text("from deconv_kernels.cli import main\nmain()\n")
+    root = str(Path(deconv_kernels.__file__).parents[1])
+
+    def complete(line: str) -> list[str]:
+        asked = {"_DECONV_KERNELS_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        environment = {**os.environ, **asked, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, check=True, env=environment
+        )
+        return done.stdout.splitlines()
+
+    assert complete("deconv-kernels ga") == ["plain,gallery"]
+    assert complete("deconv-kernels gallery --rule g") == ["plain,guided", "plain,gradient"]
+    assert complete("deconv-kernels occlusion --model vg") == ["plain,vgg16", "file,vg"]
+    assert complete("deconv-kernels mine -o ou") == ["dir,ou"]
 
 
 @pytest.mark.parametrize(

@@ -419,6 +419,50 @@ def _refused(result: Result, message: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+SMALL = {
+    "gallery": ("--layers", "3", "--maps", "1", "-k", "1", "--sample", "0"),
+    "mine": ("--layers", "3", "--crops", "2"),
+    "occlusion": ("--layers", "3", "--stride", "24"),
+    "invariance": ("--layers", "3", "--translation=-3,3,3", "--scale", "1,1.5,0.5", "--rotation", "0,90,90"),
+    "correspondence": ("--layers", "3", "--side", "3", "--draws", "2", "--reach", "inf"),
+    "filters": ("--crops", "2"),
+    "evolution": ("--layers", "3", "--maps", "1", "--crops", "2"),
+    "transfer": ("--layers", "3", "--folds", "1", "--test", "1", "--classifiers", "softmax", "--overlap", "1"),
+    "report": ("--layers", "3", "--maps", "1", "-k", "1", "--crops", "2", "--whole", "1", "--stride", "48"),
+    "plan": ("--layers", "3"),
+    "bench": ("--layers", "3", "--seconds", "0.01", "--no-compile"),
+}
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_an_answer_for_programs(command: str, place: Path) -> None:
+    """One JSON object and no progress; its files are those that are there."""
+    if command == "transfer":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    kind = KINDS["chain"]
+    needed = [*_needed(command, place), *SMALL[command]]
+    needed = [str(place / "chain-first.pth") if part.endswith("LeNet-first.pth") else part for part in needed]
+    writes = [] if command in ("plan", "bench") else ["-o", str(place / f"json {command}")]
+    arguments = ["--model", kind.model, "--size", str(kind.size), *needed, *writes]
+    result = CliRunner().invoke(main, [command, "--json", "--quiet", *arguments])
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert "it/s" not in result.stderr
+    assert "%|" not in result.stderr
+    answer = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert answer["command"] == command
+    if writes:
+        assert answer["output"] == writes[1]
+        assert sorted(answer["files"]) == sorted(path.name for path in Path(writes[1]).iterdir())
+    if command == "plan":
+        assert answer["plans"][0]["layer"] == "3"
+        silent = CliRunner().invoke(main, [command, "--quiet", *arguments])
+        assert (silent.exit_code, silent.stdout, silent.stderr) == (0, "", "")
+
+
+def test_every_command_with_a_model_is_among_the_small_ones() -> None:
+    assert set(SMALL) == set(WITH_MODEL)
+
+
 WITH_MODEL = {
     name: command for name, command in main.commands.items() if any(p.name == "model" for p in command.params)
 }

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ...checks import at_least, one_of
+from ...terminal import Progress
 from .files import Parts, fingerprint, fingerprint_of_network
 from .layers import taking
 from .tracing import forward_only
@@ -141,7 +141,7 @@ def extract_features(
     labels: list[Tensor] = []
     count = 0
     total = len(batches) if isinstance(batches, Tensor) else _length(batches)
-    with tqdm(desc="features", unit="image", total=total, disable=not progress) as bar:
+    with Progress(desc="features", unit="image", total=total, disable=not progress) as bar:
         for images, classes in map(_parted, batches.split(batch_size) if isinstance(batches, Tensor) else batches):
             if not len(images):
                 continue

@@ -23,7 +23,7 @@ from ...engine.nodes import CONSTANT, text_of
 from ...engine.trace.builder import graph_module
 from ...engine.trace.exported import image_like
 
-__all__ = ["Parts", "file_name", "fingerprint", "fingerprint_of_network", "written_at_once"]
+__all__ = ["Parts", "file_name", "files_in", "fingerprint", "fingerprint_of_network", "written_at_once"]
 
 T = TypeVar("T")
 
@@ -68,6 +68,11 @@ def _remove_empty(folders: Iterable[Path]) -> None:
         if any(folder.iterdir()):
             break
         folder.rmdir()
+
+
+def files_in(folder: Path) -> tuple[str, ...]:
+    """The names of its files, sorted."""
+    return tuple(sorted(path.name for path in folder.iterdir()))
 
 
 def file_name(layer: str) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...checks import at_least
+from ...terminal import Progress
 from .features import class_numbers
 
 __all__ = ["Fold", "check_threshold", "find_overlap", "make_folds", "without_copies"]
@@ -138,7 +138,7 @@ def find_overlap(
     a, b = _normalised(images_a), _normalised(images_b)
     pairs, correlations = [], []
     rows = max(1, _CORRELATIONS // len(b))
-    for start in tqdm(range(0, len(a), rows), "overlap", disable=not progress):
+    for start in Progress(range(0, len(a), rows), "overlap", disable=not progress):
         correlation = a[start : start + rows] @ b.T
         if same:
             correlation[torch.arange(len(correlation)), torch.arange(start, start + len(correlation))] = 0

@@ -1,0 +1,88 @@
+"""What people see in a terminal: progress of long work, and tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+__all__ = ["Progress", "Silent", "aligned", "chunks_of", "progress_bar", "quiet", "watched"]
+
+T = TypeVar("T")
+
+_QUIET = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Inside, no progress is shown, whoever asks for it."""
+    token = _QUIET.set(wanted)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+class Progress(tqdm):
+    """tqdm's progress bar, which `quiet` silences."""
+
+    def __init__(self, *arguments: Any, disable: bool = False, **options: Any) -> None:
+        super().__init__(*arguments, disable=disable or _QUIET.get(), **options)
+
+
+class Silent:
+    """A progress bar that nobody sees, made in no time."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def update(self, count: int) -> None:
+        """Counts nothing."""
+
+
+def progress_bar(total: int, what: str, unit: str, progress: bool | None) -> Progress | Silent:
+    """A progress bar; with `progress` None one that appears on a terminal after a second."""
+    shown = sys.stderr.isatty() if progress is None else progress
+    return Progress(total=total, desc=what, unit=unit, delay=0 if progress else 1) if shown else Silent()
+
+
+def chunks_of(total: int, size: int, what: str, unit: str, progress: bool | None) -> Iterator[tuple[int, int]]:
+    """First and stop of chunks of so many things, with a progress bar."""
+    with progress_bar(total, what, unit, progress) as bar:
+        for start in range(0, total, size):
+            stop = min(total, start + size)
+            yield start, stop
+            bar.update(stop - start)
+
+
+def watched(things: Sequence[T], what: str, unit: str, progress: bool | None) -> Iterator[T]:
+    """The same things one after the other, with a progress bar."""
+    with progress_bar(len(things), what, unit, progress) as bar:
+        for thing in things:
+            yield thing
+            bar.update(1)
+
+
+def aligned(rows: Sequence[Sequence[object]], left: Collection[int] = (0,)) -> list[str]:
+    """Rows as lines with columns of equal width.
+
+    Args:
+        rows: of one length each.
+        left: the columns whose cells begin at the left; the others end at the right, as numbers do.
+    """
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in texts
+    ]
