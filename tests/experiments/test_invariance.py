@@ -449,7 +449,7 @@ def test_the_command_takes_its_options(place, options):
         (("--labels", "1,2,3", "--model", "net.py:features"), "one value per class"),
         (("--fill", "256"), "fill must be"),
         (("--fill", "mirror"), "fill must be"),
-        (("--interpolation", "cubic"), "interpolation must be"),
+        (("--interpolation", "cubic"), "'cubic' is not one of 'bilinear', 'bicubic', 'nearest'"),
         (("--translation", "1,2"), "translation must be FROM,TO,STEP"),
         (("--scale", "1,2,0"), "scale must be FROM,TO,STEP"),
         (("--scale", "0,1,0.5"), "ratio must be above 0"),

@@ -702,7 +702,7 @@ class TestCommand:
             (("--images", tmp_path / "flat"), "holds no image files"),
             (("--images", folder, "--size", 0), "size must be at least 1"),
             (("--images", folder, "--layers", "relu9"), "no layer 'relu9'"),
-            (("--images", folder, "--pooling", "min"), "pooling must be one of"),
+            (("--images", folder, "--pooling", "min"), "'min' is not one of 'max', 'average'"),
             (("--images", folder, "--overlap", 2), "threshold must be above 0"),
             (("--images", folder / "red" / "0.png"), "144 are needed for crops of 64 from separate quarters"),
         ):
