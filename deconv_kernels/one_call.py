@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from .checks import at_least, one_of, shown, whole_number
 from .data.tensor_files import load_tensors, save_tensors
 from .engine.deconvnet import SEEDS, Deconvnet, Projections
+from .engine.fields import rank_of
 from .engine.record import Record
 from .engine.steps.base import RULES
-from .engine.units import LayerLike, Units
+from .engine.units import LayerLike, Units, columns_of
 from .ops import check_overlap
 
 __all__ = ["load_projections", "project", "save_projections"]
 
 _FORMAT = "deconv_kernels projections 1"
-_COLUMNS = ("image", "channel", "y", "x")
 
 
 @overload
@@ -77,12 +77,14 @@ def project(
 
     Args:
         model: any `nn.Module` that torch.fx can trace, read as in eval mode and left as it is; or a `Deconvnet`.
-        images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype, on any device; a NumPy array
-            is read in place, or copied where torch cannot (read-only, or with negative strides).
+        images: (N, C, H, W), volumes (N, C, D, H, W), signals (N, C, L), or (N, F) where the network takes rows, of the
+            model's dtype, on any device; a NumPy array is read in place, or copied where torch cannot (read-only, or
+            with negative strides).
         layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`; or the module itself.
-        units: integers, (U, 4): image, channel, y and x of each; or (U, 2): image and channel, which stands for the
-            strongest unit of that map in that image (the first in row-major order of several), and for the only one
-            where the layer is flat. As a tensor, array or list.
+        units: integers, (U, 4): image, channel, y and x of each, in volumes (U, 5): image, channel, z, y and x, in
+            signals (U, 3): image, channel and x; or (U, 2): image and channel, which stands for the strongest unit of
+            that map in that image (the first in row-major order of several), and for the only one where the layer is
+            flat. As a tensor, array or list.
         rule: "deconvnet", "guided" or "gradient"; by default "deconvnet", or that of the `Deconvnet`.
         overlap: what pooling windows that share a maximum do: "sum", or "last" (the last window wins).
         seed: what the projection of one is multiplied by when it is finished: the unit's "activation", so that a
@@ -92,9 +94,10 @@ def project(
         progress: show progress bars; by default on a terminal when it takes more than a second.
 
     Returns:
-        (U, C, H, W), zero outside the receptive fields, in the order of the units and on the model's device. With
-        `full=False` the receptive fields (U, C, h, w) and their boxes, (U, 4) int64 on the host: y0, x0, y1, x1 in
-        pixels, half open; a box may overhang the image, and its window is zero there.
+        (U, C, H, W), or as the images are, zero outside the receptive fields, in the order of the units and on the
+        model's device. With `full=False` the receptive fields (U, C, h, w) and their boxes, (U, 4) int64 on the host:
+        y0, x0, y1, x1 in pixels, half open, in volumes (U, 6): z0, y0, x0, z1, y1, x1, in signals (U, 2): x0, x1; a box
+        may overhang the image, and its window is zero there.
 
     Raises:
         TypeError: images that are not of the model's dtype, units or a batch size that are not integers.
@@ -118,16 +121,17 @@ def project(
     one_of("seed", seed, SEEDS)
     batch_size = whole_number("batch_size", batch_size)
     at_least("batch_size", batch_size, 1)
-    table = _table(units, len(inputs) if inputs.dim() else 0)
+    rank = rank_of(inputs.shape[1:])
+    table = _table(units, len(inputs) if inputs.dim() else 0, rank)
     needed = table[:, 0].unique()
     # Without units one image tells the sizes of everything.
     batches = needed.split(batch_size) if len(needed) else (torch.zeros(1, dtype=torch.int64),)
-    windows, boxes, shape = None, torch.empty(len(table), 4, dtype=torch.int64), None
+    windows, boxes, shape = None, torch.empty(len(table), 2 * rank, dtype=torch.int64), None
     for batch in batches:
         record = net.record(
             inputs[batch.to(inputs.device)] if len(inputs) else inputs,
             layer,
-            activations=seed == "activation" and table.shape[1] == 4,
+            activations=seed == "activation" and table.shape[1] > 2,
             batch_size=batch_size,
             progress=progress,
         )
@@ -141,7 +145,7 @@ def project(
     assert windows is not None and shape is not None
     if not full:
         return windows, boxes
-    places = F.pad(table, (0, 4 - table.shape[1]))
+    places = F.pad(table, (0, 2 + rank - table.shape[1]))
     return Projections(Units.of_table(layer, places.T), windows, boxes, shape).full()
 
 
@@ -149,7 +153,8 @@ def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tenso
     """Writes projections to a `.npz` or `.safetensors` file, which is there complete or not at all.
 
     What `project` returns becomes the arrays "frames", or "windows" and "boxes"; the `Projections` of a `Deconvnet`
-    become "windows", "boxes", "image", "channel", "y", "x" and, where they are known, "activation".
+    become "windows", "boxes", "image", "channel", "z", "y", "x" (those that there are) and, where they are known,
+    "activation".
 
     Raises:
         TypeError: something else.
@@ -168,7 +173,7 @@ def save_projections(path: Path | str, projections: Tensor | tuple[Tensor, Tenso
     elif isinstance(projections, Projections):
         units = projections.units
         tensors = {"windows": projections.windows, "boxes": projections.boxes}
-        tensors |= dict(zip(_COLUMNS, units.table(), strict=True))
+        tensors |= dict(zip(units.columns, units.table(), strict=True))
         if units.activation is not None:
             tensors["activation"] = units.activation
         about |= {"layer": units.layer, "shape": projections.shape}
@@ -204,8 +209,8 @@ def load_projections(path: Path | str) -> Tensor | tuple[Tensor, Tensor] | Proje
             return tensors["frames"]
         if "layer" not in about:
             return tensors["windows"], tensors["boxes"]
-        image, channel, y, x = (tensors[name] for name in _COLUMNS)
-        units = Units(about["layer"], image, channel, y, x, tensors.get("activation"))
+        table = torch.stack([tensors[name] for name in columns_of(tensors["windows"].dim() - 2)])
+        units = Units.of_table(about["layer"], table, tensors.get("activation"))
         return Projections(units, tensors["windows"], tensors["boxes"], tuple(about["shape"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} does not hold projections as they were saved: {error}") from error
@@ -231,17 +236,18 @@ def _tensor(name: str, given: Tensor | np.ndarray[Any, Any] | Sequence[Any]) -> 
         raise ValueError(f"{name} must be a tensor, an array or lists of numbers of one length: {error}") from error
 
 
-def _table(units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]], images: int) -> Tensor:
-    """Units as (U, 4) or (U, 2) int64 on the host."""
+def _table(units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]], images: int, rank: int) -> Tensor:
+    """Units as (U, 2 + rank) or (U, 2) int64 on the host."""
     table = _tensor("units", units)
     if table.numel() == 0 and table.dim() < 2:
-        return torch.empty(0, 4, dtype=torch.int64)
+        return torch.empty(0, 2 + rank, dtype=torch.int64)
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
         raise TypeError(f"units must be integers, got {table.dtype}")
-    if table.dim() != 2 or table.shape[1] not in (2, 4):
+    if table.dim() != 2 or table.shape[1] not in (2, 2 + rank):
+        *first, last = columns_of(rank)
         raise ValueError(
-            "units must have shape (U, 4), of image, channel, y and x, or (U, 2), of image and channel, "
-            f"got {tuple(table.shape)}"
+            f"units must have shape (U, {2 + rank}), of {', '.join(first)} and {last}, or (U, 2), of image and "
+            f"channel, got {tuple(table.shape)}"
         )
     table = table.detach().to("cpu", torch.int64)
     if len(table) and int(table.min()) < 0:
@@ -253,11 +259,11 @@ def _table(units: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]], image
 
 def _units(record: Record, layer: str, table: Tensor) -> Units:
     """The units of a table; of two columns, the strongest of their maps."""
-    if table.shape[1] == 4:
+    if table.shape[1] > 2:
         return Units.of_table(layer, table.T)
     channels = record.shape(layer)[0]
     if len(table) and int(table[:, 1].max()) >= channels:
         raise ValueError(f"channels of {layer!r} must be below {channels}, got {int(table[:, 1].max())}")
     peaks = record.peaks[record.layer(layer).step]
-    image, channel = (column.to(peaks.value.device) for column in table.unbind(1))
-    return Units(layer, image, channel, *(part[image, channel] for part in (peaks.y, peaks.x, peaks.value)))
+    image, channel = of = tuple(column.to(peaks.value.device) for column in table.unbind(1))
+    return Units.of_table(layer, torch.stack([image, channel, *peaks.place[of].T]), peaks.value[of])

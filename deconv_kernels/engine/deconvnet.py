@@ -18,7 +18,7 @@ from ..checks import at_least, one_of
 from ..ops import check_overlap
 from ..terminal import chunks_of, progress_bar
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
-from .fields import Window, as_map
+from .fields import Window, as_map, rank_of
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
 from .record import Record
@@ -35,6 +35,7 @@ from .walk import Walk
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
 _PLANS_KEPT = 256
+_IMAGES = {4: "NCHW", 5: "NCDHW", 3: "NCL", 2: "NF"}  # by their number of dimensions
 
 
 @dataclass(eq=False)
@@ -43,10 +44,10 @@ class Projections:
 
     Attributes:
         units: the units projected.
-        windows: (U, C, h, w), the receptive field of each unit.
+        windows: (U, C, h, w), the receptive field of each unit; (U, C, d, h, w) in volumes, (U, C, w) in signals.
         boxes: (U, 4) int64 on the host, where the windows lie: y0, x0, y1, x1 in pixels, half open. A box may overhang
-            the image; its window is zero there.
-        shape: of one image, (C, H, W), or (F,) where the network takes rows.
+            the image; its window is zero there. (U, 6) in volumes: z0, y0, x0, z1, y1, x1; (U, 2) in signals: x0, x1.
+        shape: of one image, (C, H, W), (C, D, H, W) or (C, L), or (F,) where the network takes rows.
 
     Example:
         >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()))
@@ -62,10 +63,9 @@ class Projections:
     shape: tuple[int, ...]
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """(H, W) of the images."""
-        _, height, width = as_map(self.shape)
-        return height, width
+    def image_size(self) -> tuple[int, ...]:
+        """(H, W) of the images, (D, H, W) of volumes, (L,) of signals."""
+        return as_map(self.shape, self.windows.dim() - 2)[1:]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -75,13 +75,13 @@ class Projections:
         return Projections(self.units[index], self.windows[chosen], self.boxes[chosen], self.shape)
 
     def full(self) -> Tensor:
-        """The projections in frames of the images' size, zero outside the receptive field: (U, C, H, W), or (U, F)."""
+        """The projections in frames of the images' size, zero outside the receptive field: (U, *shape)."""
         frames = self.windows
         for axis, length in enumerate(self.image_size):
             if frames.shape[axis + 2] != length or bool(self.boxes[:, axis].any()):
                 frames = place(frames, self.boxes[:, axis].to(frames.device), length, axis + 2)
         frames = frames.clone() if frames is self.windows else frames
-        return frames if len(self.shape) == 3 else frames.reshape(-1, *self.shape)
+        return frames.reshape(-1, *self.shape)
 
 
 class Deconvnet:
@@ -105,7 +105,8 @@ class Deconvnet:
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.
-        image_size: (C, H, W) of the images, (H, W), or (F,) of rows. It is needed for the layers of a network whose
+        image_size: (C, H, W) of the images, (C, D, H, W) of volumes, (C, L) of signals, or (F,) of rows; (H, W) is
+            enough where the network tells its channels. It is needed for the layers of a network whose
             forward asks for the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a
             network is traced anew for every size.
 
@@ -277,9 +278,9 @@ class Deconvnet:
         """Runs images forward and keeps what the way back needs.
 
         Args:
-            images: (N, C, H, W), or (N, F) where the network takes rows, of the model's dtype; one tensor for each
-                input of the network, of which all but the first may have any shape (N, ...). Batches move to the
-                model's device as they are needed.
+            images: (N, C, H, W), volumes or clips (N, C, D, H, W), signals (N, C, L), or (N, F) where the network takes
+                rows, of the model's dtype; one tensor for each input of the network, of which all but the first may
+                have any shape (N, ...). Batches move to the model's device as they are needed.
             layers: which layers' units to choose from, by name or as modules of the network. Nothing is run that they
                 do not need.
             activations: keep the activations of these layers too.
@@ -330,7 +331,7 @@ class Deconvnet:
         record = Record(tape, tape.names, len(inputs[0]), dtype, device)
         record.kept = [()] * len(tape.steps)
         record.steps, record.weights = tape.bound(tape.needed(asked))
-        recording = Recording(tape, record, asked, activations)
+        recording = Recording(tape, record, asked, activations, rank_of(inputs[0].shape[1:]))
         for start, stop in chunks_of(len(record), batch_size, "recording", "image", progress):
             recording.batch([x[start:stop].to(device) for x in inputs], start)
         if activations:
@@ -339,7 +340,7 @@ class Deconvnet:
         return record
 
     def shapes(self, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """The shapes of layers' outputs for the first of some images, (C, H, W) or (F,).
+        """The shapes of layers' outputs for the first of some images, (C, [[D,] H,] W) or (F,).
 
         Raises:
             UnknownLayer: a layer the model does not have.
@@ -368,14 +369,17 @@ class Deconvnet:
         if len(inputs) != self._inputs:
             raise ValueError(f"the network takes {self._inputs} tensors, got {len(inputs)}")
         images = inputs[0]
+        rank = next((tape.rank for tape in self._tapes.values()), None)
+        taken = tuple(_IMAGES) if rank is None else (rank + 2,)
         if not all(isinstance(x, Tensor) for x in inputs):
             raise TypeError(f"images must be a Tensor, got {type(images).__name__}")
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), images)
         for x in inputs:
             if (x.is_floating_point() or x is images) and x.dtype != parameter.dtype:
                 raise TypeError(f"images must be of the model's dtype {parameter.dtype}, got {x.dtype}")
-            if x.dim() == 0 or 0 in x.shape or (x is images and x.dim() not in (2, 4)):
-                raise ValueError(f"images must have shape (N, C, H, W) with no empty dimension, got {tuple(x.shape)}")
+            if x.dim() == 0 or 0 in x.shape or (x is images and x.dim() not in taken):
+                shapes = " or ".join(f"({', '.join(_IMAGES[dim])})" for dim in taken)
+                raise ValueError(f"images must have shape {shapes} with no empty dimension, got {tuple(x.shape)}")
             if len(x) != len(images):
                 raise ValueError(f"all inputs must hold {len(images)} images, got {len(x)}")
         if not images.is_floating_point():
@@ -433,7 +437,7 @@ class Deconvnet:
         scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
         positions = Positions.of(units.image, units.table()[2:].T, record.device)
         seeds = Windows.seeds(units.channel.to(record.device), positions, plan.top, record.dtype)
-        scale = None if scale is None else scale.to(record.device).view(-1, 1, 1, 1)
+        scale = None if scale is None else scale.to(record.device).view(-1, 1, *(1,) * record.rank)
         windows = self._down(record, plan, seeds, scale, progress)[input]
         shape = record.shapes[input]
         assert shape is not None
@@ -462,7 +466,7 @@ class Deconvnet:
             overlap, kernel, max_bytes, progress: as for `project`.
 
         Returns:
-            What arrives at each input of the network, (S, C, H, W) or (S, F).
+            What arrives at each input of the network, (S, ...) of its shape.
 
         Raises:
             TypeError: a signal that is not of the network's dtype.
@@ -484,7 +488,7 @@ class Deconvnet:
         if len(image) and not 0 <= int(image.min()) <= int(image.max()) < len(record):
             raise ValueError(f"image must be from 0 to {len(record) - 1}, got {image.tolist()}")
         plan = self._plan(record, layer, max_bytes, True, _options(overlap, kernel))
-        positions = Positions.of(image.cpu(), torch.zeros((len(image), 2), dtype=torch.int64), record.device)
+        positions = Positions.of(image.cpu(), torch.zeros((len(image), record.rank), dtype=torch.int64), record.device)
         values = signal.to(record.device).reshape(-1, *above).clone()
         windows = Windows(values, Window.full(above), positions)
         results = self._down(record, plan, windows, None, progress)
@@ -499,7 +503,7 @@ class Deconvnet:
         scale: Tensor | None,
         progress: bool | None,
     ) -> list[Tensor]:
-        """What arrives at every input, (U, C, h, w) in the windows of the plan."""
+        """What arrives at every input, (U, C, [[d,] h,] w) in the windows of the plan."""
         results = [
             torch.empty((len(windows), below.channels, *below.size), dtype=record.dtype, device=record.device)
             for below in plan.inputs

@@ -1,4 +1,4 @@
-"""Receptive-field arithmetic: the rectangle of every map that one unit can reach.
+"""Receptive-field arithmetic: the part of every map that one unit can reach, a span along each of its axes.
 
 Walking down a tape, the window of a unit grows step by step, and where paths meet it covers all of theirs. It has one
 size for all units of a layer and an origin that is affine in the unit's position; once it would be as large as the map,
@@ -13,12 +13,22 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-Shape = tuple[int, int, int]
+from ..ops.geometry import PerAxis
+
+Shape = tuple[int, ...]
 
 
-def as_map(shape: Sequence[int]) -> Shape:
-    """The (C, H, W) as which a value of one image counts; one of another rank is so many channels of one position."""
-    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
+def as_map(shape: Sequence[int], rank: int) -> Shape:
+    """The (C, [[D,] H,] W) as which a value of one image counts, in a network whose images have `rank` axes.
+
+    A value with another number of axes is so many channels of one position.
+    """
+    return tuple(shape) if len(shape) == rank + 1 else (math.prod(shape), *(1,) * rank)
+
+
+def rank_of(shape: Sequence[int]) -> int:
+    """How many axes an image of some shape has, (C, [[D,] H,] W); a row (F,) counts as a map of one position."""
+    return len(shape) - 1 if len(shape) > 1 else 2
 
 
 class Axis(NamedTuple):
@@ -71,53 +81,66 @@ class Axis(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The window of a layer's units on one map."""
+    """The window of a layer's units on one map.
+
+    Attributes:
+        channels: of the map.
+        axes: of the window, in the order z, y, x.
+    """
 
     channels: int
-    y: Axis
-    x: Axis
+    axes: tuple[Axis, ...]
 
     @classmethod
     def unit(cls, shape: Shape) -> Window:
-        """The window of a unit on its own map of shape (C, H, W)."""
-        return cls(shape[0], Axis.unit(shape[1]), Axis.unit(shape[2]))
+        """The window of a unit on its own map of shape (C, [[D,] H,] W)."""
+        return cls(shape[0], tuple(map(Axis.unit, shape[1:])))
 
     @classmethod
     def full(cls, shape: Shape) -> Window:
-        """The whole map of shape (C, H, W)."""
-        return cls(shape[0], Axis.full(shape[1]), Axis.full(shape[2]))
+        """The whole map of shape (C, [[D,] H,] W)."""
+        return cls(shape[0], tuple(map(Axis.full, shape[1:])))
 
     @property
-    def axes(self) -> tuple[Axis, Axis]:
-        return self.y, self.x
+    def rank(self) -> int:
+        """How many axes it has."""
+        return len(self.axes)
 
     @property
     def shape(self) -> Shape:
-        """(C, H, W) of the map."""
-        return self.channels, self.y.length, self.x.length
+        """(C, [[D,] H,] W) of the map."""
+        return self.channels, *(axis.length for axis in self.axes)
 
     @property
     def is_full(self) -> bool:
         """Whether the window is the whole map, for every unit."""
-        return self.y.is_full and self.x.is_full
+        return all(axis.is_full for axis in self.axes)
 
     def clipped(self) -> Window:
         """The same window, or the whole map along an axis where it is at least as large."""
-        return Window(self.channels, self.y.clipped(), self.x.clipped())
+        return Window(self.channels, tuple(axis.clipped() for axis in self.axes))
 
     def joined(self, other: Window) -> Window:
         """The smallest window that covers this one and another on the same map."""
-        return Window(self.channels, self.y.joined(other.y), self.x.joined(other.x))
+        axes = zip(self.axes, other.axes, strict=True)
+        return Window(self.channels, tuple(axis.joined(its) for axis, its in axes))
+
+    def slid(
+        self, shape: Sequence[int], kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis
+    ) -> Window:
+        """The window on the input, of shape (C, [[D,] H,] W), of a sliding step, wherever it reaches."""
+        axes = zip(self.axes, shape[1:], kernel, stride, padding, dilation, strict=True)
+        return Window(shape[0], tuple(axis.slid(*along) for axis, *along in axes))
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of the window."""
-        return self.y.size, self.x.size
+    def size(self) -> tuple[int, ...]:
+        """How many positions the window has along each axis."""
+        return tuple(axis.size for axis in self.axes)
 
     @property
     def elements(self) -> int:
         """How many values one unit's window holds."""
-        return self.channels * self.y.size * self.x.size
+        return self.channels * math.prod(self.size)
 
 
 class Reaching(Protocol):

@@ -44,10 +44,11 @@ class Recording:
         record: to fill.
         asked: the values of the layers asked for.
         activations: keep theirs.
+        rank: how many axes the images have.
     """
 
-    def __init__(self, tape: Tape, record: Record, asked: set[int], activations: bool) -> None:
-        self.tape, self.record, self.asked, self.activations = tape, record, asked, activations
+    def __init__(self, tape: Tape, record: Record, asked: set[int], activations: bool, rank: int) -> None:
+        self.tape, self.record, self.asked, self.activations, self.rank = tape, record, asked, activations, rank
         self.running = fused(tape, record.steps, asked, keeps=True)
         self.last_reader = {source: link.value for link, _ in self.running for source in link.sources}
 
@@ -89,10 +90,10 @@ class Recording:
         record.shapes = shapes
 
     def _keep_layer(self, name: str, x: Tensor, start: int) -> None:
-        record, batch = self.record, Peaks.of(x)
-        stored, parts = record.peaks.get(name), ("value", "y", "x")
-        stores = [None if stored is None else getattr(stored, part) for part in parts]
-        record.peaks[name] = Peaks(*map(self._store, stores, [getattr(batch, part) for part in parts], repeat(start)))
+        record, batch = self.record, Peaks.of(x, self.rank)
+        stored = record.peaks.get(name)
+        stores = (None, None) if stored is None else (stored.value, stored.place)
+        record.peaks[name] = Peaks(*map(self._store, stores, (batch.value, batch.place), repeat(start)))
         if self.activations:
             record.activations[name] = self._store(record.activations.get(name), x, start)
 
@@ -102,8 +103,8 @@ class Recording:
         if len(batch) == images:
             return batch
         if store is None:
-            channels_last = batch.dim() == 4 and is_channels_last(batch, 2)
-            store = empty((images, *batch.shape[1:]), batch.dtype, batch.device, channels_last, 2)
+            channels_last = batch.dim() == self.rank + 2 and is_channels_last(batch, self.rank)
+            store = empty((images, *batch.shape[1:]), batch.dtype, batch.device, channels_last, self.rank)
         store[start : start + len(batch)] = batch
         return store
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..terminal import aligned
-from .fields import Window, as_map, receptive_fields
+from .fields import Window, as_map, rank_of, receptive_fields
 from .steps.base import Options, PlannedStep, Step
 from .trace.tape import Tape
 
@@ -107,7 +107,8 @@ def make_plan(
         UnknownLayer: a layer the network does not have.
     """
     top = tape.value(layer)
-    shape = as_map(shapes[top] or ())
+    rank = rank_of(shapes[0] or ())
+    shape = as_map(shapes[top] or (), rank)
     units = Window.full(shape) if whole else Window.unit(shape)
     fields = receptive_fields(tape.steps, tape.sources, shapes, top, units)
     planned: list[PlannedStep] = []
@@ -139,12 +140,12 @@ def make_plan(
                 options=options or Options(),
                 seeded=seeded,
                 settled=len(above_it) != 1 or not above_it[0].waits,
-                multiply_adds=0 if seeded else step.multiply_adds(above, as_map(read[0])[0]),
+                multiply_adds=0 if seeded else step.multiply_adds(above, as_map(read[0], rank)[0]),
                 bytes=size,
                 units_at_once=max(1, max_bytes // size),
             )
         )
-    inputs = tuple(fields[number] or Window.full(as_map(shapes[number] or ())) for number in range(tape.inputs))
+    inputs = tuple(fields[number] or Window.full(as_map(shapes[number] or (), rank)) for number in range(tape.inputs))
     return Plan(layer, top, units, tuple(reversed(planned)), tuple(fields), inputs)
 
 

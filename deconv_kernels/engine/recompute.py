@@ -1,5 +1,6 @@
 """Forward inside windows: what a changed rectangle of an image changes in a network, and nothing else.
 
+A rectangle is a span of a signal, and a box of a volume.
 The activations of the clean image are computed once. Then, for many positions of a rectangle at once, every step of the
 network runs on windows around what the rectangle can have changed, which take what they need beside it from the clean
 activations. Steps that mix all positions get whole maps. The result is that of running the network on the whole changed
@@ -8,6 +9,7 @@ images, up to the rounding of sums.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..ops.geometry import PerAxis
 from .deconvnet import Deconvnet
+from .fields import rank_of
 from .forward import fused, memory_of
 from .plan import working_bytes
-from .steps.base import Pair, Step
+from .steps.base import Step
 from .steps.padding import ZeroPad
 from .steps.sliding import Sliding
 from .trace.tape import Link
@@ -34,22 +38,22 @@ class Spans:
     """Where a map differs from that of the clean image, for every position of the rectangle.
 
     Attributes:
-        first, stop: (P, 2) int64 on the host, rows and columns, half open. Never empty, always inside the map.
-        length: (H, W) of the map.
+        first, stop: (P, rank) int64 on the host, along every axis, half open. Never empty, always inside the map.
+        length: of the map, along every axis.
     """
 
     first: Tensor
     stop: Tensor
-    length: Pair
+    length: PerAxis
 
     @classmethod
-    def of(cls, first: Tensor, stop: Tensor, length: Pair) -> Spans:
+    def of(cls, first: Tensor, stop: Tensor, length: PerAxis) -> Spans:
         """Those of rectangles wherever they are, cut off at the borders."""
         last = torch.tensor(length)
         first = first.clamp(min=0).minimum(last - 1)
         return cls(first, stop.minimum(last).maximum(first + 1), length)
 
-    def full(self, length: Pair) -> Spans:
+    def full(self, length: PerAxis) -> Spans:
         """All of a map, at every position."""
         return Spans(torch.zeros_like(self.first), torch.tensor(length).expand_as(self.stop), length)
 
@@ -57,7 +61,7 @@ class Spans:
         """The smallest that cover these and others on a map of the same size."""
         return Spans(self.first.minimum(other.first), self.stop.maximum(other.stop), self.length)
 
-    def slid(self, step: Sliding, length: Pair) -> Spans:
+    def slid(self, step: Sliding, length: PerAxis) -> Spans:
         """Those of the outputs, a map of `length`, that a sliding step computes from any of these."""
         stride, before = torch.tensor(step.stride), torch.tensor(step.before)
         first = self.first + before - torch.tensor(step.extent) + 1
@@ -67,8 +71,7 @@ class Spans:
         """Windows of one size for some of the positions, wholly inside the map."""
         first, stop = self.first[positions], self.stop[positions]
         size = (stop - first).amax(0)
-        rows, columns = size.tolist()
-        return Frame(first.minimum(torch.tensor(self.length) - size), (rows, columns), self.length)
+        return Frame(first.minimum(torch.tensor(self.length) - size), tuple(size.tolist()), self.length)
 
 
 @dataclass(frozen=True)
@@ -76,25 +79,24 @@ class Frame:
     """Windows of one size on a map.
 
     Attributes:
-        origin: (P, 2) int64 on the host, where each begins.
-        size: rows and columns.
-        length: (H, W) of the map.
+        origin: (P, rank) int64 on the host, where each begins.
+        size: along every axis.
+        length: of the map, along every axis.
     """
 
     origin: Tensor
-    size: Pair
-    length: Pair
+    size: PerAxis
+    length: PerAxis
 
     @property
     def is_full(self) -> bool:
         """Whether every window is the whole map."""
         return self.size == self.length
 
-    def below(self, step: Sliding) -> tuple[Tensor, Pair]:
+    def below(self, step: Sliding) -> tuple[Tensor, PerAxis]:
         """The origins and the size of the patches that a sliding step computes the windows from."""
         origin = self.origin * torch.tensor(step.stride) - torch.tensor(step.before)
-        rows, columns = ((n - 1) * s + r for n, s, r in zip(self.size, step.stride, step.extent, strict=True))
-        return origin, (rows, columns)
+        return origin, tuple((n - 1) * s + r for n, s, r in zip(self.size, step.stride, step.extent, strict=True))
 
     def lies_as(self, other: Frame) -> bool:
         """Whether the windows of both are the same."""
@@ -105,7 +107,7 @@ class Changed(NamedTuple):
     """A value of the tape for several positions of the rectangle.
 
     Attributes:
-        values: (P, C, h, w) in windows, or (P, ...) whole.
+        values: (P, C, [[d,] h,] w) in windows, or (P, ...) whole.
         frame: where the windows lie; None for values that are no maps, which are whole.
     """
 
@@ -124,14 +126,15 @@ class Recomputation:
 
     Args:
         net: any network.
-        image: (C, H, W), of the model's dtype; one tensor for each input of the network.
+        image: (C, H, W), (C, D, H, W) of a volume or (C, L) of a signal, of the model's dtype; one tensor for each
+            input of the network.
         layers: whose outputs are wanted.
         input: the number of the input that the rectangle changes.
         max_bytes: working memory for the windows; as many positions are computed at once as fit, and at least one.
             By default 32 MiB on the CPU and 1 GiB elsewhere.
 
     Attributes:
-        clean: the output of every layer for the clean image, (C, H, W) or (F,).
+        clean: the output of every layer for the clean image, (C, [[D,] H,] W) or (F,).
 
     Raises:
         TypeError: an image that is not a tensor of the model's dtype.
@@ -157,8 +160,11 @@ class Recomputation:
         dtype, device = net.check_images([x[None] if isinstance(x, Tensor) else x for x in images])
         if not 0 <= input < len(images):
             raise ValueError(f"input must be from 0 to {len(images) - 1}, got {input}")
-        if images[input].dim() != 3:
-            raise ValueError(f"a rectangle of an image (C, H, W) can change, not of {tuple(images[input].shape)}")
+        self.rank = rank_of(images[0].shape)
+        if images[input].dim() != self.rank + 1:
+            raise ValueError(
+                f"a part of an image (C, H, W), (C, D, H, W) or (C, L) can change, not of {tuple(images[input].shape)}"
+            )
         self.input, self.dtype, self.device = input, dtype, device
         self.max_bytes = working_bytes(device) if max_bytes is None else max_bytes
         wanted = set(self.values.values())
@@ -199,7 +205,7 @@ class Recomputation:
             x = step.output(read, False)
             self._shapes[value] = tuple(x.shape[1:])
             if value in affected:
-                self._in_windows[value] = step.in_windows(read, x)
+                self._in_windows[value] = step.in_windows(read, x, self.rank)
             maps[value] = self._keep(value, x) if value in kept else x
             for source in {*sources, value}:
                 if last.get(source, value) == value:
@@ -210,12 +216,12 @@ class Recomputation:
 
         Those that are added to the rows of all positions are one of 0 and one of -inf, for padding.
         """
-        if x.dim() > 2 and x.is_floating_point():
-            height, width = x.shape[-2:]
-            rows = x.new_zeros((height * width + 2, math.prod(x.shape[1:-2])))
+        if x.dim() > self.rank and x.is_floating_point():
+            size = x.shape[-self.rank :]
+            rows = x.new_zeros((math.prod(size) + 2, math.prod(x.shape[1 : -self.rank])))
             rows[-1] = -math.inf
-            rows[:-2].copy_(x.reshape(-1, height * width).T)
-            self._tables[value], x = rows, rows[:-2].view(height, width, -1).permute(2, 0, 1).view(x.shape)
+            rows[:-2].copy_(x.reshape(-1, math.prod(size)).T)
+            self._tables[value], x = rows, rows[:-2].view(*size, -1).movedim(-1, 0).view(x.shape)
         self._maps[value] = x
         return x
 
@@ -224,12 +230,13 @@ class Recomputation:
         """The wanted layers' outputs for the image with a changed rectangle, at many positions of it.
 
         Args:
-            origins: (P, 2) int64, row and column of each rectangle's first pixel. It may overhang the image.
-            content: (C, h, w) what the rectangle holds, or (P, C, h, w) if that differs.
+            origins: (P, rank) int64, where the first pixel of each rectangle is: its row and column, in a volume
+                [z, y, x], in a signal [x]. It may overhang the image.
+            content: (C, [[d,] h,] w) what the rectangle holds, or (P, C, [[d,] h,] w) if that differs.
 
         Yields:
             The numbers of some positions, int64 on the host, and for these the output of every wanted layer,
-            (n, C, H, W) or (n, F). Every position comes once; those with windows alike come together.
+            (n, C, [[D,] H,] W) or (n, F). Every position comes once; those with windows alike come together.
 
         Raises:
             TypeError: origins that are not integers, or content of another dtype than the image.
@@ -246,7 +253,7 @@ class Recomputation:
             yield positions, self._changed(frames, origins[positions], rectangles.to(self.device))
 
     def __call__(self, origins: Tensor, content: Tensor) -> dict[str, Tensor]:
-        """As `chunks`, for all positions at once and in their order: (P, C, H, W) or (P, F) of every wanted layer."""
+        """As `chunks`, for all positions at once and in their order: (P, ...) of every wanted layer."""
         results = {name: x.new_empty((len(origins), *x.shape)) for name, x in self.clean.items()}
         for positions, outputs in self.chunks(origins, content):
             for name, output in outputs.items():
@@ -259,19 +266,21 @@ class Recomputation:
                 f"origins must be integers and content {self._maps[self.input].dtype} as the image is, "
                 f"got {origins.dtype} and {content.dtype}"
             )
-        if origins.dim() != 2 or origins.shape[1] != 2:
-            raise ValueError(f"origins must have shape (P, 2), got {tuple(origins.shape)}")
-        content = content[None] if content.dim() == 3 else content
+        if origins.dim() != 2 or origins.shape[1] != self.rank:
+            raise ValueError(f"origins must have shape (P, {self.rank}), got {tuple(origins.shape)}")
+        content = content[None] if content.dim() == self.rank + 1 else content
         channels = self._shapes[self.input][0]
-        if content.dim() != 4 or content.shape[1] != channels or 0 in content.shape[2:]:
-            raise ValueError(f"content must have shape ({channels}, h, w) and not be empty, got {tuple(content.shape)}")
+        if content.dim() != self.rank + 2 or content.shape[1] != channels or 0 in content.shape[2:]:
+            size = ", ".join(("d", "h", "w")[-self.rank :])
+            raise ValueError(
+                f"content must have shape ({channels}, {size}) and not be empty, got {tuple(content.shape)}"
+            )
         if len(content) not in (1, len(origins)):
             raise ValueError(f"content must be one rectangle or {len(origins)} of them, got {len(content)}")
         return origins.to("cpu", torch.int64), content
 
-    def _length(self, value: int) -> Pair:
-        height, width = self._shapes[value][-2:]
-        return height, width
+    def _length(self, value: int) -> PerAxis:
+        return self._shapes[value][-self.rank :]
 
     def _spans(self, origins: Tensor, content: Tensor) -> dict[int, Spans]:
         """Where every map that the rectangle changes differs from the clean one."""
@@ -279,14 +288,14 @@ class Recomputation:
         spans = {self.input: image}
         for (_, value, _, sources), _ in self._affected:
             step = self._in_windows[value]
-            if len(self._shapes[value]) < 2:
+            if len(self._shapes[value]) < self.rank:
                 continue
             length = self._length(value)
             read = [spans[source] for source in sources if source in spans]
             if isinstance(step, Sliding):
                 spans[value] = read[0].slid(step, length)
             elif isinstance(step, ZeroPad):
-                before = torch.tensor(step.before)
+                before = torch.tensor(step.offset(self.rank))
                 spans[value] = Spans.of(read[0].first + before, read[0].stop + before, length)
             elif step is not None:
                 joined = read[0]
@@ -304,7 +313,9 @@ class Recomputation:
 
         def elements(value: int) -> int:
             frame = frames.get(value)
-            return math.prod(self._shapes[value] if frame is None else (*self._shapes[value][:-2], *frame.size))
+            return math.prod(
+                self._shapes[value] if frame is None else (*self._shapes[value][: -self.rank], *frame.size)
+            )
 
         alive, most = {self.input}, 1
         for (_, value, _, sources), _ in self._affected:
@@ -321,8 +332,8 @@ class Recomputation:
     def _changed(self, frames: dict[int, Frame], origins: Tensor, rectangles: Tensor) -> dict[str, Tensor]:
         """The outputs of the wanted layers for one chunk of positions."""
         count, length = len(origins), self._length(self.input)
-        rectangles = rectangles.expand(count, -1, -1, -1)
-        given = Changed(rectangles, Frame(origins, (rectangles.shape[2], rectangles.shape[3]), length))
+        rectangles = rectangles.expand(count, *rectangles.shape[1:])
+        given = Changed(rectangles, Frame(origins, rectangles.shape[2:], length))
         frame = frames[self.input]
         alive = {self.input: Changed(self._patches(self.input, given, frame.origin, frame.size), frame)}
         outputs: dict[int, Tensor] = {}
@@ -352,7 +363,9 @@ class Recomputation:
         if frame is not None and isinstance(in_windows, ZeroPad):
             assert changed[0] is not None and changed[0].frame is not None
             below = changed[0].frame
-            moved = Changed(changed[0].values, replace(below, origin=below.origin + torch.tensor(in_windows.before)))
+            moved = Changed(
+                changed[0].values, replace(below, origin=below.origin + torch.tensor(in_windows.offset(self.rank)))
+            )
             return self._patches(link.value, moved, frame.origin, frame.size)
         if frame is not None and isinstance(in_windows, Sliding):
             if not (frame.is_full and changed[0] is not None and changed[0].is_whole):
@@ -382,36 +395,36 @@ class Recomputation:
         if changed.is_whole:
             return changed.values
         length = self._length(value)
-        return self._patches(value, changed, torch.zeros((count, 2), dtype=torch.int64), length)
+        return self._patches(value, changed, torch.zeros((count, self.rank), dtype=torch.int64), length)
 
-    def _patches(self, value: int, changed: Changed | None, origin: Tensor, size: Pair, fill: float = 0.0) -> Tensor:
+    def _patches(self, value: int, changed: Changed | None, origin: Tensor, size: PerAxis, fill: float = 0.0) -> Tensor:
         """Rectangles of a map: what has changed where it has been computed, beside it the clean map, around it `fill`.
 
         Args:
             value: the number of the map.
             changed: its windows; None where nothing has changed.
-            origin: (P, 2) int64 on the host, where each rectangle begins; it may overhang the map.
-            size: rows and columns.
+            origin: (P, rank) int64 on the host, where each rectangle begins; it may overhang the map.
+            size: of each, along every axis.
             fill: 0 or -inf.
 
         Returns:
-            (P, ..., h, w), channels innermost in memory.
+            (P, ..., [[d,] h,] w), channels innermost in memory.
         """
-        table, (height, width) = self._tables[value], self._length(value)
-        rows, columns = _indices(origin, size)
-        place = _numbers(rows, columns, width)
-        place[~_within(rows, columns, (height, width))] = height * width + int(fill < 0)
+        table, length = self._tables[value], self._length(value)
+        indices = [index + np.arange(count) for index, count in zip(_columns(origin), size, strict=True)]
+        place = _numbers(indices, length)
+        place[~_within(indices, length)] = math.prod(length) + int(fill < 0)
         if changed is None:
             return self._as_maps(value, table.index_select(0, self._to_device(place.ravel())), size)
         assert changed.frame is not None
         window = changed.frame
-        rows, columns = (index - begin for index, begin in zip((rows, columns), _columns(window.origin), strict=True))
-        covered = _within(rows, columns, window.size).ravel()
+        indices = [index - begin for index, begin in zip(indices, _columns(window.origin), strict=True)]
+        covered = _within(indices, window.size).ravel()
         beside, here = np.flatnonzero(~covered), np.flatnonzero(covered)
-        values = changed.values.reshape(len(origin), -1, *window.size).permute(0, 2, 3, 1).reshape(-1, table.shape[1])
+        values = changed.values.reshape(len(origin), -1, *window.size).movedim(1, -1).reshape(-1, table.shape[1])
         if len(here) < len(values):
-            rows = rows + np.arange(len(origin))[:, None] * window.size[0]
-            number = _numbers(rows, columns, window.size[1]).ravel()[here]
+            indices[0] = indices[0] + np.arange(len(origin))[:, None] * window.size[0]
+            number = _numbers(indices, window.size).ravel()[here]
             values = values.index_select(0, self._to_device(number))
         patches = table.new_empty((len(covered), table.shape[1]))
         patches.index_copy_(0, self._to_device(here), values)
@@ -419,37 +432,41 @@ class Recomputation:
         patches.index_copy_(0, self._to_device(beside), around)
         return self._as_maps(value, patches, size)
 
-    def _as_maps(self, value: int, rows: Tensor, size: Pair) -> Tensor:
-        """Rows of all channels of a position as rectangles, (P, ..., h, w)."""
-        return rows.view(-1, *size, rows.shape[1]).permute(0, 3, 1, 2).view(-1, *self._shapes[value][:-2], *size)
+    def _as_maps(self, value: int, rows: Tensor, size: PerAxis) -> Tensor:
+        """Rows of all channels of a position as rectangles, (P, ..., [[d,] h,] w)."""
+        maps = rows.view(-1, *size, rows.shape[1]).movedim(-1, 1)
+        return maps.view(-1, *self._shapes[value][: -self.rank], *size)
 
     def _to_device(self, index: Index) -> Tensor:
         return torch.from_numpy(index).to(self.device)
 
 
-def _columns(origin: Tensor) -> tuple[Index, Index]:
-    """Rows and columns of origins, (P, 1) each."""
-    return origin[:, :1].numpy(), origin[:, 1:].numpy()
+def _columns(origin: Tensor) -> list[Index]:
+    """The columns of origins, (P, 1) each."""
+    return [column[:, None] for column in origin.numpy().T]
 
 
-def _indices(origin: Tensor, size: Pair) -> tuple[Index, Index]:
-    """The rows and the columns of rectangles, (P, h) and (P, w)."""
-    y, x = _columns(origin)
-    return y + np.arange(size[0]), x + np.arange(size[1])
+def _laid_out(indices: Sequence[Index]) -> Iterator[Index]:
+    """The indices of rectangles along every axis, (P, length) each, so that they can be broadcast together."""
+    for axis, index in enumerate(indices):
+        yield index.reshape(len(index), *(1,) * axis, -1, *(1,) * (len(indices) - 1 - axis))
 
 
-def _numbers(rows: Index, columns: Index, width: int) -> Index:
-    """The row-major numbers of the elements of rectangles, (P, h, w), in a map of some width."""
-    return rows[:, :, None] * width + columns[:, None]
+def _numbers(indices: Sequence[Index], size: PerAxis) -> Index:
+    """The row-major numbers of the elements of rectangles, (P, [[d,] h,] w), in a map of some size."""
+    first, *others = _laid_out(indices)
+    for index, length in zip(others, size[1:], strict=True):
+        first = first * length + index
+    return np.ascontiguousarray(first)
 
 
-def _within(rows: Index, columns: Index, size: Pair) -> NDArray[np.bool_]:
-    """Which elements of rectangles lie in a map of some size, (P, h, w)."""
-    inside = [(index >= 0) & (index < length) for index, length in zip((rows, columns), size, strict=True)]
-    return inside[0][:, :, None] & inside[1][:, None]
+def _within(indices: Sequence[Index], size: PerAxis) -> NDArray[np.bool_]:
+    """Which elements of rectangles lie in a map of some size, (P, [[d,] h,] w)."""
+    inside = [(index >= 0) & (index < length) for index, length in zip(_laid_out(indices), size, strict=True)]
+    return functools.reduce(np.logical_and, inside)
 
 
 def _alike(spans: Sequence[Spans]) -> Tensor:
     """The numbers of all positions, those with windows of nearly the same sizes next to one another."""
     sizes = torch.stack([(span.stop - span.first) / torch.tensor(span.length) for span in spans]).sum(0).numpy()
-    return torch.from_numpy(np.lexsort((sizes[:, 1], sizes[:, 0])))
+    return torch.from_numpy(np.lexsort(sizes.T[::-1]))

@@ -12,31 +12,43 @@ import torch
 from torch import Tensor
 
 from ..checks import at_least
-from .fields import Shape, as_map
+from .fields import Shape, as_map, rank_of
 from .fingerprint import fingerprint
 from .steps.base import Kept, Step
 from .trace.tape import Layer, LayerNames, Tape
-from .units import LayerLike, Units, as_index
+from .units import LayerLike, Units, as_index, columns_of
 
 
 @dataclass(eq=False)
 class Peaks:
-    """The strongest unit of every map of every image: value, row and column, (N, C) each."""
+    """The strongest unit of every map of every image.
+
+    Attributes:
+        value: (N, C).
+        place: (N, C, rank) int64, where it is: [[z,] y,] x.
+    """
 
     value: Tensor
-    y: Tensor
-    x: Tensor
+    place: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor) -> Peaks:
-        """The peaks of (N, C, H, W) or rows (N, ...); the first in row-major order where several are equal."""
-        if maps.dim() != 4:
+    def of(cls, maps: Tensor, rank: int) -> Peaks:
+        """The peaks of (N, C, [[D,] H,] W) or rows (N, ...); the first in row-major order where several are equal."""
+        if maps.dim() != rank + 2:
             maps = maps.reshape(len(maps), -1)
-            zeros = torch.zeros(maps.shape, dtype=torch.int64, device=maps.device)
-            return cls(maps.clone(), zeros, zeros.clone())
-        rows, columns = maps.max(dim=3)
-        value, y = rows.max(dim=2)
-        return cls(value, y, columns.gather(2, y[:, :, None])[:, :, 0])
+            return cls(maps.clone(), torch.zeros((*maps.shape, rank), dtype=torch.int64, device=maps.device))
+        value, found = maps, list[Tensor]()
+        for _ in range(rank):
+            value, last = value.max(dim=-1)
+            found.append(last)
+        place = [found.pop()]
+        while found:
+            inner = found.pop()
+            for index in place:  # along the outer axes
+                rest = (1,) * (inner.dim() - 3)
+                inner = inner.take_along_dim(index.view(*index.shape, 1, *rest), 2).squeeze(2)
+            place.append(inner)
+        return cls(value, torch.stack(place, -1))
 
 
 class _Network(NamedTuple):
@@ -70,7 +82,7 @@ class Record:
         shapes: of every value of the tape, for one image; None of those that the layers asked for do not need.
         kept: what every step passed keeps for the way back: switches, gates, or nothing.
         peaks: of the layers asked for.
-        activations: (N, C, H, W) or (N, F) of the layers asked for, with `activations=True`.
+        activations: (N, C, [[D,] H,] W) or (N, F) of the layers asked for, with `activations=True`.
         network: of a copy, by what its network is known again.
 
     Example:
@@ -123,26 +135,29 @@ class Record:
         self.tape = tape
 
     @property
+    def rank(self) -> int:
+        """How many axes the images have: one for signals, two for pictures, three for volumes. Rows count as two."""
+        return rank_of(self.shapes[0] or ())
+
+    @property
     def image_shape(self) -> Shape:
-        """(C, H, W) of the images."""
-        shape = self.shapes[0]
-        assert shape is not None
-        return as_map(shape)
+        """(C, [[D,] H,] W) of the images; (F, 1, 1) of rows."""
+        return as_map(self.shapes[0] or (), self.rank)
 
     @property
     def switches(self) -> dict[str, Tensor]:
-        """The switches of every max pool passed, (N, C, PH, PW) bytes."""
+        """The switches of every max pool passed, (N, C, [[PD,] PH,] PW) bytes."""
         return self._kept_by("MaxPool")
 
     @property
     def gates(self) -> dict[str, Tensor]:
-        """Where every rectifier passed lets the signal through, (N, C, H, W); only for the rules that need it."""
+        """Where every rectifier passed lets the signal through, (N, ...); only for the rules that need it."""
         return self._kept_by("Rectifier")
 
     @property
     def nbytes(self) -> int:
         """The memory the record takes."""
-        peaks = [tensor for peak in self.peaks.values() for tensor in (peak.value, peak.y, peak.x)]
+        peaks = [tensor for peak in self.peaks.values() for tensor in (peak.value, peak.place)]
         held = (*chain.from_iterable(self.kept), *peaks, *self.activations.values())
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in held}.values())
 
@@ -172,7 +187,7 @@ class Record:
         return self.names.layer(self.name(layer))
 
     def shape(self, layer: LayerLike) -> Shape:
-        """(C, H, W) of a layer's output; (F, 1, 1) of a flat one.
+        """(C, [[D,] H,] W) of a layer's output; of a flat one (F, [[1,] 1,] 1).
 
         Raises:
             UnknownLayer: no such layer.
@@ -182,7 +197,7 @@ class Record:
         shape = self.shapes[self.layer(layer).value]
         if shape is None:
             raise ValueError(f"the record was made for {', '.join(map(repr, self.peaks))} and does not reach {layer!r}")
-        return as_map(shape)
+        return as_map(shape, self.rank)
 
     def strongest(self, layer: LayerLike, k: int = 9, channels: Sequence[int] | Tensor | None = None) -> Units:
         """The k strongest units of every map over the images, at most one per image.
@@ -210,8 +225,8 @@ class Record:
             ValueError: as `strongest`, and if the record has no activations.
         """
         layer = self.name(layer)
-        lows = Peaks.of(-self._activations(layer, "weakest"))
-        return self._ranked(layer, k, channels, Peaks(-lows.value, lows.y, lows.x), descending=False)
+        lows = Peaks.of(-self._activations(layer, "weakest"), self.rank)
+        return self._ranked(layer, k, channels, Peaks(-lows.value, lows.place), descending=False)
 
     def at_quantile(self, layer: LayerLike, q: float, channels: Sequence[int] | Tensor | None = None) -> Units:
         """For every map, the unit whose activation has rank `q` among all its units in all images.
@@ -231,13 +246,13 @@ class Record:
             raise ValueError(f"q must be between 0 and 1, got {q}")
         layer = self.name(layer)
         maps = self._activations(layer, "at_quantile")
-        maps = maps if maps.dim() == 4 else maps.reshape(len(maps), -1)
+        _, *size = self.shape(layer)
+        maps = maps.reshape(len(maps), -1, *size)
         chosen = self._channels(layer, channels)
-        _, height, width = self.shape(layer)
         columns = maps[:, chosen.to(maps.device)].transpose(0, 1).reshape(len(chosen), -1)
         value, place = columns.kthvalue(round(q * (columns.shape[1] - 1)) + 1, dim=1)
-        image, within = place // (height * width), place % (height * width)
-        return Units(layer, image, chosen, within // width, within % width, value)
+        image, *within = torch.unravel_index(place, (len(maps), *size))
+        return Units.of_table(layer, torch.stack([image, chosen.to(image.device), *within]), value)
 
     def seeds(self, units: Units) -> Tensor:
         """The activations of units, (U,), on the host.
@@ -248,10 +263,9 @@ class Record:
         if units.activation is not None:
             return units.activation
         maps = self._activations(self.name(units.layer), "seed='activation' for units without activation")
-        if maps.dim() != 4:
+        if maps.dim() != len(units.columns):
             maps = maps.reshape(len(maps), -1)
-        index = [getattr(units, name).to(maps.device) for name in ("image", "channel", "y", "x")]
-        return maps[tuple(index[: maps.dim()])].cpu()
+        return maps[tuple(units.table()[: maps.dim()].to(maps.device))].cpu()
 
     def check(self, units: Units) -> None:
         """Whether all units are in the record.
@@ -262,14 +276,18 @@ class Record:
         if not len(units):
             return
         layer = self.name(units.layer)
-        channels, height, width = self.shape(layer)
+        channels, *size = self.shape(layer)
+        if units.rank != self.rank:
+            raise ValueError(
+                f"units of {layer!r} are named by {', '.join(columns_of(self.rank))}, as its images have the shape "
+                f"{self.shapes[0]}; got {', '.join(units.columns)}"
+            )
         highest = units.table().numpy().max(axis=1).tolist()
-        sizes = (len(self), channels, height, width)
-        for name, value, size in zip(("image", "channel", "y", "x"), highest, sizes, strict=True):
-            if value >= size:
+        for name, value, length in zip(units.columns, highest, (len(self), channels, *size), strict=True):
+            if value >= length:
                 raise ValueError(
-                    f"{name} of a unit of {layer!r} must be below {size}, got {value} "
-                    f"(the record has {len(self)} images, the layer {channels} maps of {height}x{width})"
+                    f"{name} of a unit of {layer!r} must be below {length}, got {value} "
+                    f"(the record has {len(self)} images, the layer {channels} maps of {'x'.join(map(str, size))})"
                 )
 
     def _peaks(self, layer: str) -> Peaks:
@@ -302,9 +320,8 @@ class Record:
             fewer = f"{len(self)} units per map and not {k}, at most one per image"
             warnings.warn(f"the record has {len(self)} images, of which {layer!r} gives {fewer}", stacklevel=3)
         chosen = self._channels(layer, channels)
-        value, y, x = (tensor[:, chosen.to(tensor.device)].cpu() for tensor in (peaks.value, peaks.y, peaks.x))
+        value, place = (tensor[:, chosen.to(tensor.device)].cpu() for tensor in (peaks.value, peaks.place))
         value, image = (t[:k] for t in value.sort(dim=0, descending=descending, stable=True))
-        channel = chosen.expand_as(image)
-        columns = (image, channel, y.gather(0, image), x.gather(0, image), value)
-        image, channel, y, x, value = (column.T.flatten() for column in columns)
-        return Units(layer, image, channel, y, x, value)
+        places = place[image, torch.arange(len(chosen))].unbind(-1)
+        columns = (image, chosen.expand_as(image), *places)
+        return Units.of_table(layer, torch.stack([column.T.flatten() for column in columns]), value.T.flatten())

@@ -21,39 +21,39 @@ class Positions:
 
     Attributes:
         image: (U,) int64, on the device of the walk.
-        yx: (U, 2) int64, on the device of the walk.
-        first, last: bounds of y and x, known on the host.
+        place: (U, rank) int64, on the device of the walk: [[z,] y,] x.
+        first, last: bounds of these along every axis, known on the host.
     """
 
     image: Tensor
-    yx: Tensor
-    first: tuple[int, int]
-    last: tuple[int, int]
+    place: Tensor
+    first: tuple[int, ...]
+    last: tuple[int, ...]
 
     @classmethod
-    def of(cls, image: Tensor, yx: Tensor, device: torch.device) -> Positions:
+    def of(cls, image: Tensor, place: Tensor, device: torch.device) -> Positions:
         """Positions of host tensors, moved to `device`."""
-        host = yx.numpy() if len(yx) else np.zeros((1, 2), int)
-        return cls(image.to(device), yx.to(device), tuple(host.min(0).tolist()), tuple(host.max(0).tolist()))
+        host = place.numpy() if len(place) else np.zeros((1, place.shape[1]), int)
+        return cls(image.to(device), place.to(device), tuple(host.min(0).tolist()), tuple(host.max(0).tolist()))
 
     def origins(self, window: Window) -> Tensor:
-        """First row and column of every unit's window, (U, 2) int64."""
-        stride, offset = _affine(window, self.yx.device)
-        return self.yx * stride + offset
+        """The first position of every unit's window, (U, rank) int64."""
+        stride, offset = _affine(window, self.place.device)
+        return self.place * stride + offset
 
     def boxes(self, window: Window) -> Tensor:
-        """First row and column of every unit's window, and those after its last, (U, 4) int64."""
+        """The first position of every unit's window, and the one after its last, (U, 2 * rank) int64."""
         origins = self.origins(window)
-        return torch.cat((origins, origins + _size(window, self.yx.device)), dim=1)
+        return torch.cat((origins, origins + _size(window, self.place.device)), dim=1)
 
     def of_units(self, units: slice | Tensor) -> Positions:
         """Those of some of the units; `first` and `last` stay those of all."""
-        return Positions(self.image[units], self.yx[units], self.first, self.last)
+        return Positions(self.image[units], self.place[units], self.first, self.last)
 
 
 @functools.lru_cache(maxsize=1024)
 def _affine(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
-    stride, offset = (window.y.stride, window.x.stride), (window.y.offset, window.x.offset)
+    stride, offset = [axis.stride for axis in window.axes], [axis.offset for axis in window.axes]
     return torch.tensor(stride, device=device), torch.tensor(offset, device=device)
 
 
@@ -74,7 +74,7 @@ class Windows:
     """The signal of many units on one map.
 
     Attributes:
-        values: (U, C, h, w), zero outside the map; (U, 1, 1, 1) with `channel`.
+        values: (U, C, [[d,] h,] w), zero outside the map; (U, 1, [[1,] 1,] 1) with `channel`.
         window: the geometry they share.
         positions: the units they belong to.
         channel: (U,) int64, the only channel that is not zero, as long as each unit has only one value.
@@ -97,7 +97,7 @@ class Windows:
     @classmethod
     def seeds(cls, channel: Tensor, positions: Positions, window: Window, dtype: torch.dtype) -> Windows:
         """A one at every unit, with the window of a unit on its own map."""
-        values = torch.ones((channel.shape[0], 1, 1, 1), dtype=dtype, device=channel.device)
+        values = torch.ones((len(channel), 1, *window.size), dtype=dtype, device=channel.device)
         return cls(values, window, positions, channel, nonnegative=True)
 
     def of_units(self, units: slice | Tensor) -> Windows:
@@ -124,18 +124,18 @@ class Windows:
         return self
 
     def dense(self) -> Tensor:
-        """The signal with all its channels, (U, C, h, w)."""
+        """The signal with all its channels, (U, C, [[d,] h,] w)."""
         values = self.settle_().values
         if self.channel is None:
             return values
-        spread = values.new_zeros((len(values), self.window.channels, 1, 1))
-        return spread.scatter_(1, self.channel[:, None, None, None], values)
+        spread = values.new_zeros((len(values), self.window.channels, *values.shape[2:]))
+        return spread.scatter_(1, self.channel.view(values.shape), values)
 
     def move(self, values: Tensor, reached: Window, below: Window) -> Windows:
         """The windows one map down.
 
         Args:
-            values: (U, C, h', w') as a step computed them.
+            values: (U, C, [[d',] h',] w') as a step computed them.
             reached: where they lie.
             below: where they shall lie: the same but for a crop, or the whole map in an axis.
         """
@@ -144,7 +144,7 @@ class Windows:
                 if source.stride == target.stride:
                     values = _shift(values, source.offset - target.offset, target.size, axis + 2)
                 else:
-                    origin = source.origin(self.positions.yx[:, axis])
+                    origin = source.origin(self.positions.place[:, axis])
                     values = place(values, origin, target.length, axis + 2)
         return Windows(values, below, self.positions)
 
@@ -152,10 +152,10 @@ class Windows:
         """Zeroes, in place, what lies outside the map."""
         for number, axis in enumerate(self.window.axes):
             if axis.overhangs(self.positions.first[number], self.positions.last[number]):
-                origin = axis.origin(self.positions.yx[:, number])
+                origin = axis.origin(self.positions.place[:, number])
                 index = origin[:, None] + torch.arange(axis.size, device=origin.device)
                 outside = (index < 0) | (index >= axis.length)
-                self.values.masked_fill_(outside[:, None, :, None] if number == 0 else outside[:, None, None], 0)
+                self.values.masked_fill_(along(outside, number, self.window.rank), 0)
         return self
 
     def copy(self) -> Windows:
@@ -192,7 +192,7 @@ class Windows:
         source, values = part.window, part.dense()
         for number, (axis, target) in enumerate(zip(source.axes, self.window.axes, strict=True)):
             if axis.stride != target.stride:  # the target is the whole map
-                values = place(values, axis.origin(self.positions.yx[:, number]), target.length, number + 2)
+                values = place(values, axis.origin(self.positions.place[:, number]), target.length, number + 2)
         here = self.values
         for number, (axis, target) in enumerate(zip(source.axes, self.window.axes, strict=True)):
             if axis.stride == target.stride:
@@ -200,14 +200,14 @@ class Windows:
         here.add_(values)
 
     def whole(self) -> Tensor:
-        """The signal on the whole map, (U, C, H, W)."""
+        """The signal on the whole map, (U, C, [[D,] H,] W)."""
         values = self.dense()
         if self.window.is_full:
             return values
         return self.move(values, self.window, Window.full(self.window.shape)).values
 
     def under(self, map: Tensor) -> Tensor:
-        """What one map (1, C, H, W) holds under each window, which can be broadcast to the values."""
+        """What one map (1, C, [[D,] H,] W) holds under each window, which can be broadcast to the values."""
         if self.channel is None and self.window.is_full:
             return map
         return self.crop(map, torch.zeros_like(self.positions.image))
@@ -216,43 +216,51 @@ class Windows:
         """What maps hold under each window; the nearest element outside the map.
 
         Args:
-            maps: (N, C, H, W).
+            maps: (N, C, [[D,] H,] W).
             image: (U,) int64, which of them is meant for each unit; by default that of its image.
         """
         image = self.positions.image if image is None else image
         if self.channel is None and self.window.is_full:
             return maps.index_select(0, image)
-        rows, columns = (
-            (origin[:, None] + torch.arange(axis.size, device=origin.device)).clamp_(0, axis.length - 1)
-            for axis, origin in zip(self.window.axes, self.positions.origins(self.window).unbind(1), strict=True)
-        )
+        rank, origins = self.window.rank, self.positions.origins(self.window)
+        places = [
+            (origins[:, number, None] + torch.arange(axis.size, device=origins.device)).clamp_(0, axis.length - 1)
+            for number, axis in enumerate(self.window.axes)
+        ]
         channels = (
             torch.arange(maps.shape[1], device=maps.device)[None] if self.channel is None else self.channel[:, None]
         )
-        return maps[
-            image[:, None, None, None], channels[:, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
-        ]
+        ones = (1,) * rank
+        index = [image.view(-1, 1, *ones), channels.view(*channels.shape, *ones)]
+        return maps[(*index, *(along(place, number, rank) for number, place in enumerate(places)))]
+
+
+def along(values: Tensor, axis: int, rank: int) -> Tensor:
+    """(U, length) as (U, 1, ...) of `rank` axes, of which one has that length."""
+    shape = [len(values), 1, *(1,) * rank]
+    shape[axis + 2] = values.shape[1]
+    return values.view(shape)
 
 
 def place(values: Tensor, origin: Tensor, length: int, dimension: int) -> Tensor:
     """Puts windows into zero frames along one axis; what does not fit is cut off.
 
     Args:
-        values: (U, C, h, w).
+        values: (U, C, [[d,] h,] w).
         origin: (U,) int64, where each window begins.
         length: of the frame.
-        dimension: 2 for rows, 3 for columns.
+        dimension: that of the axis, from 2.
 
     Returns:
         `values` with `length` elements along `dimension`.
     """
     index = torch.arange(length, device=origin.device) - origin[:, None]
     outside = (index < 0) | (index >= values.shape[dimension])
-    shape = (len(values), 1, length, 1) if dimension == 2 else (len(values), 1, 1, length)
+    axis, rank = dimension - 2, values.dim() - 2
     size = list(values.shape)
     size[dimension] = length
-    index = index.clamp_(0, values.shape[dimension] - 1).view(shape).expand(size)
-    return values.gather(dimension, index).masked_fill_(outside.view(shape), 0)
+    index = along(index.clamp_(0, values.shape[dimension] - 1), axis, rank).expand(size)
+    return values.gather(dimension, index).masked_fill_(along(outside, axis, rank), 0)
 
 
 def _shift(values: Tensor, offset: int, length: int, dimension: int) -> Tensor:
@@ -262,4 +270,4 @@ def _shift(values: Tensor, offset: int, length: int, dimension: int) -> Tensor:
     before, after = offset + start, length - (offset + stop)
     if before == 0 and after == 0:
         return values
-    return F.pad(values, (0, 0, before, after) if dimension == 2 else (before, after))
+    return F.pad(values, (*(0, 0) * (values.dim() - 1 - dimension), before, after))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,51 +13,75 @@ LayerLike = str | nn.Module
 Indices = Tensor | np.ndarray | Sequence[int] | int
 
 
+AXES = ("z", "y", "x")
+
+
 class Units:
     """Units of one layer: single scalars of its output.
 
     Args:
         layer: its name, as in `named_modules()`, or the module itself.
-        image, channel, y, x: which image of the record, which map and where in it; tensors, arrays, lists, or one
-            number for all. Units of a linear layer have y = x = 0.
+        image, channel: which image of the record, and which map; tensors, arrays, lists, or one number for all.
+        y, x: where in the map; without y where images are signals (N, C, L). Units of a linear layer have zeros.
         activation: their activations, if known.
+        z: where in depth, where images are volumes (N, C, D, H, W).
 
     Attributes:
         layer: its name; the module, of units that were made by hand with it.
-        image, channel, y, x: (U,) int64 on the host.
+        image, channel: (U,) int64 on the host.
+        z, y, x: the same; units have those that their images have.
         activation: (U,) floating point on the host, or None.
 
     Indexing with a number, slice, mask or tensor, and `Units.concatenate`, give units again.
 
     Raises:
-        TypeError: indices that are not integers.
-        ValueError: indices that are negative or of different lengths.
+        TypeError: indices that are not integers, or no x.
+        ValueError: indices that are negative or of different lengths, or z without y.
 
     Example:
         >>> units = dk.Units("conv5", image=[0, 0, 1], channel=[3, 9, 9], y=6, x=[6, 2, 2])
         >>> units[units.channel == 9].table().tolist()  # image, channel, y, x
         [[0, 1], [9, 9], [6, 6], [2, 2]]
+        >>> dk.Units("conv5", image=0, channel=3, z=1, y=6, x=[6, 2]).columns
+        ('image', 'channel', 'z', 'y', 'x')
     """
+
+    image: Tensor
+    channel: Tensor
+    z: Tensor
+    y: Tensor
+    x: Tensor
 
     def __init__(
         self,
         layer: LayerLike,
         image: Indices,
         channel: Indices,
-        y: Indices,
-        x: Indices,
+        y: Indices | None = None,
+        x: Indices | None = None,
         activation: Tensor | np.ndarray | Sequence[float] | float | None = None,
+        *,
+        z: Indices | None = None,
     ) -> None:
-        columns = {"image": image, "channel": channel, "y": y, "x": x}
-        tensors = {name: as_index(name, column) for name, column in columns.items()}
+        if x is None:
+            raise TypeError("units need x, where in their maps they are; of a linear layer it is 0")
+        if z is not None and y is None:
+            raise ValueError("units with z need y too")
+        given = {"image": image, "channel": channel, "z": z, "y": y, "x": x}
+        tensors = {name: as_index(name, column) for name, column in given.items() if column is not None}
         lengths = {name: len(tensor) for name, tensor in tensors.items() if tensor.dim()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"image, channel, y and x must have one length, got {lengths}")
+            raise ValueError(f"{', '.join(tensors)} must have one length, got {lengths}")
         length = next(iter(lengths.values()), 1)
         self.layer: str = layer  # type: ignore[assignment]
         self._table = torch.stack([tensor.expand(length) for tensor in tensors.values()])
-        self.image, self.channel, self.y, self.x = self._table
+        vars(self).update(zip(tensors, self._table, strict=True))
         self.activation = None if activation is None else _activations(activation, length)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name in AXES:
+            raise AttributeError(f"these units have no {name}: they are named by {', '.join(self.columns)}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"Units(layer={_shown(self.layer)}, {len(self)} units)"
@@ -70,35 +95,56 @@ class Units:
                 raise IndexError(f"unit {index} of {len(self)}")
             index = slice(index, index + 1 or None)
         activation = None if self.activation is None else self.activation[index]
-        return Units(self.layer, self.image[index], self.channel[index], self.y[index], self.x[index], activation)
+        return Units.of_table(self.layer, self._table[:, index], activation)
+
+    @property
+    def rank(self) -> int:
+        """How many axes the images have in which they are units."""
+        return len(self._table) - 2
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the rows of `table`."""
+        return columns_of(self.rank)
 
     def table(self) -> Tensor:
-        """image, channel, y and x as the rows of one tensor, (4, U) int64."""
+        """image, channel, [[z,] y,] x as the rows of one tensor, (2 + rank, U) int64."""
         return self._table
 
     @classmethod
     def of_table(cls, layer: LayerLike, table: Tensor, activation: Tensor | None = None) -> Units:
-        """The units of a table as `table` makes it, (4, U) of integers."""
-        image, channel, y, x = table
-        return cls(layer, image, channel, y, x, activation)
+        """The units of a table as `table` makes it, (2 + rank, U) of integers."""
+        named: dict[str, Any] = dict(zip(columns_of(len(table) - 2), table, strict=True))
+        return cls(layer, activation=activation, **named)
+
+    def of_images(self, image: Indices) -> Units:
+        """The same places in other images, (U,)."""
+        table = self._table.clone()
+        table[0] = as_index("image", image)
+        return Units.of_table(self.layer, table, self.activation)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Units]) -> Units:
         """The units of all parts, in order; their activations too if all have them.
 
         Raises:
-            ValueError: no part, or parts of different layers.
+            ValueError: no part, or parts of different layers or of images with different axes.
         """
         parts = list(parts)
         layers = {part.layer for part in parts}
         if len(layers) != 1:
             raise ValueError(f"units of one layer are needed, got {', '.join(sorted(map(_shown, layers)))}")
+        columns = {part.columns for part in parts}
+        if len(columns) != 1:
+            raise ValueError(f"units with the same columns are needed, got {', '.join(map(str, sorted(columns)))}")
         known = [part.activation for part in parts if part.activation is not None]
-        image, channel, y, x = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("image", "channel", "y", "x")
-        )
         activation = torch.cat(known) if len(known) == len(parts) else None
-        return cls(parts[0].layer, image, channel, y, x, activation)
+        return cls.of_table(parts[0].layer, torch.cat([part.table() for part in parts], 1), activation)
+
+
+def columns_of(rank: int) -> tuple[str, ...]:
+    """What a unit is named by in a network whose images have `rank` axes."""
+    return ("image", "channel", *AXES[-rank:])
 
 
 def _shown(layer: LayerLike) -> str:

@@ -22,8 +22,8 @@ class Walk:
         plan: of their layer.
         steps: with the record's weights, by their numbers.
         kept: what the record holds for every step.
-        scale: (U, 1, 1, 1), what every projection is multiplied by, or None.
-        results: (U, C, h, w) for every input, filled from the bottom.
+        scale: (U, 1, ...), what every projection is multiplied by, or None.
+        results: (U, C, [[d,] h,] w) for every input, filled from the bottom.
         bar: shows how many units have arrived.
     """
 

@@ -48,14 +48,13 @@ class LayerGallery:
     channels: int
     maps: tuple[int, ...]
     projections: Projections
-    field: tuple[int, int] | None
+    field: tuple[int, ...] | None
     seconds: float
 
     @property
-    def window(self) -> tuple[int, int]:
-        """Rows and columns of what is projected, at most an image's."""
-        _, _, height, width = self.projections.windows.shape
-        return height, width
+    def window(self) -> tuple[int, ...]:
+        """How far what is projected reaches along each axis, at most as far as an image."""
+        return tuple(self.projections.windows.shape[2:])
 
     @property
     def rectified_by(self) -> str | None:

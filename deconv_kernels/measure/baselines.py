@@ -134,13 +134,13 @@ class FullFrame:
         """
         scale = _scale(units, seed)
         device = self._signal.device
-        columns = [getattr(units, name).to(device) for name in ("image", "channel", "y", "x")]
+        columns = units.table().to(device)
         projections = self._signal.new_empty((len(units), *self._images[1:]))
         for start in range(0, len(units), units_at_once):
             image, *position = (column[start : start + units_at_once] for column in columns)
             # A compiled pass always takes as many units; those that are missing stay zero.
             size = units_at_once if self._compiled else len(image)
-            signal = _laid_out(self._signal.new_zeros((size, *as_map(self._shape))), self._format)
+            signal = _laid_out(self._signal.new_zeros((size, *as_map(self._shape, units.rank))), self._format)
             signal[(torch.arange(len(image), device=device), *position)] = 1
             which = torch.cat((image, image.new_zeros(size - len(image))))
             found = self._send(signal.reshape(size, *self._shape), which)

@@ -43,12 +43,12 @@ class LayerRates:
 
     layer: str
     units: int
-    receptive_field: tuple[int, int] | None
+    receptive_field: tuple[int, ...] | None
     ours: float
     sample: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
     difference: float | None = None
-    window: tuple[int, int] = (0, 0)
+    window: tuple[int, ...] = (0, 0)
     rectified_by: str | None = None
     dead: tuple[int, ...] = ()
     fewer: Mapping[int, int] = field(default_factory=dict)

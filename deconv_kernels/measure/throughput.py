@@ -86,7 +86,7 @@ class LayerThroughput:
     """
 
     layer: str
-    receptive_field: tuple[int, int]
+    receptive_field: tuple[int, ...]
     ours: Timing
     baselines: Mapping[str, Timing]
     not_measured: Mapping[str, str] = field(default_factory=dict)
@@ -292,7 +292,7 @@ def interior_units(net: Deconvnet, record: Record, layer: str, count: int, gener
     for axis, length in zip(bottom.axes, size, strict=True):
         inside = [p for p in range(length) if not axis.overhangs(p, p)] or [length // 2]
         columns.append(torch.tensor(inside)[torch.randint(len(inside), (count,), generator=generator)])
-    return Units(layer, *columns)
+    return Units.of_table(layer, torch.stack(columns))
 
 
 Contenders = dict[str, tuple[Callable[[Units], Any], int]]

@@ -240,8 +240,7 @@ def test_a_record_does_not_depend_on_the_batches(rule: str) -> None:
     for layer in layers:
         assert_close(parts.activations[layer], whole.activations[layer])
         assert_close(parts.peaks[layer].value, whole.peaks[layer].value)
-        assert torch.equal(parts.peaks[layer].y, whole.peaks[layer].y)
-        assert torch.equal(parts.peaks[layer].x, whole.peaks[layer].x)
+        assert torch.equal(parts.peaks[layer].place, whole.peaks[layer].place)
 
 
 def test_the_result_does_not_depend_on_the_chunks() -> None:

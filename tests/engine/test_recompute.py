@@ -300,7 +300,7 @@ def test_bad_input_is_refused() -> None:
         Recomputation(net, image[None], net.output)
     with pytest.raises(ValueError, match="input must be from 0 to 0"):
         Recomputation(net, image, net.output, input=1)
-    with pytest.raises(ValueError, match="a rectangle of an image"):
+    with pytest.raises(ValueError, match="a part of an image"):
         Recomputation(Deconvnet(NETWORKS["perceptron"].build()), torch.randn(9, dtype=torch.float64), "fc1")
     recomputation = Recomputation(net, image, net.output)
     origins, content = torch.tensor([[1, 2]]), torch.zeros(3, 4, 4, dtype=torch.float64)

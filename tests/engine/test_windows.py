@@ -67,7 +67,7 @@ def test_boxes_are_what_autograd_reaches(length: int, chain: list[tuple], data: 
     (gradient,) = torch.autograd.grad(x[0, 0, position], images)
     reached = gradient[0, 0].nonzero().flatten().tolist()
     windows = chain_fields(steps, [(1, 1, size) for size in lengths])
-    axis = windows[0].x
+    axis = windows[0].axes[1]
     begin = int(axis.origin(torch.tensor(position)))
     end = begin + axis.size
     assert axis.length == length
@@ -79,7 +79,7 @@ def test_boxes_are_what_autograd_reaches(length: int, chain: list[tuple], data: 
 
 def chain_fields(steps: list[Step], shapes: list[tuple[int, ...]]) -> list[Window | None]:
     sources = [(index,) for index in range(len(steps))]
-    return receptive_fields(steps, sources, shapes, len(steps), Window.unit(as_map(shapes[-1])))
+    return receptive_fields(steps, sources, shapes, len(steps), Window.unit(as_map(shapes[-1], 2)))
 
 
 def test_vgg16_conv5_3_has_its_known_receptive_field() -> None:
@@ -96,8 +96,8 @@ def test_vgg16_conv5_3_has_its_known_receptive_field() -> None:
             ]
             shapes += [(channels, *shapes[-1][1:])] * 2
     (window, *_, unit) = chain_fields(steps, shapes)
-    assert unit == Window(512, Axis(14, 1, 1, 0), Axis(14, 1, 1, 0))
-    assert window.y == Axis(length=224, size=196, stride=16, offset=-90)
+    assert unit == Window(512, (Axis(14, 1, 1, 0), Axis(14, 1, 1, 0)))
+    assert window.axes[0] == Axis(length=224, size=196, stride=16, offset=-90)
 
 
 def test_flat_and_averaging_steps_reach_the_whole_map() -> None:
@@ -137,7 +137,7 @@ def test_whole_maps_are_cut_and_padded(size: int, offset: int, length: int) -> N
     positions = Positions.of(
         torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64), torch.device("cpu")
     )
-    reached = Window(3, Axis(length, size, 0, offset), Axis.full(2))
+    reached = Window(3, (Axis(length, size, 0, offset), Axis.full(2)))
     moved = Windows(values, reached, positions).move(values, reached, Window.full((3, length, 2)))
     expected = place(values, torch.tensor([offset, offset]), length, 2)
     assert torch.equal(moved.values, expected)
@@ -157,7 +157,7 @@ def test_crop_and_clearing_agree_with_loops(
     )
     image, yx = torch.tensor(units)[:, 0], torch.tensor(units)[:, 1:]
     maps = torch.randn(2, 3, height, width)
-    window = Window(3, Axis(height, size, 1, offset), Axis.full(width))
+    window = Window(3, (Axis(height, size, 1, offset), Axis.full(width)))
     values = torch.randn(len(units), 3, size, width)
     windows = Windows(values.clone(), window, Positions.of(image, yx, torch.device("cpu")))
     cropped = windows.crop(maps)

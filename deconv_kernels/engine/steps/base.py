@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from ..fields import Window, as_map
 from ..signal import Windows
 from ..weights import Weights
 
-Pair = tuple[int, ...]
 Kept = tuple[Tensor, ...]
 Function = Callable[..., Tensor] | Expression
 Shapes = Sequence[Sequence[int]]
@@ -51,6 +51,7 @@ class Step:
         rectifies: whether it is a rectifier.
         keeps_maps: whether each map of its output is made of the same map of its input alone.
         keeps_responses: whether what it makes of rectified maps counts as rectified.
+        rank: how many axes the maps must have that it reads; None where that does not matter to it.
     """
 
     is_layer = True
@@ -59,6 +60,7 @@ class Step:
     rectifies = False
     keeps_maps = False
     keeps_responses = False
+    rank: int | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -93,7 +95,7 @@ class Step:
         """What `run` returns first, for those who do not go back."""
         return self.run(inputs, owned)[0]
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
         """The step as it runs on windows of its inputs instead of all; None where it needs all.
 
         A step that neither slides nor pads runs on windows that lie alike on all its inputs and its output: it takes
@@ -102,6 +104,7 @@ class Step:
         Args:
             read: its inputs for one image, (1, ...).
             made: its output.
+            rank: how many axes the images have.
         """
         return None
 
@@ -164,8 +167,8 @@ class FunctionStep(Step):
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         return self.function(*inputs), ()
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if _works_on_positions(self.function, read, made) else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return self if _works_on_positions(self.function, read, made, rank) else None
 
 
 @dataclass(frozen=True)
@@ -213,20 +216,21 @@ class PlannedStep:
         return self.step.kernel_of(self)
 
 
-def require_maps(name: str, x: Tensor) -> Tensor:
-    """The same, if it is (N, C, H, W).
+def require_maps(name: str, x: Tensor, rank: int) -> Tensor:
+    """The same, if it is (N, C, ...) of `rank` axes.
 
     Raises:
         ValueError: it is not.
     """
-    if x.dim() != 4:
-        raise ValueError(f"{name} needs maps (N, C, H, W), got {tuple(x.shape)}")
+    if x.dim() != rank + 2:
+        needed = "N, C, D, H, W" if rank == 3 else "N, C, H, W" if rank == 2 else "N, C, L"
+        raise ValueError(f"{name} needs maps ({needed}), got {tuple(x.shape)}")
     return x
 
 
-def are_maps(*values: Tensor) -> bool:
-    """Whether values are all (N, C, H, W)."""
-    return all(x.dim() == 4 for x in values)
+def are_maps(rank: int, *values: Tensor) -> bool:
+    """Whether values are all (N, C, ...) of `rank` axes."""
+    return all(x.dim() == rank + 2 for x in values)
 
 
 def are_equal(shapes: Shapes) -> bool:
@@ -236,12 +240,17 @@ def are_equal(shapes: Shapes) -> bool:
 
 def on_whole(signal: Tensor, shape: Sequence[int], windows: Windows, nonnegative: bool = False) -> Windows:
     """Signal (U, *shape) on a whole value, for the units of `windows`."""
-    window = Window.full(as_map(shape))
+    window = Window.full(as_map(shape, windows.window.rank))
     values = signal.reshape(len(signal), window.channels, *window.size)
     return Windows(values, window, windows.positions, nonnegative=nonnegative)
 
 
-def _works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor) -> bool:
+def batched_maps(x: Tensor, rank: int) -> Tensor:
+    """(N, ...) as (N, C, ...) of `rank` axes, in the way `as_map` counts."""
+    return x.reshape(len(x), *as_map(x.shape[1:], rank))
+
+
+def _works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor], made: Tensor, rank: int) -> bool:
     """Whether a function of maps takes every position alone, and all in the same way.
 
     It is known only by what it does: halves of maps that are different everywhere have to come out as they do within
@@ -249,23 +258,28 @@ def _works_on_positions(function: Callable[..., Tensor], read: Sequence[Tensor],
 
     Args:
         function: is linear, or keeps the shape.
-        read: maps (1, ..., H, W) as it takes them.
+        read: maps (1, ..., [[D,] H,] W) as it takes them.
         made: of them.
+        rank: how many axes maps have.
     """
-    if made.dim() < 3 or any(x.dim() < 3 or x.shape[-2:] != made.shape[-2:] for x in read):
+    if any(x.dim() <= rank or x.shape[-rank:] != made.shape[-rank:] for x in (made, *read)):
         return False
-    height, width = made.shape[-2:]
-    slope = torch.linspace(0.5, 2, height, dtype=torch.float64)[:, None] * torch.linspace(0.5, 2, width)
+    slope = torch.ones((), dtype=torch.float64)
+    for length in made.shape[-rank:]:
+        slope = slope[..., None] * torch.linspace(0.5, 2, length, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     maps = [(torch.randn(x.shape, generator=generator, dtype=torch.float64) * slope).to(x) for x in read]
     whole = function(*maps)
-    for rows in (slice(0, (height + 1) // 2), slice(height // 2, height)):
-        for columns in (slice(0, (width + 1) // 2), slice(width // 2, width)):
-            expected = whole[..., rows, columns]
-            try:
-                found = function(*(x[..., rows, columns] for x in maps))
-            except (IndexError, RuntimeError, ValueError):  # a constant of another size
-                return False
-            if found.shape != expected.shape or not torch.allclose(found, expected, 1e-4, 1e-6, equal_nan=True):
-                return False
+    halves: list[tuple[slice, slice]] = [
+        (slice(0, (length + 1) // 2), slice(length // 2, length)) for length in made.shape[-rank:]
+    ]
+    for half in itertools.product(*halves):
+        part: Any = (..., *half)
+        expected = whole[part]
+        try:
+            found = function(*(x[part] for x in maps))
+        except (IndexError, RuntimeError, ValueError):  # a constant of another size
+            return False
+        if found.shape != expected.shape or not torch.allclose(found, expected, 1e-4, 1e-6, equal_nan=True):
+            return False
     return True

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...ops import Backprojection, backends, pack_weight, send_back
+from ...ops.geometry import PerAxis
 from ..expressions import Expression
 from ..fields import Axis, Window, as_map
+from ..ranks import CONVOLVE, CONVOLVE_TRANSPOSED
 from ..signal import Windows
-from .base import Function, FunctionStep, Kept, Pair, PlannedStep, Shapes, Signals, require_maps
+from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, on_whole, require_maps
 from .pooling import PooledSignal
 from .sliding import Sliding
+from .whole import Whole
 
 _log = logging.getLogger(__name__)
 # A signal of which more than this is not zero is convolved faster by a dense convolution, where there is much to do.
@@ -29,10 +32,10 @@ DENSE_WORK = 20_000_000  # multiply-adds of one unit
 
 
 class Convolution(Sliding):
-    """A 2-d convolution; backwards a transposed convolution with the same weight, without the bias.
+    """A convolution; backwards a transposed convolution with the same weight, without the bias.
 
     Args:
-        weight, bias: (K, C / groups, kh, kw) and (K,), or None.
+        weight, bias: (K, C / groups, [[kd,] kh,] kw) and (K,), or None.
         kernel, stride, padding, dilation, groups: its own; `padding` may be "same" or "valid".
     """
 
@@ -45,17 +48,17 @@ class Convolution(Sliding):
         name: str,
         weight: Expression,
         bias: Expression | None,
-        kernel: Pair,
-        stride: Pair,
-        padding: Pair | str,
-        dilation: Pair,
+        kernel: PerAxis,
+        stride: PerAxis,
+        padding: PerAxis | str,
+        dilation: PerAxis,
         groups: int,
     ) -> None:
         before = padding
         if padding == "same":
-            before = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
+            before = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
         elif padding == "valid":
-            before = (0, 0)
+            before = (0,) * len(kernel)
         assert not isinstance(before, str)
         super().__init__(name, kernel, stride, before, dilation)
         self.weight, self.bias = weight, bias  # type: ignore[assignment]
@@ -64,19 +67,19 @@ class Convolution(Sliding):
         self._routes: dict[Any, Route] = {}
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        x = require_maps(self.name, inputs[0])
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), ()
+        x, convolve = require_maps(self.name, inputs[0], self.rank), CONVOLVE[self.rank]
+        return convolve(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups), ()
 
-    def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
-        return F.conv2d(patches, self._filters, self.bias, self.stride, 0, self.dilation, self.groups)
+    def on_patches(self, patches: Tensor, origin: Tensor, length: PerAxis) -> Tensor:
+        return CONVOLVE[self.rank](patches, self._filters, self.bias, self.stride, 0, self.dilation, self.groups)
 
     @functools.cached_property
     def _filters(self) -> Tensor:
         """The weight, channels innermost in memory."""
-        return self.weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return self.weight.movedim(1, -1).contiguous().movedim(-1, 1)
 
     def multiply_adds(self, above: Window, channels: int) -> int:
-        return above.elements * channels // self.groups * self.kernel[0] * self.kernel[1]
+        return above.elements * channels // self.groups * math.prod(self.kernel)
 
     def kernel_of(self, planned: PlannedStep) -> str:
         chosen = planned.options.kernel
@@ -85,22 +88,23 @@ class Convolution(Sliding):
         if chosen == "dense":
             return "torch"
         by_density = chosen == "auto" and planned.settled and planned.multiply_adds >= DENSE_WORK
-        return "backproject2d or torch" if by_density else "backproject2d"
+        sparse = f"backproject{self.rank}d"
+        return f"{sparse} or torch" if by_density else sparse
 
-    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+    def send_windows(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Windows:
         below = planned.reached
         if windows.channel is not None:
             values = self._seeded(windows.settle_().values, windows.channel)
-            return (windows.move(values, self.slid(windows.window, below.shape), below).clear_overhang(),)
+            return windows.move(values, self.slid(windows.window, below.shape), below).clear_overhang()
         dense = self._dense_units(windows, below.channels, planned.options.kernel)
         if dense is None:
-            return (self._sparse(windows, below),)
+            return self._sparse(windows, below)
         if bool(dense.all()):
-            return (self._dense(windows, below),)
+            return self._dense(windows, below)
         values = self.weight.new_empty((len(windows), below.channels, *below.size))
         for units, send in ((dense, self._dense), (~dense, self._sparse)):
             values[units] = send(windows.of_units(units), below).values
-        return (Windows(values, below, windows.positions),)
+        return Windows(values, below, windows.positions)
 
     def _packed(self) -> Tensor:
         """The weight as `backproject2d` reads it; made once for each backend."""
@@ -129,11 +133,12 @@ class Convolution(Sliding):
 
     def _seeded(self, seed: Tensor, channel: Tensor) -> Tensor:
         """A single value sends back its filter."""
-        values = self._filters.permute(0, 2, 3, 1)[channel].mul_(seed).permute(0, 3, 1, 2)
+        values = self._filters.movedim(1, -1)[channel].mul_(seed).movedim(-1, 1)
         units, channels = values.shape[:2]
-        if self.dilation != (1, 1):
+        if any(d > 1 for d in self.dilation):
             spread = values.new_zeros((units, channels, *self.extent))
-            spread[..., :: self.dilation[0], :: self.dilation[1]] = values
+            taps: Any = (..., *(slice(None, None, d) for d in self.dilation))
+            spread[taps] = values
             values = spread
         if self.groups == 1:
             return values
@@ -169,13 +174,14 @@ class Convolution(Sliding):
             # Where windows move with their units but the whole map is wanted, they are placed in it afterwards.
             axes.append(axis if axis.stride != target.stride else target)
             begin.append(axes[-1].offset - axis.offset)
-        pool: Any = ((1, 1), (1, 1), (1, 1), "sum")
+        ones = (1,) * self.rank
+        pool: Any = (ones, ones, ones, "sum")
         step = self.stride
         if pooled is not None:
             pool = (pooled.pool.kernel, pooled.pool.stride, pooled.pool.dilation, pooled.overlap)
-            step = (step[0] * pooled.pool.stride[0], step[1] * pooled.pool.stride[1])
+            step = tuple(s * p for s, p in zip(step, pooled.pool.stride, strict=True))
         base = [axis.offset - origin.offset * s for axis, origin, s in zip(axes, source.axes, step, strict=True)]
-        reached = Window(below.channels, axes[0], axes[1])
+        reached = Window(below.channels, tuple(axes))
         place = (tuple(begin), reached.size, tuple(base), shape[1:])
         arguments: Any = (*pool, relu, self.stride, self.dilation, self.groups, *place)
         return Route(source, Backprojection(*arguments), reached)
@@ -187,7 +193,7 @@ class Convolution(Sliding):
         """
         windows.settle_()
         reached = self.slid(windows.window, below.shape)
-        padding, extra = [0, 0], [0, 0]
+        padding, extra = [0] * self.rank, [0] * self.rank
         axes: list[Axis] = list(reached.axes)
         for i, (axis, target) in enumerate(zip(windows.window.axes, below.axes, strict=True)):
             if axis.is_full:
@@ -196,13 +202,14 @@ class Convolution(Sliding):
                 extra[i] = min(max(0, target.length - size), max(self.stride[i], self.dilation[i]) - 1)
                 axes[i] = Axis(target.length, size + extra[i], 0, 0)
         at_once = 1 if windows.values.device.type == "cpu" else len(windows)
+        transposed = CONVOLVE_TRANSPOSED[self.rank]
         values = torch.cat(
             [
-                F.conv_transpose2d(part, self._filters, None, self.stride, padding, extra, self.groups, self.dilation)
+                transposed(part, self._filters, None, self.stride, padding, extra, self.groups, self.dilation)
                 for part in windows.values.split(at_once)
             ]
         )
-        return windows.move(values, Window(reached.channels, axes[0], axes[1]), below).clear_overhang()
+        return windows.move(values, Window(reached.channels, tuple(axes)), below).clear_overhang()
 
 
 class Route(NamedTuple):
@@ -220,15 +227,16 @@ class Route(NamedTuple):
 
 
 class TransposedConvolution(FunctionStep):
-    """A transposed 2-d convolution; backwards the convolution with the same weight, on the whole map.
+    """A transposed convolution; backwards the convolution with the same weight, on the whole map.
 
     Args:
         function: runs it forward.
-        weight: (C, K / groups, kh, kw).
+        weight: (C, K / groups, [[kd,] kh,] kw).
         stride, padding, dilation, groups: its own.
     """
 
     memory = "own"
+    rank: int
     weight: Tensor
 
     def __init__(
@@ -236,27 +244,32 @@ class TransposedConvolution(FunctionStep):
         name: str,
         function: Function,
         weight: Expression,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
+        stride: PerAxis,
+        padding: PerAxis,
+        dilation: PerAxis,
         groups: int,
     ) -> None:
         super().__init__(name, function)
         self.weight = weight  # type: ignore[assignment]
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.rank = len(stride)
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self.function(require_maps(self.name, *inputs)), ()
+        return self.function(require_maps(self.name, inputs[0], self.rank)), ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return (Window.full(as_map(shapes[0])),)
+        return (Window.full(as_map(shapes[0], window.rank)),)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        signal, weight, below = windows.whole(), self.weight, planned.reached
+        signal, shape = windows.whole(), planned.shapes[0]
+        if windows.window.rank != self.rank:
+            adjoint = Whole(self.name, self.function, signals=1, linear=True, alone=True)
+            return adjoint.send(windows, (), planned)
         # What torch's convolution rounds depends on how many units there are.
         at_once = 1 if signal.device.type == "cpu" else len(signal)
-        values = signal.new_empty((len(signal), below.channels, *below.size))
+        values = signal.new_empty((len(signal), *shape))
         for rows, result in zip(signal.split(at_once), values.split(at_once), strict=True):
-            sent = F.conv2d(rows, weight, None, self.stride, self.padding, self.dilation, self.groups)
-            result.copy_(sent[:, :, : below.y.length, : below.x.length])
-        return (Windows(values, below, windows.positions),)
+            window = (self.stride, self.padding, self.dilation, self.groups)
+            sent = CONVOLVE[self.rank](rows, self.weight, None, *window)
+            result.copy_(sent[(slice(None), slice(None), *(slice(length) for length in shape[1:]))])
+        return (on_whole(values, shape, windows),)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..fields import Window, as_map
 from ..signal import Windows
-from .base import Function, Kept, PlannedStep, Shapes, Signals, Step, are_equal, are_maps, on_whole
+from .base import Function, Kept, PlannedStep, Shapes, Signals, Step, are_equal, are_maps, batched_maps, on_whole
 from .whole import Whole
 
 
@@ -38,13 +38,13 @@ class Sum(Step):
             owned = True
         return total, ()
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if are_maps(*read) and are_equal([made.shape, *(x.shape for x in read)]) else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return self if are_maps(rank, *read) and are_equal([made.shape, *(x.shape for x in read)]) else None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         if are_equal(shapes):
             return (window,) * len(shapes)
-        return tuple(Window.full(as_map(shape)) for shape in shapes)
+        return tuple(Window.full(as_map(shape, window.rank)) for shape in shapes)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         shapes = planned.shapes
@@ -76,24 +76,24 @@ class Concatenate(Step):
             raise ValueError(f"{self.name} concatenates along the batch dimension, which mixes images")
         return torch.cat(list(inputs), self.dimension), ()
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if are_maps(*read) and self.dimension % 4 == 1 else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return self if are_maps(rank, *read) and self.dimension % (rank + 2) == 1 else None
 
     def _along(self, shapes: Shapes) -> int:
         """The dimension of the values of one image."""
         return self.dimension % (len(shapes[0]) + 1) - 1
 
-    def _stacks_maps(self, shapes: Shapes) -> bool:
-        return self._along(shapes) == 0 and len(shapes[0]) in (1, 3)
+    def _stacks_maps(self, window: Window, shapes: Shapes) -> bool:
+        return self._along(shapes) == 0 and _has_channels(shapes[0], window)
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        if self._stacks_maps(shapes):
+        if self._stacks_maps(window, shapes):
             return tuple(window._replace(channels=shape[0]) for shape in shapes)
-        return tuple(Window.full(as_map(shape)) for shape in shapes)
+        return tuple(Window.full(as_map(shape, window.rank)) for shape in shapes)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         shapes = planned.shapes
-        if self._stacks_maps(shapes):
+        if self._stacks_maps(windows.window, shapes):
             return _split(windows.settle_(), [shape[0] for shape in shapes])
         along = self._along(shapes)
         size = list(shapes[0])
@@ -113,11 +113,16 @@ def _split(windows: Windows, channels: Sequence[int]) -> list[Windows]:
         else:
             channel = windows.channel - start
             inside = (channel >= 0) & (channel < count)
-            values = windows.values * inside[:, None, None, None]
+            values = windows.values * inside.view(windows.values.shape)
             part = replace(windows, values=values, window=window, channel=channel.clamp(0, count - 1))
         parts.append(part)
         start += count
     return parts
+
+
+def _has_channels(shape: Sequence[int], window: Window) -> bool:
+    """Whether the channels of a value are those of its window: those of a map, or the features of a row."""
+    return len(shape) in (1, window.rank + 1)
 
 
 class Product(Whole):
@@ -128,19 +133,19 @@ class Product(Whole):
     def __init__(self, name: str) -> None:
         super().__init__(name, torch.mul, signals=2, linear=False)
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if are_maps(*read) and are_equal([x.shape for x in read]) else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return self if are_maps(rank, *read) and are_equal([x.shape for x in read]) else None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (window, window) if are_equal(shapes) else super().reaches(window, shapes)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         shapes = planned.shapes
-        if not are_equal(shapes) or len(shapes[0]) not in (1, 3):
+        if not are_equal(shapes) or not _has_channels(shapes[0], windows.window):
             return super().send(windows, kept, planned)
         parts = (windows, windows.copy())
         for part, other in zip(parts, reversed(kept), strict=True):
-            part.multiply_(part.crop(other if other.dim() == 4 else other[:, :, None, None]))
+            part.multiply_(part.crop(batched_maps(other, part.window.rank)))
         return parts
 
 
@@ -157,12 +162,12 @@ class ChannelSlice(Whole):
         self.bounds = bounds
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        if len(shapes[0]) in (1, 3):
+        if _has_channels(shapes[0], window):
             return (window._replace(channels=shapes[0][0]),)
         return super().reaches(window, shapes)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        if len(planned.shapes[0]) not in (1, 3):
+        if not _has_channels(planned.shapes[0], windows.window):
             return super().send(windows, kept, planned)
         channels = planned.shapes[0][0]
         first, stop = self.bounds(channels)

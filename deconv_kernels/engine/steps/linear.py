@@ -16,7 +16,7 @@ from .base import Kept, PlannedStep, Shapes, Signals, Step, on_whole
 
 
 class Flatten(Step):
-    """(N, C, H, W) -> (N, C * H * W). A flat map counts as C * H * W channels of one position.
+    """(N, ...) -> (N, F). A flat map counts as F channels of one position.
 
     Args:
         features: how many there have to be, where the network says so.
@@ -39,7 +39,7 @@ class Flatten(Step):
         return flat, ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return (Window.full(as_map(shapes[0])),)
+        return (Window.full(as_map(shapes[0], window.rank)),)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         return (on_whole(windows.dense(), planned.shapes[0], windows, windows.nonnegative),)
@@ -70,7 +70,7 @@ class Linear(Step):
         return F.linear(x, weight, self.bias), ()
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return (Window.full(as_map(shapes[0])),)
+        return (Window.full(as_map(shapes[0], window.rank)),)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         weight, shape, positions = self.weight, planned.shapes[0], windows.positions
@@ -80,21 +80,21 @@ class Linear(Step):
             sent = torch.stack([unit @ weight for unit in signal] or [signal @ weight])
             return (on_whole(sent.reshape(-1, *shape), shape, windows),)
         if windows.channel is not None:
-            values = weight[windows.channel] * windows.settle_().values[:, 0, 0]
+            values = weight[windows.channel] * windows.settle_().values.view(-1, 1)
             return (on_whole(values, shape, windows),)
         if windows.unpooling is not None:
             windows.settle_()
         # Nor would it here.
         values = send_back(
-            windows.values,
+            windows.values.view(-1, len(weight), 1, 1),
             weight[:, :, None, None],
             positions.image,
-            positions.origins(windows.window),
+            positions.image.new_zeros((len(windows), 2)),
             None,
             None,
             _ONE_POSITION._replace(relu=windows.rectify),
         )
-        return (Windows(values, planned.reached, positions),)
+        return (on_whole(values, shape, windows),)
 
     def kernel_of(self, planned: PlannedStep) -> str:
         return "row of the weights" if planned.seeded else "backproject2d"

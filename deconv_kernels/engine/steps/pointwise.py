@@ -13,14 +13,14 @@ from torch import Tensor
 from ..errors import UnsupportedModule
 from ..expressions import Expression
 from ..signal import Windows
-from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps
+from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps, batched_maps
 
 
 class Pointwise(Step):
     """A step that takes every position alone, and all in the same way."""
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return self if are_maps(*read, made) else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return self if are_maps(rank, *read, made) else None
 
 
 class Identity(Pointwise):
@@ -54,7 +54,7 @@ class Rectifier(Pointwise):
         gate = inputs[0] > 0
         if self.rule == "gradient" and self.ceiling < math.inf:
             gate &= inputs[0] < self.ceiling
-        return self.output(inputs, owned), (_maps(gate),)
+        return self.output(inputs, owned), (gate,)
 
     def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
         if self.ceiling < math.inf:
@@ -90,11 +90,11 @@ class Activation(FunctionStep):
         if self.rule == "deconvnet":
             return y, ()
         if self.rule == "guided":
-            return y, (_maps(y > 0),)
+            return y, (y > 0,)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             (derivative,) = torch.autograd.grad(self.function(leaf).sum(), leaf)
-        return y, (_maps(derivative),)
+        return y, (derivative,)
 
     def output(self, inputs: Sequence[Tensor], owned: bool) -> Tensor:
         return self.function(*inputs)
@@ -108,13 +108,8 @@ def _rectified(windows: Windows, kept: Kept, rule: str, nonnegative: bool) -> Wi
     if rule != "gradient":
         windows.rectify_()
     for gate in kept:
-        windows.multiply_(windows.crop(gate), nonnegative)
+        windows.multiply_(windows.crop(batched_maps(gate, windows.window.rank)), nonnegative)
     return windows
-
-
-def _maps(x: Tensor) -> Tensor:
-    """(N, ...) as (N, C, H, W), in the way `as_map` counts."""
-    return x if x.dim() == 4 else x.reshape(len(x), -1, 1, 1)
 
 
 class Shift(FunctionStep):
@@ -168,7 +163,7 @@ class Scale(Shift):
             factor = factor(windows.values.new_zeros(()).expand(1, *shape))
         factor = 1 / factor if self.inverse else factor
         if isinstance(factor, Tensor):
-            factor = windows.under(_maps(factor.detach().broadcast_to((1, *shape))))
+            factor = windows.under(batched_maps(factor.detach().broadcast_to((1, *shape)), windows.window.rank))
         return (windows.multiply_(factor),)
 
 
@@ -203,10 +198,7 @@ class BatchNormalization(Pointwise):
         self.epsilon = epsilon
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        (x,) = inputs
-        if x.dim() not in (2, 4):
-            raise ValueError(f"{self.name} needs maps (N, C, H, W) or rows (N, F), got {tuple(x.shape)}")
-        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), ()
+        return F.batch_norm(inputs[0], self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), ()
 
     def scale(self) -> Tensor:
         """What every channel is multiplied by, (C,)."""
@@ -214,15 +206,18 @@ class BatchNormalization(Pointwise):
         return scale if self.weight is None else scale * self.weight
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        scale, channel = self.scale(), windows.channel
-        return (windows.multiply_(scale[:, None, None] if channel is None else scale[channel][:, None, None, None]),)
+        scale, channel, shape, rank = self.scale(), windows.channel, planned.shapes[0], windows.window.rank
+        if len(shape) not in (1, rank + 1):  # its channels are not those of the window
+            scale = scale.view(-1, *(1,) * (len(shape) - 1)).expand(shape).flatten()
+        of_units = scale[None] if channel is None else scale[channel][:, None]
+        return (windows.multiply_(of_units.view(*of_units.shape, *(1,) * rank)),)
 
 
 class Normalization(FunctionStep, Pointwise):
     """Response or contrast normalisation, which mixes no positions.
 
     Args:
-        function: (N, C, H, W) -> (N, C, H, W).
+        function: of maps (N, C, ...) to maps of the same shape.
         exact: backwards by its gradient at the recorded input instead of as the identity.
     """
 

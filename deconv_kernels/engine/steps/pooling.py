@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...ops import max_pool2d, max_unpool2d_window
+from ...ops.geometry import PerAxis
 from ..fields import Window
-from ..signal import Windows
-from .base import Function, Kept, Pair, PlannedStep, Shapes, Signals, Step, are_maps, require_maps
+from ..ranks import MAX_POOL, MAX_UNPOOL, MAX_UNPOOL_WINDOW
+from ..signal import Windows, along
+from .base import Function, Kept, PlannedStep, Shapes, Signals, Step, are_maps, on_whole, require_maps
 from .pointwise import Identity
 from .sliding import Sliding
 from .whole import Passing
@@ -31,7 +33,9 @@ class MaxPool(Sliding):
     waits = keeps_maps = keeps_responses = True
     around = -math.inf
 
-    def __init__(self, name: str, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> None:
+    def __init__(
+        self, name: str, kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis, ceil_mode: bool
+    ) -> None:
         super().__init__(name, kernel, stride, padding, dilation)
         self.padding, self.ceil_mode, self.relu = padding, ceil_mode, False
 
@@ -41,38 +45,49 @@ class MaxPool(Sliding):
         return pool
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        x = require_maps(self.name, inputs[0])
-        values, switches = max_pool2d(x, *self.geometry, self.ceil_mode, relu=self.relu)
+        x = require_maps(self.name, inputs[0], self.rank)
+        values, switches = MAX_POOL[self.rank](x, *self.geometry, self.ceil_mode, relu=self.relu)
         # The way back reads all channels of a position together.
-        return values, (switches.contiguous(memory_format=torch.channels_last),)
+        return values, (_channels_innermost(switches),)
 
-    def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
-        return max_pool2d(patches, self.kernel, self.stride, 0, self.dilation, relu=self.relu)[0]
+    def on_patches(self, patches: Tensor, origin: Tensor, length: PerAxis) -> Tensor:
+        return MAX_POOL[self.rank](patches, self.kernel, self.stride, 0, self.dilation, relu=self.relu)[0]
 
     def bytes(self, above: Window, below: Sequence[Window], itemsize: int) -> int:
         """The step below reads pooled values and their switches."""
         return above.elements * (itemsize + 1)
 
-    def _neighbours(self, window: Window) -> Pair:
-        """How many pooling windows below and beside a window overlap it; where the last one wins, their zeros can."""
-        rows, columns = (
-            0 if axis.is_full else self.dilation[i] * (self.kernel[i] - 1) // self.stride[i]
-            for i, axis in enumerate(window.axes)
-        )
-        return rows, columns
+    def _neighbours(self, window: Window) -> PerAxis:
+        """How many pooling windows beside a window overlap it; where the last one wins, their zeros can."""
+        reach = [d * (k - 1) // s for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)]
+        return tuple(0 if axis.is_full else count for axis, count in zip(window.axes, reach, strict=True))
 
-    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+    def send_windows(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Windows:
         values, source, overlap = windows.dense(), windows.window, planned.options.overlap
-        rows, columns = self._neighbours(source) if overlap == "last" else (0, 0)
-        if rows or columns:
-            values = F.pad(values, (columns, columns, 0, rows))
-            y, x = source.axes
-            y = y._replace(size=y.size + rows)
-            x = x._replace(size=x.size + 2 * columns, offset=x.offset - columns)
-            source = Window(source.channels, y, x)
+        beside = self._neighbours(source) if overlap == "last" else ()
+        if any(beside):
+            # Those that come later: after the window along the first axis, on both sides of it along the others.
+            before = (0, *beside[1:])
+            values = F.pad(values, [side for both in zip(before[::-1], beside[::-1], strict=True) for side in both])
+            axes = zip(source.axes, before, beside, strict=True)
+            source = Window(
+                source.channels,
+                tuple(a._replace(size=a.size + first + last, offset=a.offset - first) for a, first, last in axes),
+            )
         pooled = PooledSignal(self, source, kept[0], overlap)
-        nonnegative = windows.nonnegative
-        return (Windows(values, planned.reached, windows.positions, nonnegative=nonnegative, unpooling=pooled),)
+        return replace(windows, values=values, window=planned.reached, channel=None, unpooling=pooled)
+
+    def send_whole(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+        shape, overlap = planned.shapes[0], planned.options.overlap
+        switches = kept[0].index_select(0, windows.positions.image)
+        signal = windows.whole().reshape(switches.shape)
+        unpooled = MAX_UNPOOL[self.rank](signal, switches, *self.geometry, shape[1:], overlap=overlap)
+        return (on_whole(unpooled, shape, windows, windows.nonnegative),)
+
+
+def _channels_innermost(x: Tensor) -> Tensor:
+    """The same, all channels of a position together in memory."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ class PooledSignal:
     def unpooled(self, windows: Windows) -> Tensor:
         """The values of `windows` unpooled, and rectified if they are to be."""
         pool, below = self.pool, windows.window
-        values, _ = max_unpool2d_window(
+        values, _ = MAX_UNPOOL_WINDOW[pool.rank](
             windows.values,
             self.switches,
             windows.positions.image,
@@ -116,34 +131,41 @@ class AveragePool(Sliding):
     def __init__(
         self,
         name: str,
-        kernel: Pair,
-        stride: Pair,
-        padding: Pair,
+        kernel: PerAxis,
+        stride: PerAxis,
+        padding: PerAxis,
         ceil_mode: bool,
         count_include_pad: bool,
         divisor: int | None,
     ) -> None:
-        super().__init__(name, kernel, stride, padding, (1, 1))
+        super().__init__(name, kernel, stride, padding, (1,) * len(kernel))
         self.padding, self.ceil_mode = padding, ceil_mode
         self.count_include_pad, self.divisor = count_include_pad, divisor
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
-        return self._mean(require_maps(self.name, inputs[0])), ()
+        return self._mean(require_maps(self.name, inputs[0], self.rank)), ()
 
     def _mean(self, x: Tensor) -> Tensor:
-        window = (self.kernel, self.stride, self.padding, self.ceil_mode)
-        return F.avg_pool2d(x, *window, self.count_include_pad, self.divisor)
+        return self._pool(x, self.padding, self.ceil_mode, self.count_include_pad, self.divisor)
 
-    def on_patches(self, patches: Tensor, origin: Tensor, length: Pair) -> Tensor:
+    def _pool(self, x: Tensor, *how: Any) -> Tensor:
+        if self.rank == 1:  # torch's takes no divisor
+            padding, *rest = how
+            row = F.avg_pool2d(x[..., None, :], (1, *self.kernel), (1, *self.stride), (0, *padding), *rest)
+            return row.squeeze(-2)
+        return (F.avg_pool2d if self.rank == 2 else F.avg_pool3d)(x, self.kernel, self.stride, *how)
+
+    def on_patches(self, patches: Tensor, origin: Tensor, length: PerAxis) -> Tensor:
         """Sums by the share that each element has in its mean, which differs at the borders of the map."""
-        sums = F.avg_pool2d(patches, self.kernel, self.stride, divisor_override=1)
+        sums = self._pool(patches, (0,) * self.rank, False, True, 1)
         ones = patches.new_ones((1, 1, *length))
-        elements = F.avg_pool2d(ones, self.kernel, self.stride, self.padding, self.ceil_mode, divisor_override=1)
+        elements = self._pool(ones, self.padding, self.ceil_mode, True, 1)
         share = (self._mean(ones) / elements)[0, 0]
-        rows, columns = (
-            (origin[:, axis, None] + torch.arange(sums.shape[axis + 2])).to(patches.device) for axis in (0, 1)
+        places = (
+            along((origin[:, axis, None] + torch.arange(count)).to(patches.device), axis, self.rank)
+            for axis, count in enumerate(sums.shape[2:])
         )
-        return sums.mul_(share[rows[:, :, None], columns[:, None]][:, None])
+        return sums.mul_(share[tuple(places)])
 
     def _shares(self, axis: int, outputs: int, inputs: int) -> list[float]:
         """One over the number of elements along an axis that each output is the mean of."""
@@ -156,24 +178,33 @@ class AveragePool(Sliding):
             shares.append(1 / (last - first))
         return shares
 
-    def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
+    def send_windows(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Windows:
         source, below, nonnegative = windows.window, planned.reached, windows.nonnegative
         share: Tensor | float = 1.0
         if self.divisor is not None:
             share = 1 / self.divisor
         else:
-            rows, columns = (
-                windows.values.new_tensor(self._shares(number, axis.length, inputs.length))
-                for number, (axis, inputs) in enumerate(zip(source.axes, below.axes, strict=True))
-            )
-            share = windows.under((rows[:, None] * columns).expand(1, source.channels, -1, -1))
+            shares = windows.values.new_ones(())
+            for number, (axis, inputs) in enumerate(zip(source.axes, below.axes, strict=True)):
+                of_axis = windows.values.new_tensor(self._shares(number, axis.length, inputs.length))
+                shares = shares[..., None] * of_axis
+            share = windows.under(shares.expand(1, source.channels, *shares.shape))
         values = windows.multiply_(share).dense()
         reached = self.slid(source, below.shape)
         spread = values.new_empty((len(values), reached.channels, *reached.size))
-        spread = torch.ops.aten.avg_pool2d_backward(values, spread, self.kernel, self.stride, (0, 0), False, True, 1)
-        result = windows.move(spread, reached, below).clear_overhang()
+        result = windows.move(self._spread(values, spread), reached, below).clear_overhang()
         result.nonnegative = nonnegative
-        return (result,)
+        return result
+
+    def _spread(self, values: Tensor, like: Tensor) -> Tensor:
+        """Every value in all of its pooling window, added up where windows overlap, in a map of some shape."""
+        kernel, stride, whole = self.kernel, self.stride, (0,) * self.rank
+        if self.rank == 3:
+            return torch.ops.aten.avg_pool3d_backward(values, like, kernel, stride, whole, False, True, 1)
+        if self.rank == 2:
+            return torch.ops.aten.avg_pool2d_backward(values, like, kernel, stride, whole, False, True, 1)
+        rows = (values[..., None, :], like[..., None, :], (1, *kernel), (1, *stride), (0, 0))
+        return torch.ops.aten.avg_pool2d_backward(*rows, False, True, 1).squeeze(-2)
 
 
 class AdaptiveAveragePool(Passing):
@@ -185,7 +216,7 @@ class AdaptiveAveragePool(Passing):
         super().__init__(name, function, signals=1, linear=True, apart=True)
 
     def passes(self, window: Window, shapes: Shapes) -> bool:
-        return len(shapes[0]) == 3 and super().passes(window, shapes)
+        return len(shapes[0]) == window.rank + 1 and super().passes(window, shapes)
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return Identity(self.name) if are_maps(made) and read[0].shape == made.shape else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return Identity(self.name) if are_maps(rank, made) and read[0].shape == made.shape else None

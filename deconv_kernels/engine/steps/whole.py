@@ -98,11 +98,12 @@ class Whole(FunctionStep):
                 "for which there is no exact backward rule"
             )
 
-    def in_windows(self, read: Sequence[Tensor], made: Tensor) -> Step | None:
-        return super().in_windows(read, made) if self.linear else None
+    def in_windows(self, read: Sequence[Tensor], made: Tensor, rank: int) -> Step | None:
+        return super().in_windows(read, made, rank) if self.linear else None
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
-        return tuple(Window.full(as_map(shape)) if index < self.signals else None for index, shape in enumerate(shapes))
+        signals = [Window.full(as_map(shape, window.rank)) for shape in shapes[: self.signals]]
+        return *signals, *[None] * (len(shapes) - self.signals)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         signal, image, shapes = windows.whole(), windows.positions.image, planned.shapes
@@ -146,7 +147,7 @@ class Passing(Whole):
 
     def passes(self, window: Window, shapes: Shapes) -> bool:
         """Whether an output with such a window has the shape of the first input."""
-        return window.shape == as_map(shapes[0])
+        return window.shape == as_map(shapes[0], window.rank)
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (window,) if self.passes(window, shapes) else super().reaches(window, shapes)

@@ -168,6 +168,11 @@ class Tape:
         self.layers = self.names.all
         self.output = None if output is None else self.steps[output].name
 
+    @property
+    def rank(self) -> int | None:
+        """How many axes the images must have, where a step that reads them knows."""
+        return next((link.step.rank for link in self.links if 0 in link.sources and link.step.rank is not None), None)
+
     def name(self, layer: str | nn.Module) -> str:
         """The name of a layer that may be given as a module of the network.
 

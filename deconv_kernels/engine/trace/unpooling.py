@@ -9,16 +9,16 @@ from torch import nn
 
 from ... import nn as own
 from ... import ops
-from ...ops.geometry import per_axis
+from ...ops.geometry import PerAxis, per_axis
 from ..nodes import Node
-from ..steps.base import Pair, Step
+from ..steps.base import Step
 from ..steps.pointwise import Rectifier
 from ..steps.pooling import MaxPool
 from ..steps.unpooling import IndexUnpool, MaxUnpool
 from .calls import Call
 
 
-def window_of(kernel: Any, stride: Any) -> tuple[Pair, Pair]:
+def window_of(kernel: Any, stride: Any) -> tuple[PerAxis, PerAxis]:
     """Rows and columns of a pool's window and of its steps."""
     size = per_axis(kernel, 2, "kernel_size")
     return size, size if stride is None or stride == [] else per_axis(stride, 2, "stride")

@@ -61,12 +61,12 @@ def describe_rectification(tape: Tape, layer: str) -> str:
     return f"No rectifier follows layer {layer}: of its activations those above zero are shown."
 
 
-def seen_size(field: tuple[int, int] | None) -> str:
-    """A receptive field as columns x rows."""
-    return "whole image" if field is None else f"{field[1]}x{field[0]}"
+def seen_size(field: tuple[int, ...] | None) -> str:
+    """A receptive field as columns x rows, and planes."""
+    return "whole image" if field is None else "x".join(map(str, reversed(field)))
 
 
-def describe_field(field: tuple[int, int] | None, window: tuple[int, int]) -> str:
+def describe_field(field: tuple[int, ...] | None, window: tuple[int, ...]) -> str:
     """For captions: a receptive field in pixels, and what is shown where images are smaller than it."""
     if field is None:
         return f"the whole image, {seen_size(window)} pixels"
@@ -123,8 +123,8 @@ def ranks(units: Units) -> Tensor:
     return torch.cat([torch.arange(1, count + 1) for count in (0, *counts)])
 
 
-def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, int] | None:
-    """Rows and columns of the input that a unit of a layer can see, however large the input is; None: all of it.
+def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, ...] | None:
+    """How far along each axis of the input a unit of a layer can see, however large the input is; None: all of it.
 
     A projection's window is that, or the whole image where it is at least as large.
 
@@ -140,7 +140,7 @@ def receptive_field(tape: Tape, record: Record, layer: str) -> tuple[int, int] |
     record.shape(layer)
     shapes = [None if shape is None else _unbounded(shape) for shape in record.shapes]
     value = tape.layer(layer).value
-    window = Window.unit(as_map(shapes[value] or ()))
+    window = Window.unit(as_map(shapes[value] or (), record.rank))
     field = receptive_fields(tape.steps, tape.sources, shapes, value, window)[0]
     return None if field is None or max(field.size) >= _UNBOUNDED else field.size
 
