@@ -21,8 +21,8 @@ from .options import OUTPUT
 __all__ = ["main"]
 
 _COMMANDS = (
-    *("bench", "correspondence", "evolution", "filters", "gallery", "info", "invariance", "mine", "occlusion", "plan"),
-    *("repair", "report", "transfer", "unsupervised"),
+    *("bench", "correspondence", "evolution", "explore", "filters", "gallery", "info", "invariance", "mine"),
+    *("occlusion", "plan", "repair", "report", "transfer", "unsupervised"),
 )
 
 

@@ -7,23 +7,27 @@ smaller than what the network sees is enlarged. A warning names photographs to w
 from __future__ import annotations
 
 import importlib.util
+import io
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..terminal import watched
 
 __all__ = [
     "Photograph",
+    "decode_photograph",
     "image_files",
     "is_hidden",
     "listed",
     "load_photographs",
+    "photograph_files",
     "read_photograph",
 ]
 
@@ -79,15 +83,27 @@ def load_photographs(sources: str | Path | Iterable[str | Path]) -> list[Photogr
     Raises:
         ValueError: a source is missing, holds no image or cannot be read as one.
     """
-    paths: list[Path] = []
-    for source in [sources] if isinstance(sources, str | Path) else sources:
-        paths += _samples() if str(source) == "samples" else image_files(Path(source))
+    paths = photograph_files(sources)
     photographs = list(map(read_photograph, watched(paths, "reading", "photograph", None)))
-    if not photographs:
-        raise ValueError("no images were given")
     if transparent := [photograph.name for photograph in photographs if photograph.transparent]:
         warnings.warn(f"transparent parts are shown on white: {listed(transparent)}", stacklevel=2)
     return photographs
+
+
+def photograph_files(sources: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files of photographs, none of them opened yet.
+
+    Args:
+        sources: as for `load_photographs`.
+
+    Raises:
+        ValueError: a source is missing or holds no image file.
+    """
+    given = [sources] if isinstance(sources, str | Path) else sources
+    found = [_samples() if str(source) == "samples" else image_files(Path(source)) for source in given]
+    if not found:
+        raise ValueError("no images were given")
+    return [path for paths in found for path in paths]
 
 
 def read_photograph(path: Path) -> Photograph:
@@ -96,7 +112,22 @@ def read_photograph(path: Path) -> Photograph:
     Raises:
         ValueError: the file cannot be read as an image.
     """
-    return Photograph(path.name, *_read(path))
+    return Photograph(path.name, *_read(path, str(path)))
+
+
+def decode_photograph(content: bytes, name: str, formats: Sequence[str], most_pixels: int) -> Photograph:
+    """One photograph out of bytes that nobody vouches for, upright and in RGB, transparent parts white.
+
+    Args:
+        content: of a file.
+        name: what to call it.
+        formats: those that are tried, by Pillow's names.
+        most_pixels: the size of a picture is looked at before it is unpacked.
+
+    Raises:
+        ValueError: it is no image of one of the formats, is damaged, or has too many pixels.
+    """
+    return Photograph(name, *_read(io.BytesIO(content), name, formats, most_pixels))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -144,12 +175,16 @@ def image_files(source: Path) -> list[Path]:
     return paths
 
 
-def _read(path: Path) -> tuple[NDArray[np.uint8], bool]:
+def _read(
+    source: Path | IO[bytes], name: str, formats: Sequence[str] | None = None, most_pixels: int | None = None
+) -> tuple[NDArray[np.uint8], bool]:
     """The pixels, and whether some of them were transparent."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(source, formats=formats) as image:
+                if most_pixels is not None and image.width * image.height > most_pixels:
+                    raise ValueError(f"it has {image.width}x{image.height} pixels, more than {most_pixels}")
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode in ("I", "F"):
                     raise ValueError(f"its grey levels are of {upright.mode!r}, whose range is not known")
@@ -161,7 +196,9 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], bool]:
                 return _on_background(upright)
     except Exception as error:  # a damaged file may fail in any way its decoder can
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"image {str(path)!r} cannot be read: {reason}") from error
+        if formats is not None and isinstance(error, UnidentifiedImageError):
+            reason = f"it is none of {', '.join(formats)}"
+        raise ValueError(f"image {name!r} cannot be read: {reason}") from error
 
 
 def _on_background(image: Image.Image) -> tuple[NDArray[np.uint8], bool]:

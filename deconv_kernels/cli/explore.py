@@ -1,0 +1,66 @@
+"""`deconv-kernels explore`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from . import options
+from .options import Network, PhotographSources, group, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to explore, and where to serve the page."""
+
+    network: Network = group(Network)
+    photographs: PhotographSources = group(PhotographSources)
+    classes: str | None = options.classes()
+    size: int = options.size()
+    host: str = option("127.0.0.1", "Where to listen. Elsewhere than on this machine the page asks for a token.")
+    port: int = option(8756, "The port of the page; 0 for one that is free.", type=click.IntRange(0, 65535))
+    open: bool = option(False, "Open the page in the browser.", "--open", is_flag=True)
+
+
+@options.command("explore", Settings)
+def command(settings: Settings) -> None:
+    """Explore a network in the browser: point at any unit of any map and see what it responds to.
+
+    Serves a page on this machine until it is interrupted: choose or drop a picture, look at the maps of every layer,
+    point at a unit for its projection and its receptive field, and drag a grey square over the picture. The nine
+    strongest units of every map over the photographs are searched while you look. Nothing is written to disk.
+    """
+    import secrets
+    import webbrowser
+
+    from ..checks import at_least
+    from ..data.photographs import photograph_files
+    from ..explore.explorer import Explorer
+    from ..explore.library import Library
+    from .labels import read_lines
+    from .subject import load
+
+    try:
+        from ..explore.guard import is_this_machine
+        from ..explore.server import listen, serve
+    except ImportError as error:
+        raise ValueError(f"the page needs starlette and uvicorn: pip install 'deconv_kernels[explore]' ({error})") from None
+
+    at_least("size", settings.size, 1)
+    paths = photograph_files(settings.photographs.sources)
+    classes = [] if settings.classes is None else read_lines(settings.classes, "classes")
+    subject = load(settings.network, settings.size)
+    explorer = Explorer(subject.model, subject.weights, Library(paths, settings.size), classes)
+    token = None if is_this_machine(settings.host) else secrets.token_urlsafe(24)
+    with listen(settings.host, settings.port) as listening:
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+        click.echo(f"Exploring {settings.network.model} with {len(paths)} photographs; Ctrl-C ends it.\n{address}")
+        if settings.open:
+            webbrowser.open(address)
+        try:
+            serve(explorer, listening, token)
+        except KeyboardInterrupt:
+            click.echo("Ended.")

@@ -1,0 +1,1 @@
+"""The explorer: a network and photographs to look at in the browser, unit by unit."""
