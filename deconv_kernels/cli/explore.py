@@ -43,7 +43,7 @@ def command(settings: Settings) -> None:
 
     try:
         from ..explore.guard import is_this_machine
-        from ..explore.server import listen, serve
+        from ..explore.server import listen, make_server
     except ImportError as error:
         raise ValueError(f"the page needs starlette and uvicorn: pip install 'deconv_kernels[explore]' ({error})") from None
 
@@ -61,6 +61,6 @@ def command(settings: Settings) -> None:
         if settings.open:
             webbrowser.open(address)
         try:
-            serve(explorer, listening, token)
+            make_server(explorer, token).run(sockets=[listening])
         except KeyboardInterrupt:
             click.echo("Ended.")

@@ -39,7 +39,7 @@ from .guard import Guard
 from .library import FORMATS, MOST_BYTES, UnknownImage
 from .pictures import as_png, colours_of, contact_sheet, embedded
 
-__all__ = ["application", "listen", "serve"]
+__all__ = ["application", "listen", "make_server"]
 
 T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
@@ -367,12 +367,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host} port {port}: {error}; another --port may be free") from error
 
 
-def serve(explorer: Explorer, listening: socket.socket, token: str | None = None) -> None:
-    """Serves until the process is interrupted or asked to end.
+def make_server(explorer: Explorer, token: str | None = None) -> uvicorn.Server:
+    """The server, to be run on a socket from `listen`: until the process is interrupted or asked to end.
 
     Args:
         explorer: what is shown.
-        listening: from `listen`.
         token: see `Guard`.
     """
     config = uvicorn.Config(
@@ -386,4 +385,4 @@ def serve(explorer: Explorer, listening: socket.socket, token: str | None = None
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
