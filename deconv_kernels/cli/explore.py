@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import click
 
 from . import options
+from .answer import Answer
 from .options import Network, PhotographSources, group, option
 
 
@@ -30,9 +31,14 @@ def command(settings: Settings) -> None:
     Serves a page on this machine until it is interrupted: choose or drop a picture, look at the maps of every layer,
     point at a unit for its projection and its receptive field, and drag a grey square over the picture. The nine
     strongest units of every map over the photographs are searched while you look. Nothing is written to disk.
+
+    \b
+    Example:
+        deconv-kernels explore --images photographs/ --open
     """
     import secrets
     import webbrowser
+    from contextlib import suppress
 
     from ..checks import at_least
     from ..data.photographs import photograph_files
@@ -45,22 +51,25 @@ def command(settings: Settings) -> None:
         from ..explore.guard import is_this_machine
         from ..explore.server import listen, make_server
     except ImportError as error:
-        raise ValueError(f"the page needs starlette and uvicorn: pip install 'deconv_kernels[explore]' ({error})") from None
+        raise ValueError(
+            f"the page needs starlette and uvicorn: pip install 'deconv_kernels[explore]' ({error})"
+        ) from None
 
     at_least("size", settings.size, 1)
     paths = photograph_files(settings.photographs.sources)
-    classes = [] if settings.classes is None else read_lines(settings.classes, "classes")
     subject = load(settings.network, settings.size)
+    classes = subject.weights.classes if settings.classes is None else read_lines(settings.classes, "classes")
     explorer = Explorer(subject.model, subject.weights, Library(paths, settings.size), classes)
     token = None if is_this_machine(settings.host) else secrets.token_urlsafe(24)
     with listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
-        click.echo(f"Exploring {settings.network.model} with {len(paths)} photographs; Ctrl-C ends it.\n{address}")
+        lines = [f"Exploring {settings.network.model} with {len(paths)} photographs; Ctrl-C ends it.", address]
+        talk = click.get_current_context().params
+        found = {"model": settings.network.model, "photographs": len(paths), "address": address}
+        Answer(lines, found=found).say("explore", talk["json"], talk["quiet"] and token is None)
         if settings.open:
             webbrowser.open(address)
-        try:
+        with suppress(KeyboardInterrupt):
             make_server(explorer, token).run(sockets=[listening])
-        except KeyboardInterrupt:
-            click.echo("Ended.")

@@ -115,7 +115,7 @@ def read_photograph(path: Path) -> Photograph:
     return Photograph(path.name, *_read(path, str(path)))
 
 
-def decode_photograph(content: bytes, name: str, formats: Sequence[str], most_pixels: int) -> Photograph:
+def decode_photograph(content: bytes, name: str, formats: tuple[str, ...], most_pixels: int) -> Photograph:
     """One photograph out of bytes that nobody vouches for, upright and in RGB, transparent parts white.
 
     Args:
@@ -176,7 +176,7 @@ def image_files(source: Path) -> list[Path]:
 
 
 def _read(
-    source: Path | IO[bytes], name: str, formats: Sequence[str] | None = None, most_pixels: int | None = None
+    source: Path | IO[bytes], name: str, formats: tuple[str, ...] | None = None, most_pixels: int | None = None
 ) -> tuple[NDArray[np.uint8], bool]:
     """The pixels, and whether some of them were transparent."""
     try:

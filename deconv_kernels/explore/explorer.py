@@ -21,8 +21,8 @@ from ..experiments.common.layers import classes_of
 from ..experiments.common.tracing import with_way_back
 from ..models import Weights
 from ..plot.tiles import patches, with_contrast
-from .library import Library
 from .kept import Kept
+from .library import Library
 from .pictures import Pixels
 from .strongest import StrongestOfFolder
 
@@ -290,7 +290,9 @@ class Explorer:
         if activation is None:
             map = self.map(image, place.layer, place.map)
             if not (0 <= place.y < map.shape[0] and 0 <= place.x < map.shape[1]):
-                raise ValueError(f"a unit of a map of {map.shape[0]}x{map.shape[1]} was asked for at {place.y},{place.x}")
+                raise ValueError(
+                    f"a unit of a map of {map.shape[0]}x{map.shape[1]} was asked for at {place.y},{place.x}"
+                )
             activation = float(map[place.y, place.x])
         units = Units(place.layer, 0, place.map, place.y, place.x, activation)
         projections = net.project(self._record(image, rule), units, overlap=overlap, progress=False)

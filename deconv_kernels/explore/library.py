@@ -27,7 +27,7 @@ _UPLOADS_KEPT = 64
 _LONGEST_NAME = 80
 
 
-class UnknownImage(LookupError):
+class UnknownImage(LookupError):  # noqa: N818
     """A picture that is not here, or no longer."""
 
 

@@ -31,7 +31,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from .. import __version__
 from ..engine.errors import UnsupportedModule
 from ..engine.steps.base import RULES
 from .explorer import Explorer, Place, Square
@@ -54,11 +53,11 @@ _MOST_CONNECTIONS = 256
 _LARGEST = 2**31
 
 
-class _NobodyWaits(Exception):
+class _NobodyWaits(Exception):  # noqa: N818
     """The browser that asked has gone on."""
 
 
-class _TooLarge(Exception):
+class _TooLarge(Exception):  # noqa: N818
     """More was sent than is taken."""
 
 
@@ -183,7 +182,6 @@ class _Answers:
         explorer = self.explorer
         return JSONResponse(
             {
-                "version": __version__,
                 "model": explorer.weights.architecture,
                 "weights": explorer.weights.source,
                 "layers": [asdict(layer) for layer in explorer.layers],
@@ -276,7 +274,12 @@ class _Answers:
             most = float(self.explorer.map(name, layer, number).float().abs().max())
             total, clean = _finite([found.total, found.clean_total])
             classes = [asdict(each) for each in found.classes]
-            return {"classes": classes, "picture": embedded(colours_of(found.map, most)), "total": total, "clean": clean}
+            return {
+                "classes": classes,
+                "picture": embedded(colours_of(found.map, most)),
+                "total": total,
+                "clean": clean,
+            }
 
         return JSONResponse(await self.desk.computed(request, computed))
 
@@ -295,8 +298,8 @@ class _Answers:
         rule, overlap = request.query_params.get("rule", self.explorer.rule), _overlap(request)
         rows: list[list[object]] = []
         chosen = [("chosen", name, place)]
-        for unit in self.explorer.strongest.of(place.layer, place.map):
-            chosen.append(("strongest", unit.image, Place(place.layer, place.map, unit.y, unit.x)))
+        for strong in self.explorer.strongest.of(place.layer, place.map):
+            chosen.append(("strongest", strong.image, Place(place.layer, place.map, strong.y, strong.x)))
         for kind, image, each in chosen:
             unit = await self.desk.computed(request, partial(self.explorer.unit, image, each, rule, overlap))
             title = self.explorer.library.title(image)

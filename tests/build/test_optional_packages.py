@@ -11,8 +11,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 OPTIONAL = (
-    *("captum", "cloudpickle", "expecttest", "h5py", "hypothesis", "joblib", "onnx", "pybind11", "safetensors"),
-    *("scipy", "skimage", "sklearn", "torchvision", "triton", "xdist", "zennit"),
+    *("captum", "cloudpickle", "expecttest", "h5py", "hypothesis", "joblib", "onnx", "playwright", "pybind11"),
+    *("safetensors", "scipy", "skimage", "sklearn", "starlette", "torchvision", "triton", "uvicorn", "xdist", "zennit"),
 )
 
 

@@ -130,6 +130,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         held = {name for name in opened.namelist() if ".dist-info/" not in name}
     data = {"deconv_kernels/py.typed", "deconv_kernels/plot/page.html", "deconv_kernels/_cpu.abi3.so"}
+    data |= {str(path.relative_to(ROOT)) for path in (ROOT / "deconv_kernels" / "explore" / "page").iterdir()}
     assert held == modules | data
 
 

@@ -77,9 +77,7 @@ def shows(page: Any, server: Served, image: str, place: Place, rule: str = "deco
     style = page.locator("#field").evaluate("field => [field.style.top, field.style.left, field.style.height]")
     y0, x0, y1, _ = unit["box"]
     found = [float(value.rstrip("%")) for value in style]
-    assert found == pytest.approx(
-        [100 * y0 / SIZE, 100 * x0 / SIZE, 100 * (y1 - y0) / SIZE], abs=1e-3
-    )
+    assert found == pytest.approx([100 * y0 / SIZE, 100 * x0 / SIZE, 100 * (y1 - y0) / SIZE], abs=1e-3)
 
 
 def clicked(page: Any, selector: str, y: float, x: float, click: bool = True) -> None:

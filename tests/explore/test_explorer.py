@@ -17,8 +17,9 @@ from deconv_kernels.engine.errors import UnknownLayer
 from deconv_kernels.explore import explorer as module
 from deconv_kernels.explore.explorer import Explorer, Place, Square
 from deconv_kernels.explore.kept import Kept
-from deconv_kernels.explore.library import UnknownImage
+from deconv_kernels.explore.library import Library, UnknownImage
 from deconv_kernels.explore.pictures import colours_of, contact_sheet
+from deconv_kernels.models import load_weights
 from deconv_kernels.plot.tiles import with_contrast
 
 LAYER, NODE = "layer2.0.conv1", "layer2_0_conv1"
@@ -55,9 +56,7 @@ def test_a_unit_is_projected_as_the_definition_says(explorer: Explorer, rule: st
         found = explorer.unit(image, place, rule, overlap)
         where = [(0, place.map, place.y, place.x)]
         images = inputs(explorer, image)
-        exact, activation = reference.project(
-            Trace(explorer.model).module, images, NODE, where, rule, overlap=overlap
-        )
+        exact, activation = reference.project(Trace(explorer.model).module, images, NODE, where, rule, overlap=overlap)
         assert found.activation == pytest.approx(float(maps[place.map, place.y, place.x]), rel=1e-4, abs=1e-5)
         y0, x0, y1, x1 = found.box
         inside = exact[0, :, max(y0, 0) : y1, max(x0, 0) : x1]
@@ -169,12 +168,8 @@ def test_networks_of_other_kinds(name: str, tmp_path: Path) -> None:
 
 
 def test_a_network_without_a_way_back_is_explored_by_its_gradient(tmp_path: Path) -> None:
-    (tmp_path / "smooth.py").write_text(
-        "from torch import nn\n\ndef smooth():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.MaxPool2d(2))\n"
-    )
-    from deconv_kernels.explore.library import Library
-    from deconv_kernels.models import load_weights
-
+    body = "nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.MaxPool2d(2))"
+    (tmp_path / "smooth.py").write_text(f"from torch import nn\n\ndef smooth():\n    return {body}\n")
     weights = load_weights(f"{tmp_path / 'smooth.py'}:smooth", size=16)
     explored = Explorer(weights.model(), weights, Library(photographs(tmp_path / "in", 2), 16))
     assert explored.rule == "gradient"
