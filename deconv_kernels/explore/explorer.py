@@ -32,6 +32,7 @@ _ACTIVATIONS_BYTES = 256 * 2**20
 _RECORDS_BYTES = 256 * 2**20
 _OCCLUSIONS_BYTES = 256 * 2**20
 _CLASSES_SHOWN = 5
+_RANK = 2  # of pictures, the axes y and x
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Explorer:
         net.shapes(blank, net.tape.layers[-1:])
         self._names = list(net.layers)
         shapes = net.shapes(blank, self._names)
-        self.layers = [LayerFacts(name, self._kind(name), *as_map(shapes[name])) for name in self._names]
+        self.layers = [LayerFacts(name, self._kind(name), *as_map(shapes[name], _RANK)) for name in self._names]
         self._facts = {layer.name: layer for layer in self.layers}
         self.logits = classes_of(net, shapes)
         self._bytes = sum(layer.maps * layer.height * layer.width for layer in self.layers) * blank.element_size()
