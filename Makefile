@@ -24,7 +24,7 @@ HAS_TORCH := from importlib.metadata import version; assert tuple(map(int, versi
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test oldest lint format bench gpu-check clean
+.PHONY: help venv demo test oldest lint format docs bench gpu-check clean
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -64,6 +64,9 @@ format: $(VENV)/.package $(VENV)/.lint ## Rewrite the sources in the project's s
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
+docs: $(VENV)/.package $(VENV)/.docs ## Build the documentation site into build/docs; warnings are errors
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
 bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines for a quarter of an hour; rewrite results, tables and plots
 	$(BIN)/python benchmarks/report.py --measure
 
@@ -101,7 +104,7 @@ $(VENV)/.package: $(VENV)/.environment $(SOURCES)
 	DECONV_WERROR=ON DECONV_CUDA_ARCHS=$(DECONV_CUDA_ARCHS) $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.lint: $(VENV)/.%: requirements/%.txt $(VENV)/.environment
+$(VENV)/.demo $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: requirements/%.txt $(VENV)/.environment
 	$(INSTALL) --no-deps -r $<
 	@touch $@
 

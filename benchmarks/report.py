@@ -1,4 +1,4 @@
-"""Writes the tables of measurements into README.md and the plots into docs/; with --measure, measures first.
+"""Writes the tables of measurements into docs/performance.md, the plots beside it; with --measure, measures first.
 
     python benchmarks/report.py                rewrites all of them from benchmarks/results/*.json
     python benchmarks/report.py --measure      runs every benchmark on this machine before that
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -24,8 +23,7 @@ from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-README = HERE.parent / "README.md"
-DOCS = HERE.parent / "docs"
+PAGE = HERE.parent / "docs" / "performance.md"
 PROJECTIONS_PLOT, BANDWIDTH_PLOT = "projections.png", "bandwidth.png"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
@@ -195,33 +193,28 @@ def results(folder: Path) -> tuple[dict[Path, Row], dict[Path, Row]]:
 
 
 def is_shown(row: Row) -> bool:
-    """Whether the README has room for it: the rest stands in a file beside the results."""
+    """Whether the page has room for it: the rest stands in a file beside the results."""
     if re.match(r"(vgg16|alexnet|zfnet) pool\d", row["shape"]):
         return False
     first = re.search(r" conv1(_1)?,", row["shape"]) is not None
     return row["op"] != "backproject2d" or (row["layout"] == "channels_last" and (first or "pooled" in row["shape"]))
 
 
-def block(folder: Path, readme: Path, docs: Path) -> str:
-    """What the README shows."""
-
-    def link(path: Path) -> str:
-        return Path(os.path.relpath(path, readme.parent)).as_posix()
-
+def block(folder: Path) -> str:
+    """What the page shows."""
     benchmarks, cards = results(folder)
-    lines: list[str] = ["### On the CPU", ""]
+    lines: list[str] = ["## On the CPU", ""]
     for path, result in benchmarks.items():
-        full = link(path.with_suffix(".md"))
         lines += [*heading(result), *rendered([row for row in result["rows"] if is_shown(row)])]
-        lines += [f"Every shape: [{full}]({full}).", ""]
+        lines += [f"Every shape: `benchmarks/results/{path.stem}.md`.", ""]
     if not benchmarks:
         lines += ["Not measured: `make bench` measures.", ""]
     drawn = newest(benchmarks)
     if drawn is not None and projection_rows(drawn):
-        lines += [f"![Projections per second by layer, ours and the baselines]({link(docs / PROJECTIONS_PLOT)})", ""]
+        lines += [f"![Projections per second by layer, ours and the baselines]({PROJECTIONS_PLOT})", ""]
     if drawn is not None and share_rows(drawn):
-        lines += [f"![Share of the copy bandwidth by op]({link(docs / BANDWIDTH_PLOT)})", ""]
-    lines += ["### On a GPU", ""]
+        lines += [f"![Share of the copy bandwidth by op]({BANDWIDTH_PLOT})", ""]
+    lines += ["## On a GPU", ""]
     for result in cards.values():
         lines += graphics_card(result)
     if not cards:
@@ -301,43 +294,42 @@ def draw_shares(rows: list[Row]) -> Figure:
     return figure
 
 
-def generate(folder: Path, readme: Path, docs: Path) -> None:
-    """Rewrites the tables and draws the plots, all from the results in `folder`."""
+def generate(folder: Path, page: Path) -> None:
+    """Rewrites the tables of a page and draws the plots beside it, all from the results in `folder`."""
     benchmarks, _ = results(folder)
     for path, result in benchmarks.items():
         path.with_suffix(".md").write_text("\n".join([*heading(result), *rendered(result["rows"])]), encoding="utf-8")
     if (drawn := newest(benchmarks)) is not None:
-        draw(drawn, docs)
-    rewrite(readme, block(folder, readme, docs))
+        draw(drawn, page.parent)
+    rewrite(page, block(folder))
 
 
-def rewrite(readme: Path, tables: str) -> None:
-    """Puts the tables between the marks of a README.
+def rewrite(page: Path, tables: str) -> None:
+    """Puts the tables between the marks of a page.
 
     Raises:
         SystemExit: it lacks the marks.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        sys.exit(f"{readme} must hold {BEGIN} and after it {END}, once each")
+        sys.exit(f"{page} must hold {BEGIN} and after it {END}, once each")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{tables}{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{tables}{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="run the benchmarks on this machine first")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the plots")
+    parser.add_argument("--page", type=Path, default=PAGE, help="whose tables to rewrite; the plots lie beside it")
     options, more = parser.parse_known_args()
     if options.measure:
         print(f"wrote {measure(options.results, more)}")
     elif more:
         parser.error(f"unknown arguments {' '.join(more)}; only --measure passes arguments on to pytest")
-    generate(options.results, options.readme, options.docs)
-    print(f"rewrote the tables of {options.readme} and the plots in {options.docs}")
+    generate(options.results, options.page)
+    print(f"rewrote the tables of {options.page} and the plots beside it")
 
 
 if __name__ == "__main__":

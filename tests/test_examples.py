@@ -5,7 +5,9 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,3 +56,14 @@ def test_example(place: str, value: object) -> None:
     told: list[str] = []
     failed, _ = doctest.DocTestRunner().run(example, out=told.append)
     assert not failed, "".join(told)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
+    module, listed = "", set()
+    for directive, name in re.findall(r"^\.\. (currentmodule|auto\w+):: (\S+)", page, flags=re.MULTILINE):
+        module = name if directive == "currentmodule" else module
+        listed.add(f"{module}.{name}")
+        value = None if directive == "currentmodule" else getattr(importlib.import_module(module), name)
+        assert value is None or inspect.getdoc(value), f"{module}.{name}"
+    assert {place for place, _ in public()} <= listed

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 HOOKS = (ROOT / ".pre-commit-config.yaml").read_text()
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-LISTS = ("runtime", "torch", "triton", "test", "demo", "lint")
+LISTS = ("runtime", "torch", "triton", "test", "demo", "lint", "docs")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -57,7 +57,7 @@ def test_lists_of_packages_agree(one: str, other: str) -> None:
 
 def test_the_workflow_runs_targets_of_the_makefile() -> None:
     targets = re.findall(r"run: make (?:\w+=\S+ )?(\S+)", WORKFLOW)
-    assert targets == ["lint", "oldest", "test"]
+    assert targets == ["lint", "docs", "oldest", "test"]
     assert all(recipe(target) for target in targets)
 
 

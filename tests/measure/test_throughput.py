@@ -265,13 +265,15 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_report_makes_tables_and_plots_of_results(report: Any, tmp_path: Path) -> None:
-    results, readme, docs = tmp_path / "results", tmp_path / "README.md", tmp_path / "docs"
+    results, docs = tmp_path / "results", tmp_path / "docs"
+    page = docs / "performance.md"
+    docs.mkdir()
     results.mkdir()
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.generate(results, readme, docs)
-    assert "Not measured: `make bench`" in readme.read_text()
-    assert "Not measured: `make gpu-check`" in readme.read_text()
-    assert not docs.exists()
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.generate(results, page)
+    assert "Not measured: `make bench`" in page.read_text()
+    assert "Not measured: `make gpu-check`" in page.read_text()
+    assert list(docs.iterdir()) == [page]
 
     projection = {
         "op": "projection", "shape": "vgg16 conv3_3", "model": "vgg16", "layer": "conv3_3", "weights": "good weights",
@@ -295,13 +297,13 @@ def test_report_makes_tables_and_plots_of_results(report: Any, tmp_path: Path) -
                                     "backprojections": {"status": "not run", "reason": "no time left"}},
     }  # fmt: skip
     (results / "card.json").write_text(json.dumps(card))
-    report.generate(results, readme, docs)
-    text = readme.read_text()
+    report.generate(results, page)
+    text = page.read_text()
     assert text.startswith(f"before\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nafter\n")
     assert "| conv3_3 | 44x40 | 1.00 ms | 250.00 ms, 250x |" in text
     assert "| conv3_3 | 256 | 32 | not known |" in text
     assert "conv3_3, batched ATen compiled: not measured: no compiler" in text
-    assert "![Projections per second by layer, ours and the baselines](docs/projections.png)" in text
+    assert "![Projections per second by layer, ours and the baselines](projections.png)" in text
     assert "vgg16 pool1" not in text
     assert "| vgg16 pool1 (1x64x224x224) | NCHW | 2.00 ms | 1.00 ms | 0.5x | 75% |" in (results / "some.md").read_text()
     assert "Some GPU; torch 2.13, Triton 3.9, CUDA 13; 2026-01-03; the checks did not all pass" in text
@@ -311,5 +313,5 @@ def test_report_makes_tables_and_plots_of_results(report: Any, tmp_path: Path) -
     for name in ("projections.png", "bandwidth.png"):
         assert (docs / name).read_bytes().startswith(b"\x89PNG")
     written = text
-    report.generate(results, readme, docs)
-    assert readme.read_text() == written
+    report.generate(results, page)
+    assert page.read_text() == written
