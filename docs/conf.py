@@ -26,10 +26,15 @@ napoleon_use_ivar = True
 
 
 def setup(app: Any) -> None:
-    """The helps of the commands are plain text, in which a star is a star."""
+    """Docstrings and the helps of the commands are plain text, in which a star is a star."""
 
-    def escape(app: Any, context: Any, lines: list[str]) -> None:
-        lines[:] = [line.replace("*", r"\*") for line in lines]
+    def escape(*event: Any) -> None:
+        lines = event[-1]
+        lines[:] = [line if line.lstrip().startswith(CODE) else line.replace("*", r"\*") for line in lines]
 
+    app.connect("autodoc-process-docstring", escape, priority=0)  # before napoleon
     for part in ("description", "options"):
         app.connect(f"sphinx-click-process-{part}", escape)
+
+
+CODE = (">>> ", "... ")
