@@ -14,6 +14,9 @@ version = release = deconv_kernels.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 exclude_patterns = ["_build"]
+default_role = "code"
+highlight_language = "none"
+smartquotes = False
 html_theme = "furo"
 html_title = f"deconv_kernels {version}"
 html_show_copyright = False
@@ -27,14 +30,25 @@ napoleon_use_ivar = True
 
 def setup(app: Any) -> None:
     """Docstrings and the helps of the commands are plain text, in which a star is a star."""
-
-    def escape(*event: Any) -> None:
-        lines = event[-1]
-        lines[:] = [line if line.lstrip().startswith(CODE) else line.replace("*", r"\*") for line in lines]
-
     app.connect("autodoc-process-docstring", escape, priority=0)  # before napoleon
-    for part in ("description", "options"):
-        app.connect(f"sphinx-click-process-{part}", escape)
+    app.connect("sphinx-click-process-description", examples)
+    app.connect("sphinx-click-process-options", escape)
 
 
-CODE = (">>> ", "... ")
+def escape(*event: Any) -> None:
+    """Stars are no emphasis, but in code."""
+    lines = event[-1]
+    lines[:] = [line if line.lstrip().startswith((">>> ", "... ")) else line.replace("*", r"\*") for line in lines]
+
+
+def examples(*event: Any) -> None:
+    """What a help sets line by line, under a heading of its own, is code."""
+    escape(*event)
+    lines: list[str] = []
+    for line in event[-1]:
+        text = line.removeprefix("| ")
+        if line.startswith("| ") and not text.startswith(" "):
+            lines += [f"{text.removesuffix(':')}::", ""]
+        else:
+            lines.append(text.replace(r"\*", "*") if line.startswith("| ") else line)
+    event[-1][:] = lines

@@ -138,7 +138,8 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     except MemoryError as error:
         raise UserError(f"not enough memory: {error}") from error
     except kinds as error:
-        raise UserError(str(error)) from error
+        page = getattr(error, "page", None)
+        raise UserError(f"{error} (explained in {page})" if page else str(error)) from error
 
 
 def names(separated: str) -> tuple[str, ...]:

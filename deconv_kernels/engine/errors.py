@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class UnsupportedModule(ValueError):  # noqa: N818
     """The network has a part for which there is no exact rule.
+
+    Attributes:
+        page: of the documentation, where it is explained.
 
     Example:
         >>> try:
@@ -15,6 +19,8 @@ class UnsupportedModule(ValueError):  # noqa: N818
         ...     print("SiLU" in str(error))
         True
     """
+
+    page: ClassVar[str] = "docs/rules.md"
 
 
 class NeedsSizes(UnsupportedModule):

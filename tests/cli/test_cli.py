@@ -163,7 +163,20 @@ def test_a_word_that_is_no_choice_is_answered_with_them(place, weights, option, 
 def test_a_missing_gpu_is_named(place, weights):
     result = _gallery(weights, "--device", "cuda")
     assert result.exit_code == 2
-    assert result.stderr == "Error: device 'cuda': this PyTorch sees no CUDA device\n"
+    said = "Error: device 'cuda': this PyTorch sees no CUDA device; take 'cpu', or see what nvidia-smi says\n"
+    assert result.stderr == said
+
+
+def test_a_refused_network_is_told_with_the_page_that_explains(place):
+    (place / "own.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 2, 5), nn.SiLU(), nn.Conv2d(2, 2, 3))\n"
+    )
+    result = _gallery("random", "--model", "own.py:build", "--layers", "2")
+    _refused(result, "rules={torch.nn.SiLU: 'gradient'}")
+    page = result.stderr.rpartition("(explained in ")[2].removesuffix(")\n")
+    assert (Path(__file__).parents[2] / page).is_file()
 
 
 def test_a_full_disk_leaves_nothing(place, weights, monkeypatch):
