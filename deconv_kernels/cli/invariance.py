@@ -33,7 +33,7 @@ def command(settings: Settings) -> Answer:
     from ..plot.invariance import draw_invariance, examples_of
     from ..terminal import aligned
     from .fills import describe_fill, fill_colour
-    from .labels import read_labels
+    from .labels import class_names, read_labels
     from .subject import layers_of, load
 
     size, fill, interpolation = settings.size, settings.fill, settings.interpolation
@@ -49,7 +49,10 @@ def command(settings: Settings) -> Answer:
         each if steps is None else replace(each, parameters=options.steps(name, steps))
         for each, (name, steps) in zip(figure_5(size, border, interpolation), asked.items(), strict=True)
     )
-    wanted = None if settings.labels is None else read_labels(settings.labels, settings.classes, len(photographs))
+    classes = class_names(settings.classes, weights.classes)
+    wanted = (
+        None if settings.labels is None else read_labels(settings.labels, settings.classes, len(photographs), classes)
+    )
     outputs = "probabilities" if settings.probabilities else "logits"
     told: dict[str, Any] = {
         "model": settings.network.model,
@@ -84,7 +87,7 @@ def command(settings: Settings) -> Answer:
         )
         title = f"{settings.network.model}: features of translated, scaled and rotated images"
         path = draft / "invariance.png"
-        draw_invariance(path, title, caption, found, called, examples, relative=not settings.raw)
+        draw_invariance(path, title, caption, found, called, examples, classes, relative=not settings.raw)
         files = files_in(draft)
     parts.remove()
     lines = aligned(found.summary())

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def read_labels(labels: str, classes: str | None, count: int) -> list[int] | str:
+def class_names(classes: str | None, known: Sequence[str]) -> Sequence[str]:
+    """The names of the classes, from class 0 on: those of the file --classes, or else those already known.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    return known if classes is None else read_lines(classes, "classes")
+
+
+def read_labels(labels: str, classes: str | None, count: int, named: Sequence[str] = ()) -> list[int] | str:
     """What --labels and --classes say: "predicted", or one class number for each photograph.
+
+    Args:
+        labels, classes: texts of the options.
+        count: how many photographs there are.
+        named: what the classes are called where there is no file of their names.
 
     Raises:
         ValueError: another number of labels, or one that is neither a number nor a known name.
     """
     known: dict[str, int] = {}
-    if classes is not None:
-        for number, name in enumerate(read_lines(classes, "classes")):
-            known.setdefault(name, number)
+    for number, name in enumerate(class_names(classes, named)):
+        known.setdefault(name, number)
     if labels == "predicted":
         return labels
     separated = [label.strip() for label in labels.split(",")]

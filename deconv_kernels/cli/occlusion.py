@@ -78,7 +78,7 @@ def command(settings: Settings) -> Answer:
     from ..plot.occlusion import draw_occlusions
     from ..terminal import aligned
     from .fills import describe_fill, fill_colour
-    from .labels import read_labels, read_lines
+    from .labels import class_names, read_labels
     from .subject import load
 
     model, size, fill = settings.network.model, settings.size, settings.fill
@@ -89,9 +89,9 @@ def command(settings: Settings) -> Answer:
     inputs = subject.inputs(pixels)
     asked = options.names(settings.layers) if settings.layers else None
     watch = experiment.watch(subject.model, inputs, asked, settings.logits, settings.units)
-    wanted = read_labels(settings.labels, settings.classes, len(photographs))
+    classes = class_names(settings.classes, subject.weights.classes)
+    wanted = read_labels(settings.labels, settings.classes, len(photographs), classes)
     watch.check_labels(wanted, settings.probabilities)
-    classes = [] if settings.classes is None else read_lines(settings.classes, "classes")
     colour = "mean" if fill == "image" else fill_colour(subject.weights, fill, ("image",))
     told: dict[str, Any] = {"model": model, "weights": subject.weights.source, "images": called, "asked": watch.asked}
     told |= {"layer": watch.layer} | options.values(settings, "map", "occluder", "stride", "cover", "fill")

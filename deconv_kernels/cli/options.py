@@ -219,7 +219,12 @@ class Talk:
 
 # Options that several commands have, where need be with a default or a meaning of their own.
 batch_size = partial(option, default=16, help="Crops at a time.")
-classes = partial(option, None, "A file with the name of each class on a line of its own, from class 0 on.")
+classes = partial(
+    option,
+    None,
+    "A file with the name of each class on a line of its own, from class 0 on; by default the names that the weights "
+    "come with.",
+)
 crops = partial(option, default=256, help="Crops to cut from the photographs, at most.")
 k = partial(option, 9, "Strongest activations per map.", "-k")
 maps = partial(option, default=16, help="Maps per layer, chosen at random.")

@@ -81,6 +81,7 @@ def command(settings: Settings) -> Answer:
                 f"{len(planned)} crops of {size}x{size} pixels of {len(photographs)} photographs; "
                 f"the maps are a random choice (seed {settings.seed}).",
             ),
+            weights.classes,
         )
     parts.remove()
     bytes_written = (Path(output) / "report.html").stat().st_size

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..experiments.invariance import Invariance, Transformation
 from .figures import new_figure, save
-from .text import layer_name, shortened
+from .text import class_name, layer_name, shortened
 from .tiles import as_pixels
 
 __all__ = ["Examples", "draw_invariance", "examples_of"]
@@ -28,6 +28,7 @@ _LAYER = 24
 _INCHES = 5.0
 _CURVE_INCHES = 2.3
 _SHOWN = 5
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def draw_invariance(
     result: Invariance,
     names: Sequence[str],
     examples: Sequence[Examples],
+    classes: Sequence[str] = (),
     relative: bool = True,
 ) -> None:
     """Draws one column per transformation: examples, a row of curves for each layer, and one of probabilities.
@@ -75,6 +77,7 @@ def draw_invariance(
         result: of N images.
         names: (N,) what to call the images.
         examples: one for each transformation, all of the same images.
+        classes: their names, from class 0 on; numbers stand for those beyond.
         relative: divide distances by the norm of the original image's features.
     """
     measure = (
@@ -109,8 +112,11 @@ def draw_invariance(
             _draw_curves(axes[-1, column], transformation.parameters, found.probabilities, colours)
             axes[-1, column].set_ylim(-0.02, 1.02)
             if column == 0:
-                axes[-1, column].set_ylabel("probability of the label", fontsize=9)
+                axes[-1, column].set_ylabel("probability of the class", fontsize=9)
         axes[-1, column].set_xlabel(f"{transformation.name} ({transformation.unit})", fontsize=9)
+    if result.labels is not None:
+        labels = [shortened(class_name(label, classes), _LAYER) for label in result.labels[:_NAMED]]
+        axes[-1, -1].legend(axes[-1, -1].lines[:_NAMED], labels, loc="best", fontsize=6.5, framealpha=0.6)
     if len(names) > shown:
         lines = [axes[1, 0].lines[n] for n in range(len(names))]
         area.legend(

@@ -14,13 +14,13 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from ..experiments.occlusion import Occlusion, colour_of, occluded
 from ..models import Weights
 from .figures import heat, new_figure, picture, save
-from .text import layer_name, shortened
+from .text import class_name, layer_name, shortened
 from .tiles import Pixels, with_contrast
 
 __all__ = ["OccludedImage", "draw_occlusion", "draw_occlusions"]
@@ -52,7 +52,7 @@ class OccludedImage:
 
     def class_name(self, number: int) -> str:
         """What a class is called."""
-        return shortened(self.classes[number] if number < len(self.classes) else f"class {number}", _CUT)
+        return shortened(class_name(number, self.classes), _CUT)
 
 
 def draw_occlusions(
@@ -115,7 +115,8 @@ def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[Occlud
     """Draws the experiment on several images, one row for each.
 
     From left to right: (a) the image; (b) the total activation of its strongest map by position of the occluder; (c)
-    that map projected back; (d) the probability of the true class; (e) the most probable class. What was not computed
+    that map projected back; (d) the probability of the true class, with the square framed that raises it most if
+    hidden; (e) the most probable class. What was not computed
     for any image has no column.
 
     Args:
@@ -192,8 +193,15 @@ def _draw_probability(axes: Axes, image: OccludedImage, limits: tuple[float, flo
         axes.set_axis_off()
         return
     title = f"(d) probability of {image.class_name(found.label)}\nclean image {found.clean_probability:.3g}"
+    raised = found.raises()[:1]
+    if raised:
+        title += f", without the framed square {raised[0].probability:.3g}"
     heat(axes, found.probability, found.edges, title, limits=limits, mark=found.clean_probability)
     _in_frame(axes, image)
+    for place in raised:
+        height, width = found.size
+        frame = {"fill": False, "linewidth": 1.6, "edgecolor": "white"}
+        axes.add_patch(Rectangle((place.column, place.row), width, height, **frame))
 
 
 def _coloured(images: Sequence[OccludedImage]) -> dict[int, int]:

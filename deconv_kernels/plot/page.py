@@ -9,7 +9,7 @@ import base64
 import io
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
-from .text import layer_name
+from .text import class_name, layer_name
 from .tiles import with_contrast
 
 __all__ = ["Photographs", "write_page"]
@@ -59,6 +59,7 @@ def write_page(
     to_rgb: Callable[[Tensor], Tensor],
     title: str,
     facts: Sequence[str],
+    classes: Sequence[str] = (),
 ) -> None:
     """Writes the page.
 
@@ -71,6 +72,7 @@ def write_page(
         to_rgb: turns (..., 3, h, w) from the network's input into RGB.
         title: the network's name.
         facts: lines about where weights and photographs came from.
+        classes: their names, from class 0 on; numbers stand for those beyond.
     """
     used = sorted({number for gallery in report.galleries for number in gallery.units.image.tolist()})
     data = {
@@ -81,7 +83,7 @@ def write_page(
         "crops": {number: {"src": _jpeg(_picture(crops, number)), "name": crops.names[number]} for number in used},
         "size": list(crops.pixels.shape[2:]),
         "occlusions": [
-            _occlusion(found, images.names[number], _picture(images, number), to_rgb)
+            _occlusion(found, images.names[number], _picture(images, number), to_rgb, classes)
             for number, found in enumerate(report.occlusions)
         ],
     }
@@ -94,6 +96,7 @@ def write_page(
             report.invariance,
             images.names,
             examples,
+            classes,
         )
         diagnosis = report.diagnosis
         drawn = [invariance]
@@ -136,17 +139,25 @@ def _gallery(layer: str, gallery: Projections, report: Report, to_rgb: Callable[
     }
 
 
-def _occlusion(found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def _occlusion(
+    found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[Tensor], Tensor], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What became of an image, as JSON takes it."""
     shown: list[dict[str, Any]] = []
     cells = _cells(found, picture.shape[:2])
     if found.activation is not None and found.layer is not None:
         what = f"total activation of map {found.map} of {layer_name(found.layer)}"
         shown.append(_heat(what, found.activation, found.clean_activation, cells))
-    if found.probability is not None:
-        shown.append(_heat(f"probability of class {found.label}", found.probability, found.clean_probability, cells))
+    raises: list[dict[str, Any]] | None = None
+    called = ""
+    if found.probability is not None and found.label is not None:
+        called = class_name(found.label, classes)
+        shown.append(_heat(f"probability of {called}", found.probability, found.clean_probability, cells))
+        raises = [asdict(each) for each in found.raises()]
     if found.highest_probability is not None and found.most_probable is not None:
         heat = _heat("probability of the most probable class", found.highest_probability, None, cells)
-        shown.append({**heat, "classes": found.most_probable.tolist()})
+        numbers = found.most_probable.tolist()
+        shown.append({**heat, "classes": [[class_name(number, classes) for number in row] for row in numbers]})
     projection = None if found.projection is None else _jpeg(with_contrast(to_rgb(found.projection[None]))[0])
     return {
         "name": name,
@@ -158,7 +169,8 @@ def _occlusion(found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[T
         "edges": [edges.tolist() for edges in found.edges],
         "projection": projection,
         "maps": shown,
-        "raises": len(found.raises()) if found.probability is not None else None,
+        "class": called,
+        "raises": raises,
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
-__all__ = ["drawable", "fallback_families", "layer_name", "shortened"]
+__all__ = ["class_name", "drawable", "fallback_families", "layer_name", "shortened"]
 
 _PLACEHOLDERS = ("Last Resort", "Adobe Blank", "Unifont")  # fonts that draw a box or a number for every character
 
@@ -15,6 +15,11 @@ _PLACEHOLDERS = ("Last Resort", "Adobe Blank", "Unifont")  # fonts that draw a b
 def layer_name(layer: str) -> str:
     """What to call a layer where its name alone would read as a number."""
     return f"layer {layer}" if layer[:1].isdigit() else layer
+
+
+def class_name(number: int, classes: Sequence[str]) -> str:
+    """What to call a class; classes without a name have a number."""
+    return classes[number] if number < len(classes) else f"class {number}"
 
 
 def shortened(name: str, length: int) -> str:
