@@ -1,4 +1,4 @@
-"""What people see in a terminal: progress of long work, and tables."""
+"""What people see in a terminal or a notebook: progress of long work, and tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+from tqdm.notebook import tqdm as notebook_tqdm
 
 __all__ = ["Progress", "Silent", "aligned", "chunks_of", "progress_bar", "quiet", "watched"]
 
@@ -48,8 +49,9 @@ class Silent:
 
 
 def progress_bar(total: int, what: str, unit: str, progress: bool | None) -> Progress | Silent:
-    """A progress bar; with `progress` None one that appears on a terminal after a second."""
-    shown = sys.stderr.isatty() if progress is None else progress
+    """A progress bar; with `progress` None one that appears on a terminal or in a notebook after a second."""
+    seen = sys.stderr.isatty() or issubclass(Progress, notebook_tqdm)
+    shown = seen if progress is None else progress
     return Progress(total=total, desc=what, unit=unit, delay=0 if progress else 1) if shown else Silent()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -177,3 +179,21 @@ def describe(node: Node, model: nn.Module) -> str:
         kind = type(model.get_submodule(str(node.target))).__name__
         return f"module {node.target!r} ({kind}, node {node.name!r})"
     return f"{'method' if node.op == 'call_method' else 'function'} {function_name(node)} (node {node.name!r})"
+
+
+def scoped_names(graph: torch.fx.Graph) -> dict[Node, str]:
+    """What every node is called by torchvision's feature extraction: after the module in which it is computed.
+
+    A module is called by its path, a function by that of the module around it and its own name, as in "layer1.0.add";
+    what has such a name again gets a number, as in "layer1.0.relu_1".
+    """
+    counts: Counter[str] = Counter()
+    names = {}
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+        around, _ = list(stack.values())[-1]
+        own = str(node.target) if node.op == "call_module" else re.sub(r"_\d+$", "", node.name)
+        name = own if node.op == "call_module" or not around else f"{around}.{own}"
+        names[node] = f"{name}_{counts[name]}" if counts[name] else name
+        counts[name] += 1
+    return names

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import Undecided, UnsupportedModule
 from ..expressions import Expression
-from ..nodes import LAYER, Node, describe, function_name, overwritten, text_of
+from ..nodes import LAYER, Node, describe, function_name, overwritten, scoped_names, text_of
 from ..steps.base import Step
 from ..steps.pointwise import Identity
 from ..steps.pooling import MaxPool
@@ -155,9 +155,14 @@ class _Builder:
             for value in times[0].returned
             if len(times) == len(times[0].returned) == 1 and value is not None and value >= self.inputs
         }
+        scoped = {
+            name: self.made[node] - self.inputs
+            for node, name in scoped_names(self.graph).items()
+            if self.made.get(node, -1) >= self.inputs
+        }
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
         tensors = Tensors(self.model, self.held, called, self.assumed)
-        tape = Tape(self.inputs, self.steps, self.sources, containers, output, calls, tensors, self._key())
+        tape = Tape(self.inputs, self.steps, self.sources, {**scoped, **containers}, output, calls, tensors, self._key())
         tape.unused = frozenset(self.unused)
         return tape
 

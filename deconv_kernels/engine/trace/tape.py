@@ -90,7 +90,7 @@ class LayerNames:
         inputs: how many tensors the network takes.
         steps: name and kind of every step, in order.
         hidden: the numbers of those that are no layers.
-        containers: names that stand for a step's output too.
+        more: names that stand for a step's output too.
 
     Attributes:
         all: those of the layers, in order.
@@ -101,12 +101,12 @@ class LayerNames:
         inputs: int,
         steps: Sequence[tuple[str, str]],
         hidden: Collection[int],
-        containers: Mapping[str, int],
+        more: Mapping[str, int],
     ) -> None:
         self._steps = steps
         named = {name: number for number, (name, _) in enumerate(steps) if number not in hidden}
         self.all = list(named)
-        numbers = {**containers, **named}
+        numbers = {**more, **named}
         self._layers = {name: Layer(name, steps[number][0], inputs + number) for name, number in numbers.items()}
 
     def layer(self, name: str) -> Layer:
@@ -135,7 +135,8 @@ class Tape:
         sources: for every step, the numbers of the values that it reads.
         links: the steps with the values that they read and make.
         layers: the names of all layers, in order: those of `named_modules()`; for a function, or a module called more
-            than once, the name of its torch.fx node. A container stands for what it returns.
+            than once, the name of its torch.fx node. A container stands for what it returns, and a name as torchvision's
+            feature extraction makes it ("layer1.0.add", "layer1.0.relu_1") is another for the same.
         output: the name of the layer whose output is the network's; None if it returns several tensors.
         calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
             for what is none.
@@ -152,7 +153,7 @@ class Tape:
         inputs: int,
         steps: Sequence[Step],
         sources: Sequence[tuple[int, ...]],
-        containers: Mapping[str, int],
+        more: Mapping[str, int],
         output: int | None,
         calls: Mapping[str, Sequence[ValuesOfCall]],
         tensors: Tensors,
@@ -164,7 +165,7 @@ class Tape:
         self.calls, self.tensors, self.key = calls, tensors, key
         hidden = {number for number, step in enumerate(steps) if not step.is_layer}
         kinds = [(step.name, type(step).__name__) for step in steps]
-        self.names = LayerNames(inputs, kinds, hidden, containers)
+        self.names = LayerNames(inputs, kinds, hidden, more)
         self.layers = self.names.all
         self.output = None if output is None else self.steps[output].name
 
