@@ -16,6 +16,7 @@ from .ops import (
     pack_weight,
     switches_to_indices,
 )
+from .show import show
 
 __all__ = [
     "Deconvnet",
@@ -33,5 +34,6 @@ __all__ = [
     "nn",
     "pack_weight",
     "project",
+    "show",
     "switches_to_indices",
 ]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..terminal import chunks_of, progress_bar
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map, rank_of
 from .forward import Recording
+from .pictures import Pixels, Sheet, embedded, mosaic, sheet, with_contrast
 from .plan import Plan, make_plan, working_bytes
 from .record import Record
 from .signal import Positions, Windows, place
@@ -36,9 +38,10 @@ NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
 _PLANS_KEPT = 256
 _IMAGES = {4: "NCHW", 5: "NCDHW", 3: "NCL", 2: "NF"}  # by their number of dimensions
+_SHOWN, _SHOWN_ABREAST = 18, 9  # projections in a notebook
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Projections:
     """What units look like in pixels.
 
@@ -55,6 +58,8 @@ class Projections:
         >>> projections = net.project(record, dk.Units("1", image=0, channel=[0, 3], y=2, x=7))
         >>> projections.boxes.tolist(), projections.full().shape
         ([[2, 7, 7, 12], [2, 7, 7, 12]], torch.Size([2, 3, 16, 16]))
+        >>> projections.images().shape  # uint8, to look at; `projections.show()` is a figure of them
+        (2, 16, 16, 3)
     """
 
     units: Units
@@ -82,6 +87,72 @@ class Projections:
                 frames = place(frames, self.boxes[:, axis].to(frames.device), length, axis + 2)
         frames = frames.clone() if frames is self.windows else frames
         return frames.reshape(-1, *self.shape)
+
+    def images(
+        self, *, full: bool = True, to_rgb: Callable[[Tensor], Tensor] | None = None, saturated: float = 0.02
+    ) -> Pixels:
+        """The projections as pictures: zero is mid-grey, and each has a contrast of its own, as in all figures.
+
+        Args:
+            full: in frames of the images' size; otherwise the receptive fields.
+            to_rgb: turns (U, C, h, w) of the network's input into red, green and blue, zero into zero, such as
+                `Weights.preprocessing.to_rgb`. By default three channels are taken for these, and one for grey.
+            saturated: the share of each picture's values other than zero, the largest in magnitude, at full contrast.
+
+        Returns:
+            uint8 (U, H, W, 3), or (U, h, w, 3) of the receptive fields, on the host.
+
+        Raises:
+            ValueError: the network takes no images of height and width, or values that are neither grey nor of three
+                colours.
+
+        Source: Zeiler & Fergus 2013, Fig 2.
+        """
+        if len(self.shape) != 3:
+            taken = "x".join(map(str, self.shape))
+            raise ValueError(f"pictures need images of shape (C, H, W), and the network takes {taken}: use full()")
+        values = self.full() if full else self.windows
+        values = values if to_rgb is None else to_rgb(values)
+        if values.shape[1] not in (1, 3):
+            raise ValueError(
+                f"pictures need 1 or 3 channels, got {values.shape[1]}: give to_rgb=lambda x: x[:, :3] or the like"
+            )
+        return with_contrast(values.expand(-1, 3, -1, -1), saturated)
+
+    def show(
+        self, *, full: bool = False, to_rgb: Callable[[Tensor], Tensor] | None = None, most: int = 36, columns: int = 6
+    ) -> Sheet:
+        """A Matplotlib figure of the projections, which a notebook shows by itself.
+
+        Args:
+            full, to_rgb: as for `images`.
+            most: how many to draw, the first ones; the title says how many there are.
+            columns: side by side at most.
+
+        Raises:
+            ValueError: no projections, or as `images`.
+        """
+        at_least("most", most, 1)
+        at_least("columns", columns, 1)
+        if not len(self):
+            raise ValueError("there are no projections to show")
+        shown = self[:most]
+        of = f", the first {len(shown)} of {len(self)}" if len(shown) < len(self) else ""
+        title = f"Projections from {self.units.layer}{of}"
+        return sheet(list(shown.images(full=full, to_rgb=to_rgb)), shown.units.labels(), columns, title)
+
+    def __repr__(self) -> str:
+        return f"Projections({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        if len(self.shape) != 3 or self.windows.shape[1] not in (1, 3) or not len(self):
+            return f"<p>{escape(self._summary())}</p>"
+        pictures = self[:_SHOWN].images(full=False)
+        return f"<p>{escape(self._summary())}</p>{embedded(mosaic(pictures, columns=_SHOWN_ABREAST))}"
+
+    def _summary(self) -> str:
+        window, image = ("x".join(map(str, shape)) for shape in (self.windows.shape[1:], self.shape))
+        return f"{len(self)} units of {self.units.layer!r}, windows of {window} in images of {image}"
 
 
 class Deconvnet:

@@ -181,6 +181,10 @@ def describe(node: Node, model: nn.Module) -> str:
     return f"{'method' if node.op == 'call_method' else 'function'} {function_name(node)} (node {node.name!r})"
 
 
+# A tracer of torch's own sees x += y as x + y.
+_PLAIN = {getattr(operator, f"i{name}"): name for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul")}
+
+
 def scoped_names(graph: torch.fx.Graph) -> dict[Node, str]:
     """What every node is called by torchvision's feature extraction: after the module in which it is computed.
 
@@ -193,6 +197,7 @@ def scoped_names(graph: torch.fx.Graph) -> dict[Node, str]:
         stack = node.meta.get("nn_module_stack") or {"": ("", None)}
         around, _ = list(stack.values())[-1]
         own = str(node.target) if node.op == "call_module" else re.sub(r"_\d+$", "", node.name)
+        own = _PLAIN.get(node.target, own)
         name = own if node.op == "call_module" or not around else f"{around}.{own}"
         names[node] = f"{name}_{counts[name]}" if counts[name] else name
         counts[name] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from itertools import chain
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ class _Network(NamedTuple):
     weights: dict[str, str]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Record:
     """What one forward pass kept of N images; made by `Deconvnet.record`.
 
@@ -108,6 +109,17 @@ class Record:
     def __len__(self) -> int:
         """How many images."""
         return self.images
+
+    def __repr__(self) -> str:
+        return f"Record({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Record of {escape(self._summary())}</p>"
+
+    def _summary(self) -> str:
+        image = "x".join(map(str, self.shapes[0] or ())) if self.shapes else "an unknown size"
+        layers = ", ".join(map(repr, self.peaks))
+        return f"{self.images} images of {image} up to {layers or 'no layer'}, {self.nbytes / 1e6:.1f} MB"
 
     def __getstate__(self) -> dict[str, object]:
         if self.tape is None:

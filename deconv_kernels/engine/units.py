@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 LayerLike = str | nn.Module
+_ROWS = 10  # of the table in a notebook
 Indices = Tensor | np.ndarray | Sequence[int] | int
 
 
@@ -85,6 +87,20 @@ class Units:
 
     def __repr__(self) -> str:
         return f"Units(layer={_shown(self.layer)}, {len(self)} units)"
+
+    def _repr_html_(self) -> str:
+        names = [*self.columns, *([] if self.activation is None else ["activation"])]
+        columns = [getattr(self, name)[:_ROWS].tolist() for name in names]
+        lines = [names, *([f"{value:.4g}" for value in row] for row in zip(*columns, strict=True))]
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
+        more = f"<p>and {len(self) - _ROWS} more</p>" if len(self) > _ROWS else ""
+        return f"<p>{len(self)} units of {escape(_shown(self.layer))}</p><table>{rows}</table>{more}"
+
+    def labels(self) -> list[str]:
+        """A line about each, for figures: its map and its image, and its activation if known."""
+        known = [""] * len(self) if self.activation is None else [f": {a:.4g}" for a in self.activation.tolist()]
+        numbers = zip(self.channel.tolist(), self.image.tolist(), known, strict=True)
+        return [f"map {channel}, image {image}{activation}" for channel, image, activation in numbers]
 
     def __len__(self) -> int:
         return self.image.shape[0]

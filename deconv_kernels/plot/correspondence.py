@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
+from ..engine.pictures import Pixels
 from ..experiments.correspondence import RANDOM, Correspondence, Score, hide_squares
 from .figures import new_figure, picture, save
 from .text import layer_name, shortened
-from .tiles import Pixels, as_pixels
+from .tiles import as_pixels
 
 __all__ = ["draw_correspondence", "hidden_parts", "score_table"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ..engine.pictures import patches, with_contrast
 from ..experiments.evolution import Evolution
 from .figures import new_figure, save
-from .tiles import patches, with_contrast
 
 __all__ = ["draw_evolution"]
 

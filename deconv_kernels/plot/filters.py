@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ..engine.pictures import Pixels, mosaic, with_contrast
 from ..experiments.common.files import file_name
 from ..experiments.filters import Comparison, Diagnosis
 from ..models import Preprocessing
 from .figures import new_figure, picture, save
-from .tiles import Pixels, mosaic, with_contrast
 
 __all__ = ["common_contrast", "draw_comparison", "draw_diagnosis", "draw_layers"]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..engine.pictures import patches, with_contrast
 from ..engine.trace.tape import Tape
 from ..experiments.common.files import file_name
 from ..experiments.common.responses import describe_field, describe_rectification
 from ..experiments.gallery import Gallery, LayerGallery
 from ..models import Weights
 from ..terminal import watched
-from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
+from .tiles import MapTiles, draw_filters, draw_maps
 
 __all__ = ["draw_first_filters", "draw_gallery"]
 

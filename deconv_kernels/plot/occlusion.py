@@ -17,11 +17,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
+from ..engine.pictures import Pixels, with_contrast
 from ..experiments.occlusion import Occlusion, colour_of, occluded
 from ..models import Weights
 from .figures import heat, new_figure, picture, save
 from .text import class_name, layer_name, shortened
-from .tiles import Pixels, with_contrast
 
 __all__ = ["OccludedImage", "draw_occlusion", "draw_occlusions"]
 
@@ -200,8 +200,7 @@ def _draw_probability(axes: Axes, image: OccludedImage, limits: tuple[float, flo
     _in_frame(axes, image)
     for place in raised:
         height, width = found.size
-        frame = {"fill": False, "linewidth": 1.6, "edgecolor": "white"}
-        axes.add_patch(Rectangle((place.column, place.row), width, height, **frame))
+        axes.add_patch(Rectangle((place.x, place.y), width, height, fill=False, linewidth=1.6, edgecolor="#ff3b30"))
 
 
 def _coloured(images: Sequence[OccludedImage]) -> dict[int, int]:

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from ..data.writing import write_text
 from ..engine.deconvnet import Projections
+from ..engine.pictures import with_contrast
 from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
 from .text import class_name, layer_name
-from .tiles import with_contrast
 
 __all__ = ["Photographs", "write_page"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from ..engine.pictures import mosaic
 from ..experiments.repair import Run
 from .figures import new_figure, picture, save
 from .filters import common_contrast
 from .text import layer_name
-from .tiles import mosaic
 
 __all__ = ["draw_repair"]
 

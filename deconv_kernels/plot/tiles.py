@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -17,19 +17,15 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from ..data.writing import being_written
+from ..engine.pictures import Pixels, mosaic, side_by_side, with_contrast
 from .figures import plain_text
 
-__all__ = ["MapTiles", "as_pixels", "draw_filters", "draw_maps", "mosaic", "patches", "with_contrast"]
+__all__ = ["MapTiles", "as_pixels", "draw_filters", "draw_maps"]
 
-Pixels = NDArray[np.uint8]
-
-_GREY = 128
-_OUTSIDE = 236
 _WHITE = 255
 _WIDTH_INCHES = 15.0
 _LEAST_WIDTH = 2250
@@ -55,68 +51,6 @@ def as_pixels(levels: Tensor) -> Pixels:
     return levels.round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).numpy()
 
 
-def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
-    """Turns signed RGB values into pictures, each with a contrast of its own; zero is mid-grey.
-
-    Args:
-        values: (U, 3, h, w), any float dtype.
-        saturated: the share of each picture's values other than zero, the largest in magnitude, drawn at full contrast.
-
-    Returns:
-        uint8 (U, h, w, 3). A picture of zeros is grey.
-    """
-    pictures = np.empty((len(values), *values.shape[2:], 3), dtype=np.uint8)
-    for picture, value in zip(pictures, values.to("cpu", torch.float32).numpy(), strict=True):
-        magnitudes = np.abs(value[value != 0])
-        rank = max(0, len(magnitudes) - 1 - int(saturated * len(magnitudes)))
-        full = np.partition(magnitudes, rank)[rank] if len(magnitudes) else 1.0
-        levels = np.rint(value * ((255 - _GREY) / full) + _GREY)
-        picture[:] = np.clip(levels, 0, 255).transpose(1, 2, 0)
-    return pictures
-
-
-def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Pixels:
-    """Cuts receptive fields out of images.
-
-    Args:
-        images: uint8 RGB, (N, 3, H, W).
-        image: (U,) which image each patch comes from.
-        boxes: (U, 4) y0, x0, y1, x1, half open, all of one size; they may overhang the image.
-
-    Returns:
-        uint8 (U, h, w, 3), what lies outside the image light.
-    """
-    if not len(boxes):
-        return np.empty((0, 0, 0, 3), dtype=np.uint8)
-    height, width = images.shape[2:]
-    y0, x0, y1, x1 = boxes[0]
-    pictures = np.full((len(boxes), y1 - y0, x1 - x0, 3), _OUTSIDE, dtype=np.uint8)
-    for picture, number, (y0, x0, y1, x1) in zip(pictures, image, boxes, strict=True):
-        rows, columns = slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width))
-        inside = picture[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
-        inside[:] = images[number, :, rows, columns].permute(1, 2, 0).numpy()
-    return pictures
-
-
-def mosaic(tiles: Pixels, gap: int = 1, columns: int | None = None) -> Pixels:
-    """Lays tiles out row by row with light gaps between them.
-
-    Args:
-        tiles: uint8 (k, h, w) or (k, h, w, 3).
-        gap: pixels between neighbours.
-        columns: by default as many as make the page about square.
-    """
-    count, height, width = tiles.shape[:3]
-    columns = columns or ceil(sqrt(count))
-    rows = ceil(count / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:])
-    page = np.full(shape, _WHITE, dtype=np.uint8)
-    for place, tile in enumerate(tiles):
-        y, x = place // columns * (height + gap), place % columns * (width + gap)
-        page[y : y + height, x : x + width] = tile
-    return page
-
-
 def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], columns: int = 4) -> None:
     """Draws maps in a grid, each as a square grid of projections beside the same grid of patches.
 
@@ -133,7 +67,7 @@ def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], co
     gap = max(2, side * factor // 48)
     shape = (max(1, *(len(entry.projections) for entry in maps)), *maps[0].projections.shape[1:])
     blocks = [
-        _beside(
+        side_by_side(
             [mosaic(_enlarge(_filled(tiles, shape), factor), gap) for tiles in (entry.projections, entry.patches)],
             4 * gap,
         )
@@ -168,11 +102,6 @@ def _filled(tiles: Pixels, shape: tuple[int, ...]) -> Pixels:
 
 def _enlarge(tiles: Pixels, factor: int) -> Pixels:
     return tiles.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _beside(pictures: Sequence[Pixels], gap: int) -> Pixels:
-    spacer = np.full((pictures[0].shape[0], gap, 3), _WHITE, dtype=np.uint8)
-    return np.concatenate([part for picture in pictures for part in (spacer, picture)][1:], axis=1)
 
 
 def _draw_page(

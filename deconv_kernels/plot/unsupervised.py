@@ -10,12 +10,13 @@ import torch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from ..engine.pictures import patches, with_contrast
 from ..experiments.common.responses import by_map
 from ..experiments.reconstructions import Reconstructions
 from ..experiments.unsupervised import DeconvolutionalNetwork, Epoch, SparseFeatures
 from .figures import new_figure, picture, save
 from .text import shortened
-from .tiles import MapTiles, draw_filters, draw_maps, patches, with_contrast
+from .tiles import MapTiles, draw_filters, draw_maps
 
 __all__ = ["draw_curves", "draw_network", "draw_reconstructions", "draw_units"]
 

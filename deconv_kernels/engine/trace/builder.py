@@ -162,7 +162,9 @@ class _Builder:
         }
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
         tensors = Tensors(self.model, self.held, called, self.assumed)
-        tape = Tape(self.inputs, self.steps, self.sources, {**scoped, **containers}, output, calls, tensors, self._key())
+        tape = Tape(
+            self.inputs, self.steps, self.sources, {**scoped, **containers}, output, calls, tensors, self._key()
+        )
         tape.unused = frozenset(self.unused)
         return tape
 

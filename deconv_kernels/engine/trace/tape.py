@@ -135,8 +135,8 @@ class Tape:
         sources: for every step, the numbers of the values that it reads.
         links: the steps with the values that they read and make.
         layers: the names of all layers, in order: those of `named_modules()`; for a function, or a module called more
-            than once, the name of its torch.fx node. A container stands for what it returns, and a name as torchvision's
-            feature extraction makes it ("layer1.0.add", "layer1.0.relu_1") is another for the same.
+            than once, the name of its torch.fx node. A container stands for what it returns, and names as torchvision's
+            feature extraction makes them ("layer1.0.add", "layer1.0.relu_1") are others for the same.
         output: the name of the layer whose output is the network's; None if it returns several tensors.
         calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
             for what is none.

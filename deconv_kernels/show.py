@@ -1,0 +1,190 @@
+"""What maps respond to, as a figure in one call: `deconv_kernels.show`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .checks import at_least, shown
+from .data.crops import cut, plan_centres
+from .data.photographs import Photograph, load_photographs
+from .engine.deconvnet import Deconvnet
+from .engine.pictures import Sheet, mosaic, patches, sheet, side_by_side
+from .engine.units import LayerLike
+from .models import GREY, TORCHVISION, Preprocessing, Weights
+
+__all__ = ["show"]
+
+Preprocess = Preprocessing | Callable[[Any], Any]
+
+_COLUMNS = 2
+_LONGEST = 224  # pixels of a tile's side, about
+
+
+def show(
+    model: Deconvnet | nn.Module,
+    images: object,
+    layer: LayerLike,
+    *,
+    maps: int | Sequence[int] = 4,
+    k: int = 9,
+    preprocess: Preprocess | None = None,
+    size: int = 224,
+    batch_size: int = 16,
+    progress: bool | None = None,
+) -> Sheet:
+    """Draws what a few maps of a layer respond to: their strongest units, projected, beside the patches that they saw.
+
+    Args:
+        model: any `nn.Module` that torch.fx can trace; or a `Deconvnet`, which is not traced again and says the rule.
+        images: photographs, of each of which the central square is shown: a PIL image, an array (H, W, 3) or (H, W) of
+            uint8, the path of a file or of a folder, "samples", or a list of these. Or images as they are: a tensor or
+            array, (N, 3, H, W) of uint8, or (N, C, H, W) of floats, which the model is given unchanged.
+        layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`; or the module itself.
+        maps: which, or of how many those with the strongest units.
+        k: units per map, at most one per image.
+        preprocess: what the model reads of pixels: a `Preprocessing`, or `preprocess` of `Weights`; or any function of
+            a PIL image that returns the model's input, such as torchvision's transforms, which cuts for itself. By
+            default what torchvision's networks read, or grey where the first convolution reads one channel.
+        size: rows and columns of the squares.
+        batch_size: images per forward pass.
+        progress: show progress bars; by default on a terminal or in a notebook when it takes more than a second.
+
+    Returns:
+        A Matplotlib figure, which a notebook shows by itself and `savefig` writes.
+
+    Raises:
+        TypeError: images of another kind.
+        ValueError: images that cannot be read or that the model does not take, no such map, or projections that are no
+            pictures: of signals, volumes and rows, and of channels that are neither one nor three.
+        UnknownLayer: a layer the model does not have.
+        UnsupportedModule: a part of the network has no exact rule.
+
+    Source: Zeiler & Fergus 2013, Fig 2.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU())
+        >>> figure = dk.show(model, torch.rand(9, 3, 32, 32), "4", maps=2)
+        >>> [axes.get_title().split(":")[0][:3] for axes in figure.axes]
+        ['map', 'map']
+    """
+    at_least("k", k, 1)
+    network = model.model if isinstance(model, Deconvnet) else model
+    inputs, pixels, to_rgb = _read(images, preprocess, size, network)
+    if inputs.dim() != 4:
+        what = {2: "rows", 3: "signals", 5: "volumes"}.get(inputs.dim(), f"tensors of {inputs.dim()} dimensions")
+        raise ValueError(f"show draws images of shape (N, C, H, W), not {what}: use Deconvnet.project and full()")
+    net = model if isinstance(model, Deconvnet) else Deconvnet(model, image_size=inputs.shape[1:])
+    record = net.record(inputs, layer, batch_size=batch_size, progress=progress)
+    of_each = min(k, len(inputs))
+    if isinstance(maps, int):
+        at_least("maps", maps, 1)
+        strongest = record.strongest(layer, k=1).activation
+        assert strongest is not None
+        maps = strongest.argsort(descending=True, stable=True)[:maps].tolist()
+    units = record.strongest(layer, of_each, maps)
+    assert units.activation is not None
+    strengths = units.activation.tolist()
+    found = net.project(record, units, progress=progress)
+    tiles = found.images(full=False, to_rgb=to_rgb)
+    beside = patches(pixels, units.image.tolist(), found.boxes.tolist())
+    factor = max(1, round(_LONGEST / 3 / max(tiles.shape[1:3])))
+    tiles, beside = (each.repeat(factor, axis=1).repeat(factor, axis=2) for each in (tiles, beside))
+    gap = max(1, max(tiles.shape[1:3]) // 32)
+    drawn, titles = [], []
+    for start in range(0, len(units), of_each):
+        part = slice(start, start + of_each)
+        drawn.append(side_by_side([mosaic(tiles[part], gap), mosaic(beside[part], gap)], 4 * gap))
+        first, last = strengths[start], strengths[start + of_each - 1]
+        titles.append(f"map {int(units.channel[start])}: {first:.4g} to {last:.4g}")
+    return sheet(drawn, titles, _COLUMNS, f"What maps of {record.layer(layer).name} respond to")
+
+
+def _read(
+    images: object, preprocess: Preprocess | None, size: int, network: nn.Module
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor] | None]:
+    """What the model is given, what is shown of it (uint8 RGB), and what makes RGB of projections."""
+    if isinstance(images, np.ndarray) and images.ndim >= 4:
+        images = torch.from_numpy(np.ascontiguousarray(images))
+    if isinstance(images, Tensor) and images.is_floating_point():
+        if preprocess is not None:
+            raise ValueError("images of floating point are what the model reads: leave preprocess out")
+        return images, _visible(images), None
+    known = _known(preprocess, network)
+    if isinstance(images, Tensor):
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(
+                "images as a tensor or array must be uint8 of shape (N, 3, H, W), or floating point as the model "
+                f"takes them, got {images.dtype} {tuple(images.shape)}"
+            )
+        photographs = [Photograph(str(n), image.permute(1, 2, 0).cpu().numpy()) for n, image in enumerate(images)]
+        pixels = images.cpu()
+    else:
+        photographs = _photographs(images)
+        at_least("size", size, 1)
+        pixels = cut(photographs, plan_centres(photographs, size), size) if known is not None else torch.empty(0)
+    if known is not None:
+        return known(pixels), pixels, known.to_rgb
+    assert preprocess is not None
+    inputs = torch.cat([_given(preprocess, photograph) for photograph in photographs])
+    return inputs, _visible(inputs), None
+
+
+def _known(preprocess: Preprocess | None, network: nn.Module) -> Preprocessing | None:
+    """The preprocessing if it is one of this package's, which is known backwards too."""
+    owner = getattr(preprocess, "__self__", None)
+    if isinstance(owner, Weights):
+        return owner.preprocessing
+    if isinstance(preprocess, Preprocessing):
+        return preprocess
+    if preprocess is not None:
+        return None
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return GREY if first is not None and first.in_channels == 1 else TORCHVISION
+
+
+def _photographs(images: object) -> list[Photograph]:
+    """The photographs that are given in any of the ways `show` knows."""
+    if isinstance(images, str | Path):
+        return load_photographs(images)
+    if isinstance(images, list | tuple):
+        if not images:
+            raise ValueError("no images were given")
+        return [photograph for each in images for photograph in _photographs(each)]
+    if isinstance(images, Image.Image):
+        return [Photograph("image", np.asarray(images.convert("RGB")))]
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim not in (2, 3) or (images.ndim == 3 and images.shape[2] != 3):
+            raise ValueError(
+                f"an array must be a photograph of uint8, (H, W, 3) or (H, W), got {images.dtype} {images.shape}"
+            )
+        return [Photograph("array", np.asarray(Image.fromarray(images).convert("RGB")))]
+    raise TypeError(
+        f"images must be PIL images, arrays, paths, a list of these, or a tensor (N, C, H, W), got {shown(images)}"
+    )
+
+
+def _given(preprocess: Callable[[Any], Any], photograph: Photograph) -> Tensor:
+    """What a function of the user's makes of a photograph, (1, C, H, W)."""
+    image = preprocess(Image.fromarray(photograph.pixels))
+    if not isinstance(image, Tensor) or image.dim() not in (3, 4):
+        raise TypeError(f"preprocess must return a tensor (C, H, W) for a PIL image, got {shown(image)}")
+    return image if image.dim() == 4 else image[None]
+
+
+def _visible(inputs: Tensor) -> Tensor:
+    """Images as the model takes them as pixels to look at, each from its lowest to its highest value: uint8 RGB."""
+    if inputs.dim() != 4:
+        return inputs
+    if inputs.shape[1] not in (1, 3):
+        raise ValueError(f"show draws images of 1 or 3 channels, got {tuple(inputs.shape)}")
+    low, high = (end(inputs.detach().float().cpu().flatten(1), 1) for end in (torch.amin, torch.amax))
+    spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    shares = (inputs.detach().float().cpu() - low.view(-1, 1, 1, 1)) / spread.view(-1, 1, 1, 1)
+    return (shares * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
