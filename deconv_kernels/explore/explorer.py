@@ -12,6 +12,7 @@ from ..checks import one_of
 from ..engine.deconvnet import Deconvnet
 from ..engine.errors import UnsupportedModule
 from ..engine.fields import as_map
+from ..engine.pictures import patches, with_contrast
 from ..engine.recompute import Recomputation
 from ..engine.record import Record
 from ..engine.steps.base import RULES
@@ -20,7 +21,6 @@ from ..experiments.common.classes import ends_in_sigmoid, probabilities
 from ..experiments.common.layers import classes_of
 from ..experiments.common.tracing import with_way_back
 from ..models import Weights
-from ..plot.tiles import patches, with_contrast
 from .kept import Kept
 from .library import Library
 from .pictures import Pixels

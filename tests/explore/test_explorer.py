@@ -14,13 +14,13 @@ from torch import Tensor
 
 from deconv_kernels import reference
 from deconv_kernels.engine.errors import UnknownLayer
+from deconv_kernels.engine.pictures import with_contrast
 from deconv_kernels.explore import explorer as module
 from deconv_kernels.explore.explorer import Explorer, Place, Square
 from deconv_kernels.explore.kept import Kept
 from deconv_kernels.explore.library import Library, UnknownImage
 from deconv_kernels.explore.pictures import colours_of, contact_sheet
 from deconv_kernels.models import load_weights
-from deconv_kernels.plot.tiles import with_contrast
 
 LAYER, NODE = "layer2.0.conv1", "layer2_0_conv1"
 
