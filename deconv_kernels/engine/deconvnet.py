@@ -58,8 +58,6 @@ class Projections:
         >>> projections = net.project(record, dk.Units("1", image=0, channel=[0, 3], y=2, x=7))
         >>> projections.boxes.tolist(), projections.full().shape
         ([[2, 7, 7, 12], [2, 7, 7, 12]], torch.Size([2, 3, 16, 16]))
-        >>> projections.images().shape  # uint8, to look at; `projections.show()` is a figure of them
-        (2, 16, 16, 3)
     """
 
     units: Units
@@ -107,6 +105,12 @@ class Projections:
                 colours.
 
         Source: Zeiler & Fergus 2013, Fig 2.
+
+        Example:
+            >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()))
+            >>> record = net.record(torch.randn(2, 3, 16, 16), "1")
+            >>> net.project(record, record.strongest("1", k=2)).images().shape
+            (8, 16, 16, 3)
         """
         if len(self.shape) != 3:
             taken = "x".join(map(str, self.shape))
