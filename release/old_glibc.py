@@ -1,0 +1,87 @@
+"""What to link with, so that libraries built here run wherever glibc is 2.28 or newer, and on another processor too.
+
+A library asks for the versions of functions that the glibc it was linked with has. The package `ziglang` brings the
+symbols, not the code, of every glibc since 2.17: linking with those of 2.28 is what an old system would be good for.
+The compiler, and so the machine code, stays the one that is tested here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+GLIBC = "2.28"
+
+# Headers of later C libraries make std::shared_ptr ask whether there is one thread. "No" is always right.
+SINGLE_THREADED = '__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n'
+
+# The templates of libstdc++ that later releases export are compiled into the library instead.
+COMPILER_FLAGS = "-D_GLIBCXX_EXTERN_TEMPLATE=0"
+
+
+def link_folder(machine: str, compiler: str, folder: Path) -> Path:
+    """Makes a folder for the linker's -L, which goes before the system's own.
+
+    Args:
+        machine: the processor, "x86_64" or "aarch64".
+        compiler: a C++ compiler for it.
+        folder: where to put it, and what ziglang makes on the way.
+
+    Returns:
+        The folder: the symbols of glibc's libraries.
+    """
+    links = folder / machine
+    links.mkdir(parents=True)
+    for library in glibc_symbols(machine, folder / "zig").glob("lib*.so.*"):
+        name = library.name.partition(".so")[0]
+        (links / library.name).write_bytes(library.read_bytes())
+        (links / f"{name}.so").symlink_to(library.name)
+    extra = compile_object(SINGLE_THREADED, links / "single_threaded.o", compiler)
+    libc = links / "libc.so"
+    libc.unlink()
+    libc.write_text(f"GROUP ( {links}/libc.so.6 {extra} )\n")  # as glibc's own libc.so, a script for the linker
+    return links
+
+
+def glibc_symbols(machine: str, cache: Path) -> Path:
+    """The folder in which ziglang left the symbols of glibc's libraries."""
+    cache.mkdir(exist_ok=True)
+    (cache / "empty.c").write_text("")
+    target = f"{machine}-linux-gnu.{GLIBC}"
+    subprocess.run(
+        [sys.executable, "-m", "ziglang", "cc", "-target", target, "-shared", "-o", f"{machine}.so", "empty.c"],
+        cwd=cache,
+        env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache / machine), "ZIG_LOCAL_CACHE_DIR": str(cache / machine)},
+        check=True,
+    )
+    (libc,) = (cache / machine).rglob("libc.so.6")
+    return libc.parent
+
+
+def stable_abi_symbols(library: Path, compiler: str, copy: Path) -> Path:
+    """A library for another processor with the functions of LibTorch's stable ABI, to link with and not to run.
+
+    Args:
+        library: torch's libtorch_cpu.so for this processor.
+        compiler: a C++ compiler for the other processor.
+        copy: the file to write.
+
+    Returns:
+        `copy`.
+    """
+    symbols = subprocess.run(["nm", "--dynamic", "--defined-only", library], capture_output=True, text=True, check=True)
+    names = {line.split()[2].partition("@")[0] for line in symbols.stdout.splitlines() if " T " in line}
+    functions = sorted(name for name in names if name.startswith(("aoti_torch_", "torch_")))
+    source = "".join(f'extern "C" void {name}() {{}}\n' for name in functions)
+    made = compile_object(source, copy.with_suffix(".o"), compiler)
+    subprocess.run([compiler, "-shared", "-nostdlib", f"-Wl,-soname,{library.name}", "-o", copy, made], check=True)
+    return copy
+
+
+def compile_object(source: str, target: Path, compiler: str) -> Path:
+    """Compiles C++ text."""
+    command = [compiler, "-x", "c++", "-fPIC", "-c", "-o", target, "-"]
+    subprocess.run(command, input=source, text=True, check=True)
+    return target
