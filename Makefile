@@ -24,7 +24,7 @@ HAS_TORCH := from importlib.metadata import version; assert tuple(map(int, versi
 PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test oldest lint format docs bench gpu-check clean
+.PHONY: help venv demo test oldest lint format docs bench gpu-check wheel hub-kernel clean
 
 help: ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -74,6 +74,12 @@ bench: $(VENV)/.package $(VENV)/.test ## Measure against the baselines for a qua
 gpu-check: ## On a machine with a GPU: build, test and measure with its own python3 (no network, no .venv); then STAGES=rest
 	$(PYTHON) benchmarks/gpu_check.py $(STAGES)
 
+wheel: $(VENV)/.environment $(VENV)/.wheel ## Build and audit the source archive and the wheels into dist (or WHEELS=x86_64)
+	$(BIN)/python release/wheels.py $(WHEELS)
+
+hub-kernel: wheel ## Lay the wheels out as a kernel of the Hugging Face Hub, in out/hub-kernel
+	$(BIN)/python release/hub_kernel.py
+
 clean: ## Remove the environment and everything that was built
 	rm -rf $(VENV) build dist out *.egg-info deconv_kernels/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -105,7 +111,7 @@ $(VENV)/.package: $(VENV)/.environment $(SOURCES)
 	DECONV_WERROR=ON DECONV_CUDA_ARCHS=$(DECONV_CUDA_ARCHS) $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: requirements/%.txt $(VENV)/.environment
+$(VENV)/.demo $(VENV)/.lint $(VENV)/.docs $(VENV)/.wheel: $(VENV)/.%: requirements/%.txt $(VENV)/.environment
 	$(INSTALL) --no-deps -r $<
 	@touch $@
 

@@ -1,9 +1,15 @@
 """Builds the compiled parts with CMake (CMakeLists.txt says what they are made of).
 
-Environment variables: DECONV_COMPILED=0 (pure Python), DECONV_WITH_CUDA=auto|0|1 (auto: if nvcc is found),
-DECONV_CUDA_ARCHS (as CMake's CUDA_ARCHITECTURES), DECONV_WERROR=ON, DECONV_REPOSITORY (where the sources are published,
-for the addresses in the metadata), and what CMake itself reads (CXX, CUDACXX, CXXFLAGS, CMAKE_GENERATOR).
-An empty one counts as unset.
+Environment variables; an empty one counts as unset:
+
+- DECONV_COMPILED=0: pure Python
+- DECONV_WITH_CUDA=auto|0|1: auto, if nvcc is found
+- DECONV_CUDA_ARCHS: as CMake's CUDA_ARCHITECTURES
+- DECONV_WERROR=ON: warnings are errors
+- DECONV_TORCH_LIB: the folder of libtorch_cpu, if not that of the torch found here
+- DECONV_REPOSITORY: where the sources are published, for the addresses in the metadata
+- what CMake itself reads: CXX, CUDACXX, CXXFLAGS, CMAKE_GENERATOR
+
 Without a C++ compiler or CMake the package is installed as pure Python and runs on its reference implementation. pip
 shows nothing of a build that succeeds but the version, so the version says it: `0.1.0+slow.no.cmake`.
 
@@ -207,5 +213,7 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     project_urls=addresses(),
-    setup_requires=["cmake>=3.22"] if missing_tools() == ["cmake"] else [],  # setuptools' answer to pip's first question
+    setup_requires=["cmake>=3.22"]
+    if missing_tools() == ["cmake"]
+    else [],  # setuptools' answer to pip's first question
 )

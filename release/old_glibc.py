@@ -82,6 +82,5 @@ def stable_abi_symbols(library: Path, compiler: str, copy: Path) -> Path:
 
 def compile_object(source: str, target: Path, compiler: str) -> Path:
     """Compiles C++ text."""
-    command = [compiler, "-x", "c++", "-fPIC", "-c", "-o", target, "-"]
-    subprocess.run(command, input=source, text=True, check=True)
+    subprocess.run([compiler, "-x", "c++", "-fPIC", "-c", "-o", str(target), "-"], input=source, text=True, check=True)
     return target

@@ -62,7 +62,9 @@ def settings(machine: str, folder: Path) -> dict[str, str]:
     if machine != platform.machine():
         compiler = f"{machine}-linux-gnu-g++"
         if shutil.which(compiler) is None:
-            raise SystemExit(f"the wheel for {machine} needs {compiler}; on Debian: apt-get install g++-{machine}-linux-gnu")
+            raise SystemExit(
+                f"the wheel for {machine} needs {compiler}; on Debian: apt-get install g++-{machine}-linux-gnu"
+            )
         old_glibc.stable_abi_symbols(torch_library(), compiler, folder / TORCH)
         environment = {
             "DECONV_WITH_CUDA": "0",
@@ -87,7 +89,9 @@ def build(kind: str, archive: Path, folder: Path) -> Path:
     folder.mkdir()
     environment = {"DECONV_COMPILED": "0"} if kind == "any" else settings(kind, folder)
     wheels = folder / "wheel"
-    module("pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", wheels, archive, **environment)
+    module(
+        "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", wheels, archive, **environment
+    )
     (wheel,) = wheels.iterdir()
     return wheel
 

@@ -6,6 +6,7 @@ The archive is built once from a copy of this checkout, and compiled once, witho
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import deconv_kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(deconv_kernels.__file__).parent
-SOURCE_FOLDERS = (".github", "benchmarks", "docs", "csrc", "deconv_kernels", "requirements", "tests")
+SOURCE_FOLDERS = (".github", "benchmarks", "docs", "csrc", "deconv_kernels", "release", "requirements", "tests")
 
 # What a compiled part may link to: LibTorch's CPU half and the C and C++ runtimes.
 ALLOWED_LIBRARIES = re.compile(
@@ -154,6 +155,49 @@ def test_wheel_computes(wheel: Path, tmp_path: Path) -> None:
     assert "reference implementation" not in done.stderr
 
 
+AS_THE_HUB_IMPORTS = """
+import importlib.util, json, pathlib, sys, torch, torch.nn.functional as F
+folder = pathlib.Path(sys.argv[1])
+name = json.loads((folder / "metadata.json").read_text())["id"]
+spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+sys.modules[name] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+assert "deconv_kernels" not in sys.modules
+assert package.backends.why_not("cpu") is None
+x = torch.randn(2, 3, 7, 9)
+assert package.max_pool2d(x, 3, 2)[0].equal(F.max_pool2d(x, 3, 2))
+net = package.Deconvnet(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)))
+record = net.record(x, layers=["0"])
+assert net.project(record, package.Units("0", [0], [1], [2], [3])).windows.shape == (1, 3, 3, 3)
+"""
+
+
+@needs_compiler
+def test_wheel_becomes_a_kernel_of_the_hub(wheel: Path, tmp_path: Path) -> None:
+    """The package works under any name, from any folder."""
+    command = (sys.executable, ROOT / "release" / "hub_kernel.py", "--wheels", wheel.parent, "--output", tmp_path)
+    printed = succeed(*command, cwd=tmp_path)
+    (variant,) = (tmp_path / "build").iterdir()
+    assert str(variant) in printed
+    assert variant.name == f"torch-stable-abi210-cpu-{platform.machine()}-linux"
+    succeed(sys.executable, "-c", AS_THE_HUB_IMPORTS, variant, cwd=tmp_path, PYTHONPATH="")
+
+
+def test_pure_wheel_is_for_everyone_and_has_full_addresses(source: Path) -> None:
+    command = (sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", "dist", ".")
+    succeed(*command, cwd=source, DECONV_COMPILED="0", DECONV_REPOSITORY="https://example.org/someone/kernels")
+    (path,) = (source / "dist").iterdir()
+    assert path.name == f"deconv_kernels-{deconv_kernels.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(path) as opened:
+        (name,) = (name for name in opened.namelist() if name.endswith("METADATA"))
+        metadata = opened.read(name).decode()
+    assert "\nLicense-Expression: BSD-3-Clause\n" in metadata
+    assert "\nProject-URL: Source, https://example.org/someone/kernels\n" in metadata
+    targets = re.findall(r"\]\(([^)\s]+)", metadata)
+    assert any(re.fullmatch(r"https://example.org/someone/kernels/raw/v[\d.]+/docs/\w+.(jpg|png)", t) for t in targets)
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
 @needs_binutils
 @pytest.mark.parametrize("part", ["_cpu", "_cuda"])
 def test_compiled_part_needs_only_the_stable_abi(part: str) -> None:
@@ -189,7 +233,9 @@ def test_vectorised_code_stays_in_its_namespace(capability: str) -> None:
 def test_installs_and_runs_without_a_compiler(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     install = ("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", target, ".")
-    succeed(sys.executable, *install, cwd=source, PATH="/nonexistent", CXX="/nonexistent/c++")
+    printed = succeed(sys.executable, *install, cwd=source, PATH="/nonexistent", CXX="/nonexistent/c++")
+    # pip shows nothing else of a build that succeeds.
+    assert f"Successfully installed deconv_kernels-{deconv_kernels.__version__}+slow.no.compiler.no.cmake" in printed
     assert list(target.rglob("*.so")) == []
     done = run(sys.executable, "-c", CHECK_INSTALLED, target, cwd=tmp_path, PYTHONPATH=str(target))
     assert done.returncode == 0, done.stderr
@@ -208,13 +254,25 @@ def test_a_source_that_does_not_compile_fails_the_install(source: Path, tmp_path
     assert not target.exists()
 
 
+def run_without_torch(command: str, source: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of setup.py in a Python that finds no torch."""
+    script = f"import runpy, sys; sys.modules['torch'] = None; sys.argv[1:] = ['{command}']; runpy.run_path('setup.py')"
+    return run(sys.executable, "-c", script, cwd=source, **environment)
+
+
 @needs_compiler
-def test_building_without_torch_says_what_to_do(source: Path) -> None:
-    script = "import runpy, sys; sys.modules['torch'] = None; sys.argv[1:] = ['build_ext']; runpy.run_path('setup.py')"
-    done = run(sys.executable, "-c", script, cwd=source)
+@pytest.mark.parametrize("command", ["dist_info", "build_ext"])  # the first is what pip asks for before it downloads
+def test_building_without_torch_says_what_to_do(command: str, source: Path) -> None:
+    done = run_without_torch(command, source, PYTHONPATH="")
     assert done.returncode != 0
     assert "pip install --no-build-isolation" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_compiler
+def test_torch_is_found_outside_the_environment_of_a_build(source: Path, tmp_path: Path) -> None:
+    done = run_without_torch("dist_info", source, PYTHONPATH=str(tmp_path / "pip-build-env-x" / "site"))
+    assert done.returncode == 0, done.stderr
 
 
 @needs_compiler
