@@ -60,7 +60,7 @@ cpu_error = _load("_cpu.abi3.so")
 if cpu_error is not None:
     warnings.warn(
         f"deconv_kernels runs on its slow reference implementation, because the C++ kernels are missing ({cpu_error}). "
-        "Reinstall it with a C++ compiler and cmake at hand.",
+        "Reinstall it from source with a C++ compiler and cmake at hand, as docs/install.md says.",
         stacklevel=3,
     )
 
