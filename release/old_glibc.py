@@ -38,10 +38,13 @@ def link_folder(machine: str, compiler: str, folder: Path) -> Path:
         name = library.name.partition(".so")[0]
         (links / library.name).write_bytes(library.read_bytes())
         (links / f"{name}.so").symlink_to(library.name)
+    find = [compiler, "-print-file-name=libc_nonshared.a"]
+    static = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
     extra = compile_object(SINGLE_THREADED, links / "single_threaded.o", compiler)
     libc = links / "libc.so"
     libc.unlink()
-    libc.write_text(f"GROUP ( {links}/libc.so.6 {extra} )\n")  # as glibc's own libc.so, a script for the linker
+    # As glibc's own libc.so: a script for the linker, with the few functions that are never shared.
+    libc.write_text(f"GROUP ( {links}/libc.so.6 {static} {extra} )\n")
     return links
 
 
