@@ -43,8 +43,8 @@ def link_folder(machine: str, compiler: str, folder: Path) -> Path:
     extra = compile_object(SINGLE_THREADED, links / "single_threaded.o", compiler)
     libc = links / "libc.so"
     libc.unlink()
-    # As glibc's own libc.so: a script for the linker, with the few functions that are never shared.
-    libc.write_text(f"GROUP ( {links}/libc.so.6 {static} {extra} )\n")
+    # As glibc's own libc.so: a script for the linker, with the few functions that are never shared and the loader's.
+    libc.write_text(f"GROUP ( {links}/libc.so.6 {static} {extra} AS_NEEDED ( {links}/libld.so.2 ) )\n")
     return links
 
 
