@@ -6,12 +6,13 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Timer
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm as notebook_tqdm
 
-__all__ = ["Progress", "Silent", "aligned", "chunks_of", "progress_bar", "quiet", "watched"]
+__all__ = ["Progress", "Silent", "aligned", "chunks_of", "progress_bar", "quiet", "watched", "working"]
 
 T = TypeVar("T")
 
@@ -70,6 +71,29 @@ def watched(things: Sequence[T], what: str, unit: str, progress: bool | None) ->
         for thing in things:
             yield thing
             bar.update(1)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says on a terminal what is being done, while one step of unknown length takes longer than a second."""
+    if _QUIET.get() or not sys.stderr.isatty():
+        yield
+        return
+
+    def say(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+    told = f"{what} ..."
+    timer = Timer(1, say, (told,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        say(f"\r{' ' * len(told)}\r")
 
 
 def aligned(rows: Sequence[Sequence[object]], left: Collection[int] = (0,)) -> list[str]:

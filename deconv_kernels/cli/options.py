@@ -81,13 +81,15 @@ def command(
 
     def made(function: Callable[[S], Answer | None]) -> click.Command:
         def run(**given: Any) -> None:
-            import_module("deconv_kernels._public")  # torch, and the ops
-            from ..terminal import quiet
+            from ..terminal import quiet, working
 
-            take_over()
             talk = _filled(Talk, given)
-            with user_errors(ValueError, OSError, *refused), quiet(talk.quiet):
-                answer = function(_filled(settings, given))
+            with quiet(talk.quiet):
+                with working("loading PyTorch"):
+                    import_module("deconv_kernels._public")  # torch, and the ops
+                take_over()
+                with user_errors(ValueError, OSError, *refused):
+                    answer = function(_filled(settings, given))
             if answer is not None:
                 answer.say(name, talk.json, talk.quiet)
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ..data.writing import being_written
+from ..terminal import working
 from .text import drawable, fallback_families
 
 __all__ = ["heat", "new_figure", "picture", "plain_text", "save"]
@@ -133,5 +134,5 @@ def save(figure: Figure, path: Path) -> None:
         OSError: the file cannot be written.
     """
     plain_text(figure)
-    with being_written(path):
+    with working("drawing"), being_written(path):
         figure.savefig(path, dpi=_DPI, facecolor="white")
