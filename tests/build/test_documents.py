@@ -98,6 +98,8 @@ def test_local_links_lead_somewhere(document: Path) -> None:
         place = (document.parent / path).resolve() if path else document
         assert place.exists(), f"{document.name}: {target}"
         assert place.is_relative_to(ROOT), target
+        if document.parent == DOCS and place.suffix == ".md":
+            assert place.parent == DOCS, f"{document.name}: {target} is no page of the site"
         assert not anchor or anchor in headings(place.read_text()), f"{document.name}: {target}"
 
 
