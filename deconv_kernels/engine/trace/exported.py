@@ -36,6 +36,7 @@ BATCH, OTHER_BATCH = 1_000_003, 1_000_211
 _VALUE, _STACK = "val", "nn_module_stack"
 _NO_END = 2**63 - 1
 _SET_GRAD_ENABLED = torch.ops.higher_order.wrap_with_set_grad_enabled
+_AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
 
 def exported_apart(
@@ -206,6 +207,13 @@ class _Writer:
                 inside: Any = getattr(module, str(part.target))
                 places = [n for n in inside.graph.nodes if n.op == "placeholder"]
                 values[node] = self._write(inside, dict(zip(places, given, strict=True)), no_grad or not enabled)
+            elif node.target is _AUTOCAST:
+                _, dtype, enabled, _, part, *given = args
+                if enabled:
+                    raise self._refused(f"computes in {dtype} under torch.autocast")
+                inside = getattr(module, str(part.target))
+                places = [n for n in inside.graph.nodes if n.op == "placeholder"]
+                values[node] = self._write(inside, dict(zip(places, given, strict=True)), no_grad)
             elif node.target is operator.getitem and not isinstance(args[0], Node):
                 values[node] = args[0][args[1]]
             else:
