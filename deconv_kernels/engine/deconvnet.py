@@ -225,27 +225,20 @@ class Deconvnet:
         self._inputs = len(input_names(model, arguments or {}, inputs))
         self._planned = functools.lru_cache(_PLANS_KEPT)(make_plan)
         self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
-        self._traced: Tape | NeedsSizes
+        self._traced: Tape | UnsupportedModule
         try:
             self._traced = self._trace(None)
-        except NeedsSizes as error:
-            self._traced = error
-            if image_size is not None:
-                self._traced = self._trace([image_like(model, image_size)])
-            elif not error.surely:
-                try:
-                    self._usual_tape()
-                except UnsupportedModule:
-                    raise error from None
         except Undecided:
             raise
-        except UnsupportedModule as error:
-            if image_size is None:
+        except UnsupportedModule as refused:
+            surely = isinstance(refused, NeedsSizes) and refused.surely
+            if image_size is None and not isinstance(refused, NeedsSizes):
                 raise
-            try:
+            self._traced = refused
+            if image_size is not None:
                 self._traced = self._trace([image_like(model, image_size)])
-            except UnsupportedModule:
-                raise error from None
+            elif not surely:
+                self._usual_tape()
 
     def _usual_tape(self) -> Tape:
         """The network as its steps for images of a usual size.
@@ -253,7 +246,7 @@ class Deconvnet:
         Raises:
             UnsupportedModule: why it could not be traced at first; or what it has no rule for.
         """
-        assert isinstance(self._traced, NeedsSizes)
+        assert isinstance(self._traced, UnsupportedModule)
         image = image_like(self.model)
         try:
             return self._tapes.get((image.shape[1:],)) or self._trace([image])
@@ -325,7 +318,7 @@ class Deconvnet:
         Raises:
             NeedsSizes: they depend on the size of the images, and none was given or recorded yet.
         """
-        if isinstance(self._traced, NeedsSizes):
+        if isinstance(self._traced, UnsupportedModule):
             raise self._traced
         return list(self._traced.layers)
 
@@ -385,7 +378,7 @@ class Deconvnet:
             try:
                 tape = self._trace(inputs)
                 record = self._recorded(tape, inputs, given, activations, batch_size, progress)
-            except (UnknownLayer, UnsupportedModule):
+            except UnknownLayer:
                 raise asked from None
             del self._tapes[None]
             self._traced = tape

@@ -19,6 +19,8 @@ Node = torch.fx.Node
 
 # What tracing notes of a node: a tensor that is not the model's, that no gradient passes it, and its layer's name.
 CONSTANT, NO_GRAD, LAYER = "deconv_kernels.constant", "deconv_kernels.no_grad", "deconv_kernels.layer"
+# What torch.export notes: a value of the shape that the node's has.
+VALUE = "val"
 
 
 def nodes_in(value: Any) -> list[Node]:

@@ -174,6 +174,57 @@ def windows_in_the_batch(net: Any, x: Tensor) -> Tensor:
     return back.reshape(batch, channels, height, width)
 
 
+@asking
+def one_query_for_all_windows(net: Any, x: Tensor) -> Tensor:
+    y = net.third(net.relu(net.first(x))[:, :, :8, :8])
+    batch, channels, *_ = y.shape
+    parts = y.reshape(batch, channels, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, channels)
+    query = y.mean((2, 3))[:, None].repeat_interleave(parts.shape[0] // batch, dim=0)
+    once = y.flatten(1).repeat_interleave(batch // y.shape[0], dim=0)
+    return torch.cat([(query * parts).reshape(batch, -1), once], 1)
+
+
+@asking
+def autocast_switched_off(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    with torch.autocast(y.device.type, enabled=y.shape[1] != 4):
+        y = net.third(F.relu(y))
+    return y
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, by: float = 2.0) -> Tensor:
+        return x * by
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * 5, None
+
+
+class Halves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(weight)
+        return x[:, :2].clone(), x[:, 2:] * weight
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, None]:
+        return torch.cat([3 * first, second * ctx.saved_tensors[0]], 1), None
+
+
+kept_apply = Doubled.apply
+
+
+@asking
+def functions_with_a_backward_of_their_own(net: Any, x: Tensor) -> Tensor:
+    y = Doubled.apply(net.first(x), 3.0)
+    if y.shape[1] == 4:
+        first, second = Halves.apply(F.relu(y), net.scale[:1])
+        y = torch.cat([kept_apply(second), first], 1)
+    return net.third(y)
+
+
 class OfTheHubs(nn.Module):
     """Takes and returns what networks of the hubs do."""
 
@@ -334,16 +385,6 @@ def test_networks_of_the_hubs() -> None:
     assert_exact(tuples, model.net, SIZE)
 
 
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * 5
-
-
 def plain_written(net: Any, x: Tensor) -> Tensor:
     net.held[0].add_(1)
     return F.relu(net.first(x)) * net.held[0] if x.shape[1] == 3 else x
@@ -352,7 +393,6 @@ def plain_written(net: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (lambda net, x: Doubled.apply(net.first(x)) if x.shape[1] == 3 else x, "Doubled is a torch.autograd.Function"),
         (
             lambda net, x: net.first(x) - net.first(x).mean(0, keepdim=x.shape[1] == 3),
             "mixes the images",
@@ -363,7 +403,6 @@ def plain_written(net: Any, x: Tensor) -> Tensor:
         (plain_written, "register that tensor as a buffer"),
     ],
     ids=[
-        "autograd function",
         "mean of images",
         "batch squared",
         "by the batch",

@@ -26,14 +26,15 @@ from torch.export.graph_signature import InputKind
 from ... import ops
 from ...ops.dispatch import FakeTensor, FakeTensorMode, OpOverload
 from ..errors import UnsupportedModule
-from ..nodes import LAYER, NO_GRAD, Node, Region, describe, overwritten, set_item
+from ..nodes import LAYER, NO_GRAD, VALUE, Applied, Node, Region, describe, overwritten, set_item
 from ..weights import tensors_within
+from .functions import APPLIED, AppliedCall, kept_whole
 from .layers import is_known, normalizes
 from .rules import is_spelling
 from .tracer import TRACING, ModuleCall, functions_apply, input_names, to_trace, untraceable
 
 BATCH, OTHER_BATCH = 1_000_003, 1_000_211
-_VALUE, _STACK = "val", "nn_module_stack"
+_STACK = "nn_module_stack"
 _NO_END = 2**63 - 1
 _SET_GRAD_ENABLED = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
@@ -88,12 +89,13 @@ def _written(
 ) -> tuple[nn.Module, torch.fx.Graph]:
     """A copy of a model, and its graph traced for so many images, in which that number stands nowhere."""
     root = to_trace(model)
-    return root, _Writer(root, _exported(root, arguments, inputs, like, batch), batch).graph
+    program, calls = _exported(root, arguments, inputs, like, batch)
+    return root, _Writer(root, program, calls, batch).graph
 
 
 def _exported(
     root: nn.Module, arguments: Mapping[str, object], inputs: Collection[str], like: Sequence[Tensor], batch: int
-) -> ExportedProgram:
+) -> tuple[ExportedProgram, list[AppliedCall]]:
     free = input_names(root, arguments, inputs)
     if len(free) != len(like):
         raise ValueError(f"the network takes {len(free)} tensors, got {len(like)}")
@@ -102,14 +104,6 @@ def _exported(
         shaped = [torch.empty((batch, *x.shape[1:]), dtype=x.dtype, device=x.device) for x in like]
 
     thread = threading.get_ident()
-
-    def applied(cls: type[torch.autograd.Function], args: Any, kwargs: Any) -> Any:
-        if threading.get_ident() != thread:
-            return NotImplemented
-        raise UnsupportedModule(
-            f"{cls.__name__} is a torch.autograd.Function, whose backward is lost in a network that asks for sizes"
-        )
-
     registered = {id(x) for x in (*root.parameters(), *root.buffers())}
     others = [(x, x.clone()) for x in tensors_within(root) if id(x) not in registered]
     try:
@@ -117,10 +111,11 @@ def _exported(
             TRACING,
             torch.inference_mode(False),
             torch.enable_grad(),
-            functions_apply(applied),
+            kept_whole() as (calls, applied),
+            functions_apply(lambda *call: applied(*call) if threading.get_ident() == thread else NotImplemented),
             patch.object(nn.Identity, "forward", _as_a_node),
         ):
-            return export(root, (), {**dict(zip(free, shaped, strict=True)), **arguments}, strict=False)
+            return export(root, (), {**dict(zip(free, shaped, strict=True)), **arguments}, strict=False), calls
     except UnsupportedModule:
         raise
     except Exception as error:
@@ -167,8 +162,8 @@ class _Writer:
             the modules to which they belong.
     """
 
-    def __init__(self, root: nn.Module, program: ExportedProgram, batch: int) -> None:
-        self.root, self.batch, self.graph = root, batch, torch.fx.Graph()
+    def __init__(self, root: nn.Module, program: ExportedProgram, calls: Sequence[AppliedCall], batch: int) -> None:
+        self.root, self.calls, self.batch, self.graph = root, calls, batch, torch.fx.Graph()
         self.images: list[Node] = []
         self._held: dict[str, Node] = {}
         self._sizes: dict[Node, Node] = {}
@@ -179,10 +174,10 @@ class _Writer:
 
     def _input(self, node: Node, spec: Any, program: ExportedProgram) -> Any:
         if spec.kind is InputKind.USER_INPUT:
-            if not isinstance(node.meta.get(_VALUE), Tensor):
+            if not isinstance(node.meta.get(VALUE), Tensor):
                 return spec.arg.value
             self.images.append(self.graph.placeholder(node.name))
-            self.images[-1].meta[_VALUE] = node.meta[_VALUE]
+            self.images[-1].meta[VALUE] = node.meta[VALUE]
             return self.images[-1]
         path = str(spec.target)
         if spec.kind is InputKind.CONSTANT_TENSOR:
@@ -191,7 +186,7 @@ class _Writer:
             _hold(self.root, path, program.constants[path])
         if path not in self._held:
             self._held[path] = self.graph.get_attr(path)
-            self._held[path].meta[_VALUE] = node.meta[_VALUE]
+            self._held[path].meta[VALUE] = node.meta[VALUE]
         return self._held[path]
 
     def _write(self, module: torch.fx.GraphModule, values: dict[Node, Any], no_grad: bool) -> Any:
@@ -225,7 +220,11 @@ class _Writer:
             raise self._refused("replaces the data of its tensors")
         if not isinstance(node.target, OpOverload) and node.target is not operator.getitem:
             raise self._refused(f"calls {node.target}")
-        target, args, kwargs = _as_written(node.target, args, kwargs)
+        applied = self.calls[args[1]] if node.target is APPLIED else None
+        if applied is None:
+            target, args, kwargs = _as_written(node.target, args, kwargs)
+        else:
+            target, (args, kwargs) = Applied(applied.function), applied.arguments(args[0])
         if target is None:
             return args[0] if args else None
         first = next((x for x in args if isinstance(x, Node) and _keeps_batch(x, self.batch)), self.images[0])
@@ -233,10 +232,13 @@ class _Writer:
         made = self.graph.create_node(
             "call_method" if isinstance(target, str) else "call_function", target, args, kwargs
         )
-        made.meta.update({key: node.meta[key] for key in (_VALUE, _STACK) if key in node.meta})
+        made.meta.update({key: node.meta[key] for key in (VALUE, _STACK) if key in node.meta})
         if no_grad:
             made.meta[NO_GRAD] = True
-        return made
+        if applied is None or applied.several:
+            return made
+        made.meta[VALUE] = node.meta[VALUE][0]
+        return (made,)
 
     def _refused(self, what: str) -> UnsupportedModule:
         return UnsupportedModule(f"{type(self.root).__name__} {what}, and asks for sizes, which is not exact together")
@@ -309,7 +311,7 @@ def _item(x: Node, *index: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 def _slice(x: Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
     if start in (None, 0) and end in (None, _NO_END) and step == 1:
         return None, (x,), {}
-    dim %= x.meta[_VALUE].dim()
+    dim %= x.meta[VALUE].dim()
     return _item(x, *[slice(None)] * dim, slice(start, None if end == _NO_END else end, None if step == 1 else step))
 
 
@@ -426,7 +428,7 @@ def _collapse(graph: torch.fx.Graph, nodes: Sequence[Node], root: nn.Module, pat
     made.meta.update(
         {
             _STACK: inner,
-            _VALUE: returned[0].meta[_VALUE] if len(returned) == 1 else tuple(n.meta[_VALUE] for n in returned),
+            VALUE: returned[0].meta[VALUE] if len(returned) == 1 else tuple(n.meta[VALUE] for n in returned),
         }
     )
     last = made
@@ -435,7 +437,7 @@ def _collapse(graph: torch.fx.Graph, nodes: Sequence[Node], root: nn.Module, pat
         if len(returned) > 1:
             with graph.inserting_after(last):
                 result = last = graph.call_function(operator.getitem, (made, number))
-            result.meta.update({_STACK: inner, _VALUE: node.meta[_VALUE]})
+            result.meta.update({_STACK: inner, VALUE: node.meta[VALUE]})
         node.replace_all_uses_with(result, delete_user_cb=lambda user: user not in members)
     for node in reversed(nodes):
         graph.erase_node(node)
@@ -472,7 +474,7 @@ def _signals(graph: torch.fx.Graph) -> set[Node]:
 
 def _keeps_batch(node: Node, batch: int = BATCH) -> bool:
     """Whether the first dimension of a value is that of the batch."""
-    value = node.meta.get(_VALUE)
+    value = node.meta.get(VALUE)
     parts = value if isinstance(value, tuple | list) else (value,)
     return all(not isinstance(x, Tensor) or (x.dim() > 0 and x.shape[0] == batch) for x in parts)
 

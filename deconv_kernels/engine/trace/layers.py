@@ -17,7 +17,7 @@ from ... import nn as own
 from ... import ops
 from ...ops.geometry import per_axis
 from ..expressions import Expression
-from ..nodes import NO_GRAD, Node, Region, function_name, nodes_in, overwritten, set_item
+from ..nodes import NO_GRAD, VALUE, Node, Region, function_name, nodes_in, overwritten, set_item
 from ..steps.base import Step
 from ..steps.convolution import Convolution, TransposedConvolution
 from ..steps.joins import ChannelSlice, Concatenate, Sum
@@ -107,8 +107,19 @@ def _is_linear(call: Call) -> bool:
         return False
     source = call.node.args[0] if call.node.args else None
     if is_along_the_batch(call.node) and not (isinstance(source, Node) and _puts_parts_first(source)):
-        raise call.refused("along the dimension of the batch it mixes images; name another dimension by number")
+        _along_the_batch(call, "along the dimension of the batch it mixes images; name another dimension by number")
     return True
+
+
+def _along_the_batch(call: Call, needed: str) -> list[Step]:
+    """What works along the dimension of the batch; with sizes known it keeps that dimension, and is tried out.
+
+    Raises:
+        NeedsSizes: they are not known.
+    """
+    if VALUE not in call.node.meta:
+        raise call.refused_unsized(needed)
+    return call.whole(linear=True, alone=True)
 
 
 def _of_parts(call: Call) -> list[Step]:
@@ -244,7 +255,7 @@ def _mean(call: Call) -> list[Step]:
     dimensions = call.argument(1, "dim", call.node.kwargs.get("axis"))
     listed = dimensions if isinstance(dimensions, tuple | list) else [dimensions]
     if not listed or any(not isinstance(d, int) or d in (0, -4) for d in listed):
-        raise call.refused("dimensions of one image are needed, such as in x.mean((2, 3))")
+        return _along_the_batch(call, "dimensions of one image are needed, such as in x.mean((2, 3))")
     return call.whole(linear=True)
 
 
@@ -252,7 +263,7 @@ def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
     if start == 1 and end in (-1, 3):
         return Flatten(call.name)
     if start == 0 or start == -4:
-        raise call.refused("flattening the batch dimension mixes images; start at dimension 1")
+        return _along_the_batch(call, "flattening the batch dimension mixes images; start at dimension 1")
     return call.whole(linear=True)
 
 
@@ -497,7 +508,8 @@ def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
         named = [value for key, value in call.node.kwargs.items() if key.startswith("dim")]
         dimensions = given + named
         if not dimensions or any(not isinstance(d, int) or d == 0 or d < -3 for d in dimensions):
-            raise call.refused("the batch dimension must stay where it is; name the other dimensions by number")
+            needed = "the batch dimension must stay where it is; name the other dimensions by number"
+            return _along_the_batch(call, needed)
         return call.whole(linear=True)
 
     return build
@@ -506,14 +518,14 @@ def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
 def _flip(call: Call) -> list[Step]:
     dimensions = _numbers(call, "dims")
     if any(not isinstance(d, int) or d in (0, -4) for d in dimensions):
-        raise call.refused("flipping the batch dimension mixes images")
+        return _along_the_batch(call, "flipping the batch dimension mixes images")
     return call.whole(linear=True)
 
 
 def _permute(call: Call) -> list[Step]:
     order = _numbers(call, "dims")
     if not order or order[0] != 0:
-        raise call.refused("the batch dimension must stay the first")
+        return _along_the_batch(call, "the batch dimension must stay the first")
     return call.whole(linear=True)
 
 
@@ -602,7 +614,7 @@ def _scale(call: Call, factor: Any, inverse: bool = False) -> list[Step] | Step:
 def _concatenate(call: Call) -> list[Step] | Step:
     maps, dimension = call.argument(0, "tensors"), call.argument(1, "dim", call.node.kwargs.get("axis", 0))
     if dimension == 0 or not isinstance(dimension, int):
-        raise call.refused("concatenation along the batch dimension mixes images")
+        return _along_the_batch(call, "concatenation along the batch dimension mixes images")
     if not isinstance(maps, tuple | list) or not all(call.has_signal(x) for x in maps):
         return call.whole(linear=True)
     call.reads = list(maps)
@@ -612,7 +624,7 @@ def _concatenate(call: Call) -> list[Step] | Step:
 def _stack(call: Call) -> list[Step]:
     dimension = call.argument(1, "dim", 0)
     if dimension == 0 or not isinstance(dimension, int):
-        raise call.refused("stacking before the batch dimension moves it; name another dimension")
+        return _along_the_batch(call, "stacking before the batch dimension moves it; name another dimension")
     return call.whole(linear=True)
 
 
