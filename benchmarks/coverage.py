@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import random
 import re
+import resource
 import signal
 import sys
 import time
@@ -39,6 +40,7 @@ from deconv_kernels.measure.baselines import definition, installed
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
 EXACT = 1e-9
 SIDES = (64, 96, 128, 192)
+MOST_MEMORY = 6 << 30
 HF = (
     *("Beit", "Bit", "ConvNext", "ConvNextV2", "Cvt", "Data2VecVision", "DeiT", "Dinov2", "EfficientNet", "FocalNet"),
     *("ImageGPT", "Levit", "MobileNetV1", "MobileNetV2", "MobileViT", "MobileViTV2", "PoolFormer", "Pvt", "PvtV2"),
@@ -264,7 +266,7 @@ def _with_rules(model: nn.Module, rule: str, size: Sequence[int]) -> tuple[dk.De
     said: dict[str, Any] = {}
     for _ in range(4):
         try:
-            rules = {key: "gradient" for key in said.values()}
+            rules = dict.fromkeys(said.values(), "gradient")
             return dk.Deconvnet(model, rule, rules=rules, image_size=tuple(size)), said
         except Undecided as error:
             advice = re.search(r"rules=\{(.*?)\}\)", str(error))
@@ -322,6 +324,7 @@ def examined_apart(network: Network, most: float, seconds: int) -> Found:
 
     def run() -> None:
         signal.alarm(seconds)
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
         try:
             size, parameters = smallest_size(network)
         except Exception:  # not every network can be built without memory
@@ -331,7 +334,7 @@ def examined_apart(network: Network, most: float, seconds: int) -> Found:
         else:
             sender.send(examine(network, size))
 
-    process = multiprocessing.get_context("fork").Process(target=run)
+    process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
     process.start()
     sender.close()
     try:
@@ -339,7 +342,7 @@ def examined_apart(network: Network, most: float, seconds: int) -> Found:
     except EOFError:
         process.join()
         slow = process.exitcode == -signal.SIGALRM
-        return Found(network.name, "too slow" if slow else "no result", f"after {seconds} s" if slow else "it was killed")
+        return Found(network.name, "too slow" if slow else "too large", f"after {seconds} s" if slow else "")
     finally:
         process.join()
 
@@ -366,12 +369,11 @@ def page(results: dict[str, list[Found]], how: str) -> str:
         count = {verdict: sum(each.verdict == verdict for each in tried) for verdict in ("exact", "refused", "wrong")}
         others = [each for each in tried if set(each.others.values()) == {"exact"}]
         plain = sum(not each.rules for each in others)
-        lines.append(
-            f"| {name} | {count['exact']} of {len(tried)} | {count['refused']} | {count['wrong']} | {len(others)} | {plain} |"
-        )
+        numbers = f"{count['exact']} of {len(tried)} | {count['refused']} | {count['wrong']} | {len(others)} | {plain}"
+        lines.append(f"| {name} | {numbers} |")
     for name, found in results.items():
         lines += ["", f"## {name}", ""]
-        lines += ["| network | parameters | images | gradient | deviation | traced in | deconvnet, guided | with rules |"]
+        lines += ["| network | parameters | images | gradient | deviation | traced | deconvnet, guided | with rules |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
         for each in found:
             lines.append(f"| {' | '.join(_row(each))} |")

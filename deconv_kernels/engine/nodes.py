@@ -180,6 +180,8 @@ def describe(node: Node, model: nn.Module) -> str:
     if node.op == "call_module":
         kind = type(model.get_submodule(str(node.target))).__name__
         return f"module {node.target!r} ({kind}, node {node.name!r})"
+    if isinstance(node.target, Region):
+        return f"a part of {node.target.__name__} (node {node.name!r})"
     return f"{'method' if node.op == 'call_method' else 'function'} {function_name(node)} (node {node.name!r})"
 
 

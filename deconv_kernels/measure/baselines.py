@@ -26,8 +26,7 @@ from ..engine.steps.joins import Concatenate, Sum
 from ..engine.steps.linear import Flatten, Linear
 from ..engine.steps.pointwise import Activation, BatchNormalization, Identity, Normalization, Rectifier, Shift
 from ..engine.steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
-from ..engine.trace.builder import graph_module
-from ..engine.trace.rules import decisions
+from ..engine.trace.builder import graph_of
 from ..engine.units import Units
 from ..terminal import Progress
 
@@ -269,11 +268,9 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
         ValueError: units without activations with seed "activation", or a layer that is a part of a module's work.
     """
     scale = _scale(units, seed)
-    rules, arguments, inputs = net._arguments
-    if arguments or inputs:
-        raise ValueError("the definition is not asked about networks that were given arguments")
-    graph = graph_module(net.model, decisions(rules), [images[:1]] if net.asks_for_sizes else None)
-    node = _node_of(graph.graph, net.layer(units.layer).step)
+    tape = net._tape_for([images])
+    rules, graph = net._arguments[0], graph_of(tape)
+    node = _node_of(graph.graph, tape.layer(units.layer).step)
     device = next(net.model.parameters(), images).device
     projections = images.new_empty((len(units), *images.shape[1:]), device=device)
     for row, unit in enumerate(units.table().T):

@@ -19,11 +19,11 @@ from ..steps.pooling import MaxPool
 from ..steps.unpooling import Switches
 from .calls import Call, aliases, kinds_of, makes_parts
 from .constants import Constants, assume, computes_with, is_random
-from .exported import exported_apart
+from .exported import exported_apart, hold
 from .layers import mark_parts, steps_of
 from .rules import decisions
 from .tape import Tape, Tensors, ValuesOfCall
-from .tracer import ModuleCall, hold_constants, traced_apart
+from .tracer import ModuleCall, hold_constants, to_trace, traced_apart
 from .unpooling import is_our_pool, returns_indices, unpooling
 
 
@@ -72,6 +72,14 @@ def graph_module(
     """
     root, _, graph = _traced(model, leaves, {}, (), like)
     return torch.fx.GraphModule(root, graph)
+
+
+def graph_of(tape: Tape) -> torch.fx.GraphModule:
+    """The graph of which a tape is made, on a copy of the network in eval mode as it is now."""
+    root = to_trace(tape.tensors.model)
+    for path, tensor in tape.tensors.held.items():
+        hold(root, path, tensor)
+    return torch.fx.GraphModule(root, tape.graph)
 
 
 def _traced(
@@ -162,9 +170,9 @@ class _Builder:
         }
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
         tensors = Tensors(self.model, self.held, called, self.assumed)
-        tape = Tape(
-            self.inputs, self.steps, self.sources, {**scoped, **containers}, output, calls, tensors, self._key()
-        )
+        named = {**scoped, **containers}
+        graph, key = self.graph, self._key()
+        tape = Tape(self.inputs, self.steps, self.sources, named, output, calls, tensors, graph, key)
         tape.unused = frozenset(self.unused)
         return tape
 

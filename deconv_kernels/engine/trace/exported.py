@@ -9,6 +9,7 @@ functions of torch that they come from, of which `layers` knows the steps.
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -64,6 +65,9 @@ def exported_apart(
         raise UnsupportedModule(f"{type(model).__name__} computes otherwise for another size of the batch")
     for path, nodes in _regions(graph, root, leaves):
         _collapse(graph, nodes, root, path)
+    returned = [n for node in graph.nodes if node.op == "output" for n in node.all_input_nodes]
+    if len(returned) == 1 and not _keeps_batch(returned[0]):
+        raise UnsupportedModule(f"in what {type(model).__name__} returns, images have no dimension of their own")
     for nodes in _without_batch(graph):
         _collapse(graph, nodes, root, _innermost(nodes))
     return root, _module_calls(graph, root), graph
@@ -183,7 +187,7 @@ class _Writer:
         if spec.kind is InputKind.CONSTANT_TENSOR:
             if isinstance(program.constants[path], FakeTensor):
                 raise self._refused("takes the data of its tensors")
-            _hold(self.root, path, program.constants[path])
+            hold(self.root, path, program.constants[path])
         if path not in self._held:
             self._held[path] = self.graph.get_attr(path)
             self._held[path].meta[VALUE] = node.meta[VALUE]
@@ -264,7 +268,8 @@ class _Writer:
         return size if times == 1 else self.graph.call_function(operator.mul, (size, times))
 
 
-def _hold(root: nn.Module, path: str, tensor: Tensor) -> None:
+def hold(root: nn.Module, path: str, tensor: Tensor) -> None:
+    """Puts a tensor into a module at a path where there is none yet."""
     owner, _, name = path.rpartition(".")
     module = root.get_submodule(owner)
     if not hasattr(module, name):
@@ -446,20 +451,21 @@ def _collapse(graph: torch.fx.Graph, nodes: Sequence[Node], root: nn.Module, pat
 
 def _put_in_order(graph: torch.fx.Graph) -> None:
     """Moves nodes behind what they read."""
-    seen: set[Node] = set()
+    order: dict[Node, None] = {}
     waiting = list(graph.nodes)
     while waiting:
         left = []
         for node in waiting:
-            if all(read in seen for read in node.all_input_nodes):
-                seen.add(node)
+            if all(read in order for read in node.all_input_nodes):
+                order[node] = None
             else:
                 left.append(node)
         if len(left) == len(waiting):
             raise UnsupportedModule(f"{left[0].name!r} is computed together with what it reads")
-        for node in left:
-            next(iter(reversed([n for n in graph.nodes if n in seen]))).append(node)
         waiting = left
+    for before, node in itertools.pairwise(order):
+        if before.next is not node:
+            before.append(node)
 
 
 def _signals(graph: torch.fx.Graph) -> set[Node]:

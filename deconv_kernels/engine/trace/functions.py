@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import UnsupportedModule
 
@@ -30,7 +30,7 @@ class AppliedCall:
 
     def __init__(self, function: type[torch.autograd.Function], args: Any, kwargs: Any) -> None:
         self.function, self.several = function, False
-        self._leaves, self._spec = _flat(args, kwargs)
+        self._leaves, self._spec = tree_flatten((args, kwargs))
         self.tensors = [x for x in self._leaves if isinstance(x, Tensor)]
 
     def arguments(self, tensors: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -41,11 +41,8 @@ class AppliedCall:
         return args, kwargs
 
 
-def _flat(args: Any, kwargs: Any) -> tuple[list[Any], TreeSpec]:
-    return tree_flatten((args, kwargs))
-
-
 def _fake(tensors: list[Tensor], call: int) -> list[Tensor]:
+    """What a call returns, of the shapes alone: tensors of its own."""
     applied = _calls.get()[call]
     args, kwargs = applied.arguments(tensors)
     outer = _inside.set(True)
@@ -57,7 +54,10 @@ def _fake(tensors: list[Tensor], call: int) -> list[Tensor]:
     applied.several = isinstance(result, tuple)
     results = list(result) if isinstance(result, tuple) else [result]
     if not all(isinstance(x, Tensor) for x in results):
-        raise UnsupportedModule(f"{applied.function.__name__} returns what is no tensor, and the network asks for sizes")
+        name = applied.function.__name__
+        raise UnsupportedModule(
+            f"{name} returns what is no tensor, and the network asks for sizes; return tensors alone"
+        )
     return [x.clone() if any(x is given for given in tensors) else x for x in results]
 
 

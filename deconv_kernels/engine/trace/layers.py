@@ -103,12 +103,28 @@ def _is_linear(call: Call) -> bool:
     Raises:
         UnsupportedModule: it is, along the dimension of the batch.
     """
+    if isinstance(call.node.target, Region):
+        return _is_linear_region(call, call.node.target)
     if call.node.op == "call_module" or not is_linear(call.node, lambda n: n in call.signals or n in call.parts):
         return False
     source = call.node.args[0] if call.node.args else None
     if is_along_the_batch(call.node) and not (isinstance(source, Node) and _puts_parts_first(source)):
         _along_the_batch(call, "along the dimension of the batch it mixes images; name another dimension by number")
     return True
+
+
+def _is_linear_region(call: Call, region: Region) -> bool:
+    places = [node for node in region.graph.nodes if node.op == "placeholder"]
+    given = dict(zip(places, call.node.args, strict=True))
+    signals = {place for place, node in given.items() if node in call.signals or node in call.parts}
+    for node in region.graph.nodes:
+        if node.op in ("call_function", "call_method") and not asks_for_shape(node):
+            trains = function_name(node) in ("batch_norm", "dropout") and True in node.args
+            if trains or "rounding_mode" in node.kwargs or not is_linear(node, signals.__contains__):
+                return False
+            if not signals.isdisjoint(node.all_input_nodes):
+                signals.add(node)
+    return not region.writes
 
 
 def _along_the_batch(call: Call, needed: str) -> list[Step]:
@@ -507,8 +523,10 @@ def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
         given = [call.node.args[position] for position in positions if len(call.node.args) > position]
         named = [value for key, value in call.node.kwargs.items() if key.startswith("dim")]
         dimensions = given + named
-        if not dimensions or any(not isinstance(d, int) or d == 0 or d < -3 for d in dimensions):
-            needed = "the batch dimension must stay where it is; name the other dimensions by number"
+        needed = "the batch dimension must stay where it is; name the other dimensions by number"
+        if not dimensions:
+            raise call.refused(needed)
+        if any(not isinstance(d, int) or d == 0 or d < -3 for d in dimensions):
             return _along_the_batch(call, needed)
         return call.whole(linear=True)
 

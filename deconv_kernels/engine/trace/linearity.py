@@ -28,11 +28,13 @@ cpu *input
 cuda *input
 diagonal *input offset @dim1 @dim2
 double *input
+dropout *input p train
 dsplit *input indices_or_sections
 expand *input
 expand_as *input *other
 flatten *input @start_dim=0
 float *input
+getitem *input index
 half *input
 hsplit *input indices_or_sections
 moveaxis *input @source @destination
@@ -41,9 +43,11 @@ narrow *input @dim start length
 permute *input
 pos *input
 positive *input
+reshape *input
 reshape_as *input *other
 select *input @dim index
 split *tensor split_size_or_sections @dim=0
+squeeze *input
 swapaxes *input @axis0 @axis1
 swapdims *input @dim0 @dim1
 t *input
@@ -57,18 +61,23 @@ unflatten *input @dim sizes
 unfold *input @dimension size step
 unsafe_chunk *input chunks @dim=0
 unsafe_split *tensor split_size @dim=0
+unsqueeze *input @dim
+view *input
 view_as *input *other
 """
 _COPIES = """
 adaptive_avg_pool1d *input output_size
 adaptive_avg_pool3d *input output_size
+add *input *other
 addcdiv *input *tensor1 tensor2
 addcmul *input *tensor1 tensor2
 addcmul *input tensor1 *tensor2
 avg_pool1d *input
 avg_pool3d *input
+batch_norm *input running_mean running_var weight bias training
 block_diag *tensors
 cat *tensors @dim=0
+clone *input
 column_stack *tensors
 concat *tensors @dim=0
 concatenate *tensors @dim=0
@@ -78,6 +87,7 @@ deg2rad *input
 diag_embed *input offset @dim1 @dim2
 diagonal_scatter *input *src offset @dim1=0 @dim2=1
 diff *input n @dim prepend append
+div *input other
 divide *input other
 dstack *tensors
 empty_like *input
@@ -100,15 +110,20 @@ lerp *input *end weight
 lerp input end *weight
 masked_fill *input mask value
 masked_scatter *input mask *source
+mean *input
+mul *input other
+mul input *other
 multiply *input other
 multiply input *other
 native_channel_shuffle *input groups
+neg *input
 negative *input
 new_empty *input
 new_full *input
 new_ones *input
 new_zeros *input
 ones_like *input
+pad *input pad
 rad2deg *input
 repeat *input
 repeat_interleave *input repeats @dim=0
@@ -120,12 +135,15 @@ scatter_add *input @dim index *src
 select_scatter *input *src @dim index
 slice_scatter *input *src @dim=0
 stack *tensors @dim=0
+sub *input *other
+sum *input
 take_along_dim *input indices @dim
 tile *input
 trapezoid *y x
 tril *input
 triu *input
 true_divide *input other
+truediv *input other
 upsample_bilinear *input
 upsample_nearest *input
 where condition *input *other
@@ -153,6 +171,7 @@ einsum equation +operands
 grid_sample *input grid
 inner *input other
 inner input *other
+linear *input weight bias
 matmul *input other
 matmul input *other
 mm *input mat2

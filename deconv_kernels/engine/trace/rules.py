@@ -103,8 +103,8 @@ def spelled(kind: Any) -> str:
         spellings = [spelling for spelling, value in vars(module).items() if value is kind]
         if spellings:
             return f"{room}.{name if name in spellings else spellings[0]}".lstrip(".")
-    room = getattr(kind, "__module__", None)
-    return name if room in (None, "__main__") else f"{room}.{getattr(kind, '__qualname__', name)}"
+    defined_in = getattr(kind, "__module__", None)
+    return name if defined_in in (None, "__main__") else f"{defined_in}.{kind.__qualname__}"
 
 
 def decisions(rules: Mapping[Any, str] | None) -> dict[Any, str]:

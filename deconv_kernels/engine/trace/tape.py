@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch.fx
 from torch import Tensor, nn
 
 from ..errors import UnknownLayer
@@ -141,6 +142,7 @@ class Tape:
         calls: for every module, by its name, what each of its calls was given and returned: the numbers of values, None
             for what is none.
         tensors: where those come from that the steps read.
+        graph: the traced graph that they are made of.
         key: a hash of all that the steps depend on but the tensors.
         names: of the layers.
         unused: the keys of `rules` that the network does not call.
@@ -157,12 +159,13 @@ class Tape:
         output: int | None,
         calls: Mapping[str, Sequence[ValuesOfCall]],
         tensors: Tensors,
+        graph: torch.fx.Graph,
         key: str,
     ) -> None:
         self.inputs, self.steps, self.sources = inputs, list(steps), list(sources)
         numbered = enumerate(zip(self.steps, self.sources, strict=True))
         self.links = [Link(number, inputs + number, *link) for number, link in numbered]
-        self.calls, self.tensors, self.key = calls, tensors, key
+        self.calls, self.tensors, self.graph, self.key = calls, tensors, graph, key
         hidden = {number for number, step in enumerate(steps) if not step.is_layer}
         kinds = [(step.name, type(step).__name__) for step in steps]
         self.names = LayerNames(inputs, kinds, hidden, more)
