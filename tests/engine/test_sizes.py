@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 import deconv_kernels as dk
 from deconv_kernels.engine.errors import NeedsSizes
+from deconv_kernels.measure.baselines import definition
 
 SIZE = (3, 13, 11)
 Program = Callable[[Any, Tensor], Tensor]
@@ -350,6 +353,40 @@ def test_a_part_without_a_rule_is_opened_by_the_line_that_the_message_prints() -
     net = dk.Deconvnet(model, image_size=SIZE, rules={Attention: "gradient"})
     assert "attention" in net.layers
     assert_exact(net, model, SIZE)
+
+
+def advised(message: str) -> dict[Any, str]:
+    """The rules that a refusal prints, as Python takes them."""
+    line = re.search(r"rules=({.*?})\)", message)
+    assert line is not None, message
+    return eval(line[1], dict(sys.modules))
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+@pytest.mark.parametrize(
+    "name", ["attends", "windows_in_the_batch", "functions_with_a_backward_of_their_own", "one_query_for_all_windows"]
+)
+def test_the_line_that_a_refusal_prints_is_enough(name: str, rule: str) -> None:
+    model = Asking(ASKING[name])
+    with pytest.raises(dk.UnsupportedModule, match="rules=") as refused:
+        dk.Deconvnet(model, rule, image_size=SIZE)
+    net = dk.Deconvnet(model, rule, image_size=SIZE, rules=advised(str(refused.value)))
+    images = torch.randn(2, *SIZE, dtype=torch.float64)
+    for layer in ("relu", net.output) if "relu" in net.layers else (net.output,):
+        record = net.record(images, layer, activations=True)
+        units = record.strongest(layer, 1)[:3]
+        assert_same(net.project(record, units, "one").full(), definition(net, images, units), f"{layer} of {name}")
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_what_only_moves_images_about_needs_no_rule(rule: str) -> None:
+    def rows_of_all_images(net: Any, x: Tensor) -> Tensor:
+        y = net.relu(net.first(x)).flatten(2).transpose(1, 2)
+        rows = net.norm.eval()(y.flatten(0, 1)[:, :, None, None]).squeeze(3).squeeze(2)
+        return torch.stack([rows.reshape_as(y), y]).sum(0).transpose(1, 2).view(x.shape[0], 4, *x.shape[2:])
+
+    model = Asking(rows_of_all_images)
+    assert_exact(dk.Deconvnet(model, rule, image_size=SIZE), model, SIZE)
 
 
 class Overwriting(nn.Module):

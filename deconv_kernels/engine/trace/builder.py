@@ -17,7 +17,7 @@ from ..steps.base import Step
 from ..steps.pointwise import Identity
 from ..steps.pooling import MaxPool
 from ..steps.unpooling import Switches
-from .calls import Call, aliases, kinds_of, makes_parts
+from .calls import Call, aliases, kinds_within, makes_parts
 from .constants import Constants, assume, computes_with, is_random
 from .exported import exported_apart, hold
 from .layers import mark_parts, steps_of
@@ -222,7 +222,7 @@ class _Builder:
     def _append(self, node: Node) -> None:
         mark_parts(node, self.model)
         if makes_parts(node):
-            self.unused.difference_update(kinds_of(node, self.model))
+            self.unused.difference_update(kinds_within(node, self.model))
         if makes_parts(node) or (node.target is operator.getitem and self._takes_from_pool(node)):
             return
         call = Call(node, self.model, self.constants, self._name(node), self.rule, self.exact, self.rules)
@@ -236,7 +236,7 @@ class _Builder:
             steps, reads = found
             self._link(node, steps, [reads[0], switches, *reads[1:]])
             return
-        self.unused.difference_update(kinds_of(node, self.model))
+        self.unused.difference_update(kinds_within(node, self.model))
         try:
             steps = steps_of(call)
         except Undecided as error:  # all of them are named at once, when the others are found

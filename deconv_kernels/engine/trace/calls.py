@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import NeedsSizes, Undecided, UnsupportedModule
-from ..nodes import Applied, Node, describe, function_name
+from ..nodes import Applied, Node, Region, describe, function_name
 from ..steps.base import Step
 from ..steps.joins import Product
 from ..steps.pointwise import Activation, Shift
@@ -85,13 +85,20 @@ class Call:
     def _without_rule(self, needed: str) -> str:
         return f"{describe(self.node, self.model)} has no exact backward rule: {needed}"
 
-    def undecided(self, why: str = "") -> Undecided:
-        """The error for what has no rule that people agree on."""
+    def undecided(self, why: str = "", kinds: Collection[Any] = ()) -> Undecided:
+        """The error for what has no rule that people agree on.
+
+        Args:
+            why: more about it, a sentence that goes on.
+            kinds: what in it has none; by default all of it.
+        """
         others = ""
-        if self._reads_one() and not makes_parts(self.node):
+        if not kinds and self._reads_one() and not makes_parts(self.node):
             keeps_shape = canonical(self.kind()) in POINTWISE
             others = f" (or 'identity', or 'rectifier'{'' if keeps_shape else ', if it keeps the shape'})"
-        return Undecided([describe(self.node, self.model)], [spelled(self.kind())], why, others)
+        return Undecided(
+            [describe(self.node, self.model)], [spelled(kind) for kind in kinds or (self.kind(),)], why, others
+        )
 
     def _reads_one(self) -> bool:
         """Whether it computes with one map and nothing else that comes from the images."""
@@ -150,6 +157,12 @@ def kinds_of(node: Node, model: nn.Module) -> list[Any]:
     if node.op != "call_module":
         return [canonical(kind)]
     return [canonical(base) for base in kind.__mro__ if getattr(base, "forward", None) is kind.forward]
+
+
+def kinds_within(node: Node, model: nn.Module) -> set[Any]:
+    """What rules for a node, or for what is in it where it is a region, may name."""
+    inside = node.target.graph.nodes if isinstance(node.target, Region) else ()
+    return {*kinds_of(node, model), *(canonical(kind_of(n, model)) for n in inside)}
 
 
 def makes_parts(node: Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from ... import nn as own
 from ... import ops
 from ...ops.geometry import per_axis
+from ..errors import UnsupportedModule
 from ..expressions import Expression
 from ..nodes import NO_GRAD, VALUE, Node, Region, function_name, nodes_in, overwritten, set_item
 from ..steps.base import Step
@@ -28,7 +29,7 @@ from ..steps.pooling import AdaptiveAveragePool, AveragePool, MaxPool
 from ..steps.whole import Added, Whole
 from ..weights import computed_by_hook
 from .calls import Call, is_batch_size, kind_of, makes_parts, note_parts
-from .constants import asks_for_shape
+from .constants import asks_for_shape, computes_with
 from .linearity import is_along_the_batch, is_linear, is_product, name_of
 from .rules import POINTWISE, canonical
 from .unpooling import returns_indices, window_of
@@ -68,7 +69,7 @@ def steps_of(call: Call) -> list[Step]:
         return _written_to_a_constant(call)
     if call.parts:
         return _of_parts(call)
-    decided = call.decided()
+    decided = _decided(call)
     if decided is not None:
         return call.as_decided(decided)
     if isinstance(call.node.target, Region) and normalizes(call.node.target.module):
@@ -89,7 +90,7 @@ def steps_of(call: Call) -> list[Step]:
         built = call.whole(linear=True, alone=is_product(call.kind()))
     if built is None:
         if call.rule != "gradient":
-            raise call.undecided()
+            raise _undecided(call)
         return call.as_decided("gradient")
     steps = [built] if isinstance(built, Step) else built
     if len(call.signals) > 1 and len(call.reads) == 1:
@@ -104,7 +105,7 @@ def _is_linear(call: Call) -> bool:
         UnsupportedModule: it is, along the dimension of the batch.
     """
     if isinstance(call.node.target, Region):
-        return _is_linear_region(call, call.node.target)
+        return not _not_linear(call, call.node.target)
     if call.node.op == "call_module" or not is_linear(call.node, lambda n: n in call.signals or n in call.parts):
         return False
     source = call.node.args[0] if call.node.args else None
@@ -113,18 +114,41 @@ def _is_linear(call: Call) -> bool:
     return True
 
 
-def _is_linear_region(call: Call, region: Region) -> bool:
+def _not_linear(call: Call, region: Region) -> list[Any]:
+    """What a region computes that is not linear in its signals, by canonical spelling: what rules may name.
+
+    Where a rectifier or a pool is among it, which have rules elsewhere, it is the type of the region's module instead.
+    """
     places = [node for node in region.graph.nodes if node.op == "placeholder"]
-    given = dict(zip(places, call.node.args, strict=True))
-    signals = {place for place, node in given.items() if node in call.signals or node in call.parts}
+    given = zip(places, call.node.args, strict=True)
+    signals = {place for place, node in given if node in call.signals or node in call.parts}
+    kinds: dict[Any, None] = {}
     for node in region.graph.nodes:
-        if node.op in ("call_function", "call_method") and not asks_for_shape(node):
+        if node.op in ("call_function", "call_method") and not signals.isdisjoint(computes_with(node)):
             trains = function_name(node) in ("batch_norm", "dropout") and True in node.args
             if trains or "rounding_mode" in node.kwargs or not is_linear(node, signals.__contains__):
-                return False
-            if not signals.isdisjoint(node.all_input_nodes):
-                signals.add(node)
-    return not region.writes
+                kinds[canonical(kind_of(node, call.model))] = None
+            signals.add(node)
+    has_rules = any(is_known(kind) and kind not in (operator.mul, operator.truediv) for kind in _spellings(kinds))
+    return [region.function] if has_rules or region.writes else list(kinds)
+
+
+def _spellings(kinds: Collection[Any]) -> list[Any]:
+    """Functions and methods of which one is the canonical spelling for some."""
+    return [function for function in _FUNCTIONS if canonical(function) in kinds]
+
+
+def _decided(call: Call) -> str | None:
+    """What the user decided about a call; of a region too, about all in it that is not linear."""
+    decided, region = call.decided(), call.node.target
+    if decided is None and isinstance(region, Region) and (kinds := _not_linear(call, region)):
+        return "gradient" if all(call.rules.get(kind) == "gradient" for kind in kinds) else None
+    return decided
+
+
+def _undecided(call: Call) -> UnsupportedModule:
+    region = call.node.target
+    return call.undecided(kinds=_not_linear(call, region) if isinstance(region, Region) else ())
 
 
 def _along_the_batch(call: Call, needed: str) -> list[Step]:
@@ -144,11 +168,11 @@ def _of_parts(call: Call) -> list[Step]:
         if _takes_a_part(part):
             continue
         whole = call.of(part)
-        decided = whole.decided() or call.rule
+        decided = _decided(whole) or call.rule
         if decided in ("identity", "rectifier"):
             raise whole.refused(f"the rule {decided!r} is for what returns one map; it can be 'gradient'")
         if decided != "gradient" and not _is_linear(whole):
-            raise whole.undecided()
+            raise _undecided(whole)
     source, index = call.node.args[0], call.node.args[1] if len(call.node.args) > 1 else None
     linear = all(_takes_a_part(part) or _is_linear(call.of(part)) for part in call.parts)
     if _takes_a_part(call.node):
@@ -158,8 +182,8 @@ def _of_parts(call: Call) -> list[Step]:
         return call.whole(linear, alone=not linear)
     if _is_linear(call):
         return call.whole(linear, alone=not linear or is_product(call.kind()))
-    if (call.decided() or call.rule) != "gradient":
-        raise call.undecided()
+    if (_decided(call) or call.rule) != "gradient":
+        raise _undecided(call)
     return call.whole(linear=False, alone=True)
 
 

@@ -67,12 +67,14 @@ view_as *input *other
 """
 _COPIES = """
 adaptive_avg_pool1d *input output_size
+adaptive_avg_pool2d *input output_size
 adaptive_avg_pool3d *input output_size
 add *input *other
 addcdiv *input *tensor1 tensor2
 addcmul *input *tensor1 tensor2
 addcmul *input tensor1 *tensor2
 avg_pool1d *input
+avg_pool2d *input
 avg_pool3d *input
 batch_norm *input running_mean running_var weight bias training
 block_diag *tensors
@@ -103,6 +105,7 @@ index_copy *input @dim index *source
 index_fill *input @dim index value
 index_put *input indices *values
 index_select *input @dim index
+interpolate *input
 kron *input other
 kron input *other
 ldexp *input other
@@ -162,8 +165,10 @@ bmm *input mat2
 bmm input *mat2
 chain_matmul +matrices
 conv1d *input weight bias
+conv2d *input weight bias
 conv3d *input weight bias
 conv_transpose1d *input weight bias
+conv_transpose2d *input weight bias
 conv_transpose3d *input weight bias
 cross *input other @dim
 cross input *other @dim
