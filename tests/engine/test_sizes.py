@@ -434,6 +434,8 @@ def plain_written(net: Any, x: Tensor) -> Tensor:
             lambda net, x: net.first(x) - net.first(x).mean(0, keepdim=x.shape[1] == 3),
             "mixes the images",
         ),
+        (lambda net, x: torch.stack([net.first(y[None])[0] for y in x]) if x.shape[1] == 3 else x, "one by one"),
+        (lambda net, x: torch.cat([net.first(x[i : i + 1]) for i in range(len(x))]), "one by one"),
         (lambda net, x: net.first(x) * (x.shape[0] ** 2 if x.shape[1] == 3 else 1), "size of the batch"),
         (lambda net, x: net.first(x) * (1.5 / x.shape[0] if x.shape[1] == 3 else 1), "another size of the batch"),
         (lambda net, x: net.first(x) if x.shape[1] == 3 and x.sum() > 0 else x, "cannot trace Asking"),
@@ -441,6 +443,8 @@ def plain_written(net: Any, x: Tensor) -> Tensor:
     ],
     ids=[
         "mean of images",
+        "iterated",
+        "sliced",
         "batch squared",
         "by the batch",
         "values",

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 from torch.export.graph_signature import InputKind
+from torch.overrides import TorchFunctionMode
 
 from ... import ops
 from ...ops.dispatch import FakeTensor, FakeTensorMode, OpOverload
@@ -37,6 +38,7 @@ from .tracer import TRACING, ModuleCall, functions_apply, input_names, to_trace,
 BATCH, OTHER_BATCH = 1_000_003, 1_000_211
 _STACK = "nn_module_stack"
 _NO_END = 2**63 - 1
+_MOST_TAKEN = 100
 _SET_GRAD_ENABLED = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
@@ -115,6 +117,7 @@ def _exported(
             TRACING,
             torch.inference_mode(False),
             torch.enable_grad(),
+            _AllImages(type(root).__name__, batch),
             kept_whole() as (calls, applied),
             functions_apply(lambda *call: applied(*call) if threading.get_ident() == thread else NotImplemented),
             patch.object(nn.Identity, "forward", _as_a_node),
@@ -132,6 +135,39 @@ def _exported(
                 f"{type(root).__name__} writes in place to a tensor that is neither a parameter nor a buffer, and asks "
                 "for sizes; register that tensor as a buffer"
             )
+
+
+class _AllImages(TorchFunctionMode):
+    """Inside it, a network must not take the images of a batch one by one, of which there are very many.
+
+    Args:
+        kind: the type of the network.
+        batch: how many images there are.
+    """
+
+    def __init__(self, kind: str, batch: int) -> None:
+        super().__init__()
+        self.kind, self.batch, self.taken = kind, batch, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and given.dim() and given.shape[0] == self.batch:
+            self.taken += self._takes(getattr(func, "__name__", ""), args[1:], kwargs)
+            if self.taken > _MOST_TAKEN:
+                raise UnsupportedModule(
+                    f"{self.kind} takes the images of a batch one by one; it has to compute all of them at once"
+                )
+        return func(*args, **kwargs)
+
+    def _takes(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+        """How many parts of a batch a function makes."""
+        if name == "__getitem__":
+            first = args[0][0] if isinstance(args[0], tuple) and args[0] else args[0]
+            return int(type(first) is int or (isinstance(first, slice) and first != slice(None)))
+        size = next(iter(args), kwargs.get("split_size_or_sections")) if name == "split" else 1
+        along = next(iter(args[1:] if name == "split" else args), kwargs.get("dim", 0))
+        return self.batch // size if name in ("__iter__", "split", "unbind") and type(size) is int and along == 0 else 0
 
 
 def _returning_tensors(forward: Callable[..., Any]) -> Callable[..., Any]:
