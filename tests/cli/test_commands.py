@@ -464,7 +464,7 @@ def test_every_command_with_a_model_is_among_the_small_ones() -> None:
 
 
 WITH_MODEL = {
-    name: command for name, command in main.commands.items() if any(p.name == "model" for p in command.params)
+    name: command for name, command in main.commands.items() if {"model", "layers"} <= {p.name for p in command.params}
 }
 
 
