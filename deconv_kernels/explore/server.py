@@ -364,9 +364,15 @@ def listen(host: str, port: int) -> socket.socket:
         ValueError: it cannot listen there.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends answers without delay only over a socket that says it is one of TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen()
+        return listening
     except (OSError, OverflowError) as error:
+        listening.close()
         raise ValueError(f"cannot listen on {host} port {port}: {error}; another --port may be free") from error
 
 
