@@ -17,7 +17,7 @@ from ..engine.recompute import Recomputation
 from ..engine.record import Record
 from ..engine.steps.base import RULES
 from ..engine.units import Units
-from ..experiments.common.classes import ends_in_sigmoid, probabilities
+from ..experiments.common.classes import class_count, ends_in_sigmoid, probabilities
 from ..experiments.common.layers import classes_of
 from ..experiments.common.tracing import with_way_back
 from ..models import Weights
@@ -200,6 +200,11 @@ class Explorer:
         """The layer to begin with: the last one with maps of a fair size."""
         large = [layer.name for layer in self.layers if min(layer.height, layer.width) >= 8]
         return large[-1] if large else self.layers[-1].name
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the network tells apart."""
+        return 0 if self.logits is None else class_count(self.facts(self.logits).maps)
 
     @property
     def grey(self) -> tuple[int, ...]:

@@ -192,7 +192,8 @@ class _Answers:
                 "overlaps": _OVERLAPS,
                 "size": explorer.library.size,
                 "grey": explorer.grey,
-                "classes": explorer.logits is not None,
+                "classes": explorer.class_count,
+                "names": explorer.classes,
                 "upload": {"formats": FORMATS, "bytes": MOST_BYTES},
             }
         )

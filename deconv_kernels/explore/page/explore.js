@@ -158,7 +158,13 @@ function tile(number) {
   Object.assign(canvas, { width, height });
   const [row, column] = [Math.floor(number / sheet.columns), number % sheet.columns];
   canvas.getContext("2d").drawImage(sheet.picture, column * width, row * height, width, height, 0, 0, width, height);
-  return radio("map", number, `Map ${number}, strongest ${short(peaks.value[number])}`, canvas, span(number));
+  return radio("map", number, `Map ${named(number)}, strongest ${short(peaks.value[number])}`, canvas, span(number));
+}
+
+/** The number of a map, and the name of its class where every map is one. */
+function named(number) {
+  const name = facts.maps === network.classes ? network.names[number] : undefined;
+  return name ? `${number}, ${name}` : String(number);
 }
 
 /** One of several that can be chosen, as a label around a hidden radio button. */
@@ -183,6 +189,7 @@ const short = (value) => (value === null || value === undefined ? "not finite" :
 function showMap(answer, asked) {
   if (view.square) return;
   $("map-picture").src = answer.picture;
+  $("map-caption").title = "";
   $("map-caption").textContent = `Map ${asked.map} of ${asked.layer}, from ${short(answer.low)} to ${short(answer.high)}`;
 }
 
@@ -198,7 +205,7 @@ function showUnit(answer, asked) {
   readOut({
     Activation: short(answer.activation),
     Layer: asked.layer,
-    Map: asked.map,
+    Map: named(asked.map),
     Unit: `row ${asked.y}, column ${asked.x}`,
     Sees: `${y1 - y0}×${x1 - x0} pixels`,
     From: `row ${signed(y0)}, column ${signed(x0)}`,
@@ -223,8 +230,9 @@ function showOccluded(answer, asked) {
   if (!view.square) return;
   listClasses(answer.classes);
   $("map-picture").src = answer.picture;
-  const share = answer.clean ? ` (${percent(answer.total / answer.clean)})` : "";
-  $("map-caption").textContent = `Map ${asked.map} under the square: total ${short(answer.total)} of ${short(answer.clean)}${share}`;
+  const caption = $("map-caption");
+  caption.title = `The sum of map ${asked.map} was ${short(answer.clean)} and is ${short(answer.total)}`;
+  caption.textContent = answer.clean > 0 ? `Under the square ${percent(answer.total / answer.clean)} of its sum` : caption.title;
 }
 
 // ---- the strongest units of the chosen map over the pictures
@@ -310,12 +318,8 @@ function showLayers() {
   $("layers").append(
     ...network.layers.map((layer) => {
       const size = layer.height * layer.width === 1 ? `${layer.maps}` : `${layer.maps} · ${layer.height}×${layer.width}`;
-      const name = document.createElement("bdi");
-      name.textContent = layer.name;
-      const holder = span("");
-      holder.append(name);
       const said = [layer.name, layer.kind, `${layer.maps} maps of ${layer.height} by ${layer.width}`].filter(Boolean);
-      return radio("layer", layer.name, said.join(", "), holder, span(size));
+      return radio("layer", layer.name, said.join(", "), span(layer.name), span(size));
     }),
   );
 }
