@@ -29,8 +29,8 @@ from .strongest import StrongestOfFolder
 __all__ = ["ClassProbability", "Explorer", "Occluded", "Place", "Square", "UnitPictures"]
 
 _ACTIVATIONS_BYTES = 256 * 2**20
-_RECORDS_BYTES = 256 * 2**20
-_OCCLUSIONS_BYTES = 256 * 2**20
+_RECORDS_BYTES = 128 * 2**20
+_OCCLUSIONS_BYTES = 128 * 2**20
 _CLASSES_SHOWN = 5
 _RANK = 2  # of pictures, the axes y and x
 

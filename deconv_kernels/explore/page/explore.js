@@ -161,6 +161,13 @@ function tile(number) {
   return radio("map", number, `Map ${named(number)}, strongest ${short(peaks.value[number])}`, canvas, span(number));
 }
 
+/** A name that may be broken behind points and underscores. */
+function breakable(name) {
+  const made = span("");
+  made.append(...name.split(/(?<=[._])/).flatMap((part) => [part, document.createElement("wbr")]));
+  return made;
+}
+
 /** The number of a map, and the name of its class where every map is one. */
 function named(number) {
   const name = facts.maps === network.classes ? network.names[number] : undefined;
@@ -319,7 +326,7 @@ function showLayers() {
     ...network.layers.map((layer) => {
       const size = layer.height * layer.width === 1 ? `${layer.maps}` : `${layer.maps} · ${layer.height}×${layer.width}`;
       const said = [layer.name, layer.kind, `${layer.maps} maps of ${layer.height} by ${layer.width}`].filter(Boolean);
-      return radio("layer", layer.name, said.join(", "), span(layer.name), span(size));
+      return radio("layer", layer.name, said.join(", "), breakable(layer.name), span(size));
     }),
   );
 }
