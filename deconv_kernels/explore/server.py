@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,6 +43,8 @@ __all__ = ["application", "listen", "make_server"]
 
 T = TypeVar("T")
 Answer = Callable[[Request], Awaitable[Response]]
+
+_log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 _OVERLAPS = ("sum", "last")
@@ -137,7 +140,12 @@ def application(explorer: Explorer, token: str | None = None) -> Starlette:
 async def _search(explorer: Explorer, desk: _Desk) -> None:
     strongest = explorer.strongest
     while strongest.done < strongest.total:
-        await desk.when_quiet(strongest.step)
+        try:
+            await desk.when_quiet(strongest.step)
+        except (RuntimeError, ValueError) as error:
+            # The page lives on without what only the search can tell.
+            _log.warning("the search for the strongest units ended at picture %d: %s", strongest.done + 1, error)
+            return
 
 
 def _file(name: str) -> Answer:

@@ -57,16 +57,23 @@ class StrongestOfFolder:
         """Looks at the next file, if there is one left."""
         if self.done == self.total:
             return
-        number, self.done = self.done, self.done + 1
         try:
-            pixels = self.library.square(number)
+            pixels = self.library.square(self.done)
         except ValueError as error:
             self.unreadable.append(str(error))
-            return
-        found = mine(
-            self.net, self.inputs(pixels), self.layers, _K, first_image=number, distributed=False, progress=False
-        )
-        self._mined = found if self._mined is None else Mined.merged([self._mined, found])
+        else:
+            found = mine(
+                self.net,
+                self.inputs(pixels),
+                self.layers,
+                _K,
+                first_image=self.done,
+                distributed=False,
+                progress=False,
+            )
+            self._mined = found if self._mined is None else Mined.merged([self._mined, found])
+        # Only now, for another thread may ask how far the search is.
+        self.done += 1
 
     def of(self, layer: str, map: int) -> list[StrongUnit]:
         """A map's strongest units so far, by falling activation; only those above zero."""
