@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 __all__ = ["Kept"]
+
+_TRIMMED_BYTES = 64 * 2**20
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -31,6 +34,7 @@ class Kept(Generic[K, V]):
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.nbytes = most_bytes, 0
+        self._let_go = 0
         self._results: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -46,12 +50,19 @@ class Kept(Generic[K, V]):
     def put(self, key: K, value: V, nbytes: int) -> None:
         """Keeps a result, and lets others go until the budget holds."""
         if key in self._results:
-            self.nbytes -= self._results.pop(key)[1]
+            self._drop(key)
         self._results[key] = value, nbytes
         self.nbytes += nbytes
         while self.nbytes > self.most_bytes and len(self._results) > 1:
-            _, (_, freed) = self._results.popitem(last=False)
-            self.nbytes -= freed
+            self._drop(next(iter(self._results)))
+        if self._let_go > _TRIMMED_BYTES:
+            self._let_go = 0
+            _give_memory_back()
+
+    def _drop(self, key: K) -> None:
+        nbytes = self._results.pop(key)[1]
+        self.nbytes -= nbytes
+        self._let_go += nbytes
 
     def made(self, key: K, make: Callable[[], V], nbytes: Callable[[V], int]) -> V:
         """The result that is here, or else one made now and kept."""
@@ -60,3 +71,10 @@ class Kept(Generic[K, V]):
             value = make()
             self.put(key, value, nbytes(value))
         return value
+
+
+def _give_memory_back() -> None:
+    """Returns to the system what was freed: glibc keeps it where it lies among what stays, and more with every result."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
