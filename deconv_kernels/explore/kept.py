@@ -74,7 +74,7 @@ class Kept(Generic[K, V]):
 
 
 def _give_memory_back() -> None:
-    """Returns to the system what was freed, which glibc else keeps, more with every result, where it lies among others."""
+    """Returns freed memory to the system; glibc else keeps what lies among blocks in use, more with every result."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
