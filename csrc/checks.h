@@ -31,25 +31,29 @@ inline void check_memory(const char* name, const Tensor& tensor) {
   DK_CHECK(tensor.numel() == 0 || tensor.const_data_ptr() != nullptr, name, " has no memory behind it");
 }
 
-inline MapShape map_shape(const char* name, const Tensor& tensor) {
-  const int64_t rank = tensor.dim();
-  DK_CHECK(rank == 3 || rank == 4, name, " must have shape (C, H, W) or (N, C, H, W), got ", rank, " dimensions");
+inline MapShape map_shape(const char* name, const Tensor& tensor, int rank) {
+  const int64_t dimensions = tensor.dim(), first = dimensions - rank;
+  DK_CHECK(first == 1 || first == 2, name, " must have shape ",
+           rank == 2 ? "(C, H, W) or (N, C, H, W)" : "(C, D, H, W) or (N, C, D, H, W)", ", got ", dimensions,
+           " dimensions");
   MapShape shape{};
-  shape.batched = rank == 4;
+  shape.rank = rank;
+  shape.batched = first == 2;
   shape.images = shape.batched ? tensor.size(0) : 1;
-  shape.channels = tensor.size(rank - 3);
-  shape.height = tensor.size(rank - 2);
-  shape.width = tensor.size(rank - 1);
-  DK_CHECK(shape.channels > 0 && shape.height > 0 && shape.width > 0, name,
+  shape.channels = tensor.size(first - 1);
+  shape.depth = rank == 3 ? tensor.size(first) : 1;
+  shape.height = tensor.size(dimensions - 2);
+  shape.width = tensor.size(dimensions - 1);
+  DK_CHECK(shape.channels > 0 && shape.depth > 0 && shape.height > 0 && shape.width > 0, name,
            " may be empty only in its batch dimension");
   check_memory(name, tensor);
-  shape.channels_last = is_channels_last(tensor);
+  shape.channels_last = is_channels_last(tensor, rank);
   return shape;
 }
 
 inline void check_same_map(const char* name, const MapShape& shape, const char* of, const MapShape& like) {
   DK_CHECK(shape.batched == like.batched && shape.images == like.images && shape.channels == like.channels &&
-               shape.height == like.height && shape.width == like.width,
+               shape.depth == like.depth && shape.height == like.height && shape.width == like.width,
            name, " must have the shape of ", of);
 }
 
@@ -69,51 +73,64 @@ inline void check_dtype(const char* name, const Tensor& tensor, ScalarType dtype
            torch::headeronly::toString(tensor.scalar_type()));
 }
 
-inline ScalarType switch_dtype(const Pooling& pooling) {
-  return pooling.y.kernel * pooling.x.kernel <= kLargestByteWindow ? ScalarType::Byte : ScalarType::Short;
+// The size of a map as it is written in an error.
+inline std::string text(const MapShape& shape) {
+  std::string sizes = "(";
+  if (shape.rank == 3) sizes.append(std::to_string(shape.depth)).append(", ");
+  return sizes.append(std::to_string(shape.height)).append(", ").append(std::to_string(shape.width)).append(")");
 }
 
-inline int64_t checked_entry(const char* name, const IntList& values, size_t axis, int64_t smallest) {
-  DK_CHECK(values.size() == 2, name, " must have two entries, got ", values.size());
-  const int64_t value = values[axis];
+inline ScalarType switch_dtype(const Pooling& pooling) {
+  return pooling.taps() <= kLargestByteWindow ? ScalarType::Byte : ScalarType::Short;
+}
+
+inline void check_entry(const char* name, int64_t value, int64_t smallest) {
   DK_CHECK(value >= smallest && value <= std::numeric_limits<int32_t>::max(), name, " must be at least ", smallest,
            " and below 2^31, got ", value);
-  return value;
 }
 
-inline Axis make_axis(const IntList& kernel_size, const IntList& stride, const IntList& padding,
-                      const IntList& dilation, size_t axis) {
-  const Axis result{checked_entry("kernel_size", kernel_size, axis, 1), checked_entry("stride", stride, axis, 1),
-                    checked_entry("padding", padding, axis, 0), checked_entry("dilation", dilation, axis, 1)};
-  DK_CHECK(result.padding <= result.kernel / 2, "padding must be at most half the kernel size ", result.kernel,
-           ", got ", result.padding);
-  return result;
+// One entry for each of the `rank` axes, none below `smallest`. Along an axis that is not there it is `absent`.
+inline PerAxis checked_entries(const char* name, const IntList& values, int rank, int64_t smallest, int64_t absent) {
+  DK_CHECK(values.size() == static_cast<size_t>(rank), name, " must have ", rank, " entries, got ", values.size());
+  for (const int64_t value : values) check_entry(name, value, smallest);
+  return {rank == 3 ? values[0] : absent, values[values.size() - 2], values[values.size() - 1]};
 }
 
-inline Pooling make_pooling(const IntList& kernel_size, const IntList& stride, const IntList& padding,
+inline Pooling make_pooling(int rank, const IntList& kernel_size, const IntList& stride, const IntList& padding,
                             const IntList& dilation) {
-  const Pooling pooling{make_axis(kernel_size, stride, padding, dilation, 0),
-                        make_axis(kernel_size, stride, padding, dilation, 1)};
-  DK_CHECK(pooling.y.kernel * pooling.x.kernel <= kLargestWindow, "kernel_size must have at most ", kLargestWindow,
-           " positions, got ", pooling.y.kernel * pooling.x.kernel);
+  const PerAxis kernel = checked_entries("kernel_size", kernel_size, rank, 1, 1);
+  const PerAxis step = checked_entries("stride", stride, rank, 1, 1);
+  const PerAxis pad = checked_entries("padding", padding, rank, 0, 0);
+  const PerAxis spread = checked_entries("dilation", dilation, rank, 1, 1);
+  const Pooling pooling{
+      {kernel.z, step.z, pad.z, spread.z}, {kernel.y, step.y, pad.y, spread.y}, {kernel.x, step.x, pad.x, spread.x}};
+  for (const Axis& axis : {pooling.z, pooling.y, pooling.x}) {
+    DK_CHECK(axis.padding <= axis.kernel / 2, "padding must be at most half the kernel size ", axis.kernel, ", got ",
+             axis.padding);
+  }
+  // Taken one by one, no product overflows.
+  const bool fits = kernel.z <= kLargestWindow && kernel.y <= kLargestWindow / kernel.z &&
+                    kernel.x <= kLargestWindow / (kernel.z * kernel.y);
+  DK_CHECK(fits, "kernel_size must have at most ", kLargestWindow, " positions");
   return pooling;
 }
 
-// The map of `size` (y, x) pools to `pooled`, with or without ceil_mode.
+// The map of `size` pools to `pooled`, with or without ceil_mode.
 inline MapShape checked_unpooled(const char* name, const IntList& size, const MapShape& pooled,
                                  const Pooling& pooling) {
-  const MapShape shape = pooled.resized(checked_entry(name, size, 0, 1), checked_entry(name, size, 1, 1));
+  const MapShape shape = pooled.resized(checked_entries(name, size, pooled.rank, 1, 1));
   const auto pools = [](int64_t from, int64_t to, const Axis& axis) {
     return pooled_size(from, axis, false) == to || pooled_size(from, axis, true) == to;
   };
-  DK_CHECK(pools(shape.height, pooled.height, pooling.y) && pools(shape.width, pooled.width, pooling.x), name, " (",
-           shape.height, ", ", shape.width, ") does not pool to (", pooled.height, ", ", pooled.width, ")");
+  DK_CHECK(pools(shape.depth, pooled.depth, pooling.z) && pools(shape.height, pooled.height, pooling.y) &&
+               pools(shape.width, pooled.width, pooling.x),
+           name, " ", text(shape), " does not pool to ", text(pooled));
   return shape;
 }
 
-inline MapShape checked_input(const Tensor& input) {
+inline MapShape checked_input(const Tensor& input, int rank) {
   check_floating("input", input);
-  return map_shape("input", input);
+  return map_shape("input", input, rank);
 }
 
 inline bool overlap_is_last(const std::string& overlap) {
@@ -121,7 +138,7 @@ inline bool overlap_is_last(const std::string& overlap) {
   return overlap == "last";
 }
 
-struct MaxPool2dCall {
+struct MaxPoolCall {
   const Tensor& input;
   const std::optional<Tensor>& bias;
   Pooling pooling;
@@ -130,11 +147,12 @@ struct MaxPool2dCall {
   bool relu;
 };
 
-inline MaxPool2dCall check_max_pool2d(const Tensor& input, const std::optional<Tensor>& bias,
-                                      const IntList& kernel_size, const IntList& stride, const IntList& padding,
-                                      const IntList& dilation, bool ceil_mode, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape map = checked_input(input);
+template <int rank>
+MaxPoolCall check_max_pool(const Tensor& input, const std::optional<Tensor>& bias, const IntList& kernel_size,
+                           const IntList& stride, const IntList& padding, const IntList& dilation, bool ceil_mode,
+                           bool relu) {
+  const Pooling pooling = make_pooling(rank, kernel_size, stride, padding, dilation);
+  const MapShape map = checked_input(input, rank);
   if (bias.has_value()) {
     DK_CHECK(bias->dim() == 1 && bias->size(0) == map.channels, "bias must have one entry for each of ", map.channels,
              " channels");
@@ -143,14 +161,15 @@ inline MaxPool2dCall check_max_pool2d(const Tensor& input, const std::optional<T
     check_memory("bias", *bias);
   }
   const MapShape pooled =
-      map.resized(pooled_size(map.height, pooling.y, ceil_mode), pooled_size(map.width, pooling.x, ceil_mode));
-  DK_CHECK(pooled.height > 0 && pooled.width > 0, "kernel_size (", pooling.y.kernel, ", ", pooling.x.kernel,
-           ") does not fit input's (", map.height, ", ", map.width, ") map");
+      map.resized({pooled_size(map.depth, pooling.z, ceil_mode), pooled_size(map.height, pooling.y, ceil_mode),
+                   pooled_size(map.width, pooling.x, ceil_mode)});
+  DK_CHECK(pooled.depth > 0 && pooled.height > 0 && pooled.width > 0, "kernel_size does not fit input's ", text(map),
+           " map");
   return {input, bias, pooling, map, pooled, relu};
 }
 
 // Of whole maps, or of windows of them.
-struct MaxUnpool2dCall {
+struct MaxUnpoolCall {
   const Tensor& input;
   const Tensor& switches;
   Pooling pooling;
@@ -161,25 +180,26 @@ struct MaxUnpool2dCall {
   bool relu;
 };
 
-inline MaxUnpool2dCall check_max_unpool2d(const Tensor& input, const Tensor& switches, const IntList& kernel_size,
-                                          const IntList& stride, const IntList& padding, const IntList& dilation,
-                                          const IntList& output_size, const std::string& overlap, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape pooled = checked_input(input);
-  check_same_map("switches", map_shape("switches", switches), "input", pooled);
+template <int rank>
+MaxUnpoolCall check_max_unpool(const Tensor& input, const Tensor& switches, const IntList& kernel_size,
+                               const IntList& stride, const IntList& padding, const IntList& dilation,
+                               const IntList& output_size, const std::string& overlap, bool relu) {
+  const Pooling pooling = make_pooling(rank, kernel_size, stride, padding, dilation);
+  const MapShape pooled = checked_input(input, rank);
+  check_same_map("switches", map_shape("switches", switches, rank), "input", pooled);
   check_dtype("switches", switches, switch_dtype(pooling));
   check_same_device("switches", switches, "input", input);
   const MapShape unpooled = checked_unpooled("output_size", output_size, pooled, pooling);
   return {input, switches, pooling, pooled, pooled, unpooled, overlap_is_last(overlap), relu};
 }
 
-// (U, C, h, w) windows with the image and the place of each.
-inline MapShape checked_windows(const Tensor& input, const Tensor& image, const Tensor& origin) {
-  const MapShape windows = checked_input(input);
-  DK_CHECK(windows.batched, "input must have shape (U, C, h, w)");
+// (U, C, h, w) or (U, C, d, h, w) windows with the image and the place of each.
+inline MapShape checked_windows(const Tensor& input, const Tensor& image, const Tensor& origin, int rank) {
+  const MapShape windows = checked_input(input, rank);
+  DK_CHECK(windows.batched, "input must have shape ", rank == 2 ? "(U, C, h, w)" : "(U, C, d, h, w)");
   DK_CHECK(image.dim() == 1 && image.size(0) == windows.images, "image must have shape (", windows.images, ",)");
-  DK_CHECK(origin.dim() == 2 && origin.size(0) == windows.images && origin.size(1) == 2, "origin must have shape (",
-           windows.images, ", 2)");
+  DK_CHECK(origin.dim() == 2 && origin.size(0) == windows.images && origin.size(1) == rank, "origin must have shape (",
+           windows.images, ", ", rank, ")");
   check_dtype("image", image, ScalarType::Long);
   check_dtype("origin", origin, ScalarType::Long);
   check_same_device("image", image, "input", input);
@@ -192,9 +212,9 @@ inline MapShape checked_windows(const Tensor& input, const Tensor& image, const 
 // The switches of the maps under windows, in the layout of the windows.
 inline MapShape checked_maps(const Tensor& switches, const MapShape& windows, const Pooling& pooling,
                              const Tensor& input) {
-  MapShape maps = map_shape("switches", switches);
-  DK_CHECK(maps.batched && maps.channels == windows.channels,
-           "switches must have shape (N, C, PH, PW) with C = ", windows.channels);
+  MapShape maps = map_shape("switches", switches, windows.rank);
+  DK_CHECK(maps.batched && maps.channels == windows.channels, "switches must have shape ",
+           maps.rank == 2 ? "(N, C, PH, PW)" : "(N, C, PD, PH, PW)", " with C = ", windows.channels);
   check_dtype("switches", switches, switch_dtype(pooling));
   check_same_device("switches", switches, "input", input);
   maps.channels_last = windows.channels_last;
@@ -203,27 +223,29 @@ inline MapShape checked_maps(const Tensor& switches, const MapShape& windows, co
 
 // What windows unpool to.
 inline MapShape unpooled_windows(const MapShape& windows, const Pooling& pooling) {
-  return windows.resized(unpooled_size(windows.height, pooling.y), unpooled_size(windows.width, pooling.x));
+  return windows.resized({unpooled_size(windows.depth, pooling.z), unpooled_size(windows.height, pooling.y),
+                          unpooled_size(windows.width, pooling.x)});
 }
 
-struct MaxUnpool2dWindowCall : MaxUnpool2dCall {
+struct MaxUnpoolWindowCall : MaxUnpoolCall {
   const Tensor& image;
   const Tensor& origin;
 };
 
-inline MaxUnpool2dWindowCall check_max_unpool2d_window(const Tensor& input, const Tensor& switches, const Tensor& image,
-                                                       const Tensor& origin, const IntList& kernel_size,
-                                                       const IntList& stride, const IntList& dilation,
-                                                       const std::string& overlap, bool relu) {
-  const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
-  const MapShape windows = checked_windows(input, image, origin);
+template <int rank>
+MaxUnpoolWindowCall check_max_unpool_window(const Tensor& input, const Tensor& switches, const Tensor& image,
+                                            const Tensor& origin, const IntList& kernel_size, const IntList& stride,
+                                            const IntList& dilation, const std::string& overlap, bool relu) {
+  const Pooling pooling = make_pooling(rank, kernel_size, stride, IntList(rank, 0), dilation);
+  const MapShape windows = checked_windows(input, image, origin, rank);
   const MapShape maps = checked_maps(switches, windows, pooling, input);
   const MapShape unpooled = unpooled_windows(windows, pooling);
   return {{input, switches, pooling, windows, maps, unpooled, overlap_is_last(overlap), relu}, image, origin};
 }
 
 inline Pair checked_pair(const char* name, const IntList& values, int64_t smallest) {
-  return {checked_entry(name, values, 0, smallest), checked_entry(name, values, 1, smallest)};
+  const PerAxis entries = checked_entries(name, values, 2, smallest, smallest);
+  return {entries.y, entries.x};
 }
 
 // Of a weight with `sizes` (K, C / groups, kh, kw).
@@ -231,7 +253,7 @@ inline Convolution checked_convolution(const std::array<int64_t, 4>& sizes, cons
                                        const IntList& dilation, int64_t groups) {
   DK_CHECK(groups >= 1 && sizes[0] % groups == 0, "groups must divide weight's ", sizes[0], " channels, got ", groups);
   const Pair step = checked_pair("stride", stride, 1), spread = checked_pair("dilation", dilation, 1);
-  return {sizes[0], sizes[1], groups, {{sizes[2], step.y, 0, spread.y}, {sizes[3], step.x, 0, spread.x}}};
+  return {sizes[0], sizes[1], groups, {kOnePosition, {sizes[2], step.y, 0, spread.y}, {sizes[3], step.x, 0, spread.x}}};
 }
 
 struct PackWeightCall {
@@ -284,17 +306,17 @@ inline Backproject2dCall check_backproject2d(const Tensor& input, const Tensor& 
                                              const std::string& overlap, bool relu, const IntList& stride,
                                              const IntList& dilation, int64_t groups, const IntList& begin,
                                              const IntList& size, const IntList& base, const IntList& map_size) {
-  const MapShape windows = checked_windows(input, image, origin);
+  const MapShape windows = checked_windows(input, image, origin, 2);
   const Convolution convolution = check_pack_weight(weight, stride, dilation, groups).convolution;
   check_dtype("weight", weight, input.scalar_type());
   check_same_device("weight", weight, "input", input);
   DK_CHECK(convolution.channels == windows.channels, "weight must have ", windows.channels,
            " rows, one for each of input's channels, got ", convolution.channels);
-  Pooling pooling{{1, 1, 0, 1}, {1, 1, 0, 1}};
+  Pooling pooling{kOnePosition, kOnePosition, kOnePosition};
   MapShape maps{};
   maps.channels_last = windows.channels_last;
   if (switches.has_value()) {
-    pooling = make_pooling(pool_kernel_size, pool_stride, {0, 0}, pool_dilation);
+    pooling = make_pooling(2, pool_kernel_size, pool_stride, {0, 0}, pool_dilation);
     maps = checked_maps(*switches, windows, pooling, input);
   }
   const bool last = overlap_is_last(overlap);
@@ -324,11 +346,19 @@ struct SwitchesCall {
   MapShape map;
 };
 
+// Two or three, as many entries as a kernel size has.
+inline int rank_of(const IntList& kernel_size) {
+  DK_CHECK(kernel_size.size() == 2 || kernel_size.size() == 3, "kernel_size must have two or three entries, got ",
+           kernel_size.size());
+  return static_cast<int>(kernel_size.size());
+}
+
 inline SwitchesCall check_switches_to_indices(const Tensor& switches, const IntList& input_size,
                                               const IntList& kernel_size, const IntList& stride, const IntList& padding,
                                               const IntList& dilation) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape pooled = map_shape("switches", switches);
+  const int rank = rank_of(kernel_size);
+  const Pooling pooling = make_pooling(rank, kernel_size, stride, padding, dilation);
+  const MapShape pooled = map_shape("switches", switches, rank);
   check_dtype("switches", switches, switch_dtype(pooling));
   return {switches, pooling, pooled, checked_unpooled("input_size", input_size, pooled, pooling)};
 }
@@ -336,8 +366,9 @@ inline SwitchesCall check_switches_to_indices(const Tensor& switches, const IntL
 inline SwitchesCall check_indices_to_switches(const Tensor& indices, const IntList& input_size,
                                               const IntList& kernel_size, const IntList& stride, const IntList& padding,
                                               const IntList& dilation) {
-  const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
-  const MapShape pooled = map_shape("indices", indices);
+  const int rank = rank_of(kernel_size);
+  const Pooling pooling = make_pooling(rank, kernel_size, stride, padding, dilation);
+  const MapShape pooled = map_shape("indices", indices, rank);
   check_dtype("indices", indices, ScalarType::Long);
   return {indices, pooling, pooled, checked_unpooled("input_size", input_size, pooled, pooling)};
 }

@@ -16,6 +16,16 @@ STABLE_TORCH_LIBRARY(deconv_kernels, m) {
   m.def(
       "max_unpool2d_window(Tensor input, Tensor switches, Tensor image, Tensor origin, int[2] kernel_size, "
       "int[2] stride, int[2] dilation, str overlap, bool relu) -> Tensor");
+  // The same for maps of three dimensions.
+  m.def(
+      "max_pool3d(Tensor input, Tensor? bias, int[3] kernel_size, int[3] stride, int[3] padding, int[3] dilation, "
+      "bool ceil_mode, bool relu) -> (Tensor, Tensor)");
+  m.def(
+      "max_unpool3d(Tensor input, Tensor switches, int[3] kernel_size, int[3] stride, int[3] padding, "
+      "int[3] dilation, SymInt[3] output_size, str overlap, bool relu) -> Tensor");
+  m.def(
+      "max_unpool3d_window(Tensor input, Tensor switches, Tensor image, Tensor origin, int[3] kernel_size, "
+      "int[3] stride, int[3] dilation, str overlap, bool relu) -> Tensor");
   // Sends windows back through [unpooling by switches,] [a rectifier and] a convolution, at once.
   m.def(
       "backproject2d(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
@@ -26,12 +36,12 @@ STABLE_TORCH_LIBRARY(deconv_kernels, m) {
   m.def("pack_weight(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor");
   // Elements of what the CPU packs a weight of some sizes into.
   m.def("packed_size(int[] weight_size, int[2] stride, int[2] dilation, int groups, bool float64) -> int");
-  // Switches as flat positions in the (H, W) plane.
+  // Switches as flat positions in their maps, of two or three dimensions.
   m.def(
-      "switches_to_indices(Tensor switches, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation) -> Tensor");
-  // Flat positions in the (H, W) plane as switches.
+      "switches_to_indices(Tensor switches, SymInt[] input_size, int[] kernel_size, int[] stride, int[] padding, "
+      "int[] dilation) -> Tensor");
+  // Flat positions in their maps, of two or three dimensions as switches.
   m.def(
-      "indices_to_switches(Tensor indices, SymInt[2] input_size, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation) -> Tensor");
+      "indices_to_switches(Tensor indices, SymInt[] input_size, int[] kernel_size, int[] stride, int[] padding, "
+      "int[] dilation) -> Tensor");
 }

@@ -1,5 +1,5 @@
 #include "backproject2d/tasks.h"
-#include "max_unpool2d.h"
+#include "max_unpool.h"
 #include "pack_weight.h"
 #include "workspace.h"
 
@@ -143,9 +143,8 @@ Tensor backproject2d(const Backproject2dCall& call) {
       p.switches = codes.const_data_ptr();
       p.map = {maps.height, maps.width};
     } else {
-      const MaxUnpool2dCall unpooling{values, *call.switches, call.pooling, shape,
-                                      maps,   unpooled,       call.last,    call.relu};
-      values = launch_max_unpool2d(unpooling, p.image, p.origin);
+      const MaxUnpoolCall unpooling{values, *call.switches, call.pooling, shape, maps, unpooled, call.last, call.relu};
+      values = launch_max_unpool(unpooling, p.image, p.origin);
       shape = unpooled;
     }
   }
@@ -168,7 +167,9 @@ Tensor backproject2d(const Backproject2dCall& call) {
   p.relu = call.relu;
   p.channels_last = call.windows.channels_last;
   p.weight = layout;
-  const MapShape result{shape.images, p.output_channels, p.size.y, p.size.x, true, p.channels_last};
+  MapShape result = shape.resized({1, p.size.y, p.size.x});
+  result.channels = p.output_channels;
+  result.channels_last = p.channels_last;
   Tensor output = result_map(result, dtype, call.input);
   p.output = output.mutable_data_ptr();
   p.streamed = layout.tiled && p.channels_last && bypasses_caches(output, p.output_channels);

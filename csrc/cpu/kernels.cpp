@@ -4,8 +4,8 @@
 #include "backproject2d/gather.h"
 #include "backproject2d/list.h"
 #include "backproject2d/send.h"
-#include "max_pool2d_loop.h"
-#include "max_unpool2d_loop.h"
+#include "max_pool_loop.h"
+#include "max_unpool_loop.h"
 
 namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 
@@ -26,12 +26,12 @@ void with_type(Element element, const Run& run) {
   }
 }
 
-void max_pool2d(Element element, bool channels_last, const MaxPool2dParams& params, int64_t begin, int64_t end) {
-  with_type(element, [&]<typename T>() { max_pool2d_rows<T>(channels_last, params, begin, end); });
+void max_pool(Element element, bool channels_last, const MaxPoolParams& params, int64_t begin, int64_t end) {
+  with_type(element, [&]<typename T>() { max_pool_rows<T>(channels_last, params, begin, end); });
 }
 
-void max_unpool2d(Element element, bool channels_last, const MaxUnpool2dParams& params, int64_t begin, int64_t end) {
-  with_type(element, [&]<typename T>() { max_unpool2d_rows<T>(channels_last, params, begin, end); });
+void max_unpool(Element element, bool channels_last, const MaxUnpoolParams& params, int64_t begin, int64_t end) {
+  with_type(element, [&]<typename T>() { max_unpool_rows<T>(channels_last, params, begin, end); });
 }
 
 void list_signal(Element element, const Backproject2dParams& params, int64_t begin, int64_t end) {
@@ -51,7 +51,6 @@ void gather_signal(Element element, const Backproject2dParams& params, int64_t b
 
 #define DK_STRING(text) #text
 #define DK_NAME(text) DK_STRING(text)
-const Kernels kKernels{
-    DK_NAME(DECONV_CPU_CAPABILITY), max_pool2d, max_unpool2d, list_signal, send_signal, gather_signal};
+const Kernels kKernels{DK_NAME(DECONV_CPU_CAPABILITY), max_pool, max_unpool, list_signal, send_signal, gather_signal};
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

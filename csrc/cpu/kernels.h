@@ -10,17 +10,15 @@ namespace deconv_kernels {
 
 enum class Element { kFloat, kDouble, kHalf, kBFloat16 };
 
-// Pools rows of (planes, height, width), or with channels_last of (images, height, width, channels).
-struct MaxPool2dParams {
+// Pools rows of (planes of images and channels, z, y, x), or with channels_last of (images, z, y, x, channels).
+struct MaxPoolParams {
   const void* input;
   const void* bias;  // (channels), or null
   void* values;
   void* switches;  // uint8, or int16 where wide_switches
   int64_t channels;
-  int64_t height;
-  int64_t width;
-  int64_t pooled_height;
-  int64_t pooled_width;
+  PerAxis size;
+  PerAxis pooled;
   Pooling pooling;
   bool relu;
   bool wide_switches;
@@ -43,21 +41,20 @@ struct Phases {
 };
 
 // Unpools windows of pooled maps; a whole map is one window at the origin of its own image.
-struct MaxUnpool2dParams {
-  const void* input;      // (units, channels, height, width), or channels innermost
-  const void* switches;   // (images, channels, map_height, map_width), laid out alike
-  void* output;           // (units, channels, output_height, output_width), laid out alike
+struct MaxUnpoolParams {
+  const void* input;      // (units, channels, size), or channels innermost
+  const void* switches;   // (images, channels, map), laid out alike
+  void* output;           // (units, channels, unpooled), laid out alike
   const int64_t* image;   // (units), or null: unit u belongs to image u
-  const int64_t* origin;  // (units, 2), or null: all at (0, 0)
+  const int64_t* origin;  // (units, rank), or null: all at zero
+  int rank;               // of the origins
   int64_t units;
   int64_t channels;
-  int64_t height;
-  int64_t width;
-  int64_t map_height;
-  int64_t map_width;
-  int64_t output_height;
-  int64_t output_width;
+  PerAxis size;
+  PerAxis map;
+  PerAxis unpooled;
   Pooling pooling;
+  Phases phases_z;
   Phases phases_y;
   Phases phases_x;
   bool last;
@@ -138,12 +135,12 @@ struct SendPlan {
   int64_t rows;
 };
 
-// The pooling functions work on the rows [begin, end) of their result: rows of (plane, y), or with channels_last of
-// (image, y).
+// The pooling functions work on the rows [begin, end) of their result: rows of (image, channel, z, y), or with
+// channels_last of (image, z, y).
 struct Kernels {
   const char* name;
-  void (*max_pool2d)(Element, bool channels_last, const MaxPool2dParams&, int64_t begin, int64_t end);
-  void (*max_unpool2d)(Element, bool channels_last, const MaxUnpool2dParams&, int64_t begin, int64_t end);
+  void (*max_pool)(Element, bool channels_last, const MaxPoolParams&, int64_t begin, int64_t end);
+  void (*max_unpool)(Element, bool channels_last, const MaxUnpoolParams&, int64_t begin, int64_t end);
   // Lists the rows [begin, end) of a signal's cells, counted over all blocks of all units.
   void (*list_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
   // Runs the tasks [begin, end) of a plan; `memory` holds the sums of one task.

@@ -11,9 +11,9 @@ namespace deconv_kernels {
 
 namespace {
 
-// Calls convert(first, count, pooled_y, pooled_x, step) for runs of elements of one row of windows, from element
-// `first` on: `count` windows side by side (step 1), or channels of one window (step 0). It returns whether all had a
-// meaning.
+// Calls convert(first, count, pooled, step) for runs of elements of one row of windows, from element
+// `first` on: `count` windows side by side from the one at `pooled` on (step 1), or channels of that window (step 0).
+// It returns whether all had a meaning.
 template <typename Convert>
 bool convert_all(const MapShape& pooled, const Convert& convert) {
   const int64_t inner = pooled.channels_innermost() ? pooled.channels : 1;
@@ -22,12 +22,14 @@ bool convert_all(const MapShape& pooled, const Convert& convert) {
     bool all = true;
     for (int64_t row = begin; row < end; ++row) {
       const int64_t first = row * pooled.row();
-      const int64_t y = row % pooled.height;
+      const PerAxis place{row / pooled.height % pooled.depth, row % pooled.height, 0};
       if (!pooled.channels_innermost()) {
-        all &= convert(first, pooled.width, y, int64_t{0}, int64_t{1});
+        all &= convert(first, pooled.width, place, int64_t{1});
         continue;
       }
-      for (int64_t x = 0; x < pooled.width; ++x) all &= convert(first + x * inner, inner, y, x, int64_t{0});
+      for (int64_t x = 0; x < pooled.width; ++x) {
+        all &= convert(first + x * inner, inner, PerAxis{place.z, place.y, x}, int64_t{0});
+      }
     }
     if (!all) meaningful.store(false, std::memory_order_relaxed);
   });
@@ -39,15 +41,20 @@ struct Inside {
   int64_t begin;
   int64_t end;
 
-  Inside(int64_t pooled_y, const MapShape& pooled, const MapShape& map, const Pooling& pooling) : begin(0), end(0) {
-    const int64_t top = window_start(pooled_y, pooling.y);
-    if (top < 0 || top + extent(pooling.y) > map.height) return;
+  Inside(const PerAxis& row, const MapShape& pooled, const MapShape& map, const Pooling& pooling) : begin(0), end(0) {
+    if (!fits(row.z, map.depth, pooling.z) || !fits(row.y, map.height, pooling.y)) return;
     const int64_t room = map.width + pooling.x.padding - extent(pooling.x);
     begin = ceil_divide(pooling.x.padding, pooling.x.stride);
     end = std::min(pooled.width, floor_divide(room, pooling.x.stride) + 1);
   }
 
   bool holds(int64_t x) const { return x >= begin && x < end; }
+
+ private:
+  static bool fits(int64_t pooled, int64_t size, const Axis& axis) {
+    const int64_t start = window_start(pooled, axis);
+    return start >= 0 && start + extent(axis) <= size;
+  }
 };
 
 // How far from the first position of its window each switch leads, -1 for those that name none, and the way back.
@@ -55,15 +62,16 @@ template <typename Switch>
 class Offsets {
  public:
   Offsets(const MapShape& map, const Pooling& pooling) : offsets_(kCodes, -1) {
-    const int64_t last = (extent(pooling.y) - 1) * map.width + extent(pooling.x) - 1;
+    const int64_t last =
+        ((extent(pooling.z) - 1) * map.height + extent(pooling.y) - 1) * map.width + extent(pooling.x) - 1;
     if (last < kLargestTable) switches_.assign(static_cast<size_t>(last) + 1, -1);
-    for (int64_t y = 0; y < pooling.y.kernel; ++y) {
-      for (int64_t x = 0; x < pooling.x.kernel; ++x) {
-        const int64_t code = y * pooling.x.kernel + x;
-        const int64_t offset = y * pooling.y.dilation * map.width + x * pooling.x.dilation;
-        offsets_[static_cast<size_t>(code)] = offset;
-        if (!switches_.empty()) switches_[static_cast<size_t>(offset)] = static_cast<int32_t>(code);
-      }
+    const Axis &z = pooling.z, &y = pooling.y, &x = pooling.x;
+    for (int64_t code = 0; code < pooling.taps(); ++code) {
+      const int64_t row = code / x.kernel;
+      const int64_t offset = (row / y.kernel * z.dilation * map.height + row % y.kernel * y.dilation) * map.width +
+                             code % x.kernel * x.dilation;
+      offsets_[static_cast<size_t>(code)] = offset;
+      if (!switches_.empty()) switches_[static_cast<size_t>(offset)] = static_cast<int32_t>(code);
     }
   }
 
@@ -91,17 +99,18 @@ bool to_indices(const Tensor& from, Tensor& to, const MapShape& pooled, const Ma
   const auto* switches = static_cast<const Switch*>(from.const_data_ptr());
   auto* indices = static_cast<int64_t*>(to.mutable_data_ptr());
   const Offsets<Switch> offsets(map, pooling);
-  return convert_all(pooled, [&](int64_t first, int64_t count, int64_t y, int64_t x, int64_t step) {
-    const Inside inside(y, pooled, map, pooling);
-    const int64_t row = window_start(y, pooling.y) * map.width;
+  return convert_all(pooled, [&](int64_t first, int64_t count, PerAxis window, int64_t step) {
+    const Inside inside(window, pooled, map, pooling);
+    const int64_t row =
+        (window_start(window.z, pooling.z) * map.height + window_start(window.y, pooling.y)) * map.width;
     int64_t lowest = 0;
-    for (int64_t at = first; at < first + count; ++at, x += step) {
-      if (inside.holds(x)) {
+    for (int64_t at = first; at < first + count; ++at, window.x += step) {
+      if (inside.holds(window.x)) {
         const int64_t offset = offsets.of_switch(switches[at]);
-        indices[at] = row + window_start(x, pooling.x) + offset;
+        indices[at] = row + window_start(window.x, pooling.x) + offset;
         lowest |= offset;
       } else {
-        indices[at] = index_of_switch(switches[at], y, x, map.height, map.width, pooling);
+        indices[at] = index_of_switch(switches[at], window, map.size(), pooling);
         lowest |= indices[at];
       }
     }
@@ -114,19 +123,24 @@ bool to_switches(const Tensor& from, Tensor& to, const MapShape& pooled, const M
   const auto* indices = static_cast<const int64_t*>(from.const_data_ptr());
   auto* switches = static_cast<Switch*>(to.mutable_data_ptr());
   const Offsets<Switch> offsets(map, pooling);
-  return convert_all(pooled, [&](int64_t first, int64_t count, int64_t y, int64_t x, int64_t step) {
-    const Inside inside(y, pooled, map, pooling);
-    const int64_t row = window_start(y, pooling.y) * map.width;
+  return convert_all(pooled, [&](int64_t first, int64_t count, PerAxis window, int64_t step) {
+    const Inside inside(window, pooled, map, pooling);
+    const int64_t row =
+        (window_start(window.z, pooling.z) * map.height + window_start(window.y, pooling.y)) * map.width;
     int64_t lowest = 0;
-    for (int64_t at = first; at < first + count; ++at, x += step) {
-      const int64_t code = offsets.has_switches() && inside.holds(x)
-                               ? offsets.to_switch(indices[at], row + window_start(x, pooling.x))
-                               : switch_of_index(indices[at], y, x, map.height, map.width, pooling);
+    for (int64_t at = first; at < first + count; ++at, window.x += step) {
+      const int64_t code = offsets.has_switches() && inside.holds(window.x)
+                               ? offsets.to_switch(indices[at], row + window_start(window.x, pooling.x))
+                               : switch_of_index(indices[at], window, map.size(), pooling);
       switches[at] = static_cast<Switch>(code);
       lowest |= code;
     }
     return lowest >= 0;
   });
+}
+
+MapShape kernel_of(const Pooling& pooling, const MapShape& map) {
+  return map.resized({pooling.z.kernel, pooling.y.kernel, pooling.x.kernel});
 }
 
 Tensor switches_to_indices(const SwitchesCall& call) {
@@ -137,8 +151,8 @@ Tensor switches_to_indices(const SwitchesCall& call) {
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
                               ? to_indices<uint8_t>(from, to, call.pooled, map, pooling)
                               : to_indices<int16_t>(from, to, call.pooled, map, pooling);
-  DK_CHECK(meaningful, "switches holds a value that names no position of a (", pooling.y.kernel, ", ", pooling.x.kernel,
-           ") window inside the (", map.height, ", ", map.width, ") map");
+  DK_CHECK(meaningful, "switches holds a value that names no position of a ", text(kernel_of(pooling, map)),
+           " window inside the ", text(map), " map");
   return to;
 }
 
@@ -150,8 +164,8 @@ Tensor indices_to_switches(const SwitchesCall& call) {
   const bool meaningful = switch_dtype(pooling) == ScalarType::Byte
                               ? to_switches<uint8_t>(from, to, call.pooled, map, pooling)
                               : to_switches<int16_t>(from, to, call.pooled, map, pooling);
-  DK_CHECK(meaningful, "indices holds a position of the (", map.height, ", ", map.width, ") map that its (",
-           pooling.y.kernel, ", ", pooling.x.kernel, ") window does not cover");
+  DK_CHECK(meaningful, "indices holds a position of the ", text(map), " map that its ", text(kernel_of(pooling, map)),
+           " window does not cover");
   return to;
 }
 

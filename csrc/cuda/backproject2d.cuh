@@ -708,8 +708,8 @@ void set_tiles(Backproject2d<T>& op, int lanes, int positions) {
 
 template <typename T>
 bool takes_patches(const Backproject2d<T>& op, const Pooling& pooling, const Pooling& convolution) {
-  return op.switches != nullptr && !op.two_byte_switches && is_square_window(pooling, 2, 2) &&
-         is_square_window(convolution, 3, 1) && op.group_outputs % kPatchChannels == 0 &&
+  return op.switches != nullptr && !op.two_byte_switches && is_square_window(pooling, 1, 2, 2) &&
+         is_square_window(convolution, 1, 3, 1) && op.group_outputs % kPatchChannels == 0 &&
          aligned<kPatchLanes>(op.packed);
 }
 

@@ -18,8 +18,7 @@ Tensor converted(const SwitchesCall& call, ScalarType dtype) {
       parameters.indices_in = data_of<int64_t>(from);
       parameters.switches_out = mutable_data_of<Switch>(to);
     }
-    launch_switches(parameters, layout_of(call.pooled), {call.pooled.height, call.pooled.width},
-                    {call.map.height, call.map.width}, call.pooling, launcher);
+    launch_switches(parameters, layout_of(call.pooled), call.pooled.size(), call.map.size(), call.pooling, launcher);
   };
   if (switch_dtype(call.pooling) == ScalarType::Byte) {
     launch.template operator()<uint8_t>();

@@ -11,17 +11,21 @@ template <typename SwitchType>
 struct Switches {
   using Switch = SwitchType;
 
-  const Switch* switches_in;  // [images][pooled_height][pooled_width][channels]; switches_to_indices reads these
+  const Switch*
+      switches_in;  // [images][pooled_depth][pooled_height][pooled_width][channels]; switches_to_indices reads these
   const int64_t* indices_in;  // and indices_to_switches these
   Switch* switches_out;
   int64_t* indices_out;
   int64_t count;
-  bool wide;  // whether both tensors are aligned for kSwitchesPerThread elements at once
-  int64_t height;
-  int64_t width;
+  bool wide;     // whether both tensors are aligned for kSwitchesPerThread elements at once
+  PerAxis size;  // of the maps
+  WindowAxis z;
   WindowAxis y;
   WindowAxis x;
+  Divider by_pooled_height;
+  Divider by_height;
   Divider by_width;
+  Divider by_kernel_y;
   Divider by_kernel_x;
   Items items;
 };
@@ -30,24 +34,30 @@ constexpr int kSwitchesPerThread = 4;
 
 template <typename Switch>
 __device__ __forceinline__ int64_t index_of(const Switches<Switch>& parameters, int code, const Item& window) {
-  if (code < 0 || code >= parameters.y.kernel * parameters.x.kernel) return 0;
-  int64_t tap_x;
-  const int64_t tap_y = parameters.by_kernel_x.divide(code, &tap_x);
-  const int64_t y = parameters.y.start(window.row) + tap_y * parameters.y.dilation;
+  if (code < 0 || code >= parameters.z.kernel * parameters.y.kernel * parameters.x.kernel) return 0;
+  int64_t pooled_y, tap_y, tap_x;
+  const int64_t pooled_z = parameters.by_pooled_height.divide(window.row, &pooled_y);
+  const int64_t tap_z = parameters.by_kernel_y.divide(parameters.by_kernel_x.divide(code, &tap_x), &tap_y);
+  const int64_t z = parameters.z.start(pooled_z) + tap_z * parameters.z.dilation;
+  const int64_t y = parameters.y.start(pooled_y) + tap_y * parameters.y.dilation;
   const int64_t x = parameters.x.start(window.column) + tap_x * parameters.x.dilation;
-  const bool inside = y >= 0 && y < parameters.height && x >= 0 && x < parameters.width;
-  return inside ? y * parameters.width + x : 0;
+  const PerAxis& size = parameters.size;
+  const bool inside = z >= 0 && z < size.z && y >= 0 && y < size.y && x >= 0 && x < size.x;
+  return inside ? (z * size.y + y) * size.x + x : 0;
 }
 
 template <typename Switch>
 __device__ __forceinline__ Switch switch_of(const Switches<Switch>& parameters, int64_t index, const Item& window) {
   constexpr Switch kNone = static_cast<Switch>(-1);
-  if (index < 0 || index >= parameters.height * parameters.width) return kNone;
-  int64_t x;
-  const int64_t y = parameters.by_width.divide(index, &x);
-  const int64_t tap_y = parameters.y.tap_at(y, window.row);
+  if (index < 0 || index >= parameters.size.z * parameters.size.y * parameters.size.x) return kNone;
+  int64_t pooled_y, y, x;
+  const int64_t pooled_z = parameters.by_pooled_height.divide(window.row, &pooled_y);
+  const int64_t z = parameters.by_height.divide(parameters.by_width.divide(index, &x), &y);
+  const int64_t tap_z = parameters.z.tap_at(z, pooled_z);
+  const int64_t tap_y = parameters.y.tap_at(y, pooled_y);
   const int64_t tap_x = parameters.x.tap_at(x, window.column);
-  return tap_y < 0 || tap_x < 0 ? kNone : static_cast<Switch>(tap_y * parameters.x.kernel + tap_x);
+  if (tap_z < 0 || tap_y < 0 || tap_x < 0) return kNone;
+  return static_cast<Switch>((tap_z * parameters.y.kernel + tap_y) * parameters.x.kernel + tap_x);
 }
 
 // The window after this one in memory.
@@ -119,18 +129,23 @@ __global__ void __launch_bounds__(kThreadsPerBlock) indices_to_switches(const Sw
 // Calls launch(kernel, parameters, items) for parameters whose pointers are set, one input and the other output; the
 // windows of `layout`, each image of size `pooled`, lie over maps of size `map`.
 template <typename Switch, typename Launch>
-void launch_switches(Switches<Switch> parameters, const Layout& layout, Pair pooled, Pair map, const Pooling& pooling,
-                     Launch&& launch) {
+void launch_switches(Switches<Switch> parameters, const Layout& layout, const PerAxis& pooled, const PerAxis& map,
+                     const Pooling& pooling, Launch&& launch) {
   constexpr int kCount = kSwitchesPerThread;
-  parameters.items = Items(layout.images, pooled.y, pooled.x, layout.channels);
+  parameters.items = Items(layout.images, pooled.z * pooled.y, pooled.x, layout.channels);
   parameters.count = parameters.items.count;
   parameters.wide = aligned<kCount>(parameters.switches_in) && aligned<kCount>(parameters.switches_out) &&
                     aligned<kCount / 2>(parameters.indices_in) && aligned<kCount / 2>(parameters.indices_out);
-  parameters.height = map.y;
-  parameters.width = map.x;
+  parameters.size = map;
+  parameters.z = WindowAxis(pooling.z);
   parameters.y = WindowAxis(pooling.y);
   parameters.x = WindowAxis(pooling.x);
-  if (parameters.count > 0) parameters.by_width = Divider(map.x);
+  if (parameters.count > 0) {
+    parameters.by_pooled_height = Divider(pooled.y);
+    parameters.by_height = Divider(map.y);
+    parameters.by_width = Divider(map.x);
+  }
+  parameters.by_kernel_y = Divider(pooling.y.kernel);
   parameters.by_kernel_x = Divider(pooling.x.kernel);
   launch(parameters.indices_out != nullptr ? switches_to_indices<Switch> : indices_to_switches<Switch>, parameters,
          ceil_divide(parameters.count, kCount));

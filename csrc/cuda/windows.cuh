@@ -56,9 +56,10 @@ struct WindowAxis {
   Divider by_dilation;
 };
 
-inline bool is_square_window(const Pooling& pooling, int64_t kernel, int64_t stride) {
-  return pooling.y.kernel == kernel && pooling.x.kernel == kernel && pooling.y.stride == stride &&
-         pooling.x.stride == stride && pooling.y.dilation == 1 && pooling.x.dilation == 1;
+// kernel x kernel windows, not dilated, of maps that have one plane.
+inline bool is_square_window(const Pooling& pooling, int64_t depth, int64_t kernel, int64_t stride) {
+  return depth == 1 && pooling.z.kernel == 1 && pooling.y.kernel == kernel && pooling.x.kernel == kernel &&
+         pooling.y.stride == stride && pooling.x.stride == stride && pooling.y.dilation == 1 && pooling.x.dilation == 1;
 }
 
 }  // namespace deconv_kernels::cuda

@@ -1,4 +1,5 @@
-// Window arithmetic of a 2-d pooling, shared by every C++ and CUDA kernel.
+// Window arithmetic of a pooling, shared by every C++ and CUDA kernel. A map of two dimensions is one of three with a
+// single plane.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +21,15 @@ struct Axis {
   int64_t dilation;
 };
 
+// An axis along which nothing is pooled.
+constexpr Axis kOnePosition{1, 1, 0, 1};
+
 struct Pooling {
+  Axis z;
   Axis y;
   Axis x;
+
+  DK_HOST_DEVICE int64_t taps() const { return z.kernel * y.kernel * x.kernel; }
 };
 
 struct Pair {
@@ -30,7 +37,13 @@ struct Pair {
   int64_t x;
 };
 
-// A switch counts positions inside its window in row-major order: `tap_y * kernel_x + tap_x`.
+struct PerAxis {
+  int64_t z;
+  int64_t y;
+  int64_t x;
+};
+
+// A switch counts positions inside its window in row-major order: `(tap_z * kernel_y + tap_y) * kernel_x + tap_x`.
 // One byte holds it up to 256 positions, two bytes up to 32,768.
 constexpr int64_t kLargestByteWindow = 256;
 constexpr int64_t kLargestWindow = 32768;

@@ -11,11 +11,12 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cuda/backproject2d.cuh"
-#include "cuda/max_pool2d.cuh"
-#include "cuda/max_unpool2d.cuh"
-#include "cuda/max_unpool2d_window.cuh"
+#include "cuda/max_pool.cuh"
+#include "cuda/max_unpool.cuh"
+#include "cuda/max_unpool_window.cuh"
 #include "cuda/switches.cuh"
 
 namespace py = pybind11;
@@ -24,17 +25,19 @@ namespace deconv_kernels::cuda {
 namespace {
 
 using Pair = std::array<int64_t, 2>;
+using Entries = std::vector<int64_t>;  // one for each of two or three axes
 
 struct Map {
-  int64_t images, channels, height, width;
+  int64_t images, channels, depth, height, width;
 };
 
 Map map_of(const py::array& array, bool channels_last) {
-  if (array.ndim() != 4 || (array.flags() & py::array::c_style) == 0) {
-    throw py::value_error("arrays must be C-contiguous with four dimensions");
+  if (array.ndim() < 4 || array.ndim() > 5 || (array.flags() & py::array::c_style) == 0) {
+    throw py::value_error("arrays must be C-contiguous with four or five dimensions");
   }
-  if (channels_last) return {array.shape(0), array.shape(3), array.shape(1), array.shape(2)};
-  return {array.shape(0), array.shape(1), array.shape(2), array.shape(3)};
+  const int rank = static_cast<int>(array.ndim()) - 2, first = channels_last ? 1 : 2;
+  return {array.shape(0), array.shape(channels_last ? rank + 1 : 1), rank == 3 ? array.shape(first) : 1,
+          array.shape(first + rank - 2), array.shape(first + rank - 1)};
 }
 
 template <typename T>
@@ -43,8 +46,14 @@ T* data_of(const py::array& array) {
   return static_cast<T*>(const_cast<void*>(array.data()));
 }
 
-Pooling make_pooling(const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation) {
-  return {{kernel_size[0], stride[0], padding[0], dilation[0]}, {kernel_size[1], stride[1], padding[1], dilation[1]}};
+Pooling make_pooling(const Entries& kernel_size, const Entries& stride, const Entries& padding,
+                     const Entries& dilation) {
+  const auto axis = [&](size_t back) -> Axis {
+    const size_t rank = kernel_size.size();
+    if (back > rank) return kOnePosition;
+    return {kernel_size[rank - back], stride[rank - back], padding[rank - back], dilation[rank - back]};
+  };
+  return {axis(3), axis(2), axis(1)};
 }
 
 Path path_of(const std::string& name) {
@@ -95,27 +104,29 @@ int64_t with_types(const std::string& dtype, const py::array& switches, const Ru
   });
 }
 
-int64_t run_max_pool2d(const std::string& dtype, const py::array& input, const std::optional<py::array>& bias,
-                       const py::array& output, const py::array& switches, const Pair& kernel_size, const Pair& stride,
-                       const Pair& padding, const Pair& dilation, bool relu, bool channels_last,
-                       const std::string& path, int64_t blocks) {
+int64_t run_max_pool(const std::string& dtype, const py::array& input, const std::optional<py::array>& bias,
+                     const py::array& output, const py::array& switches, const Entries& kernel_size,
+                     const Entries& stride, const Entries& padding, const Entries& dilation, bool relu,
+                     bool channels_last, const std::string& path, int64_t blocks) {
   const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
   const Map map = map_of(input, channels_last);
   const Map pooled = map_of(output, channels_last);
   return with_types(dtype, switches, [&]<typename T, typename Switch>() {
-    MaxPool2d<T, Switch> pool{};
+    MaxPool<T, Switch> pool{};
     pool.input = data_of<T>(input);
     pool.bias = bias.has_value() ? data_of<T>(*bias) : nullptr;
     pool.output = data_of<T>(output);
     pool.switches = data_of<Switch>(switches);
     pool.layout = Layout(map.images, map.channels, channels_last);
+    pool.depth = map.depth;
     pool.height = map.height;
     pool.width = map.width;
+    pool.pooled_depth = pooled.depth;
     pool.pooled_height = pooled.height;
     pool.pooled_width = pooled.width;
     pool.relu = relu;
     Launcher launcher(blocks);
-    return launcher.items(launch_max_pool2d(pool, pooling, path_of(path), launcher));
+    return launcher.items(launch_max_pool(pool, pooling, path_of(path), launcher));
   });
 }
 
@@ -129,8 +140,10 @@ Unpool unpool_parameters(const py::array& input, const py::array& switches, cons
   unpool.switches = data_of<typename Unpool::Switch>(switches);
   unpool.output = data_of<typename Unpool::Scalar>(output);
   unpool.layout = Layout(pooled.images, pooled.channels, channels_last);
+  unpool.pooled_depth = pooled.depth;
   unpool.pooled_height = pooled.height;
   unpool.pooled_width = pooled.width;
+  unpool.depth = map.depth;
   unpool.height = map.height;
   unpool.width = map.width;
   unpool.last = overlap == "last";
@@ -138,38 +151,40 @@ Unpool unpool_parameters(const py::array& input, const py::array& switches, cons
   return unpool;
 }
 
-int64_t run_max_unpool2d(const std::string& dtype, const py::array& input, const py::array& switches,
-                         const py::array& output, const Pair& kernel_size, const Pair& stride, const Pair& padding,
-                         const Pair& dilation, const std::string& overlap, bool relu, bool channels_last,
-                         const std::string& path, int64_t blocks) {
+int64_t run_max_unpool(const std::string& dtype, const py::array& input, const py::array& switches,
+                       const py::array& output, const Entries& kernel_size, const Entries& stride,
+                       const Entries& padding, const Entries& dilation, const std::string& overlap, bool relu,
+                       bool channels_last, const std::string& path, int64_t blocks) {
   const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
   return with_types(dtype, switches, [&]<typename T, typename Switch>() {
-    const auto unpool =
-        unpool_parameters<MaxUnpool2d<T, Switch>>(input, switches, output, channels_last, overlap, relu);
+    const auto unpool = unpool_parameters<MaxUnpool<T, Switch>>(input, switches, output, channels_last, overlap, relu);
     Launcher launcher(blocks);
-    return launcher.items(launch_max_unpool2d(unpool, pooling, path_of(path), launcher));
+    return launcher.items(launch_max_unpool(unpool, pooling, path_of(path), launcher));
   });
 }
 
-int64_t run_max_unpool2d_window(const std::string& dtype, const py::array& input, const py::array& switches,
-                                const py::array& image, const py::array& origin, const py::array& output,
-                                const Pair& kernel_size, const Pair& stride, const Pair& dilation,
-                                const std::string& overlap, bool relu, bool channels_last, const std::string& path,
-                                int64_t blocks) {
-  const Pooling pooling = make_pooling(kernel_size, stride, {0, 0}, dilation);
+int64_t run_max_unpool_window(const std::string& dtype, const py::array& input, const py::array& switches,
+                              const py::array& image, const py::array& origin, const py::array& output,
+                              const Entries& kernel_size, const Entries& stride, const Entries& dilation,
+                              const std::string& overlap, bool relu, bool channels_last, const std::string& path,
+                              int64_t blocks) {
+  const Pooling pooling = make_pooling(kernel_size, stride, Entries(kernel_size.size(), 0), dilation);
   const Map maps = map_of(switches, channels_last);
   return with_types(dtype, switches, [&]<typename T, typename Switch>() {
-    auto unpool =
-        unpool_parameters<MaxUnpool2dWindow<T, Switch>>(input, switches, output, channels_last, overlap, relu);
+    auto unpool = unpool_parameters<MaxUnpoolWindow<T, Switch>>(input, switches, output, channels_last, overlap, relu);
     unpool.image = data_of<int64_t>(image);
     unpool.origin = data_of<int64_t>(origin);
     unpool.switch_batch = maps.images;
+    unpool.rank = static_cast<int>(kernel_size.size());
+    unpool.switch_depth = maps.depth;
     unpool.switch_height = maps.height;
     unpool.switch_width = maps.width;
     Launcher launcher(blocks);
     return launcher.items(launch_gather(unpool, pooling, path_of(path), launcher));
   });
 }
+
+Entries entries(const Pair& pair) { return {pair.begin(), pair.end()}; }
 
 Strides strides_of(const Map& map, bool channels_last) {
   return Strides(map.channels, map.height, map.width, channels_last);
@@ -182,9 +197,11 @@ int64_t run_backproject2d(const std::string& dtype, const py::array& input, cons
                           const Pair& pool_dilation, const std::string& overlap, bool relu, const Pair& stride,
                           const Pair& dilation, int64_t groups, const Pair& begin, const Pair& base,
                           const Pair& map_size, bool channels_last, const std::string& path, int64_t blocks) {
-  const Pooling pooling = switches.has_value() ? make_pooling(kernel_size, pool_stride, {0, 0}, pool_dilation)
-                                               : Pooling{{1, 1, 0, 1}, {1, 1, 0, 1}};
-  const Pooling convolution = make_pooling({packed.shape(0), packed.shape(1)}, stride, {0, 0}, dilation);
+  const Pooling pooling = switches.has_value()
+                              ? make_pooling(entries(kernel_size), entries(pool_stride), {0, 0}, entries(pool_dilation))
+                              : Pooling{kOnePosition, kOnePosition, kOnePosition};
+  const Pooling convolution =
+      make_pooling({packed.shape(0), packed.shape(1)}, entries(stride), {0, 0}, entries(dilation));
   const Map windows = map_of(input, channels_last);
   const Map maps = switches.has_value() ? map_of(*switches, channels_last) : Map{};
   const Map result = map_of(output, channels_last);
@@ -217,7 +234,7 @@ int64_t run_backproject2d(const std::string& dtype, const py::array& input, cons
 }
 
 template <typename Switch>
-int64_t convert(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
+int64_t convert(const py::array& switches, const py::array& indices, bool to_indices, const Entries& input_size,
                 const Pooling& pooling, bool channels_last, int64_t blocks) {
   const Map pooled = map_of(switches, channels_last);
   Switches<Switch> parameters{};
@@ -229,13 +246,16 @@ int64_t convert(const py::array& switches, const py::array& indices, bool to_ind
     parameters.switches_out = data_of<Switch>(switches);
   }
   Launcher launcher(blocks);
-  launch_switches(parameters, Layout(pooled.images, pooled.channels, channels_last), {pooled.height, pooled.width},
-                  {input_size[0], input_size[1]}, pooling, launcher);
+  const size_t rank = input_size.size();
+  const int64_t depth = rank == 3 ? input_size[0] : 1;
+  launch_switches(parameters, Layout(pooled.images, pooled.channels, channels_last),
+                  {pooled.depth, pooled.height, pooled.width},
+                  PerAxis{depth, input_size[rank - 2], input_size[rank - 1]}, pooling, launcher);
   return launcher.items(true);
 }
 
-int64_t run_switches(const py::array& switches, const py::array& indices, bool to_indices, const Pair& input_size,
-                     const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation,
+int64_t run_switches(const py::array& switches, const py::array& indices, bool to_indices, const Entries& input_size,
+                     const Entries& kernel_size, const Entries& stride, const Entries& padding, const Entries& dilation,
                      bool channels_last, int64_t blocks) {
   const Pooling pooling = make_pooling(kernel_size, stride, padding, dilation);
   if (switches.itemsize() == 1) {
@@ -277,9 +297,9 @@ void divide(const py::array& numerators, int64_t divisor, const py::array& quoti
 PYBIND11_MODULE(_host, m) {
   namespace dk = deconv_kernels::cuda;
   m.def("backproject2d", &dk::run_backproject2d);
-  m.def("max_pool2d", &dk::run_max_pool2d);
-  m.def("max_unpool2d", &dk::run_max_unpool2d);
-  m.def("max_unpool2d_window", &dk::run_max_unpool2d_window);
+  m.def("max_pool", &dk::run_max_pool);
+  m.def("max_unpool", &dk::run_max_unpool);
+  m.def("max_unpool_window", &dk::run_max_unpool_window);
   m.def("switches", &dk::run_switches);
   m.def("round_trip", &dk::round_trip);
   m.def("divide", &dk::divide);

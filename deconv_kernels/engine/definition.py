@@ -19,6 +19,7 @@ from ..ops.arguments import grouped
 from ..ops.dispatch import OpOverload, native
 from ..ops.geometry import PerAxis, Pooling
 from ..ops.layout import spatial_size
+from ..ops.library import without_rank
 from .nodes import NO_GRAD
 
 
@@ -158,10 +159,11 @@ class _Signals(TorchFunctionMode):
         if func in (functional.max_pool2d, functional.max_unpool2d):
             return self._public(func, *args, **kwargs)
         if isinstance(func, OpOverload) and func.namespace.startswith("deconv_kernels"):
-            if func.__name__ == "max_pool2d.default":
-                return self._max_pool2d(*grouped("max_pool2d", (*args, *kwargs.values())))
-            if func.__name__ == "max_unpool2d.default":
-                return self._max_unpool2d(*grouped("max_unpool2d", (*args, *kwargs.values())))
+            name = func.__name__.removesuffix(".default")
+            if without_rank(name) == "max_pool":
+                return self._max_pool(*grouped(name, (*args, *kwargs.values())))
+            if without_rank(name) == "max_unpool":
+                return self._max_unpool(*grouped(name, (*args, *kwargs.values())))
         return func(*args, **kwargs)
 
     def rectify(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -177,26 +179,27 @@ class _Signals(TorchFunctionMode):
         given = inspect.signature(function).bind(input, *args, **kwargs)
         given.apply_defaults()
         values = given.arguments
-        pooling = Pooling.of(2, *(values[name] for name in Pooling._fields))
+        rank = int(function.__name__[-2])
+        pooling = Pooling.of(rank, *(values[name] for name in Pooling._fields))
         if "bias" in values:
-            return self._max_pool2d(input, values["bias"], pooling, values["ceil_mode"], values["relu"])
-        size = spatial_size(function(input.detach(), *args, **kwargs), 2)
-        return self._max_unpool2d(input, values["switches"], pooling, size, values["overlap"], values["relu"])
+            return self._max_pool(input, values["bias"], pooling, values["ceil_mode"], values["relu"])
+        size = spatial_size(function(input.detach(), *args, **kwargs), rank)
+        return self._max_unpool(input, values["switches"], pooling, size, values["overlap"], values["relu"])
 
-    def _max_pool2d(
+    def _max_pool(
         self, input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
     ) -> tuple[Tensor, Tensor]:
-        maps = input if bias is None else input + bias[:, None, None]
+        maps = input if bias is None else input + bias[(..., *[None] * pooling.rank)]
         if relu:
             maps = self.rectify(torch.relu, (maps,), {})
         with self:
-            values = F.max_pool2d(maps, *pooling, ceil_mode)
-        return values, reference.max_pool2d(maps.detach(), None, pooling, ceil_mode, False)[1]
+            values = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[pooling.rank - 1](maps, *pooling, ceil_mode)
+        return values, reference.max_pool(maps.detach(), None, pooling, ceil_mode, False)[1]
 
-    def _max_unpool2d(
+    def _max_unpool(
         self, input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
     ) -> Tensor:
-        maps = reference.max_unpool2d(input, switches, pooling, output_size, overlap, False)
+        maps = reference.max_unpool(input, switches, pooling, output_size, overlap, False)
         return self.rectify(torch.relu, (maps,), {}) if relu else maps
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .geometry import Backprojection, Convolution, Pooling
+from .geometry import Backprojection, Convolution, PerAxis, Pooling
+from .library import without_rank
 
-# Of every op, how many tensors its arguments begin with and what the others mean.
+
+def _pooling_of_windows(kernel: PerAxis, stride: PerAxis, dilation: PerAxis, *rest: Any) -> tuple[Any, ...]:
+    return Pooling(kernel, stride, (0,) * len(kernel), dilation), *rest
+
+
+# Of every op, by its name without rank, how many tensors its arguments begin with and what the others mean.
 _MEANINGS: dict[str, tuple[int, Callable[..., tuple[Any, ...]]]] = {
-    "max_pool2d": (2, lambda *window: (Pooling(*window[:4]), *window[4:])),
-    "max_unpool2d": (2, lambda *window: (Pooling(*window[:4]), *window[4:])),
-    "max_unpool2d_window": (4, lambda kernel, stride, *rest: (Pooling(kernel, stride, (0, 0), rest[0]), *rest[1:])),
-    "backproject2d": (6, lambda *arguments: (Backprojection(*arguments),)),
+    "max_pool": (2, lambda *window: (Pooling(*window[:4]), *window[4:])),
+    "max_unpool": (2, lambda *window: (Pooling(*window[:4]), *window[4:])),
+    "max_unpool_window": (4, _pooling_of_windows),
+    "backproject": (6, lambda *arguments: (Backprojection(*arguments),)),
     "pack_weight": (1, lambda *arguments: (Convolution(*arguments),)),
     "switches_to_indices": (1, lambda size, *window: (size, Pooling(*window))),
     "indices_to_switches": (1, lambda size, *window: (size, Pooling(*window))),
@@ -20,9 +26,9 @@ _MEANINGS: dict[str, tuple[int, Callable[..., tuple[Any, ...]]]] = {
 
 
 def grouped(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments of an op, of which the dispatcher hands over pairs as lists, as its tensors and objects."""
-    tensors, meaning = _MEANINGS[name]
-    rest = (tuple(a) if isinstance(a, list) and len(a) == 2 else a for a in arguments[tensors:])
+    """The arguments of an op, of which the dispatcher hands over tuples as lists, as its tensors and objects."""
+    tensors, meaning = _MEANINGS[without_rank(name)]
+    rest = (tuple(a) if isinstance(a, list) and len(a) in (2, 3) else a for a in arguments[tensors:])
     return *arguments[:tensors], *meaning(*rest)
 
 

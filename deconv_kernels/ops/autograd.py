@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ def autograd_kernel(name: str, operator: OpOverload, differential: Differential 
 
 
 def differentials(namespace: Any) -> dict[str, Differential]:
-    """Those of the ops that work on real numbers; they run on the same namespace's ops."""
+    """Those of the ops that work on real numbers, by their names without rank; they run on the same namespace's ops."""
 
     def keep(ctx: Context, *tensors: Tensor | None) -> None:
         ctx.save_for_backward(*tensors)
@@ -75,27 +76,32 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         values, switches = output
         ctx.mark_non_differentiable(switches)
         keep(ctx, switches, values if relu else None)
-        ctx.size = spatial_size(input, 2)
+        ctx.size = spatial_size(input, ctx.pooling.rank)
 
     def pool_backward(ctx: Context, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         switches, rectified = ctx.saved_tensors
         grad = _rectified(grad, rectified)
         grad_input = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_input = namespace.max_unpool2d(grad, switches, *ctx.pooling, ctx.size, "sum", False)
+            grad_input = unpool_map(grad, switches, ctx.pooling, ctx.size, "sum")
         if ctx.needs_input_grad[1]:
-            grad_bias = grad.sum([axis for axis in range(grad.dim()) if axis != grad.dim() - 3])
+            channels = grad.dim() - ctx.pooling.rank - 1
+            grad_bias = grad.sum([axis for axis in range(grad.dim()) if axis != channels])
         return grad_input, grad_bias
 
     def pool_jvp(ctx: Context, input: Tensor | None, bias: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
         switches, rectified = ctx.saved_tensors
         tangent = None
         if input is not None:
-            tangent = _read(input, *_positions(switches.long(), ctx.size, ctx.pooling))
+            tangent = _read(input, *_positions(switches.long(), ctx.size, ctx.pooling), ctx.pooling.rank)
         if bias is not None:
-            added = bias[:, None, None].expand(switches.shape)
+            added = bias[(..., *[None] * ctx.pooling.rank)].expand(switches.shape)
             tangent = added if tangent is None else tangent + added
         return None if tangent is None else _rectified(tangent, rectified), None
+
+    def unpool_map(input: Tensor, switches: Tensor, pooling: Pooling, size: PerAxis, overlap: str) -> Tensor:
+        operator = getattr(namespace, f"max_unpool{pooling.rank}d")
+        return operator(input, switches, *pooling, size, overlap, False)
 
     def unpool_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         _, switches, ctx.pooling, ctx.size, ctx.overlap, relu = inputs
@@ -103,15 +109,15 @@ def differentials(namespace: Any) -> dict[str, Differential]:
 
     def unpool(ctx: Context, input: Tensor, overlap: str) -> Tensor:
         switches, _ = ctx.saved_tensors
-        return namespace.max_unpool2d(input, switches, *ctx.pooling, ctx.size, overlap, False)
+        return unpool_map(input, switches, ctx.pooling, ctx.size, overlap)
 
     def unpool_backward(ctx: Context, grad: Tensor) -> tuple[Tensor]:
         switches, rectified = ctx.saved_tensors
         position, inside = _positions(switches.long(), ctx.size, ctx.pooling)
         if ctx.overlap == "last":
-            order = _window_order(switches.shape, grad.device)
-            inside = inside & (_gather(unpool(ctx, order, "last"), position) == order)
-        return (_read(_rectified(grad, rectified), position, inside),)
+            order = _window_order(switches, ctx.pooling.rank)
+            inside = inside & (_gather(unpool(ctx, order, "last"), position, ctx.pooling.rank) == order)
+        return (_read(_rectified(grad, rectified), position, inside, ctx.pooling.rank),)
 
     def unpool_jvp(ctx: Context, input: Tensor | None, *_: None) -> Tensor | None:
         return None if input is None else _rectified(unpool(ctx, input, ctx.overlap), ctx.saved_tensors[1])
@@ -119,7 +125,7 @@ def differentials(namespace: Any) -> dict[str, Differential]:
     def window_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         input, *places, ctx.pooling, ctx.overlap, relu = inputs
         keep(ctx, *places, output if relu else None)
-        ctx.size = spatial_size(input, 2)
+        ctx.size = spatial_size(input, ctx.pooling.rank)
 
     def window_backward(ctx: Context, grad: Tensor) -> tuple[Tensor]:
         *places, rectified = ctx.saved_tensors
@@ -132,17 +138,20 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         return _rectified(unpool_window(input, places, ctx.pooling, ctx.overlap, False), rectified)
 
     def unpool_window(input: Tensor, places: Sequence[Tensor], pooling: Pooling, overlap: str, relu: bool) -> Tensor:
-        return namespace.max_unpool2d_window(input, *places, *pooling.of_windows(), overlap, relu)
+        operator = getattr(namespace, f"max_unpool{pooling.rank}d_window")
+        return operator(input, *places, *pooling.of_windows(), overlap, relu)
 
     def read_windows(map: Tensor, places: Sequence[Tensor], size: PerAxis, pooling: Pooling, overlap: str) -> Tensor:
         """Windows of `size`: what `map` holds where each of their elements was unpooled to."""
         switches, image, origin = places
         codes = reference.window_switches(switches, image, origin, size)
-        position, inside = _positions(codes, spatial_size(map, 2), pooling)
+        position, inside = _positions(codes, spatial_size(map, pooling.rank), pooling)
         if overlap == "last":
-            order = _window_order(codes.shape, map.device)
-            inside = inside & (_gather(unpool_window(order, places, pooling, "last", False), position) == order)
-        return _read(map, position, inside)
+            order = _window_order(codes, pooling.rank)
+            inside = inside & (
+                _gather(unpool_window(order, places, pooling, "last", False), position, pooling.rank) == order
+            )
+        return _read(map, position, inside, pooling.rank)
 
     def send_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         input, weight, image, origin, switches, _, ctx.geometry = inputs
@@ -212,10 +221,10 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         return None
 
     return {
-        "max_pool2d": Differential(pool_setup, pool_backward, pool_jvp),
-        "max_unpool2d": Differential(unpool_setup, unpool_backward, unpool_jvp),
-        "max_unpool2d_window": Differential(window_setup, window_backward, window_jvp),
-        "backproject2d": Differential(send_setup, send_backward, send_jvp),
+        "max_pool": Differential(pool_setup, pool_backward, pool_jvp),
+        "max_unpool": Differential(unpool_setup, unpool_backward, unpool_jvp),
+        "max_unpool_window": Differential(window_setup, window_backward, window_jvp),
+        "backproject": Differential(send_setup, send_backward, send_jvp),
         "pack_weight": Differential(pack_setup, pack_backward, pack_jvp),
     }
 
@@ -226,7 +235,7 @@ def _rectified(change: Tensor, result: Tensor | None) -> Tensor:
 
 
 def _positions(codes: Tensor, size: PerAxis, pooling: Pooling) -> tuple[Tensor, Tensor]:
-    """The flat position in a (H, W) map that each switch names, clamped, and whether it lies inside the map."""
+    """The flat position in a map of `size` that each switch names, clamped, and whether it lies inside the map."""
     position, inside = reference.positions(codes, size, pooling)
     return torch.where(inside, position, 0), inside
 
@@ -253,19 +262,19 @@ def _uncropped(grad: Tensor, placement: Placement, full: PerAxis) -> Tensor:
     return F.pad(grad, (x, full[1] - x - columns, y, full[0] - y - rows))
 
 
-def _read(map: Tensor, position: Tensor, inside: Tensor) -> Tensor:
+def _read(map: Tensor, position: Tensor, inside: Tensor, rank: int) -> Tensor:
     """What `map` holds at each position, 0 where that is not inside it."""
-    return torch.where(inside, _gather(map, position), 0)
+    return torch.where(inside, _gather(map, position, rank), 0)
 
 
-def _gather(map: Tensor, position: Tensor) -> Tensor:
-    flat = (*map.shape[:-2], map.shape[-2] * map.shape[-1])
-    places = (*position.shape[:-2], position.shape[-2] * position.shape[-1])
-    gathered = map.reshape(flat).gather(-1, position.reshape(places)).reshape(position.shape)
-    return dense_copy(gathered, True, 2) if is_channels_last(map, 2) else gathered
+def _gather(map: Tensor, position: Tensor, rank: int) -> Tensor:
+    flat, places = (each.reshape(*each.shape[:-rank], math.prod(each.shape[-rank:])) for each in (map, position))
+    gathered = flat.gather(-1, places).reshape(position.shape)
+    return dense_copy(gathered, True, rank) if is_channels_last(map, rank) else gathered
 
 
-def _window_order(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Row-major number of each window plus one, exact in float64."""
-    order = torch.arange(1, shape[-2] * shape[-1] + 1, dtype=torch.float64, device=device)
-    return order.view(shape[-2], shape[-1]).expand(shape).contiguous()
+def _window_order(pooled: Tensor, rank: int) -> Tensor:
+    """For each window of a pooled map its row-major number plus one, exact in float64."""
+    size = pooled.shape[-rank:]
+    order = torch.arange(1, math.prod(size) + 1, dtype=torch.float64, device=pooled.device)
+    return order.view(size).expand(pooled.shape).contiguous()

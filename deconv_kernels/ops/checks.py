@@ -12,13 +12,14 @@ from ..checks import shown
 from .geometry import LARGEST_STEP, Backprojection, Convolution, PerAxis, Pooling, per_axis
 from .layout import spatial_size
 
+AXES = {1: "L", 2: "H, W", 3: "D, H, W"}  # the sizes of a map, by its rank
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def max_pool2d(input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool) -> None:
+def max_pool(input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool) -> None:
     """A map that the window fits, and a bias for each of its channels."""
-    check_map("input", input, FLOATING)
-    size = spatial_size(input, 2)
+    check_map("input", input, pooling.rank, FLOATING)
+    size = spatial_size(input, pooling.rank)
     if min(pooling.pooled_size(size, ceil_mode)) < 1:
         raise ValueError(
             f"kernel_size {pooling.kernel_size} with dilation {pooling.dilation} does not fit input's {tuple(size)} "
@@ -27,21 +28,22 @@ def max_pool2d(input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: 
     if bias is None:
         return
     check_tensor("bias", bias)
-    if bias.shape != (input.shape[-3],):
-        raise ValueError(f"bias must have shape ({input.shape[-3]},), one for each channel, got {tuple(bias.shape)}")
+    channels = input.shape[-1 - pooling.rank]
+    if bias.shape != (channels,):
+        raise ValueError(f"bias must have shape ({channels},), one for each channel, got {tuple(bias.shape)}")
     if bias.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise TypeError(f"bias must have the dtype of input, {input.dtype}, got {bias.dtype}")
     check_device("bias", bias, "input", input)
 
 
-def max_unpool2d(
+def max_unpool(
     input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> None:
     """A pooled map with its switches, and a size that pools to it."""
-    check_map("input", input, FLOATING)
+    check_map("input", input, pooling.rank, FLOATING)
     check_like("switches", switches, (pooling.switch_dtype(),), "input", input)
     check_overlap(overlap)
-    pooled = spatial_size(input, 2)
+    pooled = spatial_size(input, pooling.rank)
     if not pooling.pools_to(output_size, pooled):
         smallest, largest = pooling.unpooled_range(pooled)
         raise ValueError(
@@ -49,11 +51,11 @@ def max_unpool2d(
         )
 
 
-def max_unpool2d_window(
+def max_unpool_window(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, pooling: Pooling, overlap: str, relu: bool
 ) -> None:
     """Windows with their places, and the switches of the maps they lie on."""
-    _check_windows(input, image, origin)
+    _check_windows(input, image, origin, pooling.rank)
     _check_switches_of_windows(switches, input, pooling)
     check_overlap(overlap)
 
@@ -63,7 +65,7 @@ def pack_weight(weight: Tensor, convolution: Convolution) -> None:
     check_weight(weight, convolution.groups)
 
 
-def backproject2d(
+def backproject(
     input: Tensor,
     weight: Tensor,
     image: Tensor,
@@ -73,7 +75,7 @@ def backproject2d(
     geometry: Backprojection,
 ) -> None:
     """Windows with their places, a weight for their channels, and the part that is wanted of the result."""
-    _check_windows(input, image, origin)
+    _check_windows(input, image, origin, geometry.rank)
     check_weight(weight, geometry.groups)
     if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise TypeError(f"weight must have the dtype of input, {input.dtype}, got {weight.dtype}")
@@ -97,35 +99,35 @@ def backproject2d(
 
 def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> None:
     """Switches of a map of `input_size`."""
-    check_map("switches", switches, (pooling.switch_dtype(),))
+    check_map("switches", switches, pooling.rank, (pooling.switch_dtype(),))
     _check_input_size(switches, input_size, pooling)
 
 
 def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> None:
     """Indices into a map of `input_size`."""
-    check_map("indices", indices, (torch.int64,))
+    check_map("indices", indices, pooling.rank, (torch.int64,))
     _check_input_size(indices, input_size, pooling)
 
 
-def given_size(name: str, size: Sequence[int], pooled_name: str, pooled: Tensor) -> PerAxis:
-    """The (H, W) of a size given as such or as a whole shape, of which `pooled` is known by another name.
+def given_size(name: str, size: Sequence[int], rank: int, pooled_name: str, pooled: Tensor) -> PerAxis:
+    """A map's size given as such or as a whole shape, of which `pooled` is known by another name.
 
     Raises:
         TypeError: not a sequence of integers.
         ValueError: a sequence of another length, or one that does not begin as the shape of `pooled` does.
     """
-    if type(size) is tuple and len(size) == 2 and type(size[0]) is type(size[1]) is int:
+    if type(size) is tuple and len(size) == rank and set(map(type, size)) == {int}:
         return size
     check_tensor(pooled_name, pooled)
     if not isinstance(size, Sequence):
-        raise TypeError(f"{name} must be (H, W) or a whole shape, got {size!r}")
-    if len(size) == pooled.dim() and len(size) != 2:
-        if tuple(size[:-2]) != tuple(pooled.shape[:-2]):
-            raise ValueError(f"{name} must begin with {tuple(pooled.shape[:-2])}, got {tuple(size)}")
-        size = size[-2:]
-    if len(size) != 2:
-        raise ValueError(f"{name} must be (H, W) or a shape of {pooled.dim()} entries, got {tuple(size)}")
-    return per_axis(tuple(size), 2, name)
+        raise TypeError(f"{name} must be ({AXES[rank]}) or a whole shape, got {size!r}")
+    if len(size) == pooled.dim() and len(size) != rank:
+        if tuple(size[:-rank]) != tuple(pooled.shape[:-rank]):
+            raise ValueError(f"{name} must begin with {tuple(pooled.shape[:-rank])}, got {tuple(size)}")
+        size = size[-rank:]
+    if len(size) != rank:
+        raise ValueError(f"{name} must be ({AXES[rank]}) or a shape of {pooled.dim()} entries, got {tuple(size)}")
+    return per_axis(tuple(size), rank, name)
 
 
 def given_crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[PerAxis, PerAxis]:
@@ -185,19 +187,19 @@ def check_tensor(name: str, tensor: object) -> None:
         raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
 
 
-def check_map(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
-    """A (C, H, W) or (N, C, H, W) tensor with a non-empty map and one of `dtypes`.
+def check_map(name: str, tensor: Tensor, rank: int, dtypes: Sequence[torch.dtype]) -> None:
+    """A map of `rank` dimensions that is not empty, with channels, alone or in a batch, of one of `dtypes`.
 
     Raises:
         TypeError: not a tensor, or of another dtype.
-        ValueError: another rank, or an empty dimension other than the batch.
+        ValueError: another shape.
     """
     _check_strided(name, tensor)
     if tensor.dtype not in dtypes:
         _wrong_dtype(name, tensor, dtypes)
-    if tensor.dim() not in (3, 4):
-        raise ValueError(f"{name} must have shape (C, H, W) or (N, C, H, W), got {tuple(tensor.shape)}")
-    if 0 in tensor.shape[-3:]:
+    if tensor.dim() not in (rank + 1, rank + 2):
+        raise ValueError(f"{name} must have shape (C, {AXES[rank]}) or (N, C, {AXES[rank]}), got {tuple(tensor.shape)}")
+    if 0 in tensor.shape[-1 - rank :]:
         raise ValueError(f"{name} may be empty only in its batch dimension, got shape {tuple(tensor.shape)}")
 
 
@@ -232,11 +234,12 @@ def _check_strided(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense (strided) Tensor, got layout {tensor.layout}")
 
 
-def _check_windows(input: Tensor, image: Tensor, origin: Tensor) -> None:
-    check_map("input", input, FLOATING)
-    if input.dim() != 4:
-        raise ValueError(f"input must have shape (U, C, h, w), got {tuple(input.shape)}")
-    for name, tensor, shape in (("image", image, (input.shape[0],)), ("origin", origin, (input.shape[0], 2))):
+def _check_windows(input: Tensor, image: Tensor, origin: Tensor, rank: int) -> None:
+    check_map("input", input, rank, FLOATING)
+    if input.dim() != rank + 2:
+        raise ValueError(f"input must have shape (U, C, {AXES[rank].lower()}), got {tuple(input.shape)}")
+    units = input.shape[0]
+    for name, tensor, shape in (("image", image, (units,)), ("origin", origin, (units, rank))):
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
             raise TypeError(f"{name} must be an int64 Tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
         if tensor.shape != shape:
@@ -245,14 +248,16 @@ def _check_windows(input: Tensor, image: Tensor, origin: Tensor) -> None:
 
 
 def _check_switches_of_windows(switches: Tensor, input: Tensor, pooling: Pooling) -> None:
-    check_map("switches", switches, (pooling.switch_dtype(),))
-    if switches.dim() != 4 or switches.shape[1] != input.shape[1]:
-        raise ValueError(f"switches must have shape (N, {input.shape[1]}, PH, PW), got {tuple(switches.shape)}")
+    rank = pooling.rank
+    check_map("switches", switches, rank, (pooling.switch_dtype(),))
+    if switches.dim() != rank + 2 or switches.shape[1] != input.shape[1]:
+        pooled = ", ".join(f"P{axis}" for axis in AXES[rank].split(", "))
+        raise ValueError(f"switches must have shape (N, {input.shape[1]}, {pooled}), got {tuple(switches.shape)}")
     check_device("switches", switches, "input", input)
 
 
 def _check_input_size(pooled: Tensor, size: PerAxis, pooling: Pooling) -> None:
-    pooled_size = spatial_size(pooled, 2)
+    pooled_size = spatial_size(pooled, pooling.rank)
     if not pooling.pools_to(size, pooled_size):
         fits = [pooling.pooled_size(size, ceil_mode) for ceil_mode in (False, True)]
         raise ValueError(

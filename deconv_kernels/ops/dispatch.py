@@ -35,7 +35,7 @@ from torch.compiler import is_compiling
 from . import backends, checks
 from .arguments import grouped
 from .geometry import Convolution, refuse_torchscript
-from .library import NAMESPACE, SCHEMAS
+from .library import NAMESPACE, SCHEMAS, without_rank
 
 native = torch._C._nn
 """What functions of torch.nn.functional call."""
@@ -59,7 +59,7 @@ def call(name: str, tensors: tuple[Tensor | None, ...], *arguments: Any) -> Any:
         except RuntimeError:
             pass  # refused; the checks below say why
     refuse_torchscript(arguments)
-    getattr(checks, name)(*grouped(name, (*tensors, *arguments)))
+    getattr(checks, without_rank(name))(*grouped(name, (*tensors, *arguments)))
     operator = backends.operator(name, tensors[0])  # type: ignore[arg-type]
     if is_compiling():
         return operator(*tensors, *arguments)

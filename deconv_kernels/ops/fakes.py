@@ -11,29 +11,29 @@ from .geometry import Backprojection, Convolution, PerAxis, Pooling
 from .layout import empty, empty_like, is_channels_last, spatial_size, taps_first
 
 
-def max_pool2d(
+def max_pool(
     input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Values and switches of the pooled map."""
-    size = pooling.pooled_size(spatial_size(input, 2), ceil_mode)
+    size = pooling.pooled_size(spatial_size(input, pooling.rank), ceil_mode)
     return empty_like(input, size), empty_like(input, size, pooling.switch_dtype())
 
 
-def max_unpool2d(
+def max_unpool(
     input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> Tensor:
     """A map of `output_size`."""
     return empty_like(input, output_size)
 
 
-def max_unpool2d_window(
+def max_unpool_window(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, pooling: Pooling, overlap: str, relu: bool
 ) -> Tensor:
     """All that the windows reach."""
-    return empty_like(input, pooling.unpooled_size(spatial_size(input, 2)))
+    return empty_like(input, pooling.unpooled_size(spatial_size(input, pooling.rank)))
 
 
-def backproject2d(
+def backproject(
     input: Tensor,
     weight: Tensor,
     image: Tensor,
@@ -44,7 +44,8 @@ def backproject2d(
 ) -> Tensor:
     """The part that is wanted, with all channels of the convolution's input."""
     channels = weight.shape[1] * geometry.groups
-    return empty((input.shape[0], channels, *geometry.size), input.dtype, input.device, is_channels_last(input, 2), 2)
+    shape, rank = (input.shape[0], channels, *geometry.size), geometry.rank
+    return empty(shape, input.dtype, input.device, is_channels_last(input, rank), rank)
 
 
 def pack_weight(namespace: str, weight: Tensor, convolution: Convolution) -> Tensor:
@@ -60,9 +61,9 @@ def pack_weight(namespace: str, weight: Tensor, convolution: Convolution) -> Ten
 
 def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """An index for each switch."""
-    return empty_like(switches, spatial_size(switches, 2), torch.int64)
+    return empty_like(switches, spatial_size(switches, pooling.rank), torch.int64)
 
 
 def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """A switch for each index."""
-    return empty_like(indices, spatial_size(indices, 2), pooling.switch_dtype())
+    return empty_like(indices, spatial_size(indices, pooling.rank), pooling.switch_dtype())

@@ -5,13 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
+from . import checks
 from .checks import FLOATING, check_map, check_weight, given_crop, given_size
 from .dispatch import call
 from .geometry import Backprojection, Convolution, IntOrPerAxis, Placement, Pooling, bounded
 from .layout import spatial_size
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    ceil_mode: bool = False,
+    *,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max-pools signals `relu(input + bias)` and keeps, for every window, where its maximum was.
+
+    Values are bit for bit those of `F.max_pool1d(F.relu(input + bias), ...)`: the first of equal maxima in row-major
+    order wins, and NaN wins over everything.
+
+    Args:
+        input: (N, C, L) or (C, L); float32, float64, float16 or bfloat16, any strides.
+        kernel_size: positions of the window.
+        stride: step between windows; the kernel size by default.
+        padding: positions of -inf around the signal, at most half the kernel.
+        dilation: step between the taps of a window.
+        ceil_mode: keep partial windows at the far borders.
+        bias: (C,) of the input's dtype, added first.
+        relu: rectify before pooling.
+
+    Returns:
+        The pooled values, and the switches: the position of each maximum inside its window, `tap`, as uint8 (int16 for
+        windows of more than 256 positions). Both (N, C, PL) or (C, PL), in the memory format of the input.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (switches).
+
+    Example:
+        >>> values, switches = dk.max_pool1d(torch.tensor([[1.0, 5.0, 7.0, 3.0]]), kernel_size=2)
+        >>> values.tolist(), switches.tolist()  # the maxima, and their places inside their windows
+        ([[5.0, 7.0]], [[1, 0]])
+    """
+    if has_torch_function_variadic(input, bias):
+        return handle_torch_function(
+            max_pool1d, (input, bias), input, kernel_size, stride, padding, dilation, ceil_mode, bias=bias, relu=relu
+        )
+    return _max_pool(Pooling.of(1, kernel_size, stride, padding, dilation), input, bias, bool(ceil_mode), bool(relu))
 
 
 def max_pool2d(
@@ -41,9 +91,9 @@ def max_pool2d(
         relu: rectify before pooling.
 
     Returns:
-        The pooled values, and the switches: the position of each maximum inside its window, `tap_y * kernel_x +
-        tap_x`, as uint8 (int16 for windows of more than 256 positions). Both (N, C, PH, PW) or (C, PH, PW), in the
-        memory format of the input.
+        The pooled values, and the switches: the position of each maximum inside its window, `tap_y * kernel_x + tap_x`,
+        as uint8 (int16 for windows of more than 256 positions). Both (N, C, PH, PW) or (C, PH, PW), in the memory
+        format of the input.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -60,8 +110,104 @@ def max_pool2d(
         return handle_torch_function(
             max_pool2d, (input, bias), input, kernel_size, stride, padding, dilation, ceil_mode, bias=bias, relu=relu
         )
-    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
-    return call("max_pool2d", (input, bias), *pooling, bool(ceil_mode), bool(relu))
+    return _max_pool(Pooling.of(2, kernel_size, stride, padding, dilation), input, bias, bool(ceil_mode), bool(relu))
+
+
+def max_pool3d(
+    input: Tensor,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    ceil_mode: bool = False,
+    *,
+    bias: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max-pools volumes `relu(input + bias)` and keeps, for every window, where its maximum was.
+
+    Values are bit for bit those of `F.max_pool3d(F.relu(input + bias), ...)`: the first of equal maxima in row-major
+    order wins, and NaN wins over everything.
+
+    Args:
+        input: (N, C, D, H, W) or (C, D, H, W); float32, float64, float16 or bfloat16, any strides.
+        kernel_size: planes, rows and columns of the window.
+        stride: step between windows; the kernel size by default.
+        padding: planes, rows and columns of -inf around the map, at most half the kernel.
+        dilation: step between the taps of a window.
+        ceil_mode: keep partial windows at the far borders.
+        bias: (C,) of the input's dtype, added first.
+        relu: rectify before pooling.
+
+    Returns:
+        The pooled values, and the switches: the position of each maximum inside its window, `(tap_z * kernel_y + tap_y)
+        * kernel_x + tap_x`, as uint8 (int16 for windows of more than 256 positions). Both (N, C, PD, PH, PW) or (C, PD,
+        PH, PW), in the memory format of the input.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (switches).
+
+    Example:
+        >>> values, switches = dk.max_pool3d(torch.arange(8.0).reshape(1, 2, 2, 2), kernel_size=2)
+        >>> values.item(), switches.item()  # the maximum, and its place inside its window
+        (7.0, 7)
+    """
+    if has_torch_function_variadic(input, bias):
+        return handle_torch_function(
+            max_pool3d, (input, bias), input, kernel_size, stride, padding, dilation, ceil_mode, bias=bias, relu=relu
+        )
+    return _max_pool(Pooling.of(3, kernel_size, stride, padding, dilation), input, bias, bool(ceil_mode), bool(relu))
+
+
+def max_unpool1d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    output_size: Sequence[int] | None = None,
+    *,
+    overlap: str = "sum",
+    relu: bool = False,
+) -> Tensor:
+    """Puts every pooled value back where its switch says, zero elsewhere; the same at every run, on every device.
+
+    Args:
+        input: (N, C, PL) or (C, PL) pooled values; float32, float64, float16 or bfloat16, any strides.
+        switches: of the input's shape, as `max_pool1d` returned them.
+        kernel_size, stride, padding, dilation: those of the pooling.
+        output_size: (L,) of the result, or its whole shape; the smallest map of full windows by default.
+        overlap: what happens where several windows name one position: "sum" adds them in row-major order, as the
+            gradient of the pooling does; "last" keeps the last of them in row-major order, as `F.max_unpool1d` does
+            on the CPU.
+        relu: rectify the result.
+
+    Returns:
+        (N, C, L) or (C, L), in the memory format of the input. Sums are formed in float32 (float64 for float64) and
+        rounded once. A switch that names no position of the result contributes nothing.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device; for `output_size` with the valid range.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+
+    Example:
+        >>> values, switches = dk.max_pool1d(torch.tensor([[1.0, 5.0, 7.0, 3.0]]), kernel_size=2)
+        >>> dk.max_unpool1d(values, switches, kernel_size=2)
+        tensor([[0., 5., 7., 0.]])
+    """
+    if has_torch_function_variadic(input, switches):
+        window = (kernel_size, stride, padding, dilation)
+        return handle_torch_function(
+            max_unpool1d, (input, switches), input, switches, *window, output_size, overlap=overlap, relu=relu
+        )
+    pooling = Pooling.of(1, kernel_size, stride, padding, dilation)
+    return _max_unpool(pooling, input, switches, output_size, overlap, bool(relu))
 
 
 def max_unpool2d(
@@ -76,7 +222,7 @@ def max_unpool2d(
     overlap: str = "sum",
     relu: bool = False,
 ) -> Tensor:
-    """Puts every pooled value back where its switch says, zero elsewhere.
+    """Puts every pooled value back where its switch says, zero elsewhere; the same at every run, on every device.
 
     Args:
         input: (N, C, PH, PW) or (C, PH, PW) pooled values; float32, float64, float16 or bfloat16, any strides.
@@ -110,14 +256,103 @@ def max_unpool2d(
             max_unpool2d, (input, switches), input, switches, *window, output_size, overlap=overlap, relu=relu
         )
     pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
-    if output_size is not None:
-        size = given_size("output_size", output_size, "input", input)
-    else:
-        check_map("input", input, FLOATING)
-        size = pooling.unpooled_size(spatial_size(input, 2))
-        if min(size) < 1:
-            raise ValueError(f"output_size must be given: full windows padded by {pooling.padding} leave a {size} map")
-    return call("max_unpool2d", (input, switches), *pooling, size, overlap, bool(relu))
+    return _max_unpool(pooling, input, switches, output_size, overlap, bool(relu))
+
+
+def max_unpool3d(
+    input: Tensor,
+    switches: Tensor,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    output_size: Sequence[int] | None = None,
+    *,
+    overlap: str = "sum",
+    relu: bool = False,
+) -> Tensor:
+    """Puts every pooled value back where its switch says, zero elsewhere; the same at every run, on every device.
+
+    Args:
+        input: (N, C, PD, PH, PW) or (C, PD, PH, PW) pooled values; float32, float64, float16 or bfloat16, any strides.
+        switches: of the input's shape, as `max_pool3d` returned them.
+        kernel_size, stride, padding, dilation: those of the pooling.
+        output_size: (D, H, W) of the result, or its whole shape; the smallest map of full windows by default.
+        overlap: what happens where several windows name one position: "sum" adds them in row-major order, as the
+            gradient of the pooling does; "last" keeps the last of them in row-major order, as `F.max_unpool3d` does
+            on the CPU with one thread.
+        relu: rectify the result.
+
+    Returns:
+        (N, C, D, H, W) or (C, D, H, W), in the memory format of the input. Sums are formed in float32 (float64 for
+        float64) and rounded once. A switch that names no position of the result contributes nothing.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device; for `output_size` with the valid range.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+
+    Example:
+        >>> values, switches = dk.max_pool3d(torch.arange(8.0).reshape(1, 2, 2, 2), kernel_size=2)
+        >>> dk.max_unpool3d(values, switches, kernel_size=2).flatten()
+        tensor([0., 0., 0., 0., 0., 0., 0., 7.])
+    """
+    if has_torch_function_variadic(input, switches):
+        window = (kernel_size, stride, padding, dilation)
+        return handle_torch_function(
+            max_unpool3d, (input, switches), input, switches, *window, output_size, overlap=overlap, relu=relu
+        )
+    pooling = Pooling.of(3, kernel_size, stride, padding, dilation)
+    return _max_unpool(pooling, input, switches, output_size, overlap, bool(relu))
+
+
+def max_unpool1d_window(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    *,
+    overlap: str = "sum",
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Unpools windows of pooled maps, each by the switches of the image it belongs to.
+
+    Args:
+        input: (U, C, l) windows of pooled values; float32, float64, float16 or bfloat16, any strides.
+        switches: (N, C, PL) of N images, as `max_pool1d` returned them.
+        image: (U,) int64, which image a window comes from.
+        origin: (U, 1) int64, where its first element sits in the pooled map (x). It may be negative, and the window
+            may overhang the map: elements outside it contribute nothing.
+        kernel_size, stride, padding, dilation: those of the pooling.
+        overlap, relu: as in `max_unpool1d`.
+
+    Returns:
+        The unpooled windows (U, C, l') with l' = (l - 1) * stride + dilation * (kernel - 1) + 1, and their origins (U,
+        1) in the unpooled map, `origin * stride - padding`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+
+    Example:
+        >>> _, switches = dk.max_pool1d(torch.eye(4).reshape(1, 1, 16), kernel_size=2)
+        >>> image, origin = torch.tensor([0]), torch.tensor([[1]])
+        >>> windows, origins = dk.max_unpool1d_window(torch.ones(1, 1, 1), switches, image, origin, kernel_size=2)
+        >>> windows.tolist(), origins.tolist()
+        ([[[1.0, 0.0]]], [[2]])
+    """
+    if has_torch_function_variadic(input, switches, image, origin):
+        tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
+        return handle_torch_function(max_unpool1d_window, tensors, *tensors, *window, overlap=overlap, relu=relu)
+    pooling = Pooling.of(1, kernel_size, stride, padding, dilation)
+    return _max_unpool_window(pooling, input, switches, image, origin, overlap, bool(relu))
 
 
 def max_unpool2d_window(
@@ -152,6 +387,8 @@ def max_unpool2d_window(
         TypeError: an argument of the wrong type or dtype.
         ValueError: an argument of the wrong shape, size or device.
 
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+
     Example:
         >>> _, switches = dk.max_pool2d(torch.eye(4).reshape(1, 1, 4, 4), kernel_size=2)
         >>> image, origin = torch.tensor([0]), torch.tensor([[1, 1]])
@@ -163,10 +400,55 @@ def max_unpool2d_window(
         tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
         return handle_torch_function(max_unpool2d_window, tensors, *tensors, *window, overlap=overlap, relu=relu)
     pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
-    tensors = (input, switches, image, origin)
-    windows = call("max_unpool2d_window", tensors, *pooling.of_windows(), overlap, bool(relu))
-    (step_y, step_x), (pad_y, pad_x) = pooling.stride, pooling.padding
-    return windows, torch.stack([origin[:, 0] * step_y - pad_y, origin[:, 1] * step_x - pad_x], dim=1)
+    return _max_unpool_window(pooling, input, switches, image, origin, overlap, bool(relu))
+
+
+def max_unpool3d_window(
+    input: Tensor,
+    switches: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    kernel_size: IntOrPerAxis,
+    stride: IntOrPerAxis | None = None,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    *,
+    overlap: str = "sum",
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Unpools windows of pooled maps, each by the switches of the image it belongs to.
+
+    Args:
+        input: (U, C, d, h, w) windows of pooled values; float32, float64, float16 or bfloat16, any strides.
+        switches: (N, C, PD, PH, PW) of N images, as `max_pool3d` returned them.
+        image: (U,) int64, which image a window comes from.
+        origin: (U, 3) int64, where its first element sits in the pooled map (z, y, x). It may be negative, and the
+            window may overhang the map: elements outside it contribute nothing.
+        kernel_size, stride, padding, dilation: those of the pooling.
+        overlap, relu: as in `max_unpool3d`.
+
+    Returns:
+        The unpooled windows (U, C, d', h', w') with d' = (d - 1) * stride + dilation * (kernel - 1) + 1, and their
+        origins (U, 3) in the unpooled map, `origin * stride - padding`.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling).
+
+    Example:
+        >>> _, switches = dk.max_pool3d(torch.eye(8).reshape(1, 1, 4, 4, 4), kernel_size=2)
+        >>> image, origin = torch.tensor([0]), torch.tensor([[1, 0, 1]])
+        >>> windows, origins = dk.max_unpool3d_window(torch.ones(1, 1, 1, 1, 1), switches, image, origin, kernel_size=2)
+        >>> windows.shape, origins.tolist()
+        (torch.Size([1, 1, 2, 2, 2]), [[2, 0, 2]])
+    """
+    if has_torch_function_variadic(input, switches, image, origin):
+        tensors, window = (input, switches, image, origin), (kernel_size, stride, padding, dilation)
+        return handle_torch_function(max_unpool3d_window, tensors, *tensors, *window, overlap=overlap, relu=relu)
+    pooling = Pooling.of(3, kernel_size, stride, padding, dilation)
+    return _max_unpool_window(pooling, input, switches, image, origin, overlap, bool(relu))
 
 
 def backproject2d(
@@ -210,10 +492,10 @@ def backproject2d(
         packed: what `pack_weight` made of `weight`; saves packing it again at every call.
 
     Returns:
-        The windows (U, C, h', w') on the convolution's input, by default with h' = (h - 1) * stride + dilation *
-        (kh - 1) + 1 rows where h counts rows after unpooling, in the memory format of `input`; and their origins (U, 2)
-        in that map. Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled signal.
-        Weights must be finite: a signal of zero may be skipped or multiplied.
+        The windows (U, C, h', w') on the convolution's input, by default with h' = (h - 1) * stride + dilation * (kh -
+        1) + 1 rows where h counts rows after unpooling, in the memory format of `input`; and their origins (U, 2) in
+        that map. Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled signal. Weights
+        must be finite: a signal of zero may be skipped or multiplied.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -251,7 +533,7 @@ def backproject2d(
         raise TypeError("pool_kernel_size must be given with switches")
     else:
         pooling = Pooling.of(2, pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_")
-    check_map("input", input, FLOATING)
+    check_map("input", input, 2, FLOATING)
     check_weight(weight, groups)
     signal = pooling.unpadded().unpooled_size(spatial_size(input, 2))
     full = convolution.full_size(signal, spatial_size(weight, 2))
@@ -317,11 +599,12 @@ def switches_to_indices(
     padding: IntOrPerAxis = 0,
     dilation: IntOrPerAxis = 1,
 ) -> Tensor:
-    """The switches as the flat int64 indices `y * W + x` that `F.max_pool2d(return_indices=True)` returns.
+    """The switches as the flat int64 indices that PyTorch's pooling returns: `(z * H + y) * W + x`.
 
     Args:
-        switches: (N, C, PH, PW) or (C, PH, PW), as `max_pool2d` returned them.
-        input_size: (H, W) of the map that was pooled, or its whole shape.
+        switches: as `max_pool1d`, `max_pool2d` or `max_pool3d` returned them.
+        input_size: (L,), (H, W) or (D, H, W) of the map that was pooled, or the whole shape of maps of two or three
+            dimensions; four entries are (N, C, H, W), and (C, D, H, W) where `kernel_size` has three.
         kernel_size, stride, padding, dilation: those of the pooling.
 
     Returns:
@@ -342,9 +625,12 @@ def switches_to_indices(
         return handle_torch_function(
             switches_to_indices, (switches,), switches, input_size, kernel_size, stride, padding, dilation
         )
-    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
-    size = given_size("input_size", input_size, "switches", switches)
-    return call("switches_to_indices", (switches,), size, *pooling)
+    pooling = Pooling.of(_rank_of(input_size, kernel_size, switches), kernel_size, stride, padding, dilation)
+    size = given_size("input_size", input_size, pooling.rank, "switches", switches)
+    if pooling.rank != 1:
+        return call("switches_to_indices", (switches,), size, *pooling)
+    checks.switches_to_indices(switches, size, pooling)
+    return call("switches_to_indices", (switches.unsqueeze(-2),), (1, *size), *pooling.of_rows()).squeeze(-2)
 
 
 def indices_to_switches(
@@ -358,8 +644,8 @@ def indices_to_switches(
     """The switches that say the same as flat int64 indices; the inverse of `switches_to_indices`.
 
     Args:
-        indices: (N, C, PH, PW) or (C, PH, PW) int64, as `F.max_pool2d(return_indices=True)` returns them.
-        input_size: (H, W) of the map that was pooled, or its whole shape.
+        indices: int64, as `F.max_pool1d`, `F.max_pool2d` or `F.max_pool3d` with `return_indices=True` returns them.
+        input_size: as in `switches_to_indices`.
         kernel_size, stride, padding, dilation: those of the pooling.
 
     Returns:
@@ -379,6 +665,66 @@ def indices_to_switches(
         return handle_torch_function(
             indices_to_switches, (indices,), indices, input_size, kernel_size, stride, padding, dilation
         )
-    pooling = Pooling.of(2, kernel_size, stride, padding, dilation)
-    size = given_size("input_size", input_size, "indices", indices)
-    return call("indices_to_switches", (indices,), size, *pooling)
+    pooling = Pooling.of(_rank_of(input_size, kernel_size, indices), kernel_size, stride, padding, dilation)
+    size = given_size("input_size", input_size, pooling.rank, "indices", indices)
+    if pooling.rank != 1:
+        return call("indices_to_switches", (indices,), size, *pooling)
+    checks.indices_to_switches(indices, size, pooling)
+    return call("indices_to_switches", (indices.unsqueeze(-2),), (1, *size), *pooling.of_rows()).squeeze(-2)
+
+
+def _max_pool(
+    pooling: Pooling, input: Tensor, bias: Tensor | None, ceil_mode: bool, relu: bool
+) -> tuple[Tensor, Tensor]:
+    if pooling.rank != 1:
+        return call(f"max_pool{pooling.rank}d", (input, bias), *pooling, ceil_mode, relu)
+    checks.max_pool(input, bias, pooling, ceil_mode, relu)
+    values, switches = call("max_pool2d", (input.unsqueeze(-2), bias), *pooling.of_rows(), ceil_mode, relu)
+    return values.squeeze(-2), switches.squeeze(-2)
+
+
+def _max_unpool(
+    pooling: Pooling, input: Tensor, switches: Tensor, output_size: Sequence[int] | None, overlap: str, relu: bool
+) -> Tensor:
+    rank = pooling.rank
+    if output_size is not None:
+        size = given_size("output_size", output_size, rank, "input", input)
+    else:
+        check_map("input", input, rank, FLOATING)
+        size = pooling.unpooled_size(spatial_size(input, rank))
+        if min(size) < 1:
+            raise ValueError(f"output_size must be given: full windows padded by {pooling.padding} leave a {size} map")
+    if rank != 1:
+        return call(f"max_unpool{rank}d", (input, switches), *pooling, size, overlap, relu)
+    checks.max_unpool(input, switches, pooling, size, overlap, relu)
+    rows = input.unsqueeze(-2), switches.unsqueeze(-2)
+    return call("max_unpool2d", rows, *pooling.of_rows(), (1, *size), overlap, relu).squeeze(-2)
+
+
+def _max_unpool_window(
+    pooling: Pooling, input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, overlap: str, relu: bool
+) -> tuple[Tensor, Tensor]:
+    if pooling.rank != 1:
+        tensors = (input, switches, image, origin)
+        windows = call(f"max_unpool{pooling.rank}d_window", tensors, *pooling.of_windows(), overlap, relu)
+    else:
+        checks.max_unpool_window(input, switches, image, origin, pooling, overlap, relu)
+        rows = (input.unsqueeze(-2), switches.unsqueeze(-2), image, F.pad(origin, (1, 0)))
+        windows = call("max_unpool2d_window", rows, *pooling.of_rows().of_windows(), overlap, relu).squeeze(-2)
+    return windows, moved(origin, pooling.stride, [-padding for padding in pooling.padding])
+
+
+def moved(origin: Tensor, step: Sequence[int], base: Sequence[int]) -> Tensor:
+    """Where windows begin whose places (U, rank) are counted in steps, the first of them at `base`."""
+    axes = zip(origin.unbind(dim=1), step, base, strict=True)
+    return torch.stack([place * apart + first for place, apart, first in axes], dim=1)
+
+
+def _rank_of(input_size: Sequence[int], kernel_size: IntOrPerAxis, pooled: Tensor) -> int:
+    """The rank of a map by its size or its whole shape, as `switches_to_indices` takes them."""
+    entries = len(input_size) if isinstance(input_size, Sequence) else 2
+    if entries == 3:
+        return 2 if isinstance(pooled, Tensor) and pooled.dim() == 3 else 3
+    if entries == 4:
+        return 3 if isinstance(kernel_size, Sequence) and len(kernel_size) == 3 else 2
+    return {1: 1, 5: 3}.get(entries, 2)

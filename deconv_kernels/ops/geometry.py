@@ -80,6 +80,11 @@ class Pooling(NamedTuple):
         """The same windows without padding, as those are that a map has been cut into."""
         return self._replace(padding=(0,) * self.rank)
 
+    def of_rows(self) -> Pooling:
+        """The pooling of maps of one row that signals, which have one axis, are looked at as."""
+        (kernel,), (stride,), (padding,), (dilation,) = self
+        return Pooling((1, kernel), (1, stride), (0, padding), (1, dilation))
+
     def of_windows(self) -> tuple[PerAxis, PerAxis, PerAxis]:
         """Kernel size, stride and dilation: all that windows of a map are unpooled by. Padding moves their origins."""
         return self.kernel_size, self.stride, self.dilation
@@ -180,7 +185,7 @@ class Placement(NamedTuple):
 
 
 class Backprojection(NamedTuple):
-    """The arguments of the ops `backproject` after their tensors; `reference.backproject2d` says what they mean."""
+    """The arguments of an op `backproject` after their tensors; `reference.backproject` says what they mean."""
 
     pool_kernel_size: PerAxis
     pool_stride: PerAxis

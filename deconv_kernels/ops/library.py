@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -11,27 +12,44 @@ NAMESPACE = "deconv_kernels"
 TRITON_NAMESPACE = "deconv_kernels_triton"
 REFERENCE_NAMESPACE = "deconv_kernels_reference"
 
-_WINDOW = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation"
+
+def _pooling_schemas(rank: int) -> dict[str, str]:
+    """Those of the pooling ops for maps of `rank` dimensions."""
+    ints, sizes = f"int[{rank}]", f"SymInt[{rank}]"
+    window = f"{ints} kernel_size, {ints} stride, {ints} padding, {ints} dilation"
+    return {
+        f"max_pool{rank}d": f"(Tensor input, Tensor? bias, {window}, bool ceil_mode, bool relu) -> (Tensor, Tensor)",
+        f"max_unpool{rank}d": (
+            f"(Tensor input, Tensor switches, {window}, {sizes} output_size, str overlap, bool relu) -> Tensor"
+        ),
+        f"max_unpool{rank}d_window": (
+            f"(Tensor input, Tensor switches, Tensor image, Tensor origin, {ints} kernel_size, {ints} stride, "
+            f"{ints} dilation, str overlap, bool relu) -> Tensor"
+        ),
+    }
+
+
+_WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
 
 # The same text as in csrc/ops.cpp, for the namespaces that are defined from Python; a test holds the two together.
 SCHEMAS = {
-    "max_pool2d": f"(Tensor input, Tensor? bias, {_WINDOW}, bool ceil_mode, bool relu) -> (Tensor, Tensor)",
-    "max_unpool2d": (
-        f"(Tensor input, Tensor switches, {_WINDOW}, SymInt[2] output_size, str overlap, bool relu) -> Tensor"
-    ),
-    "max_unpool2d_window": (
-        "(Tensor input, Tensor switches, Tensor image, Tensor origin, int[2] kernel_size, int[2] stride, "
-        "int[2] dilation, str overlap, bool relu) -> Tensor"
-    ),
+    **_pooling_schemas(2),
+    **_pooling_schemas(3),
     "backproject2d": (
         "(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
         "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_dilation, str overlap, bool relu, int[2] stride, "
         "int[2] dilation, int groups, SymInt[2] begin, SymInt[2] size, SymInt[2] base, SymInt[2] map_size) -> Tensor"
     ),
     "pack_weight": "(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor",
-    "switches_to_indices": f"(Tensor switches, SymInt[2] input_size, {_WINDOW}) -> Tensor",
-    "indices_to_switches": f"(Tensor indices, SymInt[2] input_size, {_WINDOW}) -> Tensor",
+    "switches_to_indices": f"(Tensor switches, SymInt[] input_size, {_WINDOW}) -> Tensor",
+    "indices_to_switches": f"(Tensor indices, SymInt[] input_size, {_WINDOW}) -> Tensor",
 }
+
+
+def without_rank(name: str) -> str:
+    """What an op does, for maps of whatever rank: `max_pool` of `max_pool2d` and of `max_pool3d`."""
+    return re.sub("[23]d", "", name)
+
 
 _HERE = Path(__file__).parent.parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from .arguments import taking_flat
 from .dispatch import DispatchKeySet
 from .geometry import Pooling
 from .layout import spatial_size
+from .library import without_rank
 
 
 def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,7 +24,8 @@ def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     torch.onnx takes whatever it is given, a module or a `torch.export` program, through this key, also where nothing
     is differentiated.
     """
-    plain = taking_flat(name, max_pool2d if name == "max_pool2d" else getattr(reference, name))
+    kind = without_rank(name)
+    plain = taking_flat(name, max_pool if kind == "max_pool" else getattr(reference, kind))
 
     def choose(keys: DispatchKeySet, *arguments: Any) -> Any:
         if is_compiling() and torch.onnx.is_in_onnx_export():
@@ -32,17 +35,19 @@ def plain_in_onnx(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     return choose
 
 
-def max_pool2d(
+def max_pool(
     input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """ONNX's own pooling, with its indices as switches."""
+    rank = pooling.rank
     if bias is not None:
-        input = input + bias[:, None, None]
+        input = input + bias[(..., *[None] * rank)]
     if relu:
         input = torch.relu(input)
-    images = input if input.dim() == 4 else input[None]
-    size = spatial_size(images, 2)
-    shape = (*images.shape[:-2], *pooling.pooled_size(size, ceil_mode))
+    batched = input.dim() == rank + 2
+    images = input if batched else input[None]
+    size = spatial_size(images, rank)
+    shape = (*images.shape[:-rank], *pooling.pooled_size(size, ceil_mode))
     kernel, stride, padding, dilation = pooling
     window = {"kernel_shape": kernel, "strides": stride, "pads": (*padding, *padding), "dilations": dilation}
     values, indices = torch.onnx.ops.symbolic_multi_out(
@@ -53,6 +58,6 @@ def max_pool2d(
         shapes=(shape, shape),
     )
     # They count through the maps of all channels and images.
-    indices = indices - indices // (size[0] * size[1]) * (size[0] * size[1])
+    indices = indices - indices // math.prod(size) * math.prod(size)
     switches = reference.indices_to_switches(indices, size, pooling)
-    return (values, switches) if input.dim() == 4 else (values[0], switches[0])
+    return (values, switches) if batched else (values[0], switches[0])

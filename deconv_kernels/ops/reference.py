@@ -5,6 +5,9 @@ The functions take the tensors and objects of the ops, already checked by `decon
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,47 +17,51 @@ from .geometry import Backprojection, Convolution, PerAxis, Pooling
 from .layout import dense_copy, empty_like, is_channels_last, spatial_size
 
 
-def max_pool2d(
+def max_pool(
     input: Tensor, bias: Tensor | None, pooling: Pooling, ceil_mode: bool, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
-    channels_last = is_channels_last(input, 2)
+    rank = pooling.rank
+    channels_last = is_channels_last(input, rank)
     if bias is not None:
-        input = input + bias[:, None, None]
+        input = input + bias[(..., *[None] * rank)]
     if relu:
         input = torch.relu(input)
-    kernel_size, stride, padding, dilation = pooling
-    height, width = input.shape[-2:]
-    pooled = pooling.pooled_size((height, width), ceil_mode)
-    shape = (*input.shape[:-2], *pooled)
+    size = spatial_size(input, rank)
+    pooled = pooling.pooled_size(size, ceil_mode)
+    shape = (*input.shape[:-rank], *pooled)
     values = torch.full(shape, -torch.inf, dtype=input.dtype, device=input.device)
     switches = torch.zeros(shape, dtype=pooling.switch_dtype(), device=input.device)
     untouched = torch.ones(pooled, dtype=torch.bool, device=input.device)
-    for tap_y in range(kernel_size[0]):
-        y = torch.arange(pooled[0], device=input.device) * stride[0] - padding[0] + tap_y * dilation[0]
-        for tap_x in range(kernel_size[1]):
-            x = torch.arange(pooled[1], device=input.device) * stride[1] - padding[1] + tap_x * dilation[1]
-            inside = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
-            seen = input[..., y.clamp(0, height - 1), :][..., x.clamp(0, width - 1)]
-            wins = inside & (untouched | (seen > values) | seen.isnan())
-            values = torch.where(wins, seen, values)
-            switches = switches.masked_fill(wins, tap_y * kernel_size[1] + tap_x)
-            untouched = untouched & ~inside
-    return dense_copy(values, channels_last, 2), dense_copy(switches, channels_last, 2)
+    starts = _window_starts(pooled, pooling, input.device)
+    for code, taps in enumerate(itertools.product(*map(range, pooling.kernel_size))):
+        seen, inside = input, torch.ones(pooled, dtype=torch.bool, device=input.device)
+        for axis, tap in enumerate(taps):
+            position = starts[axis] + tap * pooling.dilation[axis]
+            inside = inside & along(axis, rank, (position >= 0) & (position < size[axis]))
+            seen = seen.index_select(axis - rank, position.clamp(0, size[axis] - 1))
+        wins = inside & (untouched | (seen > values) | seen.isnan())
+        values = torch.where(wins, seen, values)
+        switches = switches.masked_fill(wins, code)
+        untouched = untouched & ~inside
+    return dense_copy(values, channels_last, rank), dense_copy(switches, channels_last, rank)
 
 
-def max_unpool2d(
+def max_unpool(
     input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> Tensor:
     """Every pooled value put back where its switch says; see `deconv_kernels.max_unpool2d`."""
-    return dense_copy(_unpool(input, switches, pooling, output_size, overlap, relu), is_channels_last(input, 2), 2)
+    rank = pooling.rank
+    out = _unpool(input, switches, pooling, output_size, overlap, relu)
+    return dense_copy(out, is_channels_last(input, rank), rank)
 
 
-def max_unpool2d_window(
+def max_unpool_window(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, pooling: Pooling, overlap: str, relu: bool
 ) -> Tensor:
     """Windows of a pooled map unpooled by the switches of their images; see `deconv_kernels.max_unpool2d_window`."""
-    pooled = spatial_size(input, 2)
+    rank = pooling.rank
+    pooled = spatial_size(input, rank)
     size = pooling.unpooled_size(pooled)
     if input.numel() == 0:
         return empty_like(input, size)
@@ -62,34 +69,39 @@ def max_unpool2d_window(
     if not is_compiling() and bool(((image < 0) | (image >= images)).any()):
         raise ValueError(f"image must be between 0 and {images - 1}, got {image.min()} to {image.max()}")
     codes = window_switches(switches, image, origin, pooled)
-    return dense_copy(_unpool(input, codes, pooling, size, overlap, relu), is_channels_last(input, 2), 2)
+    return dense_copy(_unpool(input, codes, pooling, size, overlap, relu), is_channels_last(input, rank), rank)
 
 
 def window_switches(switches: Tensor, image: Tensor, origin: Tensor, size: PerAxis) -> Tensor:
-    """The switches under windows of `size` (U, C, h, w), -1 where a window overhangs its map."""
-    height, width = switches.shape[-2:]
-    y = origin[:, :1] + torch.arange(size[0], device=origin.device)
-    x = origin[:, 1:] + torch.arange(size[1], device=origin.device)
-    inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
-    channel = torch.arange(switches.shape[1], device=switches.device)
-    codes = switches[
-        image[:, None, None, None],
-        channel[:, None, None],
-        y.clamp(0, height - 1)[:, None, :, None],
-        x.clamp(0, width - 1)[:, None, None, :],
-    ]
+    """The switches under windows of `size` (U, C, *size), -1 where a window overhangs its map."""
+    rank = len(size)
+    inside = torch.ones((), dtype=torch.bool, device=switches.device)
+    places = []
+    for axis, extent in enumerate(spatial_size(switches, rank)):
+        position = origin[:, axis, None] + torch.arange(size[axis], device=origin.device)
+        inside = inside & along(axis, rank, (position >= 0) & (position < extent), channels=True)
+        places.append(along(axis, rank, position.clamp(0, extent - 1), channels=True))
+    channel = torch.arange(switches.shape[1], device=switches.device)[(..., *[None] * rank)]
+    codes = switches[(image[(..., *[None] * (rank + 1))], channel, *places)]
     return torch.where(inside, codes.long(), -1)
+
+
+def along(axis: int, rank: int, numbers: Tensor, channels: bool = False) -> Tensor:
+    """(..., size) numbers of the positions along one axis, to go with maps (..., [1,] *sizes) of `rank` dimensions."""
+    before = [None] * (axis + channels)
+    return numbers[(..., *before, slice(None), *[None] * (rank - 1 - axis))]
 
 
 def _unpool(
     input: Tensor, switches: Tensor, pooling: Pooling, output_size: PerAxis, overlap: str, relu: bool
 ) -> Tensor:
     """Gather form: each output position asks, in row-major order, the windows that can see it."""
-    pooled = input.shape[-2:]
+    rank = pooling.rank
+    pooled = spatial_size(input, rank)
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
     values = input.to(accumulate)
     codes = switches.long()
-    out = torch.zeros((*input.shape[:-2], *output_size), dtype=accumulate, device=input.device)
+    out = torch.zeros((*input.shape[:-rank], *output_size), dtype=accumulate, device=input.device)
     last = overlap == "last"
 
     def windows(axis: int) -> list[tuple[Tensor, Tensor]]:
@@ -106,19 +118,22 @@ def _unpool(
             candidates.append((window.clamp(0, pooled[axis] - 1), torch.where(sees, tap, -1)))
         return candidates
 
-    for row, tap_y in windows(0):
-        for column, tap_x in windows(1):
-            sees = (tap_y[:, None] >= 0) & (tap_x >= 0)
-            code = tap_y[:, None] * pooling.kernel_size[1] + tap_x
-            chosen = sees & (codes.index_select(-2, row).index_select(-1, column) == code)
-            value = values.index_select(-2, row).index_select(-1, column)
-            out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
+    for candidate in itertools.product(*map(windows, range(rank))):
+        value, named = values, codes
+        code = torch.zeros((), dtype=torch.int64, device=input.device)
+        sees = torch.ones((), dtype=torch.bool, device=input.device)
+        for axis, (window, tap) in enumerate(candidate):
+            value, named = (each.index_select(axis - rank, window) for each in (value, named))
+            code = code * pooling.kernel_size[axis] + along(axis, rank, tap)
+            sees = sees & along(axis, rank, tap >= 0)
+        chosen = sees & (named == code)
+        out = torch.where(chosen, value, out) if last else out + torch.where(chosen, value, 0.0)
     if relu:
         out = torch.relu(out)
     return out.to(input.dtype)
 
 
-def backproject2d(
+def backproject(
     input: Tensor,
     weight: Tensor,
     image: Tensor,
@@ -137,7 +152,7 @@ def backproject2d(
     signal = input
     if switches is not None:
         pooling = geometry.pooling()
-        signal = max_unpool2d_window(input, switches, image, origin, pooling, geometry.overlap, geometry.relu)
+        signal = max_unpool_window(input, switches, image, origin, pooling, geometry.overlap, geometry.relu)
     elif geometry.relu:
         signal = torch.relu(input)
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -184,44 +199,53 @@ def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
 
 
 def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
-    """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`."""
+    """Flat int64 positions in a map; see `deconv_kernels.switches_to_indices`."""
     position, inside = positions(switches.long(), input_size, pooling)
     if not is_compiling() and not bool(inside.all()):
         raise ValueError(
             f"switches holds a value that names no position of a {pooling.kernel_size} window inside the "
             f"{input_size} map"
         )
-    return dense_copy(position, is_channels_last(switches, 2), 2)
+    return dense_copy(position, is_channels_last(switches, pooling.rank), pooling.rank)
 
 
 def positions(codes: Tensor, size: PerAxis, pooling: Pooling) -> tuple[Tensor, Tensor]:
-    """The flat position in a (H, W) map that each int64 switch names, and whether it lies inside the map."""
-    y, x = _window_starts(codes, pooling)
-    y = y + codes // pooling.kernel_size[1] * pooling.dilation[0]
-    x = x + codes % pooling.kernel_size[1] * pooling.dilation[1]
+    """The flat position in a map of `size` that each int64 switch names, and whether it lies inside the map."""
+    rank = pooling.rank
+    starts = _window_starts(spatial_size(codes, rank), pooling, codes.device)
     inside = (codes >= 0) & (codes < pooling.taps())
-    return y * size[1] + x, inside & (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    flat, taps = torch.zeros((), dtype=torch.int64, device=codes.device), pooling.taps()
+    for axis in range(rank):
+        taps //= pooling.kernel_size[axis]
+        tap = codes // taps % pooling.kernel_size[axis]
+        position = along(axis, rank, starts[axis]) + tap * pooling.dilation[axis]
+        inside = inside & (position >= 0) & (position < size[axis])
+        flat = flat * size[axis] + position
+    return flat, inside
 
 
 def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
     """Window-local positions of flat int64 positions; see `deconv_kernels.indices_to_switches`."""
-    kernel_size, dilation = pooling.kernel_size, pooling.dilation
-    start_y, start_x = _window_starts(indices, pooling)
-    row = indices // input_size[1]
-    y, x = row - start_y, indices - row * input_size[1] - start_x
-    tap_y = y // dilation[0]
-    tap_x = x // dilation[1]
-    inside = (indices >= 0) & (indices < input_size[0] * input_size[1])
-    inside &= (y % dilation[0] == 0) & (tap_y >= 0) & (tap_y < kernel_size[0])
-    inside &= (x % dilation[1] == 0) & (tap_x >= 0) & (tap_x < kernel_size[1])
+    rank, positions_left = pooling.rank, math.prod(input_size)
+    starts = _window_starts(spatial_size(indices, rank), pooling, indices.device)
+    inside = (indices >= 0) & (indices < positions_left)
+    code, rest = torch.zeros((), dtype=torch.int64, device=indices.device), indices
+    for axis in range(rank):
+        positions_left = positions_left // input_size[axis]
+        position = rest // positions_left
+        rest = rest - position * positions_left
+        offset = position - along(axis, rank, starts[axis])
+        tap = offset // pooling.dilation[axis]
+        inside = inside & (offset % pooling.dilation[axis] == 0) & (tap >= 0) & (tap < pooling.kernel_size[axis])
+        code = code * pooling.kernel_size[axis] + tap
     if not is_compiling() and not bool(inside.all()):
         raise ValueError(
-            f"indices holds a position of the {input_size} map that its {kernel_size} window does not cover"
+            f"indices holds a position of the {input_size} map that its {pooling.kernel_size} window does not cover"
         )
-    return dense_copy((tap_y * kernel_size[1] + tap_x).to(pooling.switch_dtype()), is_channels_last(indices, 2), 2)
+    return dense_copy(code.to(pooling.switch_dtype()), is_channels_last(indices, rank), rank)
 
 
-def _window_starts(pooled: Tensor, pooling: Pooling) -> tuple[Tensor, Tensor]:
-    y = torch.arange(pooled.shape[-2], device=pooled.device)[:, None] * pooling.stride[0] - pooling.padding[0]
-    x = torch.arange(pooled.shape[-1], device=pooled.device) * pooling.stride[1] - pooling.padding[1]
-    return y, x
+def _window_starts(pooled: PerAxis, pooling: Pooling, device: torch.device) -> list[Tensor]:
+    """Along each axis, where the windows of a pooled map begin."""
+    axes = zip(pooled, pooling.stride, pooling.padding, strict=True)
+    return [torch.arange(count, device=device) * stride - padding for count, stride, padding in axes]

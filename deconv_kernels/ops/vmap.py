@@ -10,26 +10,31 @@ from torch import Tensor
 
 
 def rules(namespace: Any) -> dict[str, Callable[..., Any]]:
-    """Those of the ops of a namespace."""
+    """Those of the ops of a namespace, by their names without rank."""
 
     def pool(info: Any, dims: tuple[Any, ...], input: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Any, Any]:
+        rank = len(rest[0])
         maps = _mapped_first(input, dims[0], info.batch_size)
         if bias is not None and dims[1] is not None:
-            added = bias.to(input.dtype).movedim(dims[1], 0)[..., None, None]
-            maps, bias = maps + (added if maps.dim() == 4 else added[:, None]), None
-        values, switches = namespace.max_pool2d(_fold(maps), bias, *rest)
-        return (_unfold(values, maps), _unfold(switches, maps)), (0, 0)
+            added = bias.to(input.dtype).movedim(dims[1], 0)[(..., *[None] * rank)]
+            maps, bias = maps + (added if maps.dim() == rank + 2 else added[:, None]), None
+        values, switches = getattr(namespace, f"max_pool{rank}d")(_fold(maps, rank), bias, *rest)
+        return (_unfold(values, maps, rank), _unfold(switches, maps, rank)), (0, 0)
 
     def unpool(info: Any, dims: tuple[Any, ...], input: Tensor, switches: Tensor, *rest: Any) -> tuple[Any, int]:
+        rank = len(rest[0])
         maps, codes = (_mapped_first(t, d, info.batch_size) for t, d in ((input, dims[0]), (switches, dims[1])))
-        return _unfold(namespace.max_unpool2d(_fold(maps), _fold(codes), *rest), maps), 0
+        result = getattr(namespace, f"max_unpool{rank}d")(_fold(maps, rank), _fold(codes, rank), *rest)
+        return _unfold(result, maps, rank), 0
 
     def unpool_window(
         info: Any, dims: tuple[Any, ...], input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, *rest: Any
     ) -> tuple[Any, int]:
+        rank = len(rest[0])
         maps = _mapped_first(input, dims[0], info.batch_size)
         places = _places(info.batch_size, (switches, image, origin), dims[1:4])
-        return _unfold(namespace.max_unpool2d_window(_fold(maps), *places, *rest), maps), 0
+        result = getattr(namespace, f"max_unpool{rank}d_window")(_fold(maps, rank), *places, *rest)
+        return _unfold(result, maps, rank), 0
 
     def send(
         info: Any, dims: tuple[Any, ...], input: Tensor, weight: Tensor, image: Tensor, origin: Tensor, *rest: Any
@@ -45,24 +50,25 @@ def rules(namespace: Any) -> dict[str, Callable[..., Any]]:
             return torch.stack([namespace.backproject2d(*arguments, *geometry) for arguments in each]), 0
         maps = _mapped_first(input, dims[0], info.batch_size)
         switches, image, origin = _places(info.batch_size, (switches, image, origin), (dims[4], *dims[2:4]))
-        sent = namespace.backproject2d(_fold(maps), weight, image, origin, switches, packed, *geometry)
-        return _unfold(sent, maps), 0
+        sent = namespace.backproject2d(_fold(maps, 2), weight, image, origin, switches, packed, *geometry)
+        return _unfold(sent, maps, 2), 0
 
     def pack(info: Any, dims: tuple[Any, ...], weight: Tensor, *rest: Any) -> tuple[Any, int]:
         return torch.stack([namespace.pack_weight(one, *rest) for one in weight.movedim(dims[0], 0)]), 0
 
     def convert(name: str) -> Callable[..., Any]:
         def rule(info: Any, dims: tuple[Any, ...], codes: Tensor, *rest: Any) -> tuple[Any, int]:
+            rank = len(rest[0])
             maps = _mapped_first(codes, dims[0], info.batch_size)
-            return _unfold(getattr(namespace, name)(_fold(maps), *rest), maps), 0
+            return _unfold(getattr(namespace, name)(_fold(maps, rank), *rest), maps, rank), 0
 
         return rule
 
     return {
-        "max_pool2d": pool,
-        "max_unpool2d": unpool,
-        "max_unpool2d_window": unpool_window,
-        "backproject2d": send,
+        "max_pool": pool,
+        "max_unpool": unpool,
+        "max_unpool_window": unpool_window,
+        "backproject": send,
         "pack_weight": pack,
         "switches_to_indices": convert("switches_to_indices"),
         "indices_to_switches": convert("indices_to_switches"),
@@ -79,7 +85,7 @@ def _places(batch: int, tensors: tuple[Any, ...], dims: Sequence[int | None]) ->
 
 
 def _side_by_side(switches: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, C, PH, PW) switches as those of B * N images, and (B, U) numbers of images among these."""
+    """(B, N, C, ...) switches as those of B * N images, and (B, U) numbers of images among these."""
     exists = (image >= 0) & (image < switches.shape[1])
     first = torch.arange(len(switches), device=image.device)[:, None] * switches.shape[1]
     return switches.flatten(0, 1), torch.where(exists, image + first, -1)
@@ -89,10 +95,10 @@ def _mapped_first(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
     return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _fold(maps: Tensor) -> Tensor:
-    """(B, C, H, W) as it is, (B, N, C, H, W) as (B * N, C, H, W)."""
-    return maps if maps.dim() == 4 else maps.flatten(0, 1)
+def _fold(maps: Tensor, rank: int) -> Tensor:
+    """(B, C, ...) as it is, (B, N, C, ...) as (B * N, C, ...), where the dots are `rank` sizes."""
+    return maps if maps.dim() == rank + 2 else maps.flatten(0, 1)
 
 
-def _unfold(result: Tensor, maps: Tensor) -> Tensor:
-    return result if maps.dim() == 4 else result.unflatten(0, maps.shape[:2])
+def _unfold(result: Tensor, maps: Tensor, rank: int) -> Tensor:
+    return result if maps.dim() == rank + 2 else result.unflatten(0, maps.shape[:2])

@@ -148,7 +148,7 @@ class Projection:
         if self.pooling is not None:
             where = self.switches.cpu(), self.image.cpu(), self.origin.cpu()
             pooling = Pooling(*self.pooling.window).unpadded()
-            return reference.max_unpool2d_window(input, *where, pooling, self.overlap, self.relu)
+            return reference.max_unpool_window(input, *where, pooling, self.overlap, self.relu)
         return torch.where(input < 0, 0, input) if self.relu else input
 
     def exact(self) -> tuple[Tensor, Tensor, list[list[int]]]:

@@ -13,9 +13,9 @@ from deconv_kernels import backends
 
 TESTS = Path(__file__).parent
 OP_TESTS = (
-    "test_max_pool2d.py",
-    "test_max_unpool2d.py",
-    "test_max_unpool2d_window.py",
+    "test_max_pool.py",
+    "test_max_unpool.py",
+    "test_max_unpool_window.py",
     "test_backproject2d.py",
     "test_corrupt_switches.py",
 )

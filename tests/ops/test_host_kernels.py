@@ -163,7 +163,7 @@ def check_max_pool2d(host: Any) -> dict[str, int]:
             ran = run(
                 counts,
                 path,
-                host.max_pool2d,
+                host.max_pool,
                 name_of(dtype),
                 Guarded(values, channels_last, misaligned).array,
                 None if bias is None else Guarded(bias).array,
@@ -192,7 +192,7 @@ def check_max_unpool2d(host: Any) -> dict[str, int]:
             ran = run(
                 counts,
                 path,
-                host.max_unpool2d,
+                host.max_unpool,
                 name_of(dtype),
                 Guarded(values, channels_last, misaligned).array,
                 Guarded(switches, channels_last, misaligned).array,
@@ -238,7 +238,7 @@ def check_max_unpool2d_window(host: Any) -> dict[str, int]:
             ran = run(
                 counts,
                 path,
-                host.max_unpool2d_window,
+                host.max_unpool_window,
                 name_of(dtype),
                 Guarded(values, channels_last, misaligned).array,
                 Guarded(switches, channels_last, misaligned).array,
@@ -568,7 +568,7 @@ def check_lanes(host: Any) -> dict[str, int]:
         source = Guarded(torch.randn(shape).to(dtype), channels_last, misaligned)
         arrays = [source.array, None, results[0].array, results[1].array]
         counts["lanes"] += 1
-        return host.max_pool2d(name_of(dtype), *arrays, *geometry.window, False, channels_last, "automatic", 0)
+        return host.max_pool(name_of(dtype), *arrays, *geometry.window, False, channels_last, "automatic", 0)
 
     for dtype, lanes in LANES.items():
         assert threads(dtype, (2, 3, 8, 32), 2, False, False) == 2 * 3 * 2 * (32 // lanes)
@@ -585,7 +585,7 @@ def overflow(host: Any) -> dict[str, int]:
     """A result that is longer than its memory."""
     short = np.zeros((1, 1, 2, 2), np.float32)
     long = np.lib.stride_tricks.as_strided(short, (1, 1, 200, 200), (160_000, 160_000, 800, 4))
-    host.max_pool2d(
+    host.max_pool(
         "float32", np.zeros((1, 1, 400, 400), np.float32), None, long, np.zeros((1, 1, 200, 200), np.uint8),
         (2, 2), (2, 2), (0, 0), (1, 1), False, False, "general", 0,
     )  # fmt: skip

@@ -409,7 +409,7 @@ def unpooling_windows_twice(device: torch.device, as_op: bool) -> tuple[Function
 
     def unpooled(unit: Tensor) -> Tensor:
         pooling = Pooling(kernel, stride, (0, 0), dilation)
-        return reference.max_unpool2d_window(unit, switches, *places, pooling, overlap, False)
+        return reference.max_unpool_window(unit, switches, *places, pooling, overlap, False)
 
     input = distinct(3, 1, 2, 3).to(device) + 0.5
     matrix = linear(unpooled, input)
@@ -434,7 +434,7 @@ def projecting_twice(device: torch.device, as_op: bool) -> tuple[Function, Funct
 
     def unpooled(unit: Tensor) -> Tensor:
         pooling = Pooling(kernel, stride, (0, 0), dilation)
-        return reference.max_unpool2d_window(unit, switches, *places, pooling, overlap, False)
+        return reference.max_unpool_window(unit, switches, *places, pooling, overlap, False)
 
     input, weight = distinct(2, 2, 2, 1).to(device) + 0.3, distinct(2, 1, 2, 3).to(device)
     matrix = linear(unpooled, input)

@@ -126,7 +126,7 @@ def check_pool(input: Tensor, geometry: Geometry, bias: Tensor | None, relu: boo
     values, indices = aten_pool(input, geometry, bias, relu)
     assert_same_bits(results[0], values, f"values of {what}")
     assert_same_bits(results[1], switches_of(indices, geometry), f"switches of {what}")
-    for result, expected in zip(results, reference.max_pool2d(*arguments), strict=True):
+    for result, expected in zip(results, reference.max_pool(*arguments), strict=True):
         assert_same_bits(result, expected, f"{what}, against the reference")
         assert_dense(result, keeps_channels_last(input), what)
 
@@ -135,7 +135,7 @@ def check_unpool(values: Tensor, switches: Tensor, geometry: Geometry, overlap: 
     what = f"{geometry}, input {tuple(values.shape)} strides {values.stride()}, overlap {overlap}, relu {relu}"
     arguments = (values, switches, *geometry.window, geometry.size, overlap, relu)
     result = kernels.max_unpool2d(*arguments)
-    assert_same_bits(result, reference.max_unpool2d(*arguments), f"{what}, against the reference")
+    assert_same_bits(result, reference.max_unpool(*arguments), f"{what}, against the reference")
     assert_same_bits(result, unpool_by_hand(values, switches, geometry, overlap, relu), what)
     assert_dense(result, keeps_channels_last(values), what)
 
@@ -255,7 +255,7 @@ def test_max_unpool2d_window(layout: str, overlap: str) -> None:
         arguments = (*tensors, geometry.kernel, geometry.stride, geometry.dilation, overlap, random.random() < 0.5)
         result = kernels.max_unpool2d_window(*arguments)
         what = f"{geometry}, windows {tuple(tensors[0].shape)}, overlap {overlap}"
-        assert_same_bits(result, reference.max_unpool2d_window(*arguments), what)
+        assert_same_bits(result, reference.max_unpool_window(*arguments), what)
         assert_dense(result, keeps_channels_last(tensors[0]), what)
 
 
@@ -267,7 +267,7 @@ def test_windows_of_images_that_do_not_exist_are_zero(layout: str) -> None:
         rest = (geometry.kernel, geometry.stride, geometry.dilation, "sum", False)
         result = kernels.max_unpool2d_window(values, switches, image, origin, *rest)
         assert not result[1:3].any()
-        expected = reference.max_unpool2d_window(values[3:], switches, image[3:], origin[3:], *rest)
+        expected = reference.max_unpool_window(values[3:], switches, image[3:], origin[3:], *rest)
         assert_same_bits(result[3:], expected, "the other windows")
 
 
@@ -346,14 +346,14 @@ def exact(arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if arguments["switches"] is not None:
         window = (arguments[f"pool_{name}"] for name in ("kernel_size", "stride", "dilation"))
         where = arguments["switches"], arguments["image"], origin
-        signal = reference.max_unpool2d_window(signal, *where, *window, arguments["overlap"], arguments["relu"])
+        signal = reference.max_unpool_window(signal, *where, *window, arguments["overlap"], arguments["relu"])
         origin = origin * torch.tensor(arguments["pool_stride"])
     elif arguments["relu"]:
         signal = F.relu(signal)
     signal = signal.double()
     convolved = arguments | {"switches": None, "relu": False, "origin": origin}
     result, magnitude = (
-        reference.backproject2d(*(convolved | {"input": x, "weight": w}).values())
+        reference.backproject(*(convolved | {"input": x, "weight": w}).values())
         for x, w in ((signal, weight), (signal.abs(), weight.abs()))
     )
     return result, magnitude
@@ -507,7 +507,7 @@ def test_offsets_of_64_bits_give_the_same(monkeypatch: pytest.MonkeyPatch, layou
         arguments = (*window_arguments(geometry, torch.float32, layout), geometry.kernel, geometry.stride)
         arguments = (*arguments, geometry.dilation, "sum", True)
         result = kernels.max_unpool2d_window(*arguments)
-        assert_same_bits(result, reference.max_unpool2d_window(*arguments), f"windows, {geometry}")
+        assert_same_bits(result, reference.max_unpool_window(*arguments), f"windows, {geometry}")
 
 
 def test_empty_batch() -> None:

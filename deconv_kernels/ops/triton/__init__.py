@@ -13,18 +13,18 @@ except ImportError as error:
     _import_error: ImportError | None = error
 else:
     _import_error = None
-    from deconv_kernels.ops.triton.backproject2d import backproject2d, pack_weight
-    from deconv_kernels.ops.triton.max_pool2d import max_pool2d
-    from deconv_kernels.ops.triton.max_unpool2d import max_unpool2d
-    from deconv_kernels.ops.triton.max_unpool2d_window import max_unpool2d_window
+    from deconv_kernels.ops.triton.backproject2d import backproject, pack_weight
+    from deconv_kernels.ops.triton.max_pool import max_pool
+    from deconv_kernels.ops.triton.max_unpool import max_unpool
+    from deconv_kernels.ops.triton.max_unpool_window import max_unpool_window
     from deconv_kernels.ops.triton.switches import indices_to_switches, switches_to_indices
 
 __all__ = [
-    "backproject2d",
+    "backproject",
     "indices_to_switches",
-    "max_pool2d",
-    "max_unpool2d",
-    "max_unpool2d_window",
+    "max_pool",
+    "max_unpool",
+    "max_unpool_window",
     "pack_weight",
     "switches_to_indices",
     "why_not",

@@ -15,12 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-from deconv_kernels.ops.geometry import Pooling
+from deconv_kernels.ops.geometry import PerAxis, Pooling
 
 WARPS = 4
 THREADS = (64 if torch.version.hip else 32) * WARPS
 # Up to this many positions a window's taps are unrolled; above it, kernels loop over them at run time.
-LARGEST_UNROLLED_WINDOW = 25
+LARGEST_UNROLLED_WINDOW = 27
 # Elements a thread works on where rows are not aligned for vector accesses.
 UNALIGNED_ELEMENTS = 2
 # A tile this narrow still fills the memory sectors of its rows.
@@ -52,16 +52,30 @@ def index_type(*tensors: torch.Tensor) -> tl.dtype:
     return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
 
 
-def by_axis(**pairs: Sequence[int]) -> dict[str, int]:
-    """Pairs as arguments of a kernel: `STRIDE` as STRIDE_Y and STRIDE_X, `base` as base_y and base_x."""
-    axes = {name: "YX" if name.isupper() else "yx" for name in pairs}
-    return {f"{name}_{axis}": value for name in pairs for axis, value in zip(axes[name], pairs[name], strict=True)}
+def by_axis(**numbers: Sequence[int]) -> dict[str, int]:
+    """Numbers for each axis as arguments of a kernel: `STRIDE` as STRIDE_Y and STRIDE_X, `base` as base_y ..."""
+    axes = {name: "ZYX" if name.isupper() else "zyx" for name in numbers}
+    return {
+        f"{name}_{axis}": value
+        for name, values in numbers.items()
+        for axis, value in zip(axes[name][-len(values) :], values, strict=True)
+    }
 
 
 def window_arguments(pooling: Pooling) -> dict[str, int]:
-    """A pooling as arguments of a kernel."""
-    kernel, stride, padding, dilation = pooling
+    """A pooling as arguments of a kernel, of three dimensions: along an axis that is not there nothing is pooled."""
+    axes = zip(Pooling.one_position(3 - pooling.rank), pooling, strict=True)
+    kernel, stride, padding, dilation = (absent + given for absent, given in axes)
     return by_axis(KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation)
+
+
+def size_arguments(**sizes: PerAxis) -> dict[str, int]:
+    """Sizes of maps as arguments of a kernel: `pooled` as pooled_depth, pooled_height and pooled_width."""
+    return {
+        f"{name}_{axis}": length
+        for name, size in sizes.items()
+        for axis, length in zip(("depth", "height", "width"), (1,) * (3 - len(size)) + tuple(size), strict=True)
+    }
 
 
 def launch(
@@ -146,8 +160,8 @@ def tile_position(columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.
 
 
 @triton.jit
-def map_position(row, column, height, width, CHANNELS_LAST: tl.constexpr):
-    """Map, y and x of the elements of a tile; in channels_last all channels of an image are one map."""
+def map_position(row, column, depth, height, width, CHANNELS_LAST: tl.constexpr):
+    """Map, z, y and x of the elements of a tile; in channels_last all channels of an image are one map."""
     if CHANNELS_LAST:
         line = row // width
         x = (row - line * width).to(tl.int32)
@@ -155,7 +169,8 @@ def map_position(row, column, height, width, CHANNELS_LAST: tl.constexpr):
         line = row
         x = column
     plane = line // height
-    return plane, (line - plane * height).to(tl.int32), x
+    map = plane // depth
+    return map, (plane - map * depth).to(tl.int32), (line - plane * height).to(tl.int32), x
 
 
 @triton.jit

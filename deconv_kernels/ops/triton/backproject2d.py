@@ -22,7 +22,7 @@ from deconv_kernels.ops.geometry import Backprojection, Convolution, PerAxis, Po
 from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, taps_first
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import Tile, comparable
-from deconv_kernels.ops.triton.max_unpool2d_window import max_unpool2d_window
+from deconv_kernels.ops.triton.max_unpool_window import max_unpool_window
 
 # Where more windows than this may name a position, unpooling once costs less than asking them all for every tap.
 MOST_WINDOWS = 4
@@ -34,7 +34,7 @@ SMALLEST_BLOCK = 16
 FARTHEST_BEGIN = 2**30
 
 
-def backproject2d(
+def backproject(
     input: Tensor,
     weight: Tensor,
     image: Tensor,
@@ -57,7 +57,7 @@ def backproject2d(
     windows = windows_of(pooling)
     fused = windows[0] * windows[1] <= MOST_WINDOWS and (input.dtype != torch.float64 or FUSES_FLOAT64)
     if switches is not None and not fused:
-        input = max_unpool2d_window(input, switches, image, origin, pooling, geometry.overlap, relu)
+        input = max_unpool_window(input, switches, image, origin, pooling, geometry.overlap, relu)
         switches, relu = None, False
     if switches is None:  # as after a pooling with windows of one element
         pooling, windows = Pooling.one_position(2), (1, 1)

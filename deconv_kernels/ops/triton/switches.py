@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,11 +20,11 @@ ELEMENTS = 2
 
 
 def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
-    """Flat int64 positions in the (H, W) plane; see `deconv_kernels.switches_to_indices`.
+    """Flat int64 positions in a map; see `deconv_kernels.switches_to_indices`.
 
-    A switch that names no position of its window inside the plane gives 0.
+    A switch that names no position of its window inside the map gives 0.
     """
-    return _convert(switches_to_indices_kernel, switches, torch.int64, input_size, pooling, height=input_size[0])
+    return _convert(switches_to_indices_kernel, switches, torch.int64, input_size, pooling)
 
 
 def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) -> Tensor:
@@ -31,20 +32,17 @@ def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) 
 
     An index that its window does not cover gives 255 (uint8) or -1 (int16).
     """
-    plane_size = input_size[0] * input_size[1]
-    dtype = pooling.switch_dtype()
-    return _convert(indices_to_switches_kernel, indices, dtype, input_size, pooling, plane_size=plane_size)
+    return _convert(indices_to_switches_kernel, indices, pooling.switch_dtype(), input_size, pooling)
 
 
-def _convert(
-    kernel: Any, source: Tensor, dtype: torch.dtype, input_size: PerAxis, pooling: Pooling, **extra: int
-) -> Tensor:
-    channels_last = is_channels_last(source, 2)
-    output = empty_like(source, spatial_size(source, 2), dtype)
-    source = dense(source, channels_last, 2)
-    channels, pooled_height, pooled_width = source.shape[-3:]
+def _convert(kernel: Any, source: Tensor, dtype: torch.dtype, input_size: PerAxis, pooling: Pooling) -> Tensor:
+    rank = pooling.rank
+    channels_last = is_channels_last(source, rank)
+    channels, pooled = source.shape[-1 - rank], spatial_size(source, rank)
+    output = empty_like(source, pooled, dtype)
+    source = dense(source, channels_last, rank)
     channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
-    columns = channels if channels_last else pooled_width
+    columns = channels if channels_last else pooled[-1]
     rows = source.numel() // columns
     tile = _common.tile_shape(columns, _common.THREADS * ELEMENTS)
     arguments = {
@@ -52,19 +50,17 @@ def _convert(
         "output": output,
         "rows": rows,
         "columns": columns,
-        "pooled_height": pooled_height,
-        "pooled_width": pooled_width,
-        "width": input_size[1],
+        **_common.size_arguments(pooled=pooled, map=input_size),
         **_common.window_arguments(pooling),
         "CHANNELS_LAST": channels_last,
         "ALIGNMENT": _common.alignment(columns),
         "INDEX": _common.index_type(source),
-        "PLANE_INDEX": tl.int32 if input_size[0] * input_size[1] < 2**31 else tl.int64,
+        "MAP_INDEX": tl.int32 if math.prod(input_size) < 2**31 else tl.int64,
         "ROWS": tile[0],
         "COLUMNS": tile[1],
     }
     programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
-    _common.launch(kernel, programs, source.device, arguments | extra)
+    _common.launch(kernel, programs, source.device, arguments)
     return output
 
 
@@ -74,35 +70,45 @@ def switches_to_indices_kernel(
     output,
     rows,
     columns,
+    pooled_depth,
     pooled_height,
     pooled_width,
-    height,
-    width,
+    map_depth,
+    map_height,
+    map_width,
+    KERNEL_Z: tl.constexpr,
     KERNEL_Y: tl.constexpr,
     KERNEL_X: tl.constexpr,
+    STRIDE_Z: tl.constexpr,
     STRIDE_Y: tl.constexpr,
     STRIDE_X: tl.constexpr,
+    PADDING_Z: tl.constexpr,
     PADDING_Y: tl.constexpr,
     PADDING_X: tl.constexpr,
+    DILATION_Z: tl.constexpr,
     DILATION_Y: tl.constexpr,
     DILATION_X: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     INDEX: tl.constexpr,
-    PLANE_INDEX: tl.constexpr,
+    MAP_INDEX: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    _, pooled_y, pooled_x = map_position(row, column, pooled_height, pooled_width, CHANNELS_LAST)
+    _, pooled_z, pooled_y, pooled_x = map_position(
+        row, column, pooled_depth, pooled_height, pooled_width, CHANNELS_LAST
+    )
     columns = known_multiple(columns, ALIGNMENT)
     inside = (row < rows) & (column < columns)
     switch = tl.load(source + row * columns + column, mask=inside, other=0).to(tl.int32)
-    y = pooled_y * STRIDE_Y - PADDING_Y + switch // KERNEL_X * DILATION_Y
+    z = pooled_z * STRIDE_Z - PADDING_Z + switch // (KERNEL_Y * KERNEL_X) * DILATION_Z
+    y = pooled_y * STRIDE_Y - PADDING_Y + switch // KERNEL_X % KERNEL_Y * DILATION_Y
     x = pooled_x * STRIDE_X - PADDING_X + switch % KERNEL_X * DILATION_X
-    valid = (switch >= 0) & (switch < KERNEL_Y * KERNEL_X) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    index = tl.where(valid, y.to(PLANE_INDEX) * width + x, 0)
+    valid = (switch >= 0) & (switch < KERNEL_Z * KERNEL_Y * KERNEL_X) & (z >= 0) & (z < map_depth)
+    valid = valid & (y >= 0) & (y < map_height) & (x >= 0) & (x < map_width)
+    index = tl.where(valid, (z.to(MAP_INDEX) * map_height + y) * map_width + x, 0)
     tl.store(output + row * columns + column, index.to(tl.int64), mask=inside)
 
 
@@ -112,39 +118,51 @@ def indices_to_switches_kernel(
     output,
     rows,
     columns,
+    pooled_depth,
     pooled_height,
     pooled_width,
-    plane_size,
-    width,
+    map_depth,
+    map_height,
+    map_width,
+    KERNEL_Z: tl.constexpr,
     KERNEL_Y: tl.constexpr,
     KERNEL_X: tl.constexpr,
+    STRIDE_Z: tl.constexpr,
     STRIDE_Y: tl.constexpr,
     STRIDE_X: tl.constexpr,
+    PADDING_Z: tl.constexpr,
     PADDING_Y: tl.constexpr,
     PADDING_X: tl.constexpr,
+    DILATION_Z: tl.constexpr,
     DILATION_Y: tl.constexpr,
     DILATION_X: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     INDEX: tl.constexpr,
-    PLANE_INDEX: tl.constexpr,
+    MAP_INDEX: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    _, pooled_y, pooled_x = map_position(row, column, pooled_height, pooled_width, CHANNELS_LAST)
+    _, pooled_z, pooled_y, pooled_x = map_position(
+        row, column, pooled_depth, pooled_height, pooled_width, CHANNELS_LAST
+    )
     columns = known_multiple(columns, ALIGNMENT)
     inside = (row < rows) & (column < columns)
     index = tl.load(source + row * columns + column, mask=inside, other=-1)
-    in_plane = (index >= 0) & (index < plane_size)
-    index = tl.where(in_plane, index, 0).to(PLANE_INDEX)
-    line = index // width
-    offset_y = line.to(tl.int32) - (pooled_y * STRIDE_Y - PADDING_Y)
-    offset_x = (index - line * width).to(tl.int32) - (pooled_x * STRIDE_X - PADDING_X)
+    on_map = (index >= 0) & (index < tl.cast(map_depth, tl.int64) * map_height * map_width)
+    index = tl.where(on_map, index, 0).to(MAP_INDEX)
+    line = index // map_width
+    plane = line // map_height
+    offset_z = plane.to(tl.int32) - (pooled_z * STRIDE_Z - PADDING_Z)
+    offset_y = (line - plane * map_height).to(tl.int32) - (pooled_y * STRIDE_Y - PADDING_Y)
+    offset_x = (index - line * map_width).to(tl.int32) - (pooled_x * STRIDE_X - PADDING_X)
+    tap_z = offset_z // DILATION_Z
     tap_y = offset_y // DILATION_Y
     tap_x = offset_x // DILATION_X
-    valid = in_plane & (offset_y >= 0) & (tap_y < KERNEL_Y) & (offset_y % DILATION_Y == 0)
+    valid = on_map & (offset_z >= 0) & (tap_z < KERNEL_Z) & (offset_z % DILATION_Z == 0)
+    valid = valid & (offset_y >= 0) & (tap_y < KERNEL_Y) & (offset_y % DILATION_Y == 0)
     valid = valid & (offset_x >= 0) & (tap_x < KERNEL_X) & (offset_x % DILATION_X == 0)
-    switch = tl.where(valid, tap_y * KERNEL_X + tap_x, -1)
+    switch = tl.where(valid, (tap_z * KERNEL_Y + tap_y) * KERNEL_X + tap_x, -1)
     tl.store(output + row * columns + column, switch.to(output.dtype.element_ty), mask=inside)

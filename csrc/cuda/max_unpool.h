@@ -7,7 +7,7 @@ namespace deconv_kernels::cuda {
 
 // Calls launch(parameters, launcher) for an Unpool<T, Switch> of what `call` says.
 template <template <typename, typename> typename Unpool, typename Launch>
-Tensor with_unpool(const MaxUnpool2dCall& call, const Launch& launch) {
+Tensor with_unpool(const MaxUnpoolCall& call, const Launch& launch) {
   const Tensor& input = call.input;
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   const Tensor values = dense(input, call.pooled);
@@ -20,8 +20,10 @@ Tensor with_unpool(const MaxUnpool2dCall& call, const Launch& launch) {
     unpool.switches = data_of<Switch>(codes);
     unpool.output = mutable_data_of<T>(output);
     unpool.layout = layout_of(call.pooled);
+    unpool.pooled_depth = call.pooled.depth;
     unpool.pooled_height = call.pooled.height;
     unpool.pooled_width = call.pooled.width;
+    unpool.depth = call.unpooled.depth;
     unpool.height = call.unpooled.height;
     unpool.width = call.unpooled.width;
     unpool.last = call.last;

@@ -48,9 +48,29 @@ struct TapRange {
   bool empty() const { return first >= end; }
 };
 
+// The rows of taps of windows side by side, as far as they lie inside the map.
+struct TapRows {
+  TapRange z;
+  TapRange y;
+
+  TapRows(const MaxPoolParams& p, int64_t pooled_z, int64_t pooled_y)
+      : z(pooled_z, p.size.z, p.pooling.z), y(pooled_y, p.size.y, p.pooling.y) {}
+  bool empty() const { return z.empty() || y.empty(); }
+};
+
+// Number of the map's row that a row of taps looks at.
+inline int64_t row_of(const MaxPoolParams& p, const TapRows& rows, int64_t tap_z, int64_t tap_y) {
+  return (rows.z.start + tap_z * p.pooling.z.dilation) * p.size.y + rows.y.start + tap_y * p.pooling.y.dilation;
+}
+
+// Switch of the first tap of a row of taps.
+inline int64_t code_of(const MaxPoolParams& p, int64_t tap_z, int64_t tap_y) {
+  return (tap_z * p.pooling.y.kernel + tap_y) * p.pooling.x.kernel;
+}
+
 // N neighbouring windows of one row, `stride` elements apart in memory, whose taps [x_first, x_end) all lie inside.
 template <typename T, int N, int kStride, int kKernel, bool kBias>
-inline void pool_windows(const T* plane, const MaxPool2dParams& p, const TapRange& y, int64_t x_start, int64_t x_first,
+inline void pool_windows(const T* map, const MaxPoolParams& p, const TapRows& rows, int64_t x_start, int64_t x_first,
                          int64_t x_end, Compute<T> bias, T* values, void* switches, int64_t at) {
   using Values = Vector<Compute<T>, N>;
   const Axis& axis = p.pooling.x;
@@ -58,7 +78,11 @@ inline void pool_windows(const T* plane, const MaxPool2dParams& p, const TapRang
   constexpr bool kPairs = kStride == 2 && (kKernel == 2 || kKernel == 3);
   constexpr auto kAll = std::make_integer_sequence<int, N>{};
   Maximum<T, N> maximum;
-  const T* first_row = plane + (y.start + y.first * p.pooling.y.dilation) * p.width + x_start;
+  const auto row_at = [&](int64_t tap_z, int64_t tap_y) {
+    return map + row_of(p, rows, tap_z, tap_y) * p.size.x + x_start;
+  };
+  const T* first_row = row_at(rows.z.first, rows.y.first);
+  const int64_t first_code = code_of(p, rows.z.first, rows.y.first);
   if constexpr (kPairs) {
     // One pair of loads holds the even and the odd taps of all N windows.
     const auto see_row = [&](const T* row, int64_t code, bool is_first) {
@@ -74,19 +98,22 @@ inline void pool_windows(const T* plane, const MaxPool2dParams& p, const TapRang
       maximum.see(biased(odd_lanes(low, high, kAll)), code + 1);
       if constexpr (kKernel == 3) maximum.see(biased(load_strided<T, N, 2>(row + 2, 2)), code + 2);
     };
-    see_row(first_row, y.first * axis.kernel, true);
-    for (int64_t tap_y = y.first + 1; tap_y < y.end; ++tap_y) {
-      see_row(plane + (y.start + tap_y * p.pooling.y.dilation) * p.width + x_start, tap_y * axis.kernel, false);
+    see_row(first_row, first_code, true);
+    int64_t tap_y = rows.y.first + 1;
+    for (int64_t tap_z = rows.z.first; tap_z < rows.z.end; ++tap_z, tap_y = rows.y.first) {
+      for (; tap_y < rows.y.end; ++tap_y) see_row(row_at(tap_z, tap_y), code_of(p, tap_z, tap_y), false);
     }
   } else {
     const auto tap = [&](const T* row, int64_t tap_x) {
       return biased(load_strided<T, N, kStride>(row + tap_x * axis.dilation, axis.stride));
     };
-    maximum.start(tap(first_row, x_first), y.first * axis.kernel + x_first, p.relu);
-    for (int64_t tap_y = y.first; tap_y < y.end; ++tap_y) {
-      const T* row = plane + (y.start + tap_y * p.pooling.y.dilation) * p.width + x_start;
-      for (int64_t tap_x = x_first + (tap_y == y.first); tap_x < x_end; ++tap_x) {
-        maximum.see(tap(row, tap_x), tap_y * axis.kernel + tap_x);
+    maximum.start(tap(first_row, x_first), first_code + x_first, p.relu);
+    int64_t tap_x = x_first + 1;
+    for (int64_t tap_z = rows.z.first; tap_z < rows.z.end; ++tap_z) {
+      for (int64_t tap_y = rows.y.first; tap_y < rows.y.end; ++tap_y, tap_x = x_first) {
+        const T* row = row_at(tap_z, tap_y);
+        const int64_t code = code_of(p, tap_z, tap_y);
+        for (; tap_x < x_end; ++tap_x) maximum.see(tap(row, tap_x), code + tap_x);
       }
     }
   }
@@ -95,7 +122,7 @@ inline void pool_windows(const T* plane, const MaxPool2dParams& p, const TapRang
 
 // A window without a tap inside the map, which dilation and padding can make, is -inf with switch 0.
 template <typename T>
-inline void store_empty_windows(const MaxPool2dParams& p, T* values, void* switches, int64_t begin, int64_t end) {
+inline void store_empty_windows(const MaxPoolParams& p, T* values, void* switches, int64_t begin, int64_t end) {
   for (int64_t at = begin; at < end; ++at) {
     store_one(values + at, -static_cast<Compute<T>>(__builtin_inf()));
     if (p.wide_switches) {
@@ -107,63 +134,69 @@ inline void store_empty_windows(const MaxPool2dParams& p, T* values, void* switc
 }
 
 template <typename T, int kStride, int kKernel, bool kBias>
-void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
+void pool_rows(const MaxPoolParams& p, int64_t begin, int64_t end) {
   const Axis& axis = p.pooling.x;
   T* values = static_cast<T*>(p.values);
   // Windows [inner_begin, inner_end) lie inside the map in x with every tap.
-  const int64_t inner_end =
-      p.width < extent(axis) - axis.padding ? 0 : floor_divide(p.width - extent(axis) + axis.padding, axis.stride) + 1;
-  const int64_t last = inner_end < p.pooled_width ? inner_end : p.pooled_width;
+  const int64_t inner_end = p.size.x < extent(axis) - axis.padding
+                                ? 0
+                                : floor_divide(p.size.x - extent(axis) + axis.padding, axis.stride) + 1;
+  const int64_t last = inner_end < p.pooled.x ? inner_end : p.pooled.x;
   const int64_t first = ceil_divide(axis.padding, axis.stride);
   const int64_t inner_begin = first < last ? first : last;
-  int64_t plane = begin / p.pooled_height;
-  int64_t pooled_y = begin % p.pooled_height;
+  int64_t index = begin / p.pooled.y / p.pooled.z;
+  int64_t pooled_z = begin / p.pooled.y % p.pooled.z;
+  int64_t pooled_y = begin % p.pooled.y;
   for (int64_t row = begin; row < end; ++row, ++pooled_y) {
-    if (pooled_y == p.pooled_height) {
+    if (pooled_y == p.pooled.y) {
       pooled_y = 0;
-      ++plane;
+      if (++pooled_z == p.pooled.z) {
+        pooled_z = 0;
+        ++index;
+      }
     }
-    const T* from = static_cast<const T*>(p.input) + plane * p.height * p.width;
-    const TapRange y(pooled_y, p.height, p.pooling.y);
-    const int64_t at = row * p.pooled_width;
-    if (y.empty()) {
-      store_empty_windows(p, values, p.switches, at, at + p.pooled_width);
+    const T* from = static_cast<const T*>(p.input) + index * p.size.z * p.size.y * p.size.x;
+    const TapRows rows(p, pooled_z, pooled_y);
+    const int64_t at = row * p.pooled.x;
+    if (rows.empty()) {
+      store_empty_windows(p, values, p.switches, at, at + p.pooled.x);
       continue;
     }
     Compute<T> bias{};
-    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + plane % p.channels);
+    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + index % p.channels);
     const auto border = [&](int64_t border_begin, int64_t border_end) {
       for (int64_t pooled = border_begin; pooled < border_end; ++pooled) {
-        const TapRange x(pooled, p.width, axis);
+        const TapRange x(pooled, p.size.x, axis);
         if (x.empty()) {
           store_empty_windows(p, values, p.switches, at + pooled, at + pooled + 1);
         } else {
-          pool_windows<T, 1, 1, 0, kBias>(from, p, y, x.start, x.first, x.end, bias, values, p.switches, at + pooled);
+          pool_windows<T, 1, 1, 0, kBias>(from, p, rows, x.start, x.first, x.end, bias, values, p.switches,
+                                          at + pooled);
         }
       }
     };
     border(0, inner_begin);
     for_each_vector<kLanes<T>>(inner_begin, last, [&](auto lanes, int64_t pooled) {
       constexpr int kCount = decltype(lanes)::value;
-      pool_windows<T, kCount, kStride, kKernel, kBias>(from, p, y, window_start(pooled, axis), 0, axis.kernel, bias,
+      pool_windows<T, kCount, kStride, kKernel, kBias>(from, p, rows, window_start(pooled, axis), 0, axis.kernel, bias,
                                                        values, p.switches, at + pooled);
     });
-    border(last, p.pooled_width);
+    border(last, p.pooled.x);
   }
 }
 
 template <typename T, bool kBias>
-void pool_rows_channels_last(const MaxPool2dParams& p, int64_t begin, int64_t end) {
+void pool_rows_channels_last(const MaxPoolParams& p, int64_t begin, int64_t end) {
   T* values = static_cast<T*>(p.values);
   constexpr int kUnroll = 4;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t image = row / p.pooled_height;
-    const T* from = static_cast<const T*>(p.input) + image * p.height * p.width * p.channels;
-    const TapRange y(row % p.pooled_height, p.height, p.pooling.y);
-    for (int64_t pooled = 0; pooled < p.pooled_width; ++pooled) {
-      const TapRange x(pooled, p.width, p.pooling.x);
-      const int64_t at = (row * p.pooled_width + pooled) * p.channels;
-      if (y.empty() || x.empty()) {
+    const int64_t image = row / p.pooled.y / p.pooled.z;
+    const T* from = static_cast<const T*>(p.input) + image * p.size.z * p.size.y * p.size.x * p.channels;
+    const TapRows rows(p, row / p.pooled.y % p.pooled.z, row % p.pooled.y);
+    for (int64_t pooled = 0; pooled < p.pooled.x; ++pooled) {
+      const TapRange x(pooled, p.size.x, p.pooling.x);
+      const int64_t at = (row * p.pooled.x + pooled) * p.channels;
+      if (rows.empty() || x.empty()) {
         store_empty_windows(p, values, p.switches, at, at + p.channels);
         continue;
       }
@@ -172,20 +205,23 @@ void pool_rows_channels_last(const MaxPool2dParams& p, int64_t begin, int64_t en
         constexpr int N = decltype(lanes)::value;
         constexpr int kVectors = decltype(vectors)::value;
         Maximum<T, N> maxima[kVectors];
-        const auto tap = [&](int64_t tap_y, int64_t tap_x, int v) {
-          const int64_t pixel =
-              (y.start + tap_y * p.pooling.y.dilation) * p.width + x.start + tap_x * p.pooling.x.dilation;
+        const auto tap = [&](int64_t row_of_map, int64_t tap_x, int v) {
+          const int64_t pixel = row_of_map * p.size.x + x.start + tap_x * p.pooling.x.dilation;
           const auto seen = load<T, N>(from + pixel * p.channels + channel + v * N);
           if constexpr (!kBias) return seen;
           return round_to<T, N>(seen + load<T, N>(static_cast<const T*>(p.bias) + channel + v * N));
         };
         for (int v = 0; v < kVectors; ++v) {
-          maxima[v].start(tap(y.first, x.first, v), y.first * p.pooling.x.kernel + x.first, p.relu);
+          const auto first = tap(row_of(p, rows, rows.z.first, rows.y.first), x.first, v);
+          maxima[v].start(first, code_of(p, rows.z.first, rows.y.first) + x.first, p.relu);
         }
-        for (int64_t tap_y = y.first; tap_y < y.end; ++tap_y) {
-          for (int64_t tap_x = x.first + (tap_y == y.first); tap_x < x.end; ++tap_x) {
-            for (int v = 0; v < kVectors; ++v) {
-              maxima[v].see(tap(tap_y, tap_x, v), tap_y * p.pooling.x.kernel + tap_x);
+        int64_t tap_x = x.first + 1;
+        for (int64_t tap_z = rows.z.first; tap_z < rows.z.end; ++tap_z) {
+          for (int64_t tap_y = rows.y.first; tap_y < rows.y.end; ++tap_y, tap_x = x.first) {
+            const int64_t row_of_map = row_of(p, rows, tap_z, tap_y);
+            const int64_t code = code_of(p, tap_z, tap_y);
+            for (; tap_x < x.end; ++tap_x) {
+              for (int v = 0; v < kVectors; ++v) maxima[v].see(tap(row_of_map, tap_x, v), code + tap_x);
             }
           }
         }
@@ -206,7 +242,7 @@ void pool_rows_channels_last(const MaxPool2dParams& p, int64_t begin, int64_t en
 }
 
 template <typename T, bool kBias>
-void max_pool2d_rows(bool channels_last, const MaxPool2dParams& p, int64_t begin, int64_t end) {
+void max_pool_rows(bool channels_last, const MaxPoolParams& p, int64_t begin, int64_t end) {
   const Axis& x = p.pooling.x;
   if (channels_last) return pool_rows_channels_last<T, kBias>(p, begin, end);
   if (x.stride == 2 && x.dilation == 1 && x.kernel == 2) return pool_rows<T, 2, 2, kBias>(p, begin, end);
@@ -217,9 +253,9 @@ void max_pool2d_rows(bool channels_last, const MaxPool2dParams& p, int64_t begin
 }
 
 template <typename T>
-void max_pool2d_rows(bool channels_last, const MaxPool2dParams& p, int64_t begin, int64_t end) {
-  return p.bias == nullptr ? max_pool2d_rows<T, false>(channels_last, p, begin, end)
-                           : max_pool2d_rows<T, true>(channels_last, p, begin, end);
+void max_pool_rows(bool channels_last, const MaxPoolParams& p, int64_t begin, int64_t end) {
+  return p.bias == nullptr ? max_pool_rows<T, false>(channels_last, p, begin, end)
+                           : max_pool_rows<T, true>(channels_last, p, begin, end);
 }
 
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

@@ -1,9 +1,9 @@
 // Max unpooling in gather form: every output element is written once, by the thread that collected what the windows
-// looking at it give. The kernels are shared with max_unpool2d_window.cuh, which differs in where the switches lie.
+// looking at it give. The kernels are shared with max_unpool_window.cuh, which differs in where the switches lie.
 //
 // A thread of `pairs` fills 2x2 windows of contiguous rows with 16-byte stores. A thread of `columns` walks down a
-// column of stride x stride output tiles and reads every window row once. A thread of `general` computes one output
-// element.
+// column of stride x stride output tiles and reads every window row once; both take maps of one plane. A thread of
+// `general` computes one output element.
 #pragma once
 
 #include "device.cuh"
@@ -12,50 +12,59 @@
 
 namespace deconv_kernels::cuda {
 
-// The switches of one image: that of window (y, x) is at offset + y * row_length + x * channels, where
-// begin_y <= y < end_y and begin_x <= x < end_x; other windows have none and contribute nothing.
+// The switches of one image: that of window (z, y, x) is at offset + z * plane_length + y * row_length + x * channels,
+// where begin_z <= z < end_z and so on; other windows have none and contribute nothing.
 struct SwitchRegion {
   int64_t offset;
+  int64_t plane_length;
   int64_t row_length;
+  int64_t begin_z;
+  int64_t end_z;
   int64_t begin_y;
   int64_t end_y;
   int64_t begin_x;
   int64_t end_x;
 
-  __device__ __forceinline__ bool has(int64_t y, int64_t x) const {
-    return y >= begin_y && y < end_y && x >= begin_x && x < end_x;
+  __device__ __forceinline__ bool has(int64_t z, int64_t y, int64_t x) const {
+    return z >= begin_z && z < end_z && y >= begin_y && y < end_y && x >= begin_x && x < end_x;
   }
 };
 
 template <typename T, typename SwitchType>
-struct MaxUnpool2d {
+struct MaxUnpool {
   using Scalar = T;
   using Switch = SwitchType;
 
-  const T* input;          // [images][pooled_height][pooled_width][channels]
+  const T* input;          // [images][pooled_depth][pooled_height][pooled_width][channels]
   const Switch* switches;  // as input
-  T* output;               // [images][height][width][channels]
+  T* output;               // [images][depth][height][width][channels]
   Layout layout;
+  int64_t pooled_depth;
   int64_t pooled_height;
   int64_t pooled_width;
+  int64_t depth;
   int64_t height;
   int64_t width;
+  WindowAxis z;
   WindowAxis y;
   WindowAxis x;
+  Divider by_height;
   bool last;  // overlap: the last window wins; otherwise they are summed
   bool relu;
   Items items;
 
   __device__ __forceinline__ SwitchRegion switches_of(int64_t image) const {
     const int64_t row_length = pooled_width * layout.channels;
-    return {image * pooled_height * row_length, row_length, 0, pooled_height, 0, pooled_width};
+    const int64_t plane_length = pooled_height * row_length;
+    const int64_t offset = image * pooled_depth * plane_length;
+    return {offset, plane_length, row_length, 0, pooled_depth, 0, pooled_height, 0, pooled_width};
   }
 };
 
 // 2x2 windows, stride 2, no padding, contiguous rows that the windows tile: kLanes columns of kRows pairs of rows per
 // thread. One window sees each position, so sum and last differ only in the sign of zero.
 template <typename T, int kLanes, int kRows>
-__global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_pairs(const MaxUnpool2d<T, uint8_t> unpool) {
+__global__ void __launch_bounds__(kThreadsPerBlock) max_unpool_pairs(const MaxUnpool<T, uint8_t> unpool) {
   using A = Arithmetic<T>;
   constexpr int kWindows = kLanes / 2;
   for (int64_t index = first_item(); index < unpool.items.count; index += item_step()) {
@@ -103,7 +112,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_pairs(const Max
 // below the other, per thread. The tile that begins a window is seen by kReach windows along each axis. One lane
 // means one channel.
 template <typename Unpool, int kLanes, int kKernel, int kStride, int kRows>
-__global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_columns(const Unpool unpool) {
+__global__ void __launch_bounds__(kThreadsPerBlock) max_unpool_columns(const Unpool unpool) {
   using T = typename Unpool::Scalar;
   using A = Arithmetic<T>;
   constexpr int kReach = (kKernel + kStride - 1) / kStride;
@@ -179,7 +188,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_columns(const U
 
 // Any window: one output element per thread.
 template <typename Unpool, int kLanes>
-__global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_general(const Unpool unpool) {
+__global__ void __launch_bounds__(kThreadsPerBlock) max_unpool_general(const Unpool unpool) {
   using T = typename Unpool::Scalar;
   using A = Arithmetic<T>;
   for (int64_t index = first_item(); index < unpool.items.count; index += item_step()) {
@@ -187,30 +196,40 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_general(const U
     const int64_t channel = item.inner * kLanes;
     const int64_t channels = unpool.layout.channels;
     const SwitchRegion region = unpool.switches_of(item.image);
-    const int64_t begin_y = unpool.y.first_window(item.row);
+    int64_t out_y;
+    const int64_t out_z = unpool.by_height.divide(item.row, &out_y);
+    const int64_t begin_z = unpool.z.first_window(out_z);
+    const int64_t begin_y = unpool.y.first_window(out_y);
     const int64_t begin_x = unpool.x.first_window(item.column);
-    const int64_t end_y = unpool.y.end_window(item.row, unpool.pooled_height);
+    const int64_t end_z = unpool.z.end_window(out_z, unpool.pooled_depth);
+    const int64_t end_y = unpool.y.end_window(out_y, unpool.pooled_height);
     const int64_t end_x = unpool.x.end_window(item.column, unpool.pooled_width);
 
     A sum[kLanes] = {};
 #pragma unroll 1
-    for (int64_t y = begin_y; y < end_y; ++y) {
-      const int64_t tap_y = unpool.y.tap_at(item.row, y);
-      if (tap_y < 0) continue;
+    for (int64_t z = begin_z; z < end_z; ++z) {
+      const int64_t tap_z = unpool.z.tap_at(out_z, z);
+      if (tap_z < 0) continue;
 #pragma unroll 1
-      for (int64_t x = begin_x; x < end_x; ++x) {
-        const int64_t tap_x = unpool.x.tap_at(item.column, x);
-        if (tap_x < 0 || !region.has(y, x)) continue;
-        const int tap = static_cast<int>(tap_y * unpool.x.kernel + tap_x);
-        const auto switches = load_shared_data<kLanes>(
-            unpool.switches + (region.offset + y * region.row_length + x * channels + channel));
-        const auto input = load_shared_data<kLanes>(
-            unpool.input + (((item.image * unpool.pooled_height + y) * unpool.pooled_width + x) * channels + channel));
+      for (int64_t y = begin_y; y < end_y; ++y) {
+        const int64_t tap_y = unpool.y.tap_at(out_y, y);
+        if (tap_y < 0) continue;
+        const int64_t row = ((item.image * unpool.pooled_depth + z) * unpool.pooled_height + y) * unpool.pooled_width;
+        const int64_t switch_row = region.offset + z * region.plane_length + y * region.row_length;
+        const int64_t code = (tap_z * unpool.y.kernel + tap_y) * unpool.x.kernel;
+#pragma unroll 1
+        for (int64_t x = begin_x; x < end_x; ++x) {
+          const int64_t tap_x = unpool.x.tap_at(item.column, x);
+          if (tap_x < 0 || !region.has(z, y, x)) continue;
+          const int tap = static_cast<int>(code + tap_x);
+          const auto switches = load_shared_data<kLanes>(unpool.switches + (switch_row + x * channels + channel));
+          const auto input = load_shared_data<kLanes>(unpool.input + ((row + x) * channels + channel));
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const A value = to_arithmetic(input.lane[lane]);
-          const A updated = unpool.last ? value : sum[lane] + value;
-          sum[lane] = static_cast<int>(switches.lane[lane]) == tap ? updated : sum[lane];
+          for (int lane = 0; lane < kLanes; ++lane) {
+            const A value = to_arithmetic(input.lane[lane]);
+            const A updated = unpool.last ? value : sum[lane] + value;
+            sum[lane] = static_cast<int>(switches.lane[lane]) == tap ? updated : sum[lane];
+          }
         }
       }
     }
@@ -219,8 +238,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool2d_general(const U
     for (int lane = 0; lane < kLanes; ++lane) {
       rounded.lane[lane] = round_to<T>(unpool.relu ? rectify(sum[lane]) : sum[lane]);
     }
-    const int64_t offset = ((item.image * unpool.height + item.row) * unpool.width + item.column) * channels + channel;
-    store(unpool.output + offset, rounded);
+    const int64_t row = item.image * unpool.depth * unpool.height + item.row;
+    store(unpool.output + ((row * unpool.width + item.column) * channels + channel), rounded);
   }
 }
 
@@ -231,28 +250,30 @@ bool unpool_takes_lanes(const Unpool& unpool) {
 }
 
 template <typename T>
-bool takes_pairs(const MaxUnpool2d<T, uint8_t>& unpool, const Pooling& pooling) {
+bool takes_pairs(const MaxUnpool<T, uint8_t>& unpool, const Pooling& pooling) {
   constexpr int kLanes = kWidestLanes<T>;
-  return unpool.layout.channels == 1 && is_square_window(pooling, 2, 2) && pooling.y.padding == 0 &&
+  return unpool.layout.channels == 1 && is_square_window(pooling, unpool.depth, 2, 2) && pooling.y.padding == 0 &&
          pooling.x.padding == 0 && 2 * unpool.pooled_height == unpool.height &&
          2 * unpool.pooled_width == unpool.width && unpool.width % kLanes == 0 && aligned<kLanes>(unpool.output) &&
          aligned<kLanes / 2>(unpool.input) && aligned<kLanes / 2>(unpool.switches);
 }
 
 template <int kLanes, int kKernel, int kRows, typename Unpool, typename Launch>
-void launch_max_unpool2d_columns(Unpool unpool, Launch&& launch) {
+void launch_max_unpool_columns(Unpool unpool, Launch&& launch) {
   constexpr int kStride = 2;
   const int64_t tile_rows = ceil_divide(unpool.height + unpool.y.padding, kStride);
   const int64_t tile_columns = ceil_divide(unpool.width + unpool.x.padding, kStride);
   unpool.items =
       Items(unpool.layout.images, ceil_divide(tile_rows, kRows), tile_columns, unpool.layout.channels / kLanes);
-  launch(max_unpool2d_columns<Unpool, kLanes, kKernel, kStride, kRows>, unpool, unpool.items.count);
+  launch(max_unpool_columns<Unpool, kLanes, kKernel, kStride, kRows>, unpool, unpool.items.count);
 }
 
 template <int kLanes, typename Unpool, typename Launch>
-void launch_max_unpool2d_general(Unpool unpool, Launch&& launch) {
-  unpool.items = Items(unpool.layout.images, unpool.height, unpool.width, unpool.layout.channels / kLanes);
-  launch(max_unpool2d_general<Unpool, kLanes>, unpool, unpool.items.count);
+void launch_max_unpool_general(Unpool unpool, Launch&& launch) {
+  unpool.items =
+      Items(unpool.layout.images, unpool.depth * unpool.height, unpool.width, unpool.layout.channels / kLanes);
+  unpool.by_height = Divider(unpool.height);
+  launch(max_unpool_general<Unpool, kLanes>, unpool, unpool.items.count);
 }
 
 // Columns or general, for switches that lie anywhere. Returns false if `path` names a kernel that cannot do it.
@@ -260,43 +281,44 @@ template <typename Unpool, typename Launch>
 bool launch_gather(Unpool unpool, const Pooling& pooling, Path path, Launch&& launch) {
   constexpr int kLanes = kWidestLanes<typename Unpool::Scalar>;
   if (path == Path::kPairs) return false;
+  unpool.z = WindowAxis(pooling.z);
   unpool.y = WindowAxis(pooling.y);
   unpool.x = WindowAxis(pooling.x);
   const bool wide = unpool_takes_lanes<kLanes>(unpool);
   if constexpr (std::is_same_v<typename Unpool::Switch, uint8_t>) {
-    const bool two = is_square_window(pooling, 2, 2);
-    const bool three = is_square_window(pooling, 3, 2);
+    const bool two = is_square_window(pooling, unpool.depth, 2, 2);
+    const bool three = is_square_window(pooling, unpool.depth, 3, 2);
     const bool single = unpool.layout.channels == 1;
     const bool columns = (two || three) && (wide || single);
     if (path == Path::kAutomatic) path = columns ? Path::kColumns : Path::kGeneral;
     if (path == Path::kColumns) {
       if (two && wide) {
-        launch_max_unpool2d_columns<kLanes, 2, 1>(unpool, launch);
+        launch_max_unpool_columns<kLanes, 2, 1>(unpool, launch);
       } else if (two && single) {
-        launch_max_unpool2d_columns<1, 2, 4>(unpool, launch);
+        launch_max_unpool_columns<1, 2, 4>(unpool, launch);
       } else if (three && wide) {
-        launch_max_unpool2d_columns<kLanes, 3, 1>(unpool, launch);
+        launch_max_unpool_columns<kLanes, 3, 1>(unpool, launch);
       } else if (three && single) {
-        launch_max_unpool2d_columns<1, 3, 4>(unpool, launch);
+        launch_max_unpool_columns<1, 3, 4>(unpool, launch);
       } else {
         return false;
       }
       return true;
     }
     if (wide) {
-      launch_max_unpool2d_general<kLanes>(unpool, launch);
+      launch_max_unpool_general<kLanes>(unpool, launch);
       return true;
     }
   }
   if (path == Path::kColumns) return false;
-  launch_max_unpool2d_general<1>(unpool, launch);
+  launch_max_unpool_general<1>(unpool, launch);
   return true;
 }
 
 // Calls launch(kernel, parameters, items) with the kernel for this unpooling. Returns false if `path` names a kernel
 // that cannot do it.
 template <typename T, typename Switch, typename Launch>
-bool launch_max_unpool2d(MaxUnpool2d<T, Switch> unpool, const Pooling& pooling, Path path, Launch&& launch) {
+bool launch_max_unpool(MaxUnpool<T, Switch> unpool, const Pooling& pooling, Path path, Launch&& launch) {
   if constexpr (std::is_same_v<Switch, uint8_t>) {
     const bool pairs = takes_pairs(unpool, pooling);
     if (path == Path::kPairs && !pairs) return false;
@@ -304,7 +326,7 @@ bool launch_max_unpool2d(MaxUnpool2d<T, Switch> unpool, const Pooling& pooling, 
       constexpr int kLanes = kWidestLanes<T>;
       constexpr int kRows = 2;
       unpool.items = Items(unpool.layout.images, ceil_divide(unpool.pooled_height, kRows), unpool.width / kLanes, 1);
-      launch(max_unpool2d_pairs<T, kLanes, kRows>, unpool, unpool.items.count);
+      launch(max_unpool_pairs<T, kLanes, kRows>, unpool, unpool.items.count);
       return true;
     }
   }

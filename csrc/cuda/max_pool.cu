@@ -2,12 +2,12 @@
 #include <tuple>
 
 #include "launch.h"
-#include "max_pool2d.cuh"
+#include "max_pool.cuh"
 
 namespace deconv_kernels::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor> max_pool2d(const MaxPool2dCall& call) {
+std::tuple<Tensor, Tensor> max_pool(const MaxPoolCall& call) {
   const Tensor& input = call.input;
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   const Tensor maps = dense(input, call.map);
@@ -16,24 +16,27 @@ std::tuple<Tensor, Tensor> max_pool2d(const MaxPool2dCall& call) {
   Tensor switches = empty_map(call.pooled, switch_dtype(call.pooling), input);
   const Launcher launcher(input.get_device_index());
   with_types(input.scalar_type(), switches.scalar_type(), [&]<typename T, typename Switch>() {
-    MaxPool2d<T, Switch> pool{};
+    MaxPool<T, Switch> pool{};
     pool.input = data_of<T>(maps);
     pool.bias = call.bias.has_value() ? data_of<T>(addend) : nullptr;
     pool.output = mutable_data_of<T>(output);
     pool.switches = mutable_data_of<Switch>(switches);
     pool.layout = layout_of(call.map);
+    pool.depth = call.map.depth;
     pool.height = call.map.height;
     pool.width = call.map.width;
+    pool.pooled_depth = call.pooled.depth;
     pool.pooled_height = call.pooled.height;
     pool.pooled_width = call.pooled.width;
     pool.relu = call.relu;
-    launch_max_pool2d(pool, call.pooling, Path::kAutomatic, launcher);
+    launch_max_pool(pool, call.pooling, Path::kAutomatic, launcher);
   });
   return {output, switches};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(deconv_kernels, CUDA, m) {
-  m.impl("max_pool2d", TORCH_BOX((&Checked<check_max_pool2d, max_pool2d>::kernel)));
+  m.impl("max_pool2d", TORCH_BOX((&Checked<check_max_pool<2>, max_pool>::kernel)));
+  m.impl("max_pool3d", TORCH_BOX((&Checked<check_max_pool<3>, max_pool>::kernel)));
 }
 
 }  // namespace

@@ -40,9 +40,11 @@ struct Seen {
   Code<T> code;  // of its first tap in question
 };
 
-// One plane of a unit (contiguous), or all its channels at once (channels_last), and the part of it inside the map.
+// One channel of a unit (contiguous), or all its channels at once (channels_last), and the part of it inside the map.
 template <typename T, typename S>
-struct UnitPlane {
+struct UnitMap {
+  int64_t begin_z;
+  int64_t end_z;
   int64_t begin_y;
   int64_t end_y;
   int64_t begin_x;
@@ -50,23 +52,30 @@ struct UnitPlane {
   const T* values;    // of element (0, 0)
   const S* switches;  // of element (0, 0), or where it would be outside the map
 
-  // `planes` is the number of planes a unit has, `pixel` the distance of neighbouring columns.
-  UnitPlane(const MaxUnpool2dParams& p, int64_t unit, int64_t plane, int64_t planes, int64_t pixel) {
+  // `channels` is the number of such maps a unit has, `pixel` the distance of neighbouring columns.
+  UnitMap(const MaxUnpoolParams& p, int64_t unit, int64_t channel, int64_t channels, int64_t pixel) {
     const int64_t image = p.image == nullptr ? unit : p.image[unit];
-    const int64_t origin_y = p.origin == nullptr ? 0 : p.origin[2 * unit];
-    const int64_t origin_x = p.origin == nullptr ? 0 : p.origin[2 * unit + 1];
-    begin_x = inside(0, origin_x, p.width);
-    end_x = inside(p.map_width, origin_x, p.width);
-    begin_y = inside(0, origin_y, p.height);
-    end_y = inside(p.map_height, origin_y, p.height);
-    values = static_cast<const T*>(p.input) + (unit * planes + plane) * p.height * p.width * pixel;
-    switches = static_cast<const S*>(p.switches) + (image * planes + plane) * p.map_height * p.map_width * pixel;
-    if (begin_x >= end_x || begin_y >= end_y) {
-      end_y = begin_y;
+    PerAxis origin{};
+    if (p.origin != nullptr) {
+      const int64_t* const of_unit = p.origin + unit * p.rank;
+      origin = {p.rank == 3 ? of_unit[0] : 0, of_unit[p.rank - 2], of_unit[p.rank - 1]};
+    }
+    begin_x = inside(0, origin.x, p.size.x);
+    end_x = inside(p.map.x, origin.x, p.size.x);
+    begin_y = inside(0, origin.y, p.size.y);
+    end_y = inside(p.map.y, origin.y, p.size.y);
+    begin_z = inside(0, origin.z, p.size.z);
+    end_z = inside(p.map.z, origin.z, p.size.z);
+    values = static_cast<const T*>(p.input) + (unit * channels + channel) * p.size.z * p.size.y * p.size.x * pixel;
+    switches = static_cast<const S*>(p.switches) + (image * channels + channel) * p.map.z * p.map.y * p.map.x * pixel;
+    if (begin_x >= end_x || begin_y >= end_y || begin_z >= end_z) {
+      end_z = begin_z;
     } else {
-      switches += (origin_y * p.map_width + origin_x) * pixel;
+      switches += ((origin.z * p.map.y + origin.y) * p.map.x + origin.x) * pixel;
     }
   }
+
+  bool holds(int64_t z, int64_t y) const { return z >= begin_z && z < end_z && y >= begin_y && y < end_y; }
 
   // Unit position of map position `edge`, held within the unit; safe for any origin.
   static int64_t inside(int64_t edge, int64_t origin, int64_t size) {
@@ -75,21 +84,49 @@ struct UnitPlane {
   }
 };
 
+// Where a walk along one axis of the output has come to.
+struct PhaseWalk {
+  const Axis& axis;
+  const Phases& phases;
+  int64_t phase;
+  int64_t window;
+
+  PhaseWalk(const Axis& of, const Phases& table, int64_t position)
+      : axis(of),
+        phases(table),
+        phase((position + of.padding) % of.stride),
+        window((position + of.padding) / of.stride) {}
+
+  void next() {
+    if (++phase < axis.stride) return;
+    phase = 0;
+    ++window;
+  }
+  void restart() {
+    phase = axis.padding % axis.stride;
+    window = axis.padding / axis.stride;
+  }
+  // The windows that see this position, in their order.
+  const PhaseTap* begin() const { return phases.taps + (phase < phases.count ? phases.begin[phase] : 0); }
+  const PhaseTap* end() const { return phases.taps + (phase < phases.count ? phases.begin[phase + 1] : 0); }
+};
+
 // Walks the output rows from `begin` on and finds for each the rows of windows that see it.
 template <typename T, typename S>
 class SeenRows {
  public:
-  SeenRows(const MaxUnpool2dParams& params, int64_t begin, int64_t planes, int64_t pixel)
+  SeenRows(const MaxUnpoolParams& params, int64_t begin, int64_t channels, int64_t pixel)
       : p_(params),
-        rows_(new Seen<T, S>[params.phases_y.most]),
-        planes_(planes),
+        rows_(new Seen<T, S>[params.phases_z.most * params.phases_y.most]),
+        channels_(channels),
         pixel_(pixel),
-        y_(begin % params.output_height),
-        plane_(begin / params.output_height % planes),
-        unit_(begin / params.output_height / planes),
-        phase_((y_ + params.pooling.y.padding) % params.pooling.y.stride),
-        window_((y_ + params.pooling.y.padding) / params.pooling.y.stride),
-        unit_plane_(params, unit_, plane_, planes, pixel) {
+        y_(begin % params.unpooled.y),
+        z_(begin / params.unpooled.y % params.unpooled.z),
+        channel_(begin / params.unpooled.y / params.unpooled.z % channels),
+        unit_(begin / params.unpooled.y / params.unpooled.z / channels),
+        walk_y_(params.pooling.y, params.phases_y, y_),
+        walk_z_(params.pooling.z, params.phases_z, z_),
+        unit_map_(params, unit_, channel_, channels, pixel) {
     find();
   }
   ~SeenRows() { delete[] rows_; }
@@ -97,21 +134,8 @@ class SeenRows {
   SeenRows& operator=(const SeenRows&) = delete;
 
   void next() {
-    if (++phase_ == p_.pooling.y.stride) {
-      phase_ = 0;
-      ++window_;
-    }
-    if (++y_ == p_.output_height) {
-      y_ = 0;
-      phase_ = p_.pooling.y.padding % p_.pooling.y.stride;
-      window_ = p_.pooling.y.padding / p_.pooling.y.stride;
-      if (++plane_ == planes_) {
-        plane_ = 0;
-        ++unit_;
-      }
-      // The last row of all has no next plane to enter.
-      if (unit_ < p_.units) unit_plane_ = UnitPlane<T, S>(p_, unit_, plane_, planes_, pixel_);
-    }
+    walk_y_.next();
+    if (++y_ == p_.unpooled.y) next_plane();
     find();
   }
 
@@ -119,39 +143,56 @@ class SeenRows {
   const Seen<T, S>* end() const { return rows_ + count_; }
 
   // Columns of the rows that lie inside unit and map.
-  int64_t begin_x() const { return unit_plane_.begin_x; }
-  int64_t end_x() const { return unit_plane_.end_x; }
+  int64_t begin_x() const { return unit_map_.begin_x; }
+  int64_t end_x() const { return unit_map_.end_x; }
 
  private:
+  void next_plane() {
+    y_ = 0;
+    walk_y_.restart();
+    walk_z_.next();
+    if (++z_ < p_.unpooled.z) return;
+    z_ = 0;
+    walk_z_.restart();
+    if (++channel_ == channels_) {
+      channel_ = 0;
+      ++unit_;
+    }
+    // The last row of all has no next map to enter.
+    if (unit_ < p_.units) unit_map_ = UnitMap<T, S>(p_, unit_, channel_, channels_, pixel_);
+  }
+
   void find() {
     count_ = 0;
-    if (phase_ >= p_.phases_y.count) return;
-    const PhaseTap* end = p_.phases_y.taps + p_.phases_y.begin[phase_ + 1];
-    for (const PhaseTap* tap = p_.phases_y.taps + p_.phases_y.begin[phase_]; tap != end; ++tap) {
-      const int64_t row = window_ - tap->back;
-      if (row < unit_plane_.begin_y || row >= unit_plane_.end_y) continue;
-      rows_[count_++] = {unit_plane_.values + row * p_.width * pixel_,
-                         unit_plane_.switches + row * p_.map_width * pixel_,
-                         static_cast<Code<T>>(tap->tap * p_.pooling.x.kernel)};
+    for (const PhaseTap* of_z = walk_z_.begin(); of_z != walk_z_.end(); ++of_z) {
+      const int64_t plane = walk_z_.window - of_z->back;
+      for (const PhaseTap* of_y = walk_y_.begin(); of_y != walk_y_.end(); ++of_y) {
+        const int64_t row = walk_y_.window - of_y->back;
+        if (!unit_map_.holds(plane, row)) continue;
+        rows_[count_++] = {unit_map_.values + (plane * p_.size.y + row) * p_.size.x * pixel_,
+                           unit_map_.switches + (plane * p_.map.y + row) * p_.map.x * pixel_,
+                           static_cast<Code<T>>((of_z->tap * p_.pooling.y.kernel + of_y->tap) * p_.pooling.x.kernel)};
+      }
     }
   }
 
-  const MaxUnpool2dParams& p_;
+  const MaxUnpoolParams& p_;
   Seen<T, S>* rows_;
-  int64_t planes_;
+  int64_t channels_;
   int64_t pixel_;
   int64_t y_;
-  int64_t plane_;
+  int64_t z_;
+  int64_t channel_;
   int64_t unit_;
-  int64_t phase_;
-  int64_t window_;
-  UnitPlane<T, S> unit_plane_;
+  PhaseWalk walk_y_;
+  PhaseWalk walk_z_;
+  UnitMap<T, S> unit_map_;
   int64_t count_ = 0;
 };
 
 // The output of phase `phase` that window column `window` begins, one element.
 template <typename T, typename S, bool kLast>
-inline Compute<T> unpool_one(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows, int64_t phase, int64_t window) {
+inline Compute<T> unpool_one(const MaxUnpoolParams& p, const SeenRows<T, S>& rows, int64_t phase, int64_t window) {
   Vector<Compute<T>, 1> sum{};
   if (phase < p.phases_x.count) {
     const PhaseTap* end = p.phases_x.taps + p.phases_x.begin[phase + 1];
@@ -170,7 +211,7 @@ inline Compute<T> unpool_one(const MaxUnpool2dParams& p, const SeenRows<T, S>& r
 // The outputs that N windows of 2 or 3 taps at stride 2 begin, two for each. The window before the first of the row is
 // not looked at.
 template <typename T, typename S, int N, bool kLast, int kKernel>
-inline void unpool_pairs(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows, int64_t window, T* out) {
+inline void unpool_pairs(const MaxUnpoolParams& p, const SeenRows<T, S>& rows, int64_t window, T* out) {
   using Values = Vector<Compute<T>, N>;
   using Codes = Vector<Code<T>, N>;
   constexpr auto kAll = std::make_integer_sequence<int, N>{};
@@ -200,12 +241,12 @@ inline void unpool_pairs(const MaxUnpool2dParams& p, const SeenRows<T, S>& rows,
 }
 
 template <typename T, typename S, bool kLast, int kKernel>
-void gather_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+void gather_rows(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   constexpr int64_t kStride = 2;
   const int64_t padding = p.pooling.x.padding;
   SeenRows<T, S> rows(p, begin, p.channels, 1);
   for (int64_t index = begin; index < end; ++index, rows.next()) {
-    T* out = static_cast<T*>(p.output) + index * p.output_width;
+    T* out = static_cast<T*>(p.output) + index * p.unpooled.x;
     const auto single = [&](int64_t from, int64_t to) {
       for (int64_t x = from; x < to; ++x) {
         store_one(out + x, unpool_one<T, S, kLast>(p, rows, (x + padding) % kStride, (x + padding) / kStride));
@@ -214,57 +255,82 @@ void gather_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
     // Window columns [inner_begin, inner_end) lie inside unit and map, and all the outputs they begin are of this row.
     const int64_t after_padding = ceil_divide(padding, kStride);
     const int64_t inner_begin = after_padding > rows.begin_x() ? after_padding : rows.begin_x();
-    const int64_t whole = (p.output_width + padding) / kStride;
+    const int64_t whole = (p.unpooled.x + padding) / kStride;
     const int64_t inner_end = whole < rows.end_x() ? whole : rows.end_x();
     if (inner_begin >= inner_end) {
-      single(0, p.output_width);
+      single(0, p.unpooled.x);
       continue;
     }
     single(0, inner_begin * kStride - padding);
     for_each_vector<kLanes<T>>(inner_begin, inner_end, [&](auto lanes, int64_t window) {
       unpool_pairs<T, S, decltype(lanes)::value, kLast, kKernel>(p, rows, window, out + window * kStride - padding);
     });
-    single(inner_end * kStride - padding, p.output_width);
+    single(inner_end * kStride - padding, p.unpooled.x);
   }
 }
 
-// 2x2 windows at stride 2 without padding: a row of windows fills two output rows, and each window is loaded once.
-template <typename T, typename S, bool kLast, bool kStreamed>
-void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
-  // What a range that begins or ends between two rows of one pair computes beside its own row.
-  T* const spare = new T[p.output_width];
-  T* const output = static_cast<T*>(p.output);
-  StreamedRows<T> streamed(output + begin * p.output_width, kStreamed ? 2 * p.output_width : 0);
-  int64_t unit = begin / p.output_height / p.channels;
-  int64_t channel = begin / p.output_height % p.channels;
-  int64_t y = begin % p.output_height;
-  UnitPlane<T, S> plane(p, unit, channel, p.channels, 1);
-  for (int64_t row = begin; row < end;) {
-    T* const out = kStreamed ? streamed.next() : output + row * p.output_width;
-    const bool has_upper = y % 2 == 0;
-    const bool has_lower = !has_upper || (y + 1 < p.output_height && row + 1 < end);
-    T* const upper = has_upper ? out : spare;
-    T* const lower = has_lower ? (has_upper ? out + p.output_width : out) : spare;
+// Where a row of the output lies.
+struct RowPlace {
+  int64_t unit;
+  int64_t channel;
+  int64_t z;
+  int64_t y;
 
-    const int64_t window_row = y / 2;
-    const bool seen = window_row >= plane.begin_y && window_row < plane.end_y;
-    const T* const values = plane.values + window_row * p.width;
-    const S* const switches = plane.switches + window_row * p.map_width;
+  RowPlace(const MaxUnpoolParams& p, int64_t row)
+      : unit(row / p.unpooled.y / p.unpooled.z / p.channels),
+        channel(row / p.unpooled.y / p.unpooled.z % p.channels),
+        z(row / p.unpooled.y % p.unpooled.z),
+        y(row % p.unpooled.y) {}
+
+  void next_plane(const MaxUnpoolParams& p) {
+    y = 0;
+    if (++z < p.unpooled.z) return;
+    z = 0;
+    if (++channel < p.channels) return;
+    channel = 0;
+    ++unit;
+  }
+};
+
+// 2x2 windows at stride 2 without padding: a row of windows fills two output rows, and each window is loaded once for
+// each of its planes.
+template <typename T, typename S, bool kLast, bool kStreamed>
+void gather_pairs_of_rows(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
+  // What a range that begins or ends between two rows of one pair computes beside its own row.
+  T* const spare = new T[p.unpooled.x];
+  T* const output = static_cast<T*>(p.output);
+  StreamedRows<T> streamed(output + begin * p.unpooled.x, kStreamed ? 2 * p.unpooled.x : 0);
+  const int64_t depth = p.pooling.z.kernel;
+  RowPlace place(p, begin);
+  UnitMap<T, S> map(p, place.unit, place.channel, p.channels, 1);
+  for (int64_t row = begin; row < end;) {
+    T* const out = kStreamed ? streamed.next() : output + row * p.unpooled.x;
+    const bool has_upper = place.y % 2 == 0;
+    const bool has_lower = !has_upper || (place.y + 1 < p.unpooled.y && row + 1 < end);
+    T* const upper = has_upper ? out : spare;
+    T* const lower = has_lower ? (has_upper ? out + p.unpooled.x : out) : spare;
+
+    const int64_t window_plane = place.z / depth;
+    const int64_t window_row = place.y / 2;
+    const bool seen = map.holds(window_plane, window_row);
+    const T* const values = map.values + (window_plane * p.size.y + window_row) * p.size.x;
+    const S* const switches = map.switches + (window_plane * p.map.y + window_row) * p.map.x;
+    const int64_t first_code = place.z % depth * 4;
     const auto single = [&](int64_t from, int64_t to) {
       for (int64_t x = from; x < to; ++x) {
         const int64_t window = x / 2;
-        const bool inside = seen && window >= plane.begin_x && window < plane.end_x;
+        const bool inside = seen && window >= map.begin_x && window < map.end_x;
         const Compute<T> taken = inside ? load_one(values + window) : Compute<T>{};
         const Compute<T> sum = kLast ? taken : Compute<T>{} + taken;
         const Compute<T> value = p.relu && sum < 0 ? Compute<T>{} : sum;
-        const int64_t code = inside ? switches[window] : -1;
+        const int64_t code = inside ? switches[window] - first_code : -1;
         store_one(upper + x, code == x % 2 ? value : Compute<T>{});
         store_one(lower + x, code == 2 + x % 2 ? value : Compute<T>{});
       }
     };
-    const int64_t whole = p.output_width / 2;
-    const int64_t inner_begin = seen && plane.begin_x < whole ? plane.begin_x : whole;
-    const int64_t inner_end = seen && plane.end_x < whole ? plane.end_x : whole;
+    const int64_t whole = p.unpooled.x / 2;
+    const int64_t inner_begin = seen && map.begin_x < whole ? map.begin_x : whole;
+    const int64_t inner_end = seen && map.end_x < whole ? map.end_x : whole;
     single(0, 2 * inner_begin);
     for_each_vector<kLanes<T>>(inner_begin, inner_end, [&](auto lanes, int64_t window) {
       constexpr int N = decltype(lanes)::value;
@@ -274,45 +340,42 @@ void gather_pairs_of_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end
       // A sum that begins at +0 makes +0 of -0.
       if constexpr (!kLast) value += Values{};
       if (p.relu) value = rectified(value);
-      const auto codes = load_codes<T, S, N>(switches + window);
+      const auto codes = load_codes<T, S, N>(switches + window) - static_cast<Code<T>>(first_code);
       const auto named = [&](Code<T> code) { return codes == code ? value : Values{}; };
       store_interleaved<T, N>(upper + 2 * window, named(0), named(1));
       store_interleaved<T, N>(lower + 2 * window, named(2), named(3));
     });
-    single(2 * inner_end, p.output_width);
+    single(2 * inner_end, p.unpooled.x);
 
     const int64_t rows = has_upper && has_lower ? 2 : 1;
-    if constexpr (kStreamed) streamed.write(rows * p.output_width);
+    if constexpr (kStreamed) streamed.write(rows * p.unpooled.x);
     row += rows;
-    y += rows;
-    if (y < p.output_height || row >= end) continue;
-    y = 0;
-    if (++channel == p.channels) {
-      channel = 0;
-      ++unit;
-    }
-    plane = UnitPlane<T, S>(p, unit, channel, p.channels, 1);
+    place.y += rows;
+    if (place.y < p.unpooled.y || row >= end) continue;
+    place.next_plane(p);
+    if (place.z == 0) map = UnitMap<T, S>(p, place.unit, place.channel, p.channels, 1);
   }
   if constexpr (kStreamed) streamed.finish();
   delete[] spare;
 }
 
-// Rows of one plane in cache, with room for everything that the windows reaching into them can name.
+// Rows of one plane of the output in cache, with room for everything that the windows reaching into them can name.
 template <typename T, typename S, bool kLast>
 class Band {
  public:
-  explicit Band(const MaxUnpool2dParams& params)
+  explicit Band(const MaxUnpoolParams& params)
       : p_(params),
-        width_((params.width - 1) * params.pooling.x.stride + extent(params.pooling.x)),
+        width_((params.size.x - 1) * params.pooling.x.stride + extent(params.pooling.x)),
         height_(kElements / width_ + 1),
         size_(smaller(height_ + 2 * extent(params.pooling.y),
-                      (params.height - 1) * params.pooling.y.stride + extent(params.pooling.y)) *
+                      (params.size.y - 1) * params.pooling.y.stride + extent(params.pooling.y)) *
               width_),
         sums_(new Compute<T>[2 * size_]),
         offsets_(new int64_t[kCodes]),
-        values_(new Compute<T>[params.width]) {
+        values_(new Compute<T>[params.size.x]) {
     const Pooling& pooling = p_.pooling;
-    // A switch that names no tap leads to the second half of the sums, which nobody reads.
+    // A switch that names no tap of a plane of the window, counted from its first one, leads to the second half of the
+    // sums, which nobody reads.
     for (int64_t code = 0; code < kCodes; ++code) offsets_[code] = size_;
     for (int64_t y = 0; y < pooling.y.kernel; ++y) {
       for (int64_t x = 0; x < pooling.x.kernel; ++x) {
@@ -331,31 +394,36 @@ class Band {
   // The most output rows it takes at a time.
   int64_t height() const { return height_; }
 
-  // Writes the output rows [begin, end) of a plane whose first row is `out`.
-  void unpool(const UnitPlane<T, S>& plane, int64_t begin, int64_t end, T* out) {
+  // Writes the output rows [begin, end) of plane `z`, whose first row is `out`.
+  void unpool(const UnitMap<T, S>& map, int64_t z, int64_t begin, int64_t end, T* out) {
     const Axis& axis = p_.pooling.y;
-    int64_t first = plane.begin_y;
-    int64_t last = plane.end_y;
-    if (end - begin < p_.output_height) {
+    int64_t first = map.begin_y;
+    int64_t last = map.end_y;
+    if (end - begin < p_.unpooled.y) {
       first = larger(first, first_window(begin, axis));
-      last = smaller(last, end_window(end - 1, p_.height, axis));
+      last = smaller(last, end_window(end - 1, p_.size.y, axis));
     }
     const int64_t top = window_start(first, axis);
     const int64_t rows = first < last ? (last - 1 - first) * axis.stride + extent(axis) : 0;
     for (int64_t at = 0; at < rows * width_; ++at) sums_[at] = 0;
-    for (int64_t window = first; window < last; ++window) {
-      scatter(plane, window, sums_ + (window - first) * axis.stride * width_);
+    const PhaseWalk planes(p_.pooling.z, p_.phases_z, z);
+    for (const PhaseTap* tap = planes.begin(); tap != planes.end(); ++tap) {
+      const int64_t plane = planes.window - tap->back;
+      if (plane < map.begin_z || plane >= map.end_z) continue;
+      for (int64_t window = first; window < last; ++window) {
+        scatter(map, plane, tap->tap, window, sums_ + (window - first) * axis.stride * width_);
+      }
     }
     const int64_t padding = p_.pooling.x.padding;
-    if (top == begin && rows == end - begin && padding == 0 && width_ == p_.output_width) {
+    if (top == begin && rows == end - begin && padding == 0 && width_ == p_.unpooled.x) {
       return copy(sums_, rows * width_, out + begin * width_);
     }
-    const int64_t reached = larger(0, smaller(p_.output_width, width_ - padding));
+    const int64_t reached = larger(0, smaller(p_.unpooled.x, width_ - padding));
     for (int64_t y = begin; y < end; ++y) {
-      T* to = out + y * p_.output_width;
+      T* to = out + y * p_.unpooled.x;
       const int64_t columns = y >= top && y < top + rows ? reached : 0;
       copy(sums_ + (y - top) * width_ + padding, columns, to);
-      for (int64_t x = columns; x < p_.output_width; ++x) store_one(to + x, Compute<T>{});
+      for (int64_t x = columns; x < p_.unpooled.x; ++x) store_one(to + x, Compute<T>{});
     }
   }
 
@@ -366,14 +434,16 @@ class Band {
   static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
   static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-  void scatter(const UnitPlane<T, S>& plane, int64_t window_row, Compute<T>* sums) {
-    const S* switches = plane.switches + window_row * p_.map_width;
-    const T* row = plane.values + window_row * p_.width;
+  // Adds the values of a row of windows whose switches name the plane `tap` of their windows.
+  void scatter(const UnitMap<T, S>& map, int64_t plane, int64_t tap, int64_t window_row, Compute<T>* sums) {
+    const S* switches = map.switches + (plane * p_.map.y + window_row) * p_.map.x;
+    const T* row = map.values + (plane * p_.size.y + window_row) * p_.size.x;
+    const auto first_code = static_cast<S>(tap * p_.pooling.y.kernel * p_.pooling.x.kernel);
     const Compute<T>* values = nullptr;
     if constexpr (std::is_same_v<T, Compute<T>>) {
       values = row;
     } else {
-      for_each_vector<kLanes<T>>(plane.begin_x, plane.end_x, [&](auto lanes, int64_t x) {
+      for_each_vector<kLanes<T>>(map.begin_x, map.end_x, [&](auto lanes, int64_t x) {
         constexpr int N = decltype(lanes)::value;
         store_unaligned(values_ + x, load<T, N>(row + x));
       });
@@ -381,9 +451,9 @@ class Band {
     }
     const int64_t stride = p_.pooling.x.stride;
     const int64_t* const offsets = offsets_;
-    Compute<T>* window = sums + plane.begin_x * stride;
-    for (int64_t x = plane.begin_x; x < plane.end_x; ++x, window += stride) {
-      Compute<T>& sum = window[offsets[static_cast<std::make_unsigned_t<S>>(switches[x])]];
+    Compute<T>* window = sums + map.begin_x * stride;
+    for (int64_t x = map.begin_x; x < map.end_x; ++x, window += stride) {
+      Compute<T>& sum = window[offsets[static_cast<std::make_unsigned_t<S>>(switches[x] - first_code)]];
       sum = kLast ? values[x] : sum + values[x];
     }
   }
@@ -396,7 +466,7 @@ class Band {
     });
   }
 
-  const MaxUnpool2dParams& p_;
+  const MaxUnpoolParams& p_;
   int64_t width_;
   int64_t height_;
   int64_t size_;
@@ -406,42 +476,33 @@ class Band {
 };
 
 template <typename T, typename S, bool kLast>
-void scatter_rows(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+void scatter_rows(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   Band<T, S, kLast> band(p);
-  int64_t index = begin / p.output_height;
-  int64_t y = begin % p.output_height;
-  int64_t unit = index / p.channels;
-  int64_t channel = index % p.channels;
+  RowPlace place(p, begin);
   for (int64_t row = begin; row < end;) {
-    const UnitPlane<T, S> plane(p, unit, channel, p.channels, 1);
-    int64_t rows = p.output_height - y;
+    const UnitMap<T, S> map(p, place.unit, place.channel, p.channels, 1);
+    int64_t rows = p.unpooled.y - place.y;
     if (rows > end - row) rows = end - row;
     if (rows > band.height()) rows = band.height();
-    band.unpool(plane, y, y + rows, static_cast<T*>(p.output) + index * p.output_height * p.output_width);
+    band.unpool(map, place.z, place.y, place.y + rows, static_cast<T*>(p.output) + (row - place.y) * p.unpooled.x);
     row += rows;
-    y += rows;
-    if (y < p.output_height) continue;
-    y = 0;
-    ++index;
-    if (++channel == p.channels) {
-      channel = 0;
-      ++unit;
-    }
+    place.y += rows;
+    if (place.y == p.unpooled.y) place.next_plane(p);
   }
 }
 
 template <typename T, typename S, bool kLast, bool kStreamed>
-void gather_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+void gather_rows_channels_last(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   constexpr int kVectors = 4;
   constexpr int kWidest = kLanes<T>;
   const Axis& axis = p.pooling.x;
   SeenRows<T, S> rows(p, begin, 1, p.channels);
-  auto* const seen = new Seen<T, S>[p.phases_y.most * p.phases_x.most];
+  auto* const seen = new Seen<T, S>[p.phases_z.most * p.phases_y.most * p.phases_x.most];
   for (int64_t index = begin; index < end; ++index, rows.next()) {
-    T* out = static_cast<T*>(p.output) + index * p.output_width * p.channels;
+    T* out = static_cast<T*>(p.output) + index * p.unpooled.x * p.channels;
     int64_t phase = axis.padding % axis.stride;
     int64_t window = axis.padding / axis.stride;
-    for (int64_t x = 0; x < p.output_width; ++x, out += p.channels) {
+    for (int64_t x = 0; x < p.unpooled.x; ++x, out += p.channels) {
       int64_t count = 0;
       if (phase < p.phases_x.count) {
         const PhaseTap* taps_end = p.phases_x.taps + p.phases_x.begin[phase + 1];
@@ -489,7 +550,7 @@ void gather_rows_channels_last(const MaxUnpool2dParams& p, int64_t begin, int64_
 }
 
 template <typename T, typename S, bool kLast>
-void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+void max_unpool_rows(bool channels_last, const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   const Axis& x = p.pooling.x;
   if (channels_last) {
     return p.streamed ? gather_rows_channels_last<T, S, kLast, true>(p, begin, end)
@@ -499,26 +560,29 @@ void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t b
   if constexpr (sizeof(S) == 1) {
     const bool pairs = x.stride == 2 && x.dilation == 1;
     const Axis& y = p.pooling.y;
-    const bool quads =
-        pairs && x.kernel == 2 && x.padding == 0 && y.kernel == 2 && y.stride == 2 && y.padding == 0 && y.dilation == 1;
-    if (quads && p.width >= kLanes<T> / 2) {
+    const Axis& z = p.pooling.z;
+    const auto side_by_side = [](const Axis& axis) {
+      return axis.kernel == axis.stride && axis.padding == 0 && axis.dilation == 1;
+    };
+    const bool quads = pairs && x.kernel == 2 && y.kernel == 2 && side_by_side(x) && side_by_side(y) && side_by_side(z);
+    if (quads && p.size.x >= kLanes<T> / 2) {
       return p.streamed ? gather_pairs_of_rows<T, S, kLast, true>(p, begin, end)
                         : gather_pairs_of_rows<T, S, kLast, false>(p, begin, end);
     }
-    if (pairs && x.kernel == 2 && p.width >= kLanes<T>) return gather_rows<T, S, kLast, 2>(p, begin, end);
-    if (pairs && x.kernel == 3 && p.width >= 2 * kLanes<T>) return gather_rows<T, S, kLast, 3>(p, begin, end);
+    if (pairs && x.kernel == 2 && p.size.x >= kLanes<T>) return gather_rows<T, S, kLast, 2>(p, begin, end);
+    if (pairs && x.kernel == 3 && p.size.x >= 2 * kLanes<T>) return gather_rows<T, S, kLast, 3>(p, begin, end);
   }
   return scatter_rows<T, S, kLast>(p, begin, end);
 }
 
 template <typename T>
-void max_unpool2d_rows(bool channels_last, const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+void max_unpool_rows(bool channels_last, const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   if (p.wide_switches) {
-    p.last ? max_unpool2d_rows<T, int16_t, true>(channels_last, p, begin, end)
-           : max_unpool2d_rows<T, int16_t, false>(channels_last, p, begin, end);
+    p.last ? max_unpool_rows<T, int16_t, true>(channels_last, p, begin, end)
+           : max_unpool_rows<T, int16_t, false>(channels_last, p, begin, end);
   } else {
-    p.last ? max_unpool2d_rows<T, uint8_t, true>(channels_last, p, begin, end)
-           : max_unpool2d_rows<T, uint8_t, false>(channels_last, p, begin, end);
+    p.last ? max_unpool_rows<T, uint8_t, true>(channels_last, p, begin, end)
+           : max_unpool_rows<T, uint8_t, false>(channels_last, p, begin, end);
   }
   if (p.streamed) finish_streams();
 }
