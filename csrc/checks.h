@@ -243,17 +243,18 @@ MaxUnpoolWindowCall check_max_unpool_window(const Tensor& input, const Tensor& s
   return {{input, switches, pooling, windows, maps, unpooled, overlap_is_last(overlap), relu}, image, origin};
 }
 
-inline Pair checked_pair(const char* name, const IntList& values, int64_t smallest) {
-  const PerAxis entries = checked_entries(name, values, 2, smallest, smallest);
-  return {entries.y, entries.x};
-}
-
-// Of a weight with `sizes` (K, C / groups, kh, kw).
-inline Convolution checked_convolution(const std::array<int64_t, 4>& sizes, const IntList& stride,
-                                       const IntList& dilation, int64_t groups) {
+// Of a weight with `sizes` (K, C / groups, kh, kw) or (K, C / groups, kd, kh, kw).
+inline Convolution checked_convolution(const IntList& sizes, const IntList& stride, const IntList& dilation,
+                                       int64_t groups) {
   DK_CHECK(groups >= 1 && sizes[0] % groups == 0, "groups must divide weight's ", sizes[0], " channels, got ", groups);
-  const Pair step = checked_pair("stride", stride, 1), spread = checked_pair("dilation", dilation, 1);
-  return {sizes[0], sizes[1], groups, {kOnePosition, {sizes[2], step.y, 0, spread.y}, {sizes[3], step.x, 0, spread.x}}};
+  const int rank = static_cast<int>(sizes.size()) - 2;
+  const PerAxis kernel{rank == 3 ? sizes[2] : 1, sizes[sizes.size() - 2], sizes[sizes.size() - 1]};
+  const PerAxis step = checked_entries("stride", stride, rank, 1, 1);
+  const PerAxis spread = checked_entries("dilation", dilation, rank, 1, 1);
+  return {sizes[0],
+          sizes[1],
+          groups,
+          {{kernel.z, step.z, 0, spread.z}, {kernel.y, step.y, 0, spread.y}, {kernel.x, step.x, 0, spread.x}}};
 }
 
 struct PackWeightCall {
@@ -265,8 +266,10 @@ inline PackWeightCall check_pack_weight(const Tensor& weight, const IntList& str
                                         int64_t groups) {
   check_floating("weight", weight);
   check_memory("weight", weight);
-  DK_CHECK(weight.dim() == 4 && weight.numel() > 0, "weight must have shape (K, C / groups, kh, kw), not empty");
-  const std::array<int64_t, 4> sizes{weight.size(0), weight.size(1), weight.size(2), weight.size(3)};
+  DK_CHECK((weight.dim() == 4 || weight.dim() == 5) && weight.numel() > 0,
+           "weight must have shape (K, C / groups, kh, kw) or (K, C / groups, kd, kh, kw), not empty");
+  IntList sizes;
+  for (int64_t axis = 0; axis < weight.dim(); ++axis) sizes.push_back(weight.size(axis));
   return {weight, checked_convolution(sizes, stride, dilation, groups)};
 }
 
@@ -278,12 +281,11 @@ struct PackedSizeCall {
 
 inline PackedSizeCall check_packed_size(const IntList& sizes, const IntList& stride, const IntList& dilation,
                                         int64_t groups, bool float64) {
-  DK_CHECK(sizes.size() == 4, "weight_size must have four entries, got ", sizes.size());
-  const std::array<int64_t, 4> of_weight{sizes[0], sizes[1], sizes[2], sizes[3]};
-  return {checked_convolution(of_weight, stride, dilation, groups), float64 ? ScalarType::Double : ScalarType::Float};
+  DK_CHECK(sizes.size() == 4 || sizes.size() == 5, "weight_size must have four or five entries, got ", sizes.size());
+  return {checked_convolution(sizes, stride, dilation, groups), float64 ? ScalarType::Double : ScalarType::Float};
 }
 
-struct Backproject2dCall {
+struct BackprojectCall {
   const Tensor& input;
   const Tensor& weight;
   const Tensor& image;
@@ -299,30 +301,32 @@ struct Backproject2dCall {
   Placement placement;
 };
 
-inline Backproject2dCall check_backproject2d(const Tensor& input, const Tensor& weight, const Tensor& image,
-                                             const Tensor& origin, const std::optional<Tensor>& switches,
-                                             const std::optional<Tensor>& packed, const IntList& pool_kernel_size,
-                                             const IntList& pool_stride, const IntList& pool_dilation,
-                                             const std::string& overlap, bool relu, const IntList& stride,
-                                             const IntList& dilation, int64_t groups, const IntList& begin,
-                                             const IntList& size, const IntList& base, const IntList& map_size) {
-  const MapShape windows = checked_windows(input, image, origin, 2);
+template <int rank>
+BackprojectCall check_backproject(const Tensor& input, const Tensor& weight, const Tensor& image, const Tensor& origin,
+                                  const std::optional<Tensor>& switches, const std::optional<Tensor>& packed,
+                                  const IntList& pool_kernel_size, const IntList& pool_stride,
+                                  const IntList& pool_dilation, const std::string& overlap, bool relu,
+                                  const IntList& stride, const IntList& dilation, int64_t groups, const IntList& begin,
+                                  const IntList& size, const IntList& base, const IntList& map_size) {
+  const MapShape windows = checked_windows(input, image, origin, rank);
+  DK_CHECK(weight.dim() == rank + 2, "weight must have ", rank + 2, " dimensions, got ", weight.dim());
   const Convolution convolution = check_pack_weight(weight, stride, dilation, groups).convolution;
   check_dtype("weight", weight, input.scalar_type());
   check_same_device("weight", weight, "input", input);
   DK_CHECK(convolution.channels == windows.channels, "weight must have ", windows.channels,
            " rows, one for each of input's channels, got ", convolution.channels);
   Pooling pooling{kOnePosition, kOnePosition, kOnePosition};
-  MapShape maps{};
-  maps.channels_last = windows.channels_last;
+  MapShape maps = windows.resized({0, 0, 0});
+  maps.images = 0;
   if (switches.has_value()) {
-    pooling = make_pooling(2, pool_kernel_size, pool_stride, {0, 0}, pool_dilation);
+    pooling = make_pooling(rank, pool_kernel_size, pool_stride, IntList(rank, 0), pool_dilation);
     maps = checked_maps(*switches, windows, pooling, input);
   }
   const bool last = overlap_is_last(overlap);
-  const Placement placement{checked_pair("begin", begin, 0), checked_pair("size", size, 1),
-                            checked_pair("base", base, std::numeric_limits<int32_t>::min()),
-                            checked_pair("map_size", map_size, -1)};
+  // Along an axis that is not there a result is one position, the first, on a map without end.
+  const Placement placement{checked_entries("begin", begin, rank, 0, 0), checked_entries("size", size, rank, 1, 1),
+                            checked_entries("base", base, rank, std::numeric_limits<int32_t>::min(), 0),
+                            checked_entries("map_size", map_size, rank, -1, -1)};
   return {input, weight, image, origin, switches, packed, convolution, pooling, windows, maps, last, relu, placement};
 }
 

@@ -32,10 +32,16 @@ STABLE_TORCH_LIBRARY(deconv_kernels, m) {
       "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_dilation, str overlap, bool relu, int[2] stride, "
       "int[2] dilation, int groups, SymInt[2] begin, SymInt[2] size, SymInt[2] base, SymInt[2] map_size) -> "
       "Tensor");
-  // A convolution's weight in the order in which backproject2d reads it.
-  m.def("pack_weight(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor");
+  // The same with windows of three dimensions.
+  m.def(
+      "backproject3d(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
+      "int[3] pool_kernel_size, int[3] pool_stride, int[3] pool_dilation, str overlap, bool relu, int[3] stride, "
+      "int[3] dilation, int groups, SymInt[3] begin, SymInt[3] size, SymInt[3] base, SymInt[3] map_size) -> "
+      "Tensor");
+  // A convolution's weight in the order in which backproject2d or backproject3d reads it.
+  m.def("pack_weight(Tensor weight, int[] stride, int[] dilation, int groups) -> Tensor");
   // Elements of what the CPU packs a weight of some sizes into.
-  m.def("packed_size(int[] weight_size, int[2] stride, int[2] dilation, int groups, bool float64) -> int");
+  m.def("packed_size(int[] weight_size, int[] stride, int[] dilation, int groups, bool float64) -> int");
   // Switches as flat positions in their maps, of two or three dimensions.
   m.def(
       "switches_to_indices(Tensor switches, SymInt[] input_size, int[] kernel_size, int[] stride, int[] padding, "

@@ -1,9 +1,9 @@
 // The loops of one instruction set; the build compiles this file once for each, with DECONV_CPU_CAPABILITY naming it.
 #include "kernels.h"
 
-#include "backproject2d/gather.h"
-#include "backproject2d/list.h"
-#include "backproject2d/send.h"
+#include "backproject/gather.h"
+#include "backproject/list.h"
+#include "backproject/send.h"
 #include "max_pool_loop.h"
 #include "max_unpool_loop.h"
 
@@ -34,16 +34,16 @@ void max_unpool(Element element, bool channels_last, const MaxUnpoolParams& para
   with_type(element, [&]<typename T>() { max_unpool_rows<T>(channels_last, params, begin, end); });
 }
 
-void list_signal(Element element, const Backproject2dParams& params, int64_t begin, int64_t end) {
+void list_signal(Element element, const BackprojectParams& params, int64_t begin, int64_t end) {
   with_type(element, [&]<typename T>() { list_signal_rows<T>(params, begin, end); });
 }
 
-void send_signal(Element element, const Backproject2dParams& params, const SendPlan& plan, void* memory, int64_t begin,
+void send_signal(Element element, const BackprojectParams& params, const SendPlan& plan, void* memory, int64_t begin,
                  int64_t end) {
   with_type(element, [&]<typename T>() { send_signal_tasks<T>(params, plan, memory, begin, end); });
 }
 
-void gather_signal(Element element, const Backproject2dParams& params, int64_t begin, int64_t end) {
+void gather_signal(Element element, const BackprojectParams& params, int64_t begin, int64_t end) {
   with_type(element, [&]<typename T>() { gather_signal_rows<T>(params, begin, end); });
 }
 

@@ -63,15 +63,16 @@ struct MaxUnpoolParams {
   bool streamed;  // the output is too large to stay in the caches
 };
 
-// A signal by what of it is not zero. Its positions lie in cells of one or of 2 x 2 positions. For every block of
-// kListedChannels channels, and every position of every cell in row-major order, the channels that are not zero follow
-// each other.
+// A signal by what of it is not zero. The positions of each of its planes lie in cells of one or of 2 x 2 positions.
+// For every block of kListedChannels channels, and every position of every cell in row-major order, the channels that
+// are not zero follow each other.
 constexpr int64_t kListedChannels = 64;
 struct SignalLists {
   void* values;       // of the type in which elements are summed
   uint8_t* channels;  // within the block
-  uint8_t* counts;    // (units, blocks, rows, columns, positions of a cell)
-  int64_t* entries;   // (units, blocks, rows): of each row of cells
+  uint8_t* counts;    // (units, blocks, planes, rows, columns, positions of a cell)
+  int64_t* entries;   // (units, blocks, planes, rows): of each row of cells
+  int64_t planes;
   int64_t rows;
   int64_t columns;
   int64_t side;      // a cell holds side x side positions
@@ -79,11 +80,11 @@ struct SignalLists {
   int64_t capacity;  // entries that a row has room for
 };
 
-// A weight in the order in which it is read: (groups, blocks of output channels, slices, channels, lines of a slice),
-// lines of kLineBytes. `tiled`, for 3x3 taps with stride 1: a block is one line of output channels, in a single slice
-// of nine lines, one for each tap. Otherwise the taps and output channels of a block follow each other, channels
-// innermost, in slices of kSliceLines lines. `gathered`, for taps three wide with stride 1 and few output channels:
-// rows of taps, lines of channels, taps of the row, output channels.
+// A weight in the order in which it is read: (groups, blocks of output channels, planes of taps, slices, channels,
+// lines of a slice), lines of kLineBytes. `tiled`, for planes of 3x3 taps with stride 1: a block is one line of output
+// channels, in a single slice of nine lines, one for each tap. Otherwise the taps of a plane and the output channels of
+// a block follow each other, channels innermost, in slices of kSliceLines lines. `gathered`, for taps three wide with
+// stride 1 and few output channels: rows of taps, lines of channels, taps of the row, output channels.
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSliceLines = 8;
 constexpr int64_t kGatheredOutputs = 4;  // at most
@@ -94,34 +95,38 @@ struct PackedWeight {
   int64_t channels;  // of a group
   int64_t wide;      // output channels of a block
   int64_t blocks;    // of a group
-  int64_t lines;     // of a block and channel
+  int64_t planes;    // of taps
+  int64_t lines;     // of a block, plane of taps and channel
   bool plain;        // not packed at all: one tap, (channels, outputs) in a group, outputs a multiple of `wide`
 };
 
 // Transposed convolution of windows; the signal is what unpooling and rectification leave of `input`. The result is the
 // full transposed convolution from `begin` on, continued with zeros.
-struct Backproject2dParams {
-  const void* input;      // (units, height, width, channels)
-  const void* switches;   // (images, map.y, map.x, channels) of a 2x2 pooling with stride 2, or null
+struct BackprojectParams {
+  const void* input;      // (units, depth, height, width, channels)
+  const void* switches;   // (images, map.z, map.y, map.x, channels), or null
   const int64_t* image;   // (units)
-  const int64_t* origin;  // (units, 2)
-  void* output;           // (units, output_channels, size.y, size.x), or channels innermost
+  const int64_t* origin;  // (units, rank)
+  void* output;           // (units, output_channels, size.z, size.y, size.x), or channels innermost
+  int rank;
   int64_t units;
   int64_t channels;
   int64_t output_channels;
   int64_t groups;
+  int64_t depth;
   int64_t height;
   int64_t width;
-  Pair map;
-  Pair kernel;
-  Pair stride;
-  Pair dilation;
-  Pair full;  // size of the full transposed convolution
-  Pair begin;
-  Pair size;
-  Pair step;  // the result of a unit begins at origin * step + base
-  Pair base;
-  Pair end;  // of the map that the result lies on, -1 where it has no end
+  PerAxis map;
+  int64_t pool_planes;  // the switches are of windows of pool_planes x 2 x 2 positions, side by side
+  PerAxis kernel;
+  PerAxis stride;
+  PerAxis dilation;
+  PerAxis full;  // size of the full transposed convolution
+  PerAxis begin;
+  PerAxis size;
+  PerAxis step;  // the result of a unit begins at origin * step + base
+  PerAxis base;
+  PerAxis end;  // of the map that the result lies on, -1 where it has no end
   bool relu;
   bool channels_last;  // of the output
   bool streamed;       // the output is too large to stay in the caches
@@ -129,9 +134,10 @@ struct Backproject2dParams {
   SignalLists lists;
 };
 
-// A sending task is one block of output channels, for `units` units or `rows` rows of the result of one.
+// A sending task is one block of output channels, for `units` units or some planes and rows of the result of one.
 struct SendPlan {
   int64_t units;
+  int64_t planes;
   int64_t rows;
 };
 
@@ -142,11 +148,11 @@ struct Kernels {
   void (*max_pool)(Element, bool channels_last, const MaxPoolParams&, int64_t begin, int64_t end);
   void (*max_unpool)(Element, bool channels_last, const MaxUnpoolParams&, int64_t begin, int64_t end);
   // Lists the rows [begin, end) of a signal's cells, counted over all blocks of all units.
-  void (*list_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
+  void (*list_signal)(Element, const BackprojectParams&, int64_t begin, int64_t end);
   // Runs the tasks [begin, end) of a plan; `memory` holds the sums of one task.
-  void (*send_signal)(Element, const Backproject2dParams&, const SendPlan&, void* memory, int64_t begin, int64_t end);
+  void (*send_signal)(Element, const BackprojectParams&, const SendPlan&, void* memory, int64_t begin, int64_t end);
   // Computes the rows [begin, end) of all units' results where the weight is `gathered`.
-  void (*gather_signal)(Element, const Backproject2dParams&, int64_t begin, int64_t end);
+  void (*gather_signal)(Element, const BackprojectParams&, int64_t begin, int64_t end);
 };
 
 namespace baseline {

@@ -1,7 +1,7 @@
 // How a weight is packed for the CPU; nothing else decides it.
 #pragma once
 
-#include "backproject2d/tasks.h"
+#include "backproject/tasks.h"
 #include "launch.h"
 
 namespace deconv_kernels {

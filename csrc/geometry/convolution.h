@@ -14,10 +14,10 @@ struct Convolution {
 };
 
 struct Placement {
-  Pair begin;     // of the part, in the whole transposed convolution
-  Pair size;      // of the part; beyond the whole it goes on with zeros
-  Pair base;      // the part that belongs to a window lies at origin * step + base of the map
-  Pair map_size;  // -1 where the map has no end
+  PerAxis begin;     // of the part, in the whole transposed convolution
+  PerAxis size;      // of the part; beyond the whole it goes on with zeros
+  PerAxis base;      // the part that belongs to a window lies at origin * step + base of the map
+  PerAxis map_size;  // -1 where the map has no end
 };
 
 }  // namespace deconv_kernels

@@ -32,11 +32,6 @@ struct Pooling {
   DK_HOST_DEVICE int64_t taps() const { return z.kernel * y.kernel * x.kernel; }
 };
 
-struct Pair {
-  int64_t y;
-  int64_t x;
-};
-
 struct PerAxis {
   int64_t z;
   int64_t y;

@@ -1,9 +1,9 @@
 // Python module `_host`: the CUDA kernels, executed by the CPU on NumPy arrays, for tests.
 //
-// Arrays are C-contiguous: (N, C, H, W), or (N, H, W, C) with channels_last. The caller allocates the results, so that
-// it can put guards round them. bfloat16 comes as its bits in uint16. `path` names a kernel or is "automatic";
-// `blocks` is the size of the grid, 0 for that of a GPU launch. Each function returns the number of threads that had
-// work and raises ValueError if the path cannot do what is asked.
+// Arrays are C-contiguous: (N, C, H, W) or (N, C, D, H, W), with channels_last (N, H, W, C) or (N, D, H, W, C). The
+// caller allocates the results, so that it can put guards round them. bfloat16 comes as its bits in uint16. `path`
+// names a kernel or is "automatic"; `blocks` is the size of the grid, 0 for that of a GPU launch. Each function returns
+// the number of threads that had work and raises ValueError if the path cannot do what is asked.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/backproject2d.cuh"
+#include "cuda/backproject.cuh"
 #include "cuda/max_pool.cuh"
 #include "cuda/max_unpool.cuh"
 #include "cuda/max_unpool_window.cuh"
@@ -29,6 +29,8 @@ using Entries = std::vector<int64_t>;  // one for each of two or three axes
 
 struct Map {
   int64_t images, channels, depth, height, width;
+
+  PerAxis size() const { return {depth, height, width}; }
 };
 
 Map map_of(const py::array& array, bool channels_last) {
@@ -46,14 +48,23 @@ T* data_of(const py::array& array) {
   return static_cast<T*>(const_cast<void*>(array.data()));
 }
 
+PerAxis per_axis(const Entries& entries, int64_t absent) {
+  const size_t rank = entries.size();
+  return {rank == 3 ? entries[0] : absent, entries[rank - 2], entries[rank - 1]};
+}
+
 Pooling make_pooling(const Entries& kernel_size, const Entries& stride, const Entries& padding,
                      const Entries& dilation) {
-  const auto axis = [&](size_t back) -> Axis {
-    const size_t rank = kernel_size.size();
-    if (back > rank) return kOnePosition;
-    return {kernel_size[rank - back], stride[rank - back], padding[rank - back], dilation[rank - back]};
-  };
-  return {axis(3), axis(2), axis(1)};
+  const PerAxis kernel = per_axis(kernel_size, 1), step = per_axis(stride, 1);
+  const PerAxis pad = per_axis(padding, 0), spread = per_axis(dilation, 1);
+  return {
+      {kernel.z, step.z, pad.z, spread.z}, {kernel.y, step.y, pad.y, spread.y}, {kernel.x, step.x, pad.x, spread.x}};
+}
+
+// Windows without padding.
+Pooling windows_of(const Entries& kernel_size, const Entries& stride, const Entries& dilation) {
+  return make_pooling(kernel_size, stride, Entries(kernel_size.size(), 0), dilation);
+}
 }
 
 Path path_of(const std::string& name) {
@@ -184,29 +195,21 @@ int64_t run_max_unpool_window(const std::string& dtype, const py::array& input, 
   });
 }
 
-Entries entries(const Pair& pair) { return {pair.begin(), pair.end()}; }
-
-Strides strides_of(const Map& map, bool channels_last) {
-  return Strides(map.channels, map.height, map.width, channels_last);
-}
-
-// Returns the number of threads in the grid of a GPU launch. `packed` is (kernel_y, kernel_x, K, C / groups).
-int64_t run_backproject2d(const std::string& dtype, const py::array& input, const py::array& packed,
-                          const py::array& image, const py::array& origin, const std::optional<py::array>& switches,
-                          const py::array& output, const Pair& kernel_size, const Pair& pool_stride,
-                          const Pair& pool_dilation, const std::string& overlap, bool relu, const Pair& stride,
-                          const Pair& dilation, int64_t groups, const Pair& begin, const Pair& base,
-                          const Pair& map_size, bool channels_last, const std::string& path, int64_t blocks) {
-  const Pooling pooling = switches.has_value()
-                              ? make_pooling(entries(kernel_size), entries(pool_stride), {0, 0}, entries(pool_dilation))
-                              : Pooling{kOnePosition, kOnePosition, kOnePosition};
-  const Pooling convolution =
-      make_pooling({packed.shape(0), packed.shape(1)}, entries(stride), {0, 0}, entries(dilation));
+// Returns the number of threads in the grid of a GPU launch. `packed` is ([kernel_z, ]kernel_y, kernel_x, K, C /
+// groups).
+int64_t run_backproject(const std::string& dtype, const py::array& input, const py::array& packed,
+                        const py::array& image, const py::array& origin, const std::optional<py::array>& switches,
+                        const py::array& output, const Entries& kernel_size, const Entries& pool_stride,
+                        const Entries& pool_dilation, const std::string& overlap, bool relu, const Entries& stride,
+                        const Entries& dilation, int64_t groups, const Entries& begin, const Entries& base,
+                        const Entries& map_size, bool channels_last, const std::string& path, int64_t blocks) {
+  const Pooling pooling = windows_of(kernel_size, pool_stride, pool_dilation);
+  const Pooling convolution = windows_of({packed.shape(), packed.shape() + packed.ndim() - 2}, stride, dilation);
   const Map windows = map_of(input, channels_last);
   const Map maps = switches.has_value() ? map_of(*switches, channels_last) : Map{};
   const Map result = map_of(output, channels_last);
   return with_type(dtype, [&]<typename T>() {
-    Backproject2d<T> op{};
+    Backproject<T> op{};
     op.input = data_of<T>(input);
     op.switches = switches.has_value() ? switches->data() : nullptr;
     op.two_byte_switches = switches.has_value() && switches->itemsize() == 2;
@@ -214,22 +217,22 @@ int64_t run_backproject2d(const std::string& dtype, const py::array& input, cons
     op.origin = data_of<int64_t>(origin);
     op.packed = data_of<T>(packed);
     op.output = data_of<T>(output);
-    op.input_strides = strides_of(windows, channels_last);
-    op.switch_strides = strides_of(maps, channels_last);
-    op.output_strides = strides_of(result, channels_last);
+    op.rank = static_cast<int>(input.ndim()) - 2;
+    op.input_strides = Strides(windows.channels, windows.size(), channels_last);
+    op.switch_strides = Strides(maps.channels, maps.size(), channels_last);
+    op.output_strides = Strides(result.channels, result.size(), channels_last);
     op.units = windows.images;
     op.images = maps.images;
     op.inputs = windows.channels;
     op.group_inputs = windows.channels / groups;
-    op.group_outputs = packed.shape(3);
+    op.group_outputs = packed.shape(packed.ndim() - 1);
     op.groups = Divider(groups);
-    op.y = backproject_axis(windows.height, maps.height, begin[0], result.height, base[0], map_size[0]);
-    op.x = backproject_axis(windows.width, maps.width, begin[1], result.width, base[1], map_size[1]);
+    place_axes(op, windows.size(), maps.size(),
+               {per_axis(begin, 0), result.size(), per_axis(base, 0), per_axis(map_size, -1)});
     op.last = overlap == "last";
     op.relu = relu;
-    op.bounded = map_size != Pair{-1, -1};
     Launcher launcher(blocks, true);
-    return launcher.items(launch_backproject2d(op, pooling, convolution, path_of(path), launcher));
+    return launcher.items(launch_backproject(op, pooling, convolution, path_of(path), launcher));
   });
 }
 
@@ -296,7 +299,7 @@ void divide(const py::array& numerators, int64_t divisor, const py::array& quoti
 
 PYBIND11_MODULE(_host, m) {
   namespace dk = deconv_kernels::cuda;
-  m.def("backproject2d", &dk::run_backproject2d);
+  m.def("backproject", &dk::run_backproject);
   m.def("max_pool", &dk::run_max_pool);
   m.def("max_unpool", &dk::run_max_unpool);
   m.def("max_unpool_window", &dk::run_max_unpool_window);

@@ -429,7 +429,7 @@ class Backprojection:
             self.channels_last,
         )
         try:
-            threads = host.backproject2d(*arguments, path, blocks())
+            threads = host.backproject(*arguments, path, blocks())
         except ValueError as error:
             assert "this path cannot" in str(error) and path == "patches", error
             return None

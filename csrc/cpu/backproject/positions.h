@@ -86,23 +86,25 @@ inline void add_run(C* to, const C* from, int64_t count) {
   if constexpr (N > 1) add_run<N / 2>(to, from, count);
 }
 
-// Any taps, stride and dilation: one position at a time, a slice of its taps and output channels after the other.
+// Any taps, stride and dilation: one position at a time, a slice of a plane of taps and output channels after the
+// other.
 template <typename T>
-void send_positions(const Backproject2dParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
+void send_positions(const BackprojectParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
   using C = Compute<T>;
   constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
   constexpr int64_t kLargestSlice = kSliceLines * kLine<C>;
   const SignalLists& lists = p.lists;
   const int64_t wide = p.weight.wide;
-  const int64_t row_of_sums = held_columns(p) * wide;
+  const int64_t row_of_sums = held_columns(p) * wide, plane_of_sums = rows.held * row_of_sums;
   const int64_t blocks = lists.blocks / p.groups;
   const int64_t elements = p.kernel.y * p.kernel.x * wide;
   const bool plain = p.weight.plain;
-  const int64_t block_number = task.group * p.weight.blocks + task.block;
-  const C* packed = reinterpret_cast<const C*>(static_cast<const char*>(p.weight.data) +
-                                               (plain ? task.group : block_number) * (plain ? p.weight.blocks : 1) *
-                                                   block_bytes(p.weight));
-  for (int64_t line = 0; line < p.weight.lines; line += kSliceLines) {
+  const int64_t first_plane =
+      (plain ? task.group : task.group * p.weight.blocks + task.block) * (plain ? p.weight.blocks : p.weight.planes);
+  for (int64_t step = 0; step < p.weight.planes * parts_of(p.weight.lines, kSliceLines); ++step) {
+    const int64_t tap_plane = step % p.weight.planes, line = step / p.weight.planes * kSliceLines;
+    const C* packed = reinterpret_cast<const C*>(static_cast<const char*>(p.weight.data) +
+                                                 (first_plane + tap_plane) * plane_bytes(p.weight));
     const int64_t row = smaller(kSliceLines, p.weight.lines - line) * kLine<C>;
     // From the weights of one channel to those of the next.
     const int64_t pitch = plain ? p.weight.blocks * wide : row;
@@ -121,24 +123,29 @@ void send_positions(const Backproject2dParams& p, const SendTask& task, const Ce
     }
     for (int64_t block = 0; block < blocks; ++block) {
       const C* weights = slice + block * kListedChannels * pitch;
+      C* sums = memory;
       for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
-        C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
-        const int64_t list = unit * lists.blocks + task.group * blocks + block;
-        for (int64_t y = rows.begin; y < rows.end; ++y) {
-          const int64_t listed = list * lists.rows + y;
-          if (lists.entries[listed] == 0) continue;
-          int64_t at = listed * lists.capacity;
-          const uint8_t* counts = lists.counts + listed * lists.columns;
-          C* outputs = sums + (y * p.stride.y - rows.first_row) * row_of_sums;
-          for (int64_t x = 0; x < lists.columns; ++x, outputs += p.stride.x * wide) {
-            if (counts[x] == 0) continue;
-            alignas(64) C sent[kLargestSlice];
-            sum_slice<C>(row / N, static_cast<const C*>(lists.values) + at, lists.channels + at, counts[x], weights,
-                         pitch, sent);
-            for (int64_t run = 0; run < count_of_runs; ++run) {
-              add_run<N>(outputs + runs[run].to, sent + runs[run].from, runs[run].count);
+        const Reached planes = ReachedBox(p, unit).planes;
+        for (int64_t plane = task.plane; plane < task.plane_end; ++plane, sums += plane_of_sums) {
+          const int64_t from = plane_sent(p, lists.planes, tap_plane, plane + p.begin.z);
+          if (from < 0 || !planes.holds(plane)) continue;
+          const int64_t list = (unit * lists.blocks + task.group * blocks + block) * lists.planes + from;
+          for (int64_t y = rows.begin; y < rows.end; ++y) {
+            const int64_t listed = list * lists.rows + y;
+            if (lists.entries[listed] == 0) continue;
+            int64_t at = listed * lists.capacity;
+            const uint8_t* counts = lists.counts + listed * lists.columns;
+            C* outputs = sums + (y * p.stride.y - rows.first_row) * row_of_sums;
+            for (int64_t x = 0; x < lists.columns; ++x, outputs += p.stride.x * wide) {
+              if (counts[x] == 0) continue;
+              alignas(64) C sent[kLargestSlice];
+              sum_slice<C>(row / N, static_cast<const C*>(lists.values) + at, lists.channels + at, counts[x], weights,
+                           pitch, sent);
+              for (int64_t run = 0; run < count_of_runs; ++run) {
+                add_run<N>(outputs + runs[run].to, sent + runs[run].from, runs[run].count);
+              }
+              at += counts[x];
             }
-            at += counts[x];
           }
         }
       }

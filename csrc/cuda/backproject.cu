@@ -1,22 +1,21 @@
-#include "backproject2d.cuh"
+#include "backproject.cuh"
 #include "launch.h"
 #include "pack_weight.h"
 
 namespace deconv_kernels::cuda {
 namespace {
 
-Strides strides_of(const MapShape& shape) {
-  return Strides(shape.channels, shape.height, shape.width, shape.channels_last);
-}
+Strides strides_of(const MapShape& shape) { return Strides(shape.channels, shape.size(), shape.channels_last); }
 
-Tensor backproject2d(const Backproject2dCall& call) {
+Tensor backproject(const BackprojectCall& call) {
   const Tensor& input = call.input;
   const Convolution& c = call.convolution;
   const MapShape& windows = call.windows;
   const MapShape& maps = call.maps;
   const Placement& place = call.placement;
-  if (call.packed.has_value()) check_packed(*call.packed, packed_sizes(c), input.scalar_type(), input);
-  MapShape shape = windows.resized(place.size.y, place.size.x);
+  if (call.packed.has_value())
+    check_packed(*call.packed, packed_sizes(c, call.weight.dim()), input.scalar_type(), input);
+  MapShape shape = windows.resized(place.size);
   shape.channels = c.outputs * c.groups;
 
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
@@ -28,7 +27,7 @@ Tensor backproject2d(const Backproject2dCall& call) {
   Tensor output = empty_map(shape, input.scalar_type(), input);
   const Launcher launcher(input.get_device_index());
   with_type(input.scalar_type(), [&]<typename T>() {
-    Backproject2d<T> op{};
+    Backproject<T> op{};
     op.input = data_of<T>(values);
     op.switches = call.switches.has_value() ? codes.const_data_ptr() : nullptr;
     op.two_byte_switches = switch_dtype(call.pooling) == ScalarType::Short;
@@ -36,6 +35,7 @@ Tensor backproject2d(const Backproject2dCall& call) {
     op.origin = data_of<int64_t>(origins);
     op.packed = data_of<T>(weights);
     op.output = mutable_data_of<T>(output);
+    op.rank = windows.rank;
     op.input_strides = strides_of(windows);
     op.switch_strides = strides_of(maps);
     op.output_strides = strides_of(shape);
@@ -45,18 +45,17 @@ Tensor backproject2d(const Backproject2dCall& call) {
     op.group_inputs = windows.channels / c.groups;
     op.group_outputs = c.outputs;
     op.groups = Divider(c.groups);
-    op.y = backproject_axis(windows.height, maps.height, place.begin.y, place.size.y, place.base.y, place.map_size.y);
-    op.x = backproject_axis(windows.width, maps.width, place.begin.x, place.size.x, place.base.x, place.map_size.x);
+    place_axes(op, windows.size(), maps.size(), place);
     op.last = call.last;
     op.relu = call.relu;
-    op.bounded = place.map_size.y != -1 || place.map_size.x != -1;
-    launch_backproject2d(op, call.pooling, c.taps, Path::kAutomatic, launcher);
+    launch_backproject(op, call.pooling, c.taps, Path::kAutomatic, launcher);
   });
   return output;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(deconv_kernels, CUDA, m) {
-  m.impl("backproject2d", TORCH_BOX((&Checked<check_backproject2d, backproject2d>::kernel)));
+  m.impl("backproject2d", TORCH_BOX((&Checked<check_backproject<2>, backproject>::kernel)));
+  m.impl("backproject3d", TORCH_BOX((&Checked<check_backproject<3>, backproject>::kernel)));
 }
 
 }  // namespace

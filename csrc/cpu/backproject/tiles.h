@@ -1,4 +1,4 @@
-// Sending through 3x3 taps with stride 1: a cell of four positions at once.
+// Sending through planes of 3x3 taps with stride 1: a cell of four positions at once.
 #pragma once
 
 #include "../vector.h"
@@ -76,28 +76,35 @@ inline void send_row(const C* values, const uint8_t* channels, const uint8_t* co
   }
 }
 
-// 3x3 taps with stride 1: a cell of four positions at once.
+// Planes of 3x3 taps with stride 1: a cell of four positions at once.
 template <typename T>
-void send_tiles(const Backproject2dParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
+void send_tiles(const BackprojectParams& p, const SendTask& task, const CellRows& rows, Compute<T>* memory) {
   using C = Compute<T>;
   const SignalLists& lists = p.lists;
-  const int64_t row_of_sums = held_columns(p) * kLine<C>;
+  const int64_t row_of_sums = held_columns(p) * kLine<C>, plane_of_sums = rows.held * row_of_sums;
   const int64_t blocks = lists.blocks / p.groups;
+  const char* packed = static_cast<const char*>(p.weight.data) +
+                       (task.group * p.weight.blocks + task.block) * p.weight.planes * plane_bytes(p.weight);
   for (int64_t block = 0; block < blocks; ++block) {
-    const char* packed = static_cast<const char*>(p.weight.data) +
-                         (task.group * p.weight.blocks + task.block) * block_bytes(p.weight) +
-                         block * kListedChannels * p.weight.lines * kLineBytes;
-    const C* weights = reinterpret_cast<const C*>(packed);
-    for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
-      C* sums = memory + (unit - task.unit) * rows.held * row_of_sums;
-      const int64_t list = unit * lists.blocks + task.group * blocks + block;
-      for (int64_t row = rows.begin; row < rows.end; ++row) {
-        const int64_t listed = list * lists.rows + row;
-        if (lists.entries[listed] == 0) continue;
-        const int64_t at = listed * lists.capacity;
-        send_row<C>(static_cast<const C*>(lists.values) + at, lists.channels + at,
-                    lists.counts + listed * lists.columns * 4, lists.columns, weights,
-                    sums + (2 * row - rows.first_row) * row_of_sums, row_of_sums);
+    for (int64_t tap = 0; tap < p.weight.planes; ++tap) {
+      const C* weights = reinterpret_cast<const C*>(packed + tap * plane_bytes(p.weight) +
+                                                    block * kListedChannels * p.weight.lines * kLineBytes);
+      C* sums = memory;
+      for (int64_t unit = task.unit; unit < task.unit_end; ++unit) {
+        const Reached planes = ReachedBox(p, unit).planes;
+        for (int64_t plane = task.plane; plane < task.plane_end; ++plane, sums += plane_of_sums) {
+          const int64_t from = plane_sent(p, lists.planes, tap, plane + p.begin.z);
+          if (from < 0 || !planes.holds(plane)) continue;
+          const int64_t list = (unit * lists.blocks + task.group * blocks + block) * lists.planes + from;
+          for (int64_t row = rows.begin; row < rows.end; ++row) {
+            const int64_t listed = list * lists.rows + row;
+            if (lists.entries[listed] == 0) continue;
+            const int64_t at = listed * lists.capacity;
+            send_row<C>(static_cast<const C*>(lists.values) + at, lists.channels + at,
+                        lists.counts + listed * lists.columns * 4, lists.columns, weights,
+                        sums + (2 * row - rows.first_row) * row_of_sums, row_of_sums);
+          }
+        }
       }
     }
   }

@@ -1,26 +1,28 @@
 // Transposed convolution of windows whose signal is unpooled and rectified on the fly: two kernels.
 //
-// `patches` knows 3x3 kernels after 2x2 pools, where three of four signal values, or more, are zero, and multiplies
-// only the others. A warp holds a patch of outputs in registers, neighbouring threads neighbouring channels. Pooled
-// values go to shared memory; all threads of the warp read the same one, and its switch says which branch, written out
-// for that switch, adds it times its nine weights to the outputs that it reaches.
+// `patches` knows planes of 3x3 taps after pools whose windows are 2x2 in a plane, where three of four signal values,
+// or more, are zero, and multiplies only the others. A warp holds a patch of outputs in registers, neighbouring threads
+// neighbouring channels. For one plane of taps after the other, pooled values go to shared memory; all threads of the
+// warp read the same one, and its switch says which branch, written out for that switch, adds it times its nine weights
+// to the outputs that it reaches.
 //
 // `tiles` takes everything. A block computes one tile: some output positions, of one window or of several small ones,
 // times some channels of one group. With a stride, output positions fall into phases, stride_y * stride_x of them, that
 // are reached by different taps; all positions of a tile are of one phase, and each tap of that phase sends the signal,
-// shifted, to all of them.
+// shifted, to all of them. A tile lies in one plane of the outputs, and the planes of taps are sent one after the
+// other.
 //
-// For some taps at a time, the block finds where every signal value under the tile comes from, and then takes kChannels
-// input channels at a time: their signal goes to shared memory, and every thread adds it, times the weights, to
-// kPositions x kLanes sums. Each output is a sum in an order that only the geometry decides: taps by chunk, channels by
-// kChannels, taps, channels.
+// For some taps of a plane at a time, the block finds where every signal value under the tile comes from, and then
+// takes kChannels input channels at a time: their signal goes to shared memory, and every thread adds it, times the
+// weights, to kPositions x kLanes sums. Each output is a sum in an order that only the geometry decides: taps by chunk,
+// channels by kChannels, taps, channels.
 #pragma once
 
 #include <algorithm>
 #include <numeric>
 
 #include "device.cuh"
-#include "geometry/pooling.h"
+#include "geometry/convolution.h"
 #include "windows.cuh"
 
 namespace deconv_kernels::cuda {
@@ -48,17 +50,19 @@ constexpr int kPitch = kQuads + 1;
 
 __device__ __forceinline__ int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
-// Elements between neighbours of a (N, C, H, W) tensor.
+// Elements between neighbours of a (N, C, D, H, W) tensor.
 struct Strides {
   Strides() = default;
-  Strides(int64_t channels, int64_t height, int64_t width, bool channels_last)
-      : sample(channels * height * width),
-        channel(channels_last ? 1 : height * width),
-        row(channels_last ? width * channels : width),
+  Strides(int64_t channels, const PerAxis& size, bool channels_last)
+      : sample(channels * size.z * size.y * size.x),
+        channel(channels_last ? 1 : size.z * size.y * size.x),
+        plane(size.y * size.x * (channels_last ? channels : 1)),
+        row(size.x * (channels_last ? channels : 1)),
         column(channels_last ? channels : 1) {}
 
   int64_t sample = 0;
   int64_t channel = 0;
+  int64_t plane = 0;
   int64_t row = 0;
   int64_t column = 0;
 };
@@ -156,12 +160,15 @@ struct BackprojectAxis {
   }
 };
 
-// Where the value at one signal position comes from, in its first channel: from rows x columns pooling windows.
+// Where the value at one signal position comes from, in its first channel: from planes x rows x columns pooling
+// windows.
 struct Source {
   int64_t input;
   int64_t switches;
+  int planes;
   int rows;
   int columns;
+  int tap_z;
   int tap_y;
   int tap_x;
 };
@@ -170,18 +177,20 @@ struct Tile {
   int64_t unit;
   int64_t group;
   int64_t channel;  // of the group, in vectors of lanes
+  TileAxis z;       // a single output
   TileAxis y;
   TileAxis x;
 };
 
 template <typename T>
-struct Backproject2d {
-  const T* input;         // [units][inputs][pooled_y][pooled_x] in either layout
-  const void* switches;   // [images][inputs][switches_y][switches_x], or null: the input is the signal
+struct Backproject {
+  const T* input;         // [units][inputs][pooled_z][pooled_y][pooled_x] in either layout
+  const void* switches;   // [images][inputs][switches_z][switches_y][switches_x], or null: the input is the signal
   const int64_t* image;   // [units]: the image whose switches a window uses
-  const int64_t* origin;  // [units][2]: where its first element lies in that image's map
-  const T* packed;        // [kernel_y][kernel_x][inputs][outputs of a group]
-  T* output;              // [units][groups * outputs of a group][size_y][size_x] in either layout
+  const int64_t* origin;  // [units][rank]: where its first element lies in that image's map
+  const T* packed;        // [kernel_z][kernel_y][kernel_x][inputs][outputs of a group]
+  T* output;              // [units][groups * outputs of a group][size_z][size_y][size_x] in either layout
+  int rank;
   Strides input_strides;
   Strides switch_strides;
   Strides output_strides;
@@ -190,6 +199,7 @@ struct Backproject2d {
   int64_t inputs;         // input channels
   int64_t group_inputs;   // of one group
   int64_t group_outputs;  // output channels of one group
+  BackprojectAxis z;
   BackprojectAxis y;
   BackprojectAxis x;
   bool last;
@@ -211,11 +221,14 @@ struct Backproject2d {
     index = groups.divide(index, &tile.group);
     index = x.phases.divide(index, &tile.x.phase);
     index = y.phases.divide(index, &tile.y.phase);
+    index = z.phases.divide(index, &tile.z.phase);
     index = x.tiles.divide(index, &tile.x.first);
-    tile.unit = y.tiles.divide(index, &tile.y.first) * tile_units;
+    index = y.tiles.divide(index, &tile.y.first);
+    tile.unit = z.tiles.divide(index, &tile.z.first) * tile_units;
     tile.channel *= channel_threads;
     tile.y.first *= y.tile;
     tile.x.first *= x.tile;
+    tile.z.taps = z.phase_at(tile.z.phase);
     tile.y.taps = y.phase_at(tile.y.phase);
     tile.x.taps = x.phase_at(tile.x.phase);
     return tile;
@@ -237,38 +250,60 @@ struct Backproject2d {
     return *unit < tile_units;
   }
 
-  __device__ __forceinline__ Source source_of(int64_t unit, int64_t row, int64_t column) const {
-    if (unit >= units || row < 0 || row >= y.signal || column < 0 || column >= x.signal) return {0, 0, 0, 0, 0, 0};
+  __device__ __forceinline__ PerAxis origin_of(int64_t unit) const {
+    const int64_t* end = origin + (unit + 1) * rank;
+    return {rank == 3 ? end[-3] : 0, end[-2], end[-1]};
+  }
+
+  __device__ __forceinline__ Source source_of(int64_t unit, int64_t plane, int64_t row, int64_t column) const {
+    if (unit >= units || plane < 0 || plane >= z.signal || row < 0 || row >= y.signal || column < 0 ||
+        column >= x.signal) {
+      return {};
+    }
     const int64_t input_of_unit = unit * input_strides.sample;
     if (switches == nullptr) {
-      return {input_of_unit + row * input_strides.row + column * input_strides.column, 0, 1, 1, 0, 0};
+      return {input_of_unit + plane * input_strides.plane + row * input_strides.row + column * input_strides.column,
+              0,
+              1,
+              1,
+              1,
+              0,
+              0,
+              0};
     }
     const int64_t sample = image[unit];
-    if (sample < 0 || sample >= images) return {0, 0, 0, 0, 0, 0};
-    const int64_t origin_y = origin[2 * unit];
-    const int64_t origin_x = origin[2 * unit + 1];
-    const Looking rows = y.looking_at(row, origin_y);
-    const Looking columns = x.looking_at(column, origin_x);
-    if (rows.count == 0 || columns.count == 0) return {0, 0, 0, 0, 0, 0};
-    return {input_of_unit + rows.first * input_strides.row + columns.first * input_strides.column,
-            sample * switch_strides.sample + (origin_y + rows.first) * switch_strides.row +
-                (origin_x + columns.first) * switch_strides.column,
+    if (sample < 0 || sample >= images) return {};
+    const PerAxis at = origin_of(unit);
+    const Looking planes = z.looking_at(plane, at.z);
+    const Looking rows = y.looking_at(row, at.y);
+    const Looking columns = x.looking_at(column, at.x);
+    if (planes.count == 0 || rows.count == 0 || columns.count == 0) return {};
+    return {input_of_unit + planes.first * input_strides.plane + rows.first * input_strides.row +
+                columns.first * input_strides.column,
+            sample * switch_strides.sample + (at.z + planes.first) * switch_strides.plane +
+                (at.y + rows.first) * switch_strides.row + (at.x + columns.first) * switch_strides.column,
+            planes.count,
             rows.count,
             columns.count,
+            planes.tap,
             rows.tap,
             columns.tap};
   }
 
-  __device__ __forceinline__ bool is_visible(int64_t unit, int64_t i, int64_t j) const {
-    return !bounded || (y.in_map(origin[2 * unit], i) && x.in_map(origin[2 * unit + 1], j));
+  // Whether output (k, i, j) of a unit lies on the map.
+  __device__ __forceinline__ bool is_visible(int64_t unit, int64_t k, int64_t i, int64_t j) const {
+    if (!bounded) return true;
+    const PerAxis at = origin_of(unit);
+    return (rank == 2 || z.in_map(at.z, k)) && y.in_map(at.y, i) && x.in_map(at.x, j);
   }
 
   // Writes kLanes channels of an output position.
   template <int kLanes>
-  __device__ __forceinline__ void store_lanes(int64_t unit, int64_t channel, int64_t i, int64_t j,
+  __device__ __forceinline__ void store_lanes(int64_t unit, int64_t channel, int64_t k, int64_t i, int64_t j,
                                               const Vector<T, kLanes>& lanes) const {
     const Strides& strides = output_strides;
-    T* to = output + (unit * strides.sample + channel * strides.channel + i * strides.row + j * strides.column);
+    T* to = output + (unit * strides.sample + channel * strides.channel + k * strides.plane + i * strides.row +
+                      j * strides.column);
     if (wide_output) {
       store(to, lanes);
     } else {
@@ -290,11 +325,14 @@ struct Backproject2d {
   template <typename Load>
   __device__ __forceinline__ void collect(const Source& source, int64_t channel, Arithmetic<T>* sums,
                                           const Load& load) const {
-    for (int row = 0; row < source.rows; ++row) {
+    for (int window = 0; window < source.planes * source.rows; ++window) {
+      const int plane = window / source.rows;
+      const int row = window - plane * source.rows;
       for (int column = 0; column < source.columns; ++column) {
+        const int64_t window_z = static_cast<int64_t>(plane) * z.window_step;
         const int64_t window_y = static_cast<int64_t>(row) * y.window_step;
         const int64_t window_x = static_cast<int64_t>(column) * x.window_step;
-        const auto values = load(input + (source.input + window_y * input_strides.row +
+        const auto values = load(input + (source.input + window_z * input_strides.plane + window_y * input_strides.row +
                                           window_x * input_strides.column + channel * input_strides.channel),
                                  input_strides.channel);
         if (switches == nullptr) {
@@ -302,12 +340,14 @@ struct Backproject2d {
           for (int lane = 0; lane < kQuad<T>; ++lane) sums[lane] = to_arithmetic(values.lane[lane]);
           return;
         }
-        const int64_t at = source.switches + window_y * switch_strides.row + window_x * switch_strides.column +
-                           channel * switch_strides.channel;
+        const int64_t at = source.switches + window_z * switch_strides.plane + window_y * switch_strides.row +
+                           window_x * switch_strides.column + channel * switch_strides.channel;
         const Vector<int, kQuad<T>> codes =
             two_byte_switches ? load_codes<int16_t>(at, load) : load_codes<uint8_t>(at, load);
-        const int tap = (source.tap_y - row * y.window_tap_step) * static_cast<int>(x.window.kernel) + source.tap_x -
-                        column * x.window_tap_step;
+        const int tap_z = source.tap_z - plane * z.window_tap_step;
+        const int tap_y = source.tap_y - row * y.window_tap_step;
+        const int tap_x = source.tap_x - column * x.window_tap_step;
+        const int tap = (tap_z * static_cast<int>(y.window.kernel) + tap_y) * static_cast<int>(x.window.kernel) + tap_x;
 #pragma unroll
         for (int lane = 0; lane < kQuad<T>; ++lane) {
           const Arithmetic<T> value = to_arithmetic(values.lane[lane]);
@@ -345,19 +385,20 @@ struct Backproject2d {
 };
 
 template <typename Op>
-__device__ __forceinline__ void find_sources(const Op& op, const Tile& tile, const Reach& y, const Reach& x,
-                                             Source* sources) {
+__device__ __forceinline__ void find_sources(const Op& op, const Tile& tile, const Reach& z, const Reach& y,
+                                             const Reach& x, Source* sources) {
   const int count = op.tile_units * y.length * x.length;
   for (int place = static_cast<int>(threadIdx.x); place < count; place += kThreadsPerBlock) {
     const int line = place / x.length;
     const int unit = line / y.length;
-    sources[place] = op.source_of(tile.unit + unit, y.start + (line - unit * y.length), x.start + place % x.length);
+    sources[place] =
+        op.source_of(tile.unit + unit, z.start, y.start + (line - unit * y.length), x.start + place % x.length);
   }
 }
 
 // Neighbouring threads take neighbouring channels where these lie together, neighbouring positions elsewhere.
 template <typename T>
-__device__ __forceinline__ void stage_signal(const Backproject2d<T>& op, const Tile& tile, int places, int64_t channel,
+__device__ __forceinline__ void stage_signal(const Backproject<T>& op, const Tile& tile, int places, int64_t channel,
                                              const Source* sources, Quad<T>* signal) {
   for (int item = static_cast<int>(threadIdx.x); item < places * kQuads; item += kThreadsPerBlock) {
     const int place = op.wide_input ? item / kQuads : item % places;
@@ -368,8 +409,8 @@ __device__ __forceinline__ void stage_signal(const Backproject2d<T>& op, const T
 
 // Adds the staged channels, times the weights of a chunk of taps, to the sums of this thread.
 template <int kLanes, typename T>
-__device__ __forceinline__ void accumulate(const Backproject2d<T>& op, const Tile& tile, const Reach& y, const Reach& x,
-                                           const int (&places)[kPositions<kLanes>], int64_t channel,
+__device__ __forceinline__ void accumulate(const Backproject<T>& op, const Tile& tile, const Reach& z, const Reach& y,
+                                           const Reach& x, const int (&places)[kPositions<kLanes>], int64_t channel,
                                            const Quad<T>* signal, Arithmetic<T> (&sums)[kPositions<kLanes>][kLanes]) {
   using A = Arithmetic<T>;
   const int64_t output = op.channel_of(tile, kLanes);
@@ -377,7 +418,8 @@ __device__ __forceinline__ void accumulate(const Backproject2d<T>& op, const Til
   const int weighted = output < op.group_outputs ? channels : 0;
   for (int n_y = 0; n_y < y.taps; ++n_y) {
     for (int n_x = 0; n_x < x.taps; ++n_x) {
-      const int64_t tap = (y.first_tap + n_y * op.y.tap_step) * op.x.kernel + x.first_tap + n_x * op.x.tap_step;
+      const int64_t row = z.first_tap * op.y.kernel + y.first_tap + n_y * op.y.tap_step;
+      const int64_t tap = row * op.x.kernel + x.first_tap + n_x * op.x.tap_step;
       const T* weights =
           op.packed + (tap * op.inputs + tile.group * op.group_inputs + channel) * op.group_outputs + output;
       const int shift_y = (y.taps - 1 - n_y) * static_cast<int>(op.y.shift);
@@ -408,7 +450,7 @@ __device__ __forceinline__ void accumulate(const Backproject2d<T>& op, const Til
 }
 
 template <int kLanes, typename T>
-__device__ __forceinline__ void store_sums(const Backproject2d<T>& op, const Tile& tile,
+__device__ __forceinline__ void store_sums(const Backproject<T>& op, const Tile& tile,
                                            const Arithmetic<T> (&sums)[kPositions<kLanes>][kLanes]) {
   const int64_t channel = op.channel_of(tile, kLanes);
   if (channel >= op.group_outputs) return;
@@ -417,19 +459,20 @@ __device__ __forceinline__ void store_sums(const Backproject2d<T>& op, const Til
     int place, row, column;
     const bool in_tile = op.position(n, &place, &row, &column);
     const int64_t unit = tile.unit + place;
+    const int64_t k = tile.z.phase + tile.z.first * op.z.stride;
     const int64_t i = tile.y.phase + (tile.y.first + row) * op.y.stride;
     const int64_t j = tile.x.phase + (tile.x.first + column) * op.x.stride;
-    if (!in_tile || unit >= op.units || i >= op.y.size || j >= op.x.size) continue;
-    const bool visible = op.is_visible(unit, i, j);
+    if (!in_tile || unit >= op.units || k >= op.z.size || i >= op.y.size || j >= op.x.size) continue;
+    const bool visible = op.is_visible(unit, k, i, j);
     Vector<T, kLanes> rounded;
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) rounded.lane[lane] = round_to<T>(visible ? sums[n][lane] : 0);
-    op.store_lanes(unit, tile.group * op.group_outputs + channel, i, j, rounded);
+    op.store_lanes(unit, tile.group * op.group_outputs + channel, k, i, j, rounded);
   }
 }
 
 template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreadsPerBlock, 3) backproject2d_tiles(const Backproject2d<T> op) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 3) backproject_tiles(const Backproject<T> op) {
   __shared__ Tile tile;
   __shared__ Source sources[kRegion];
   __shared__ Quad<T> signal[kRegion * kPitch];
@@ -437,24 +480,27 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 3) backproject2d_tiles(const
     if (threadIdx.x == 0) tile = op.tile_at(index);
     __syncthreads();
     Arithmetic<T> sums[kPositions<kLanes>][kLanes] = {};
-    for (int64_t tap_y = 0; tap_y < tile.y.taps.taps; tap_y += op.y.chunk) {
-      for (int64_t tap_x = 0; tap_x < tile.x.taps.taps; tap_x += op.x.chunk) {
-        const Reach y = op.y.reach(tile.y, tap_y);
-        const Reach x = op.x.reach(tile.x, tap_x);
-        find_sources(op, tile, y, x, sources);
-        int places[kPositions<kLanes>];
+    for (int64_t tap_z = 0; tap_z < tile.z.taps.taps; ++tap_z) {
+      const Reach z = op.z.reach(tile.z, tap_z);
+      for (int64_t tap_y = 0; tap_y < tile.y.taps.taps; tap_y += op.y.chunk) {
+        for (int64_t tap_x = 0; tap_x < tile.x.taps.taps; tap_x += op.x.chunk) {
+          const Reach y = op.y.reach(tile.y, tap_y);
+          const Reach x = op.x.reach(tile.x, tap_x);
+          find_sources(op, tile, z, y, x, sources);
+          int places[kPositions<kLanes>];
 #pragma unroll
-        for (int n = 0; n < kPositions<kLanes>; ++n) {
-          int unit, row, column;
-          const bool in_tile = op.position(n, &unit, &row, &column);
-          places[n] = in_tile ? ((unit * y.length + row) * x.length + column) * kPitch : 0;
-        }
-        __syncthreads();
-        for (int64_t channel = 0; channel < op.group_inputs; channel += kChannels<T>) {
-          stage_signal(op, tile, op.tile_units * y.length * x.length, channel, sources, signal);
+          for (int n = 0; n < kPositions<kLanes>; ++n) {
+            int unit, row, column;
+            const bool in_tile = op.position(n, &unit, &row, &column);
+            places[n] = in_tile ? ((unit * y.length + row) * x.length + column) * kPitch : 0;
+          }
           __syncthreads();
-          accumulate(op, tile, y, x, places, channel, signal, sums);
-          __syncthreads();
+          for (int64_t channel = 0; channel < op.group_inputs; channel += kChannels<T>) {
+            stage_signal(op, tile, op.tile_units * y.length * x.length, channel, sources, signal);
+            __syncthreads();
+            accumulate(op, tile, z, y, x, places, channel, signal, sums);
+            __syncthreads();
+          }
         }
       }
     }
@@ -483,15 +529,18 @@ struct PatchWindows {
 };
 static_assert(kPatchWindows <= 16);
 
-// Where a window's value and switch lie in their first channel; input < 0 where there is none.
+// Where a window's value and switch lie in their first channel; input < 0 where there is none. Its switches from
+// `first_code` on name positions of the plane that is sent.
 struct PatchSource {
   int64_t input;
   int64_t switches;
+  int first_code;
 };
 
 // A patch: its first element of the whole result. `unit` is past the end where a block has more patches than are left.
 struct Patch {
   int64_t unit;
+  int64_t z;
   int64_t y;
   int64_t x;
 };
@@ -500,19 +549,21 @@ template <typename Op>
 __device__ __forceinline__ Patch patch_at(const Op& op, int64_t index) {
   Patch patch;
   index = op.x.tiles.divide(index, &patch.x);
-  patch.unit = op.y.tiles.divide(index, &patch.y);
+  index = op.y.tiles.divide(index, &patch.y);
+  patch.unit = op.z.tiles.divide(index, &patch.z);
+  patch.z += op.z.begin;
   patch.y = op.y.begin / 2 * 2 + patch.y * kPatchRows;
   patch.x = op.x.begin / 2 * 2 + patch.x * kPatchColumns;
   return patch;
 }
 
 template <typename Op>
-__device__ __forceinline__ PatchSource patch_source(const Op& op, const Patch& patch, int window) {
+__device__ __forceinline__ PatchSource patch_source(const Op& op, const Patch& patch, int64_t tap_z, int window) {
   const int64_t y = patch.y / 2 - 1 + window / kPatchWindowColumns;
   const int64_t x = patch.x / 2 - 1 + window % kPatchWindowColumns;
-  if (y < 0 || y >= op.y.pooled || x < 0 || x >= op.x.pooled) return {-1, 0};
-  const Source source = op.source_of(patch.unit, 2 * y, 2 * x);
-  return {source.rows == 0 ? -1 : source.input, source.switches};
+  if (y < 0 || y >= op.y.pooled || x < 0 || x >= op.x.pooled) return {-1, 0, 0};
+  const Source source = op.source_of(patch.unit, patch.z - tap_z * op.z.dilation, 2 * y, 2 * x);
+  return {source.rows == 0 ? -1 : source.input, source.switches, 4 * source.tap_z};
 }
 
 // Adds one pooled value, times the weights, to what it reaches; `kWindow` and `kCode` say where it lies in the patch.
@@ -555,7 +606,7 @@ __device__ __forceinline__ void scatter_all(const PatchWindows& windows, const f
 
 // Neighbouring threads take neighbouring channels where these lie together, neighbouring windows elsewhere.
 template <typename T>
-__device__ __forceinline__ void stage_windows(const Backproject2d<T>& op, int64_t first_input, int inputs,
+__device__ __forceinline__ void stage_windows(const Backproject<T>& op, int64_t first_input, int inputs,
                                               const PatchSource (&sources)[kPatches][16],
                                               PatchWindows (&windows)[kPatches][kPatchInputs]) {
   constexpr int kPlaces = kPatches * 16;
@@ -569,7 +620,8 @@ __device__ __forceinline__ void stage_windows(const Backproject2d<T>& op, int64_
     if (source.input >= 0 && input < inputs) {
       const int64_t channel = first_input + input;
       value = to_arithmetic(op.input[source.input + channel * op.input_strides.channel]);
-      code = static_cast<const uint8_t*>(op.switches)[source.switches + channel * op.switch_strides.channel];
+      const uint8_t* codes = static_cast<const uint8_t*>(op.switches) + source.switches;
+      code = static_cast<uint8_t>(codes[channel * op.switch_strides.channel] - source.first_code);
     }
     value = op.relu ? rectify(value) : value;
     PatchWindows& to = windows[place / 16][input];
@@ -579,7 +631,7 @@ __device__ __forceinline__ void stage_windows(const Backproject2d<T>& op, int64_
 }
 
 template <typename T>
-__device__ __forceinline__ void store_patch(const Backproject2d<T>& op, const Patch& patch, int64_t channel,
+__device__ __forceinline__ void store_patch(const Backproject<T>& op, const Patch& patch, int64_t channel,
                                             const float (&sums)[kPatchRows][kPatchColumns][kPatchLanes]) {
   if (patch.unit >= op.units) return;
 #pragma unroll
@@ -589,17 +641,18 @@ __device__ __forceinline__ void store_patch(const Backproject2d<T>& op, const Pa
     const int64_t i = patch.y + row - op.y.begin;
     const int64_t j = patch.x + column - op.x.begin;
     if (i < 0 || i >= op.y.size || j < 0 || j >= op.x.size) continue;
-    const bool visible = op.is_visible(patch.unit, i, j);
+    const bool visible = op.is_visible(patch.unit, patch.z - op.z.begin, i, j);
     Vector<T, kPatchLanes> rounded;
 #pragma unroll
     for (int lane = 0; lane < kPatchLanes; ++lane)
       rounded.lane[lane] = round_to<T>(visible ? sums[row][column][lane] : 0);
-    op.store_lanes(patch.unit, channel, i, j, rounded);
+    op.store_lanes(patch.unit, channel, patch.z - op.z.begin, i, j, rounded);
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreadsPerBlock, 4) backproject2d_patches(const Backproject2d<T> op) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 4) backproject_patches(const Backproject<T> op) {
+  __shared__ Patch patches[kPatches];  // in registers they would be held beside the sums
   __shared__ PatchSource sources[kPatches][16];
   __shared__ PatchWindows windows[kPatches][kPatchInputs];
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -608,48 +661,59 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 4) backproject2d_patches(con
     int64_t first_patch, tile, group;
     const int64_t channel_tile = op.patch_tiles.divide(index, &first_patch);
     group = op.channel_tiles.divide(channel_tile, &tile);
-    const Patch patch = patch_at(op, first_patch * kPatches + warp);
-    if (lane < 16) sources[warp][lane] = lane < kPatchWindows ? patch_source(op, patch, lane) : PatchSource{-1, 0};
+    if (lane == 0) patches[warp] = patch_at(op, first_patch * kPatches + warp);
     __syncthreads();
-
     const int64_t output = tile * kPatchChannels + lane * kPatchLanes;
     const int64_t tap_step = op.inputs * op.group_outputs;
-    const T* weights = op.packed + group * op.group_inputs * op.group_outputs + output;
     float sums[kPatchRows][kPatchColumns][kPatchLanes] = {};
-    for (int64_t first = 0; first < op.group_inputs; first += kPatchInputs) {
-      const int inputs = static_cast<int>(at_most(op.group_inputs - first, kPatchInputs));
-      stage_windows(op, group * op.group_inputs + first, inputs, sources, windows);
-      __syncthreads();
-#pragma unroll 1
-      for (int input = 0; input < inputs; ++input) {
-        float weight[9][kPatchLanes];
-#pragma unroll
-        for (int tap = 0; tap < 9; ++tap) {
-          const auto loaded = load_shared_data<kPatchLanes>(weights + tap * tap_step);
-#pragma unroll
-          for (int i = 0; i < kPatchLanes; ++i) weight[tap][i] = to_arithmetic(loaded.lane[i]);
-        }
-        weights += op.group_outputs;
-        const PatchWindows reaching = windows[warp][input];
-        scatter_all(reaching, weight, sums);
+    for (int tap_z = 0; tap_z < static_cast<int>(op.z.kernel); ++tap_z) {
+      if (lane < 16) {
+        sources[warp][lane] =
+            lane < kPatchWindows ? patch_source(op, patches[warp], tap_z, lane) : PatchSource{-1, 0, 0};
       }
       __syncthreads();
+      const T* weights = op.packed + 9 * tap_z * tap_step + group * op.group_inputs * op.group_outputs + output;
+      for (int64_t first = 0; first < op.group_inputs; first += kPatchInputs) {
+        const int inputs = static_cast<int>(at_most(op.group_inputs - first, kPatchInputs));
+        stage_windows(op, group * op.group_inputs + first, inputs, sources, windows);
+        __syncthreads();
+#pragma unroll 1
+        for (int input = 0; input < inputs; ++input) {
+          float weight[9][kPatchLanes];
+#pragma unroll
+          for (int tap = 0; tap < 9; ++tap) {
+            const auto loaded = load_shared_data<kPatchLanes>(weights + tap * tap_step);
+#pragma unroll
+            for (int i = 0; i < kPatchLanes; ++i) weight[tap][i] = to_arithmetic(loaded.lane[i]);
+          }
+          weights += op.group_outputs;
+          const PatchWindows reaching = windows[warp][input];
+          scatter_all(reaching, weight, sums);
+        }
+        __syncthreads();
+      }
     }
-    store_patch(op, patch, group * op.group_outputs + output, sums);
+    store_patch(op, patches[warp], group * op.group_outputs + output, sums);
+    __syncthreads();
   }
 }
 
-// One axis of the windows, as far as the arguments tell.
-inline BackprojectAxis backproject_axis(int64_t pooled, int64_t switches, int64_t begin, int64_t size, int64_t base,
-                                        int64_t map_size) {
-  BackprojectAxis axis{};
-  axis.pooled = pooled;
-  axis.switches = switches;
-  axis.begin = begin;
-  axis.size = size;
-  axis.base = base;
-  axis.map_size = map_size;
-  return axis;
+// The axes of an operation, as far as the arguments tell: windows of `pooled` positions, cut out of maps of `switches`.
+template <typename T>
+void place_axes(Backproject<T>& op, const PerAxis& pooled, const PerAxis& switches, const Placement& place) {
+  const auto fill = [](BackprojectAxis& axis, int64_t pooled, int64_t switches, int64_t begin, int64_t size,
+                       int64_t base, int64_t map_size) {
+    axis.pooled = pooled;
+    axis.switches = switches;
+    axis.begin = begin;
+    axis.size = size;
+    axis.base = base;
+    axis.map_size = map_size;
+  };
+  fill(op.z, pooled.z, switches.z, place.begin.z, place.size.z, place.base.z, place.map_size.z);
+  fill(op.y, pooled.y, switches.y, place.begin.y, place.size.y, place.base.y, place.map_size.y);
+  fill(op.x, pooled.x, switches.x, place.begin.x, place.size.x, place.base.x, place.map_size.x);
+  op.bounded = place.map_size.z != -1 || place.map_size.y != -1 || place.map_size.x != -1;
 }
 
 // Fills in what one axis of the kernel needs beside these.
@@ -674,7 +738,7 @@ inline void set_axis(BackprojectAxis& axis, const Axis& pooling, const Axis& con
 
 // Chooses the tile with which the fewest blocks compute a window; windows that leave room share a tile.
 template <typename T>
-void set_tiles(Backproject2d<T>& op, int lanes, int positions) {
+void set_tiles(Backproject<T>& op, int lanes, int positions) {
   const int64_t channel_vectors = ceil_divide(op.group_outputs, lanes);
   op.channel_threads = 1;
   while (op.channel_threads < kMostChannelThreads && op.channel_threads < channel_vectors) op.channel_threads *= 2;
@@ -698,36 +762,44 @@ void set_tiles(Backproject2d<T>& op, int lanes, int positions) {
     op.y.tile = static_cast<int>(height);
     op.x.tile = static_cast<int>(width);
   }
+  op.z.tile = 1;
+  op.z.chunk = 1;
+  op.z.tiles = Divider(ceil_divide(op.z.size, op.z.stride));
   op.y.tiles = Divider(ceil_divide(rows, op.y.tile));
   op.x.tiles = Divider(ceil_divide(columns, op.x.tile));
   const int64_t sharing = std::min({slots / (op.y.tile * op.x.tile), kRegion / region, op.units});
   op.tile_units = fewest == 1 && sharing > 1 ? static_cast<int>(sharing) : 1;
-  op.tiles = ceil_divide(op.units, op.tile_units) * op.y.tiles.divisor() * op.x.tiles.divisor() *
-             op.y.phases.divisor() * op.x.phases.divisor() * op.groups.divisor() * op.channel_tiles.divisor();
+  op.tiles = ceil_divide(op.units, op.tile_units) * op.z.tiles.divisor() * op.y.tiles.divisor() * op.x.tiles.divisor() *
+             op.z.phases.divisor() * op.y.phases.divisor() * op.x.phases.divisor() * op.groups.divisor() *
+             op.channel_tiles.divisor();
 }
 
 template <typename T>
-bool takes_patches(const Backproject2d<T>& op, const Pooling& pooling, const Pooling& convolution) {
-  return op.switches != nullptr && !op.two_byte_switches && is_square_window(pooling, 1, 2, 2) &&
-         is_square_window(convolution, 1, 3, 1) && op.group_outputs % kPatchChannels == 0 &&
-         aligned<kPatchLanes>(op.packed);
+bool takes_patches(const Backproject<T>& op, const Pooling& pooling, const Pooling& convolution) {
+  const bool side_by_side = pooling.z.kernel == pooling.z.stride && pooling.z.dilation == 1;
+  return op.switches != nullptr && !op.two_byte_switches && side_by_side && is_square_in_planes(pooling, 2, 2) &&
+         convolution.z.stride == 1 && is_square_in_planes(convolution, 3, 1) &&
+         op.group_outputs % kPatchChannels == 0 && aligned<kPatchLanes>(op.packed);
 }
 
 template <typename T>
-void set_patches(Backproject2d<T>& op) {
+void set_patches(Backproject<T>& op) {
+  op.z.tiles = Divider(op.z.size);
   op.y.tiles = Divider(ceil_divide(op.y.begin % 2 + op.y.size, kPatchRows));
   op.x.tiles = Divider(ceil_divide(op.x.begin % 2 + op.x.size, kPatchColumns));
   op.channel_tiles = Divider(op.group_outputs / kPatchChannels);
-  op.patch_tiles = Divider(ceil_divide(op.units * op.y.tiles.divisor() * op.x.tiles.divisor(), kPatches));
+  op.patch_tiles =
+      Divider(ceil_divide(op.units * op.z.tiles.divisor() * op.y.tiles.divisor() * op.x.tiles.divisor(), kPatches));
   op.tiles = op.patch_tiles.divisor() * op.channel_tiles.divisor() * op.groups.divisor();
 }
 
 // Calls launch(kernel, parameters, threads) for an operation whose pointers, strides, counts and lengths are set.
 // Returns false if `path` names a kernel that cannot do it.
 template <typename T, typename Launch>
-bool launch_backproject2d(Backproject2d<T> op, const Pooling& pooling, const Pooling& convolution, Path path,
-                          Launch&& launch) {
+bool launch_backproject(Backproject<T> op, const Pooling& pooling, const Pooling& convolution, Path path,
+                        Launch&& launch) {
   if (op.units == 0) return true;
+  set_axis(op.z, pooling.z, convolution.z);
   set_axis(op.y, pooling.y, convolution.y);
   set_axis(op.x, pooling.x, convolution.x);
   const bool together = op.output_strides.channel == 1;
@@ -737,7 +809,7 @@ bool launch_backproject2d(Backproject2d<T> op, const Pooling& pooling, const Poo
     if (patches && path != Path::kTiles) {
       op.wide_output = together && aligned<kPatchLanes>(op.output);
       set_patches(op);
-      launch(backproject2d_patches<T>, op, op.tiles * kThreadsPerBlock);
+      launch(backproject_patches<T>, op, op.tiles * kThreadsPerBlock);
       return true;
     }
   }
@@ -750,7 +822,7 @@ bool launch_backproject2d(Backproject2d<T> op, const Pooling& pooling, const Poo
                   (op.switches == nullptr || (op.switch_strides.channel == 1 && wide_switches));
   op.wide_output = !wide || (together && aligned<kLanes>(op.output));
   set_tiles(op, wide ? kLanes : 1, wide ? kPositions<kLanes> : kPositions<1>);
-  launch(wide ? backproject2d_tiles<T, kLanes> : backproject2d_tiles<T, 1>, op, op.tiles * kThreadsPerBlock);
+  launch(wide ? backproject_tiles<T, kLanes> : backproject_tiles<T, 1>, op, op.tiles * kThreadsPerBlock);
   return true;
 }
 

@@ -1,8 +1,8 @@
 // Listing: for every position and block of channels, the channels that are not zero, and their values.
 #pragma once
 
-#include "../kernels.h"
 #include "../vector.h"
+#include "tasks.h"
 
 namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 
@@ -54,7 +54,7 @@ inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int6
 
 // Lists the rows [begin, end) of cells, counted over all blocks of all units.
 template <typename T, bool kRelu, bool kPooled>
-void list_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
+void list_rows(const BackprojectParams& p, int64_t begin, int64_t end) {
   const SignalLists& lists = p.lists;
   const int64_t channels = p.channels / p.groups;
   const int64_t blocks_of_group = lists.blocks / p.groups;
@@ -63,14 +63,17 @@ void list_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
   const uint8_t* switches = static_cast<const uint8_t*>(p.switches);
   for (int64_t number = begin; number < end; ++number) {
     const int64_t row = number % lists.rows;
-    const int64_t block = number / lists.rows % lists.blocks;
-    const int64_t unit = number / lists.rows / lists.blocks;
+    const int64_t plane = number / lists.rows % lists.planes;
+    const int64_t block = number / lists.rows / lists.planes % lists.blocks;
+    const int64_t unit = number / lists.rows / lists.planes / lists.blocks;
     const int64_t within = block % blocks_of_group * kListedChannels;
     const int64_t first = block / blocks_of_group * channels + within;
     const int64_t count = channels - within < kListedChannels ? channels - within : kListedChannels;
     const int64_t image = kPooled ? p.image[unit] : 0;
-    const int64_t origin_y = kPooled ? p.origin[2 * unit] : 0;
-    const int64_t origin_x = kPooled ? p.origin[2 * unit + 1] : 0;
+    const PerAxis origin = kPooled ? origin_of(p, unit) : PerAxis{};
+    // The plane of pooled values, and which plane of its windows this one is.
+    const int64_t z = kPooled ? plane / p.pool_planes : plane;
+    const int64_t first_tap = kPooled ? plane % p.pool_planes * positions : 0;
     uint8_t* counts = lists.counts + number * lists.columns * positions;
     int64_t at = number * lists.capacity;
     for (int64_t column = 0; column < lists.columns; ++column) {
@@ -79,17 +82,20 @@ void list_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
         const int64_t x = kPooled ? column : column * lists.side + position % lists.side;
         const int64_t before = at;
         if (y < p.height && x < p.width) {
-          Listed<T> from{input + ((unit * p.height + y) * p.width + x) * p.channels + first, nullptr};
+          Listed<T> from{input + (((unit * p.depth + z) * p.height + y) * p.width + x) * p.channels + first, nullptr};
           bool inside = true;
           if constexpr (kPooled) {
             // Compared this way round, no origin overflows.
-            inside = origin_y >= -y && origin_y < p.map.y - y && origin_x >= -x && origin_x < p.map.x - x;
+            inside = origin.z >= -z && origin.z < p.map.z - z && origin.y >= -y && origin.y < p.map.y - y &&
+                     origin.x >= -x && origin.x < p.map.x - x;
             if (inside) {
-              const int64_t pixel = (image * p.map.y + origin_y + y) * p.map.x + origin_x + x;
+              const int64_t pixel =
+                  ((image * p.map.z + origin.z + z) * p.map.y + origin.y + y) * p.map.x + origin.x + x;
               from.switches = switches + pixel * p.channels + first;
             }
           }
-          if (inside) at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(position));
+          if (inside)
+            at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(first_tap + position));
         }
         *counts++ = static_cast<uint8_t>(at - before);
       }
@@ -99,7 +105,7 @@ void list_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
 }
 
 template <typename T>
-void list_signal_rows(const Backproject2dParams& p, int64_t begin, int64_t end) {
+void list_signal_rows(const BackprojectParams& p, int64_t begin, int64_t end) {
   if (p.switches != nullptr) {
     return p.relu ? list_rows<T, true, true>(p, begin, end) : list_rows<T, false, true>(p, begin, end);
   }

@@ -1,44 +1,51 @@
 // How the work of a transposed convolution is divided; shared by the loops and their launcher.
 #pragma once
 
-#include "../kernels.h"
-
-// Like the loops, compiled in a namespace for each instruction set.
-#if !defined(DECONV_CPU_CAPABILITY)
-#define DECONV_CPU_CAPABILITY baseline
-#endif
+#include "reached.h"
 
 namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-inline int64_t block_bytes(const PackedWeight& weight) { return weight.channels * weight.lines * kLineBytes; }
+// Bytes of one plane of taps of a block of output channels.
+inline int64_t plane_bytes(const PackedWeight& weight) { return weight.channels * weight.lines * kLineBytes; }
 
 inline int64_t parts_of(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
-inline int64_t tasks_of(const Backproject2dParams& p, const SendPlan& plan) {
-  return p.groups * p.weight.blocks * parts_of(p.units, plan.units) * parts_of(p.size.y, plan.rows);
+inline int64_t tasks_of(const BackprojectParams& p, const SendPlan& plan) {
+  return p.groups * p.weight.blocks * parts_of(p.units, plan.units) * parts_of(p.size.z, plan.planes) *
+         parts_of(p.size.y, plan.rows);
 }
 
-// What one task sends: a block of output channels of a group, for units [unit, unit_end) and rows [begin, end) of their
-// results.
+// The plane of the signal that the plane `tap` of the taps sends to plane `to` of the full transposed convolution; -1
+// where it sends none.
+inline int64_t plane_sent(const BackprojectParams& p, int64_t planes, int64_t tap, int64_t to) {
+  const int64_t offset = to - tap * p.dilation.z;
+  return offset >= 0 && offset % p.stride.z == 0 && offset / p.stride.z < planes ? offset / p.stride.z : -1;
+}
+
+// What one task sends: a block of output channels of a group, for units [unit, unit_end), and of their results planes
+// [plane, plane_end) and rows [begin, end).
 struct SendTask {
   int64_t group;
   int64_t block;
   int64_t unit;
   int64_t unit_end;
+  int64_t plane;
+  int64_t plane_end;
   int64_t begin;
   int64_t end;
   int64_t channel;  // first of its output channels
   int64_t count;    // of them
 
-  SendTask(const Backproject2dParams& p, const SendPlan& plan, int64_t number) {
+  SendTask(const BackprojectParams& p, const SendPlan& plan, int64_t number) {
     const int64_t sets = parts_of(p.units, plan.units);
     const int64_t bands = parts_of(p.size.y, plan.rows);
     begin = number % bands * plan.rows;
     end = smaller(begin + plan.rows, p.size.y);
     number /= bands;
+    const int64_t slabs = parts_of(p.size.z, plan.planes);
+    plane = number % slabs * plan.planes;
+    plane_end = smaller(plane + plan.planes, p.size.z);
+    number /= slabs;
     unit = number % sets * plan.units;
     unit_end = smaller(unit + plan.units, p.units);
     number /= sets;
@@ -58,7 +65,7 @@ struct CellRows {
   int64_t first_row;
   int64_t held;
 
-  CellRows(const Backproject2dParams& p, int64_t result_begin, int64_t result_end) {
+  CellRows(const BackprojectParams& p, int64_t result_begin, int64_t result_end) {
     const int64_t from = smaller(result_begin + p.begin.y, p.full.y), to = smaller(result_end + p.begin.y, p.full.y);
     const int64_t step = p.lists.side * p.stride.y;
     const int64_t reach = (p.lists.side - 1) * p.stride.y + p.dilation.y * (p.kernel.y - 1) + 1;
@@ -70,7 +77,7 @@ struct CellRows {
 };
 
 // Columns held for one unit: all that its cells reach.
-inline int64_t held_columns(const Backproject2dParams& p) {
+inline int64_t held_columns(const BackprojectParams& p) {
   return (p.lists.columns * p.lists.side - 1) * p.stride.x + p.dilation.x * (p.kernel.x - 1) + 1;
 }
 
@@ -80,13 +87,14 @@ inline int64_t product(int64_t a, int64_t b) {
   return __builtin_mul_overflow(a, b, &result) ? INT64_MAX : result;
 }
 
-// Elements of the largest task's sums.
-inline int64_t largest_sums(const Backproject2dParams& p, const SendPlan& plan) {
+// Elements of the largest task's sums. Planes are held as they are wanted, for each plane of taps is sent by itself.
+inline int64_t largest_sums(const BackprojectParams& p, const SendPlan& plan) {
   int64_t held = 0;
   for (int64_t row = 0; row < p.size.y; row += plan.rows) {
     held = larger(held, CellRows(p, row, smaller(row + plan.rows, p.size.y)).held);
   }
-  return product(product(held, held_columns(p)), smaller(plan.units, p.units) * p.weight.wide);
+  const int64_t planes = smaller(plan.units, p.units) * plan.planes;
+  return product(product(held, held_columns(p)), product(planes, p.weight.wide));
 }
 
 // Elements of a line of packed weights.
