@@ -108,7 +108,7 @@ def first_command() -> list[Stage]:
 def second_command() -> list[Stage]:
     """What takes longer, and the tests that are left."""
     ncu = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin") or "ncu"
-    profile = (ncu, "--kernel-name", "regex:backproject2d", "--section", "SpeedOfLight", "--section", "Occupancy")
+    profile = (ncu, "--kernel-name", "regex:backproject", "--section", "SpeedOfLight", "--section", "Occupancy")
     return [
         own("machine", 20),
         own("build", 100, beside=True),

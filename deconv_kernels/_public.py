@@ -8,7 +8,9 @@ from .engine.record import Record
 from .engine.units import Units
 from .one_call import project
 from .ops import (
+    backproject1d,
     backproject2d,
+    backproject3d,
     indices_to_switches,
     max_pool1d,
     max_pool2d,
@@ -32,7 +34,9 @@ __all__ = [
     "UnknownLayer",
     "UnsupportedModule",
     "backends",
+    "backproject1d",
     "backproject2d",
+    "backproject3d",
     "indices_to_switches",
     "max_pool1d",
     "max_pool2d",

@@ -2,7 +2,9 @@
 
 from .checks import check_overlap
 from .functional import (
+    backproject1d,
     backproject2d,
+    backproject3d,
     indices_to_switches,
     max_pool1d,
     max_pool2d,
@@ -27,7 +29,9 @@ __all__ = [
     "Convolution",
     "Placement",
     "Pooling",
+    "backproject1d",
     "backproject2d",
+    "backproject3d",
     "check_overlap",
     "indices_to_switches",
     "max_pool1d",

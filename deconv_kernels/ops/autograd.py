@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_weight, conv3d_weight
 
 from . import reference
 from .arguments import grouped
@@ -153,6 +154,10 @@ def differentials(namespace: Any) -> dict[str, Differential]:
             )
         return _read(map, position, inside, pooling.rank)
 
+    def send(*arguments: Any) -> Tensor:
+        *tensors, geometry = arguments
+        return getattr(namespace, f"backproject{geometry.rank}d")(*tensors, *geometry)
+
     def send_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         input, weight, image, origin, switches, _, ctx.geometry = inputs
         keep(ctx, input, weight, image, origin, switches)
@@ -165,17 +170,22 @@ def differentials(namespace: Any) -> dict[str, Differential]:
         inside = _on_map(origin, geometry.step(pooled=switches is not None), placement)
         if inside is not None:
             grad = torch.where(inside, grad, 0)
-        grad = _uncropped(grad, placement, convolution.full_size(spatial_size(signal, 2), spatial_size(weight, 2)))
+        rank = geometry.rank
+        grad = _uncropped(
+            grad, placement, convolution.full_size(spatial_size(signal, rank), spatial_size(weight, rank))
+        )
         stride, dilation, groups = convolution
         grad_input = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_input = F.conv2d(grad, weight, None, stride, 0, dilation, groups)
+            convolve = F.conv2d if rank == 2 else F.conv3d
+            grad_input = convolve(grad, weight, None, stride, 0, dilation, groups)
             grad_input = _rectified(grad_input, signal if geometry.relu else None)
             if switches is not None:
-                places, size = (switches, image, origin), spatial_size(input, 2)
+                places, size = (switches, image, origin), spatial_size(input, rank)
                 grad_input = read_windows(grad_input, places, size, geometry.pooling(), geometry.overlap)
         if ctx.needs_input_grad[1]:
-            grad_weight = conv2d_weight(grad, weight.shape, signal, stride, (0, 0), dilation, groups)
+            weight_gradient = conv2d_weight if rank == 2 else conv3d_weight
+            grad_weight = weight_gradient(grad, weight.shape, signal, stride, (0,) * rank, dilation, groups)
         return grad_input, grad_weight
 
     def send_jvp(ctx: Context, input_tangent: Tensor | None, weight_tangent: Tensor | None, *_: None) -> Tensor | None:
@@ -187,9 +197,9 @@ def differentials(namespace: Any) -> dict[str, Differential]:
             signal = _rectified(signal_of(ctx, input_tangent, False), signal_of(ctx, input, True))
             tangents.append(send_signal(ctx, signal, weight))
         elif input_tangent is not None:
-            tangents.append(namespace.backproject2d(input_tangent, weight, *places, None, *ctx.geometry))
+            tangents.append(send(input_tangent, weight, *places, None, ctx.geometry))
         if weight_tangent is not None:
-            tangents.append(namespace.backproject2d(input, weight_tangent, *places, None, *ctx.geometry))
+            tangents.append(send(input, weight_tangent, *places, None, ctx.geometry))
         return sum(tangents[1:], tangents[0]) if tangents else None
 
     def signal_of(ctx: Context, input: Tensor, relu: bool) -> Tensor:
@@ -209,7 +219,7 @@ def differentials(namespace: Any) -> dict[str, Differential]:
             unpooled = [reference.far(origin, axis, step) * stride for axis, (step, stride) in enumerate(steps)]
             origin = torch.cat(unpooled, dim=1)
         alone = Backprojection.of(None, "sum", False, geometry.convolution(), geometry.placement())
-        return namespace.backproject2d(signal, weight, image, origin, None, None, *alone)
+        return send(signal, weight, image, origin, None, None, alone)
 
     def pack_setup(ctx: Context, inputs: Sequence[Any], output: Tensor) -> None:
         ctx.mark_non_differentiable(output)
@@ -241,25 +251,20 @@ def _positions(codes: Tensor, size: PerAxis, pooling: Pooling) -> tuple[Tensor, 
 
 
 def _on_map(origin: Tensor, step: PerAxis, placement: Placement) -> Tensor | None:
-    """Which elements of windows lie on the map, (U, 1, h, w); None where it has no end."""
+    """Which elements of windows lie on the map, (U, 1, *size); None where it has no end."""
     if not placement.bounded():
         return None
-    _, size, base, (height, width) = placement
-    y, x = (
-        reference.far(origin, axis, step[axis]) * step[axis]
-        + base[axis]
-        + torch.arange(size[axis], device=origin.device)
-        for axis in (0, 1)
-    )
-    return ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+    inside = [reference.on_map(origin, axis, step[axis], placement) for axis in range(len(step))]
+    return functools.reduce(torch.logical_and, inside)
 
 
 def _uncropped(grad: Tensor, placement: Placement, full: PerAxis) -> Tensor:
     """The gradient of a part of a transposed convolution of size `full`, as that of the whole."""
-    (y, x), (rows, columns), *_ = placement
-    if y >= full[0] or x >= full[1]:
+    parts = list(zip(placement.begin, placement.size, full, strict=True))
+    if any(begin >= whole for begin, _, whole in parts):
         return grad.new_zeros((*grad.shape[:2], *full))
-    return F.pad(grad, (x, full[1] - x - columns, y, full[0] - y - rows))
+    margins = [margin for begin, size, whole in reversed(parts) for margin in (begin, whole - begin - size)]
+    return F.pad(grad, margins)
 
 
 def _read(map: Tensor, position: Tensor, inside: Tensor, rank: int) -> Tensor:

@@ -212,8 +212,8 @@ def operator(name: str, input: Tensor) -> Callable[..., Any]:
     """
     if _forced is not None:
         _check_device(_forced, input.device)
-    elif name == "backproject2d" and input.is_cuda and _on_matrix_units(input):
-        return torch.ops.deconv_kernels_triton.backproject2d.default
+    elif name in ("backproject2d", "backproject3d") and input.is_cuda and _on_matrix_units(input):
+        return getattr(torch.ops.deconv_kernels_triton, name).default
     return _operators[name]
 
 

@@ -62,7 +62,7 @@ def max_unpool_window(
 
 def pack_weight(weight: Tensor, convolution: Convolution) -> None:
     """A weight that its groups divide."""
-    check_weight(weight, convolution.groups)
+    check_weight(weight, convolution.rank, convolution.groups)
 
 
 def backproject(
@@ -76,7 +76,7 @@ def backproject(
 ) -> None:
     """Windows with their places, a weight for their channels, and the part that is wanted of the result."""
     _check_windows(input, image, origin, geometry.rank)
-    check_weight(weight, geometry.groups)
+    check_weight(weight, geometry.rank, geometry.groups)
     if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise TypeError(f"weight must have the dtype of input, {input.dtype}, got {weight.dtype}")
     if weight.shape[0] != input.shape[1]:
@@ -92,9 +92,9 @@ def backproject(
     check_overlap(geometry.overlap)
     begin, size, _, map_size = geometry.placement()
     if min(begin) < 0 or min(size) < 1:
-        raise ValueError(f"crop must begin at 0 or later and have at least one row and column, got {begin}, {size}")
+        raise ValueError(f"crop must begin at 0 or later and have at least one position, got {begin}, {size}")
     if geometry.placement().bounded() and min(map_size) < 1:
-        raise ValueError(f"output_size must be at least (1, 1), got {map_size}")
+        raise ValueError(f"output_size must be at least {(1,) * geometry.rank}, got {map_size}")
 
 
 def switches_to_indices(switches: Tensor, input_size: PerAxis, pooling: Pooling) -> None:
@@ -130,20 +130,20 @@ def given_size(name: str, size: Sequence[int], rank: int, pooled_name: str, pool
     return per_axis(tuple(size), rank, name)
 
 
-def given_crop(crop: tuple[Sequence[int], Sequence[int]]) -> tuple[PerAxis, PerAxis]:
+def given_crop(crop: tuple[Sequence[int], Sequence[int]], rank: int) -> tuple[PerAxis, PerAxis]:
     """A crop as its place and its size.
 
     Raises:
-        TypeError: not two pairs of integers.
+        TypeError: not two sequences of integers.
         ValueError: a place below 0, or a size below 1.
     """
+    form = {1: "((x,), (columns,))", 2: "((y, x), (rows, columns))", 3: "((z, y, x), (planes, rows, columns))"}[rank]
     if not isinstance(crop, tuple | list) or len(crop) != 2:
-        raise TypeError(f"crop must be ((y, x), (rows, columns)), got {crop!r}")
-    begin, size = per_axis(crop[0], 2, "crop"), per_axis(crop[1], 2, "crop")
+        raise TypeError(f"crop must be {form}, got {crop!r}")
+    begin, size = per_axis(crop[0], rank, "crop"), per_axis(crop[1], rank, "crop")
     if min(begin) < 0 or min(size) < 1 or max(*begin, *size) > LARGEST_STEP:
         raise ValueError(
-            f"crop must be ((y, x), (rows, columns)) with a place from 0 and a size from 1 to {LARGEST_STEP}, "
-            f"got ({begin}, {size})"
+            f"crop must be {form} with a place from 0 and a size from 1 to {LARGEST_STEP}, got ({begin}, {size})"
         )
     return begin, size
 
@@ -159,8 +159,8 @@ def check_overlap(overlap: str) -> str:
     return overlap
 
 
-def check_weight(weight: Tensor, groups: int) -> None:
-    """A (K, C / groups, kh, kw) weight that is not empty.
+def check_weight(weight: Tensor, rank: int, groups: int) -> None:
+    """A (K, C / groups, kh, kw) weight that is not empty, or one of another rank.
 
     Raises:
         TypeError: not a tensor, of another dtype, or groups that are no int.
@@ -169,8 +169,9 @@ def check_weight(weight: Tensor, groups: int) -> None:
     _check_strided("weight", weight)
     if weight.dtype not in FLOATING:
         raise TypeError(f"weight must be float32, float64, float16 or bfloat16, got {weight.dtype}")
-    if weight.dim() != 4 or 0 in weight.shape:
-        raise ValueError(f"weight must have shape (K, C / groups, kh, kw), not empty, got {tuple(weight.shape)}")
+    if weight.dim() != rank + 2 or 0 in weight.shape:
+        taps = ", ".join(f"k{axis.lower()}" for axis in AXES[rank].split(", "))
+        raise ValueError(f"weight must have shape (K, C / groups, {taps}), not empty, got {tuple(weight.shape)}")
     if not isinstance(groups, int) or isinstance(groups, bool):
         raise TypeError(f"groups must be an int, got {groups!r}")
     if groups < 1 or weight.shape[0] % groups:

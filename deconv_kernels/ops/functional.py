@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from . import checks
-from .checks import FLOATING, check_map, check_weight, given_crop, given_size
+from .checks import AXES, FLOATING, check_map, check_tensor, check_weight, given_crop, given_size
 from .dispatch import call
-from .geometry import Backprojection, Convolution, IntOrPerAxis, Placement, Pooling, bounded
+from .geometry import Backprojection, Convolution, IntOrPerAxis, PerAxis, Placement, Pooling, bounded
 from .layout import spatial_size
 
 
@@ -451,6 +451,86 @@ def max_unpool3d_window(
     return _max_unpool_window(pooling, input, switches, image, origin, overlap, bool(relu))
 
 
+def backproject1d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    stride: IntOrPerAxis = 1,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    groups: int = 1,
+    *,
+    switches: Tensor | None = None,
+    pool_kernel_size: IntOrPerAxis | None = None,
+    pool_stride: IntOrPerAxis | None = None,
+    pool_padding: IntOrPerAxis = 0,
+    pool_dilation: IntOrPerAxis = 1,
+    overlap: str = "sum",
+    relu: bool = False,
+    output_size: Sequence[int] | None = None,
+    crop: tuple[Sequence[int], Sequence[int]] | None = None,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sends windows of signal back through a convolution: unpooled by switches, rectified, and transposed-convolved.
+
+    Args:
+        input: (U, K, l) windows of the signal on the convolution's output, or with `switches` on its pooled output;
+            float32, float64, float16 or bfloat16, any strides.
+        weight: (K, C / groups, k) of the input's dtype, the weight of the forward convolution.
+        image: (U,) int64, which image a window comes from.
+        origin: (U, 1) int64, where its first element sits in the map (x); it may be negative.
+        stride, padding, dilation, groups: those of the forward convolution.
+        switches: (N, K, PL) of N images, as `max_pool1d` returned them, if the convolution was pooled.
+        pool_kernel_size, pool_stride, pool_padding, pool_dilation: those of the pooling; as in `max_pool1d`.
+        overlap: "sum" or "last", as in `max_unpool1d`.
+        relu: rectify the signal before it is convolved, after it is unpooled.
+        output_size: (L,) of the map that the convolution read. What falls outside it is set to zero. By default the
+            map has no end.
+        crop: ((x,), (columns,)), the part of the result to compute, by default all of it. It may go on beyond
+            the result, with zeros.
+        packed: what `pack_weight` made of `weight`; saves packing it again at every call.
+
+    Returns:
+        The windows (U, C, l') on the convolution's input, by default with l' = (l - 1) * stride + dilation * (k - 1) +
+        1 where l counts positions after unpooling, in the memory format of `input`; and their origins (U, 1) there.
+        Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled signal. Weights must be
+        finite: a signal of zero may be skipped or multiplied.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling, rectification, filtering).
+
+    Example:
+        >>> weight, image, origin = torch.arange(3.0).reshape(1, 1, 3), torch.tensor([0]), torch.tensor([[4]])
+        >>> windows, origins = dk.backproject1d(2 * torch.ones(1, 1, 1), weight, image, origin, padding=1)
+        >>> windows, origins.tolist()
+        (tensor([[[0., 2., 4.]]]), [[3]])
+    """
+    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
+    if has_torch_function_variadic(input, weight, image, origin, switches, packed):
+        return handle_torch_function(
+            backproject1d,
+            (input, weight, image, origin, switches, packed),
+            *(input, weight, image, origin, stride, padding, dilation, groups),
+            switches=switches,
+            pool_kernel_size=pool_kernel_size,
+            pool_stride=pool_stride,
+            pool_padding=pool_padding,
+            pool_dilation=pool_dilation,
+            overlap=overlap,
+            relu=relu,
+            output_size=output_size,
+            crop=crop,
+            packed=packed,
+        )
+    tensors = (input, weight, image, origin, switches, packed)
+    convolution = (stride, padding, dilation, groups)
+    return _backproject(1, tensors, convolution, pool, overlap, bool(relu), output_size, crop)
+
+
 def backproject2d(
     input: Tensor,
     weight: Tensor,
@@ -510,6 +590,7 @@ def backproject2d(
         >>> torch.equal(windows, 2 * weight), origins.tolist()
         (True, [[3, 3]])
     """
+    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
     if has_torch_function_variadic(input, weight, image, origin, switches, packed):
         return handle_torch_function(
             backproject2d,
@@ -526,30 +607,129 @@ def backproject2d(
             crop=crop,
             packed=packed,
         )
-    convolution, pad = Convolution.of(2, stride, dilation, groups), bounded("padding", padding, 2, 0)
+    tensors = (input, weight, image, origin, switches, packed)
+    convolution = (stride, padding, dilation, groups)
+    return _backproject(2, tensors, convolution, pool, overlap, bool(relu), output_size, crop)
+
+
+def backproject3d(
+    input: Tensor,
+    weight: Tensor,
+    image: Tensor,
+    origin: Tensor,
+    stride: IntOrPerAxis = 1,
+    padding: IntOrPerAxis = 0,
+    dilation: IntOrPerAxis = 1,
+    groups: int = 1,
+    *,
+    switches: Tensor | None = None,
+    pool_kernel_size: IntOrPerAxis | None = None,
+    pool_stride: IntOrPerAxis | None = None,
+    pool_padding: IntOrPerAxis = 0,
+    pool_dilation: IntOrPerAxis = 1,
+    overlap: str = "sum",
+    relu: bool = False,
+    output_size: Sequence[int] | None = None,
+    crop: tuple[Sequence[int], Sequence[int]] | None = None,
+    packed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sends windows of signal back through a convolution: unpooled by switches, rectified, and transposed-convolved.
+
+    Args:
+        input: (U, K, d, h, w) windows of the signal on the convolution's output, or with `switches` on its pooled
+            output; float32, float64, float16 or bfloat16, any strides.
+        weight: (K, C / groups, kd, kh, kw) of the input's dtype, the weight of the forward convolution.
+        image: (U,) int64, which image a window comes from.
+        origin: (U, 3) int64, where its first element sits in the map (z, y, x); it may be negative.
+        stride, padding, dilation, groups: those of the forward convolution.
+        switches: (N, K, PD, PH, PW) of N images, as `max_pool3d` returned them, if the convolution was pooled.
+        pool_kernel_size, pool_stride, pool_padding, pool_dilation: those of the pooling; as in `max_pool3d`.
+        overlap: "sum" or "last", as in `max_unpool3d`.
+        relu: rectify the signal before it is convolved, after it is unpooled.
+        output_size: (D, H, W) of the map that the convolution read. What falls outside it is set to zero. By default
+            the map has no end.
+        crop: ((z, y, x), (planes, rows, columns)), the part of the result to compute, by default all of it. It may go
+            on beyond the result, with zeros.
+        packed: what `pack_weight` made of `weight`; saves packing it again at every call.
+
+    Returns:
+        The windows (U, C, d', h', w') on the convolution's input, by default with d' = (d - 1) * stride + dilation *
+        (kd - 1) + 1 planes where d counts planes after unpooling, in the memory format of `input`; and their origins
+        (U, 3) in that map. Sums are formed in float32 (float64 for float64) and rounded once, as is the unpooled
+        signal. Weights must be finite: a signal of zero may be skipped or multiplied.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: an argument of the wrong shape, size or device.
+
+    Source: Zeiler & Fergus 2013, section 2.1 (unpooling, rectification, filtering).
+
+    Example:
+        >>> weight = torch.arange(27.0).reshape(1, 1, 3, 3, 3)
+        >>> image, origin = torch.tensor([0]), torch.tensor([[4, 4, 4]])
+        >>> windows, origins = dk.backproject3d(2 * torch.ones(1, 1, 1, 1, 1), weight, image, origin, padding=1)
+        >>> torch.equal(windows, 2 * weight), origins.tolist()
+        (True, [[3, 3, 3]])
+    """
+    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
+    if has_torch_function_variadic(input, weight, image, origin, switches, packed):
+        return handle_torch_function(
+            backproject3d,
+            (input, weight, image, origin, switches, packed),
+            *(input, weight, image, origin, stride, padding, dilation, groups),
+            switches=switches,
+            pool_kernel_size=pool_kernel_size,
+            pool_stride=pool_stride,
+            pool_padding=pool_padding,
+            pool_dilation=pool_dilation,
+            overlap=overlap,
+            relu=relu,
+            output_size=output_size,
+            crop=crop,
+            packed=packed,
+        )
+    tensors = (input, weight, image, origin, switches, packed)
+    convolution = (stride, padding, dilation, groups)
+    return _backproject(3, tensors, convolution, pool, overlap, bool(relu), output_size, crop)
+
+
+def _backproject(
+    rank: int,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    convolution: tuple[IntOrPerAxis, IntOrPerAxis, IntOrPerAxis, int],
+    pool: tuple[IntOrPerAxis | None, IntOrPerAxis | None, IntOrPerAxis, IntOrPerAxis],
+    overlap: str,
+    relu: bool,
+    output_size: Sequence[int] | None,
+    crop: tuple[Sequence[int], Sequence[int]] | None,
+) -> tuple[Tensor, Tensor]:
+    input, weight, _, origin, switches, _ = tensors
+    stride, padding, dilation, groups = convolution
+    filter, pad = Convolution.of(rank, stride, dilation, groups), bounded("padding", padding, rank, 0)
+    kernel_size, *window = pool
     if switches is None:
-        pooling = Pooling.one_position(2)
-    elif pool_kernel_size is None:
+        pooling = Pooling.one_position(rank)
+    elif kernel_size is None:
         raise TypeError("pool_kernel_size must be given with switches")
     else:
-        pooling = Pooling.of(2, pool_kernel_size, pool_stride, pool_padding, pool_dilation, "pool_")
-    check_map("input", input, 2, FLOATING)
-    check_weight(weight, groups)
-    signal = pooling.unpadded().unpooled_size(spatial_size(input, 2))
-    full = convolution.full_size(signal, spatial_size(weight, 2))
-    begin, size = ((0, 0), full) if crop is None else given_crop(crop)
-    (step_y, step_x), (pool_y, pool_x) = convolution.stride, pooling.padding
-    base_y, base_x = begin[0] - pool_y * step_y - pad[0], begin[1] - pool_x * step_x - pad[1]
-    if output_size is None:
-        placement = Placement(begin, size, (base_y, base_x), (-1, -1))
-    elif isinstance(output_size, Sequence):
-        placement = Placement(begin, size, (base_y, base_x), bounded("output_size", output_size, 2, 1))
+        pooling = Pooling.of(rank, kernel_size, *window, "pool_")
+    check_map("input", input, rank, FLOATING)
+    check_weight(weight, rank, groups)
+    if crop is None:
+        signal = pooling.unpadded().unpooled_size(spatial_size(input, rank))
+        begin, size = (0,) * rank, filter.full_size(signal, spatial_size(weight, rank))
     else:
-        raise TypeError(f"output_size must be two ints (H, W), got {output_size!r}")
-    geometry = Backprojection.of(pooling, overlap, bool(relu), convolution, placement)
-    windows = send_back(input, weight, image, origin, switches, packed, geometry)
-    step_y, step_x = geometry.step(pooled=True)
-    return windows, torch.stack([origin[:, 0] * step_y + base_y, origin[:, 1] * step_x + base_x], dim=1)
+        begin, size = given_crop(crop, rank)
+    before = zip(begin, pooling.padding, filter.stride, pad, strict=True)
+    base = tuple(first - pooled * step - padded for first, pooled, step, padded in before)
+    if output_size is None:
+        map_size: PerAxis = (-1,) * rank
+    elif isinstance(output_size, Sequence):
+        map_size = bounded("output_size", output_size, rank, 1)
+    else:
+        raise TypeError(f"output_size must be ({AXES[rank]}), got {output_size!r}")
+    geometry = Backprojection.of(pooling, overlap, relu, filter, Placement(begin, size, base, map_size))
+    return send_back(*tensors, geometry), moved(origin, geometry.step(pooled=True), base)
 
 
 def send_back(
@@ -561,19 +741,26 @@ def send_back(
     packed: Tensor | None,
     geometry: Backprojection,
 ) -> Tensor:
-    """`backproject2d` for those who have worked out its geometry; returns the windows only."""
-    return call("backproject2d", (input, weight, image, origin, switches, packed), *geometry)
+    """`backproject1d` to `backproject3d` for those who have worked out the geometry; returns the windows only."""
+    tensors = (input, weight, image, origin, switches, packed)
+    if geometry.rank != 1:
+        return call(f"backproject{geometry.rank}d", tensors, *geometry)
+    checks.backproject(*tensors, geometry)
+    rows = (input.unsqueeze(-2), weight.unsqueeze(-2), image, F.pad(origin, (1, 0)))
+    rows += (None if switches is None else switches.unsqueeze(-2), packed)
+    return call("backproject2d", rows, *geometry.of_rows()).squeeze(-2)
 
 
 def pack_weight(weight: Tensor, stride: IntOrPerAxis = 1, dilation: IntOrPerAxis = 1, groups: int = 1) -> Tensor:
-    """A convolution's weight in the order in which `backproject2d` reads it on this backend.
+    """A convolution's weight in the order in which `backproject1d` to `backproject3d` read it on this backend.
 
     Args:
-        weight: (K, C / groups, kh, kw), the weight of the forward convolution.
+        weight: (K, C / groups, k), (K, C / groups, kh, kw) or (K, C / groups, kd, kh, kw), the weight of the forward
+            convolution.
         stride, dilation, groups: those of the convolution.
 
     Returns:
-        A tensor for the argument `packed` of `backproject2d`, of use with the same backend only.
+        A tensor for the argument `packed` of `backproject1d` to `backproject3d`, of use with the same backend only.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -588,7 +775,14 @@ def pack_weight(weight: Tensor, stride: IntOrPerAxis = 1, dilation: IntOrPerAxis
     """
     if has_torch_function_unary(weight):
         return handle_torch_function(pack_weight, (weight,), weight, stride, dilation, groups)
-    return call("pack_weight", (weight,), *Convolution.of(2, stride, dilation, groups))
+    check_tensor("weight", weight)
+    rank = min(max(weight.dim() - 2, 1), 3)
+    convolution = Convolution.of(rank, stride, dilation, groups)
+    if rank != 1:
+        return call("pack_weight", (weight,), *convolution)
+    checks.pack_weight(weight, convolution)
+    rows = Convolution((1, *convolution.stride), (1, *convolution.dilation), groups)
+    return call("pack_weight", (weight.unsqueeze(-2),), *rows)
 
 
 def switches_to_indices(

@@ -213,6 +213,15 @@ class Backprojection(NamedTuple):
         """How many spatial axes there are."""
         return len(self.stride)
 
+    def of_rows(self) -> Backprojection:
+        """The backprojection through maps of one row that signals, which have one axis, are looked at as."""
+        convolution = Convolution((1, *self.stride), (1, *self.dilation), self.groups)
+        bounded = self.placement().bounded()
+        placement = Placement(
+            (0, *self.begin), (1, *self.size), (0, *self.base), (1 if bounded else -1, *self.map_size)
+        )
+        return Backprojection.of(self.pooling().of_rows(), self.overlap, self.relu, convolution, placement)
+
     def pooling(self) -> Pooling:
         """The pooling by whose switches windows are unpooled, if any are given."""
         return Pooling(self.pool_kernel_size, self.pool_stride, (0,) * self.rank, self.pool_dilation)

@@ -63,5 +63,5 @@ def empty_like(map: Tensor, size: PerAxis, dtype: torch.dtype | None = None) -> 
 
 
 def taps_first(weight: Tensor) -> Tensor:
-    """A dense copy of a (K, C / groups, kh, kw) weight as (kh, kw, K, C / groups), as GPUs read it."""
-    return weight.permute(2, 3, 0, 1).clone(memory_format=torch.contiguous_format)
+    """A dense copy of a (K, C / groups, kh, kw) weight as (kh, kw, K, C / groups), as GPUs read it; of any rank."""
+    return weight.movedim((0, 1), (-2, -1)).clone(memory_format=torch.contiguous_format)

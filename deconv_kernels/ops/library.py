@@ -29,18 +29,24 @@ def _pooling_schemas(rank: int) -> dict[str, str]:
     }
 
 
+def _backproject_schema(rank: int) -> str:
+    ints, sizes = f"int[{rank}]", f"SymInt[{rank}]"
+    return (
+        "(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
+        f"{ints} pool_kernel_size, {ints} pool_stride, {ints} pool_dilation, str overlap, bool relu, {ints} stride, "
+        f"{ints} dilation, int groups, {sizes} begin, {sizes} size, {sizes} base, {sizes} map_size) -> Tensor"
+    )
+
+
 _WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
 
 # The same text as in csrc/ops.cpp, for the namespaces that are defined from Python; a test holds the two together.
 SCHEMAS = {
     **_pooling_schemas(2),
     **_pooling_schemas(3),
-    "backproject2d": (
-        "(Tensor input, Tensor weight, Tensor image, Tensor origin, Tensor? switches, Tensor? packed, "
-        "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_dilation, str overlap, bool relu, int[2] stride, "
-        "int[2] dilation, int groups, SymInt[2] begin, SymInt[2] size, SymInt[2] base, SymInt[2] map_size) -> Tensor"
-    ),
-    "pack_weight": "(Tensor weight, int[2] stride, int[2] dilation, int groups) -> Tensor",
+    "backproject2d": _backproject_schema(2),
+    "backproject3d": _backproject_schema(3),
+    "pack_weight": "(Tensor weight, int[] stride, int[] dilation, int groups) -> Tensor",
     "switches_to_indices": f"(Tensor switches, SymInt[] input_size, {_WINDOW}) -> Tensor",
     "indices_to_switches": f"(Tensor indices, SymInt[] input_size, {_WINDOW}) -> Tensor",
 }

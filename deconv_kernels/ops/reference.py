@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .geometry import Backprojection, Convolution, PerAxis, Pooling
+from .geometry import Backprojection, Convolution, PerAxis, Placement, Pooling
 from .layout import dense_copy, empty_like, is_channels_last, spatial_size
 
 
@@ -144,10 +144,10 @@ def backproject(
 ) -> Tensor:
     """Unpooling, rectification and transposed convolution of windows; see `deconv_kernels.backproject2d`.
 
-    With `full` the transposed convolution of the whole signal, without padding, the result is `full` from row and
-    column `begin` on, continued with zeros to `size`. Its first element lies at `origin * step + base` of a map of
-    `map_size`, where a step is the pooling's stride times the convolution's; what lies outside the map is zero. A
-    `map_size` of (-1, -1) stands for a map without end.
+    With `full` the transposed convolution of the whole signal, without padding, the result is `full` from position
+    `begin` on, continued with zeros to `size`. Its first element lies at `origin * step + base` of a map of `map_size`,
+    where a step is the pooling's stride times the convolution's; what lies outside the map is zero. Entries of -1 in
+    `map_size` stand for a map without end.
     """
     signal = input
     if switches is not None:
@@ -157,15 +157,23 @@ def backproject(
         signal = torch.relu(input)
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
     full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), geometry.convolution())
-    begin, size, base, map_size = placement = geometry.placement()
-    out = full[:, :, begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1]]
-    out = F.pad(out, (0, size[1] - out.shape[3], 0, size[0] - out.shape[2]))
+    rank, placement = geometry.rank, geometry.placement()
+    out, margins = full, []
+    for axis, (begin, size) in enumerate(zip(placement.begin, placement.size, strict=True)):
+        out = out[(..., slice(begin, begin + size), *[slice(None)] * (rank - 1 - axis))]
+        margins = [0, size - out.shape[axis - rank], *margins]
+    out = F.pad(out, margins)
     if placement.bounded():
         for axis, step in enumerate(geometry.step(pooled=switches is not None)):
-            position = far(origin, axis, step) * step + base[axis] + torch.arange(size[axis], device=origin.device)
-            outside = (position < 0) | (position >= map_size[axis])
-            out = out.masked_fill(outside[:, None, :, None] if axis == 0 else outside[:, None, None], 0)
-    return dense_copy(out.to(input.dtype), is_channels_last(input, 2), 2)
+            out = out.masked_fill(~on_map(origin, axis, step, placement), 0)
+    return dense_copy(out.to(input.dtype), is_channels_last(input, rank), rank)
+
+
+def on_map(origin: Tensor, axis: int, step: int, placement: Placement) -> Tensor:
+    """Which positions of windows lie on the map along one axis, to go with (U, C, *size)."""
+    size, base, map_size = placement.size[axis], placement.base[axis], placement.map_size[axis]
+    position = far(origin, axis, step) * step + base + torch.arange(size, device=origin.device)
+    return along(axis, len(placement.size), (position >= 0) & (position < map_size), channels=True)
 
 
 def far(origin: Tensor, axis: int, step: int) -> Tensor:
@@ -177,19 +185,17 @@ def far(origin: Tensor, axis: int, step: int) -> Tensor:
 def _transposed_convolution(signal: Tensor, weight: Tensor, convolution: Convolution) -> Tensor:
     """Every tap of the kernel sends the signal, times its weights, to its place."""
     stride, dilation, groups = convolution
-    units, _, height, width = signal.shape
-    kernel = spatial_size(weight, 2)
-    out = signal.new_zeros((units, groups, weight.shape[1], *convolution.full_size((height, width), kernel)))
+    rank = convolution.rank
+    size, kernel = spatial_size(signal, rank), spatial_size(weight, rank)
+    out = signal.new_zeros((len(signal), groups, weight.shape[1], *convolution.full_size(size, kernel)))
     signal = signal.unflatten(1, (groups, -1))
     weight = weight.unflatten(0, (groups, -1))
-    for tap_y in range(kernel[0]):
-        first_y = tap_y * dilation[0]
-        rows_of_tap = slice(first_y, first_y + (height - 1) * stride[0] + 1, stride[0])
-        for tap_x in range(kernel[1]):
-            first_x = tap_x * dilation[1]
-            columns_of_tap = slice(first_x, first_x + (width - 1) * stride[1] + 1, stride[1])
-            sent = torch.einsum("ugkyx,gkc->ugcyx", signal, weight[..., tap_y, tap_x])
-            out[..., rows_of_tap, columns_of_tap] += sent
+    for taps in itertools.product(*map(range, kernel)):
+        reached = [
+            slice(tap * spread, tap * spread + (count - 1) * step + 1, step)
+            for tap, count, step, spread in zip(taps, size, stride, dilation, strict=True)
+        ]
+        out[(..., *reached)] += torch.einsum("ugk...,gkc->ugc...", signal, weight[(..., *taps)])
     return out.flatten(1, 2)
 
 

@@ -56,8 +56,9 @@ def register_all() -> None:
             for name in ("max_pool2d", "max_pool3d"):
                 pool = functools.partial(_autocast_max_pool, getattr(ops, name).default, device.lower())
                 library.impl(name, pool, f"Autocast{device}")
-            send = functools.partial(_autocast_backproject, ops.backproject2d.default, device.lower())
-            library.impl("backproject2d", send, f"Autocast{device}")
+            for name in ("backproject2d", "backproject3d"):
+                send = functools.partial(_autocast_backproject, getattr(ops, name).default, device.lower())
+                library.impl(name, send, f"Autocast{device}")
 
 
 def _triton_kernel(name: str) -> Callable[..., Any]:

@@ -40,6 +40,8 @@ def rules(namespace: Any) -> dict[str, Callable[..., Any]]:
         info: Any, dims: tuple[Any, ...], input: Tensor, weight: Tensor, image: Tensor, origin: Tensor, *rest: Any
     ) -> tuple[Any, int]:
         switches, packed, *geometry = rest
+        rank = len(geometry[0])
+        send_back = getattr(namespace, f"backproject{rank}d")
         if dims[1] is not None or dims[5] is not None:
             # Every weight is a convolution of its own.
             tensors = (input, weight, image, origin, switches, packed)
@@ -47,11 +49,11 @@ def rules(namespace: Any) -> dict[str, Callable[..., Any]]:
                 [t if d is None or t is None else t.select(d, index) for t, d in zip(tensors, dims, strict=False)]
                 for index in range(info.batch_size)
             ]
-            return torch.stack([namespace.backproject2d(*arguments, *geometry) for arguments in each]), 0
+            return torch.stack([send_back(*arguments, *geometry) for arguments in each]), 0
         maps = _mapped_first(input, dims[0], info.batch_size)
         switches, image, origin = _places(info.batch_size, (switches, image, origin), (dims[4], *dims[2:4]))
-        sent = namespace.backproject2d(_fold(maps, 2), weight, image, origin, switches, packed, *geometry)
-        return _unfold(sent, maps, 2), 0
+        sent = send_back(_fold(maps, rank), weight, image, origin, switches, packed, *geometry)
+        return _unfold(sent, maps, rank), 0
 
     def pack(info: Any, dims: tuple[Any, ...], weight: Tensor, *rest: Any) -> tuple[Any, int]:
         return torch.stack([namespace.pack_weight(one, *rest) for one in weight.movedim(dims[0], 0)]), 0

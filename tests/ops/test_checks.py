@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from deconv_kernels import backends
+from deconv_kernels.ops.library import without_rank
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
-FILES = {name: name for name in ("max_pool2d", "max_unpool2d", "max_unpool2d_window", "backproject2d")}
+FILES = {name: name for name in ("max_pool2d", "max_unpool2d", "max_unpool2d_window")}
+FILES |= dict.fromkeys(("backproject2d", "backproject3d"), "backproject")
 FILES |= {"pack_weight": "pack_weight"} | dict.fromkeys(("switches_to_indices", "indices_to_switches"), "switches")
 
 # What is for csrc/checks.h alone to call.
@@ -30,10 +32,10 @@ def test_kernels_launch_what_their_check_returns() -> None:
 @pytest.mark.parametrize("op", backends.OPS)
 def test_launchers_begin_with_the_check_of_their_op(op: str, launchers: str) -> None:
     source = (SOURCES / launchers.format(FILES[op])).read_text()
-    assert re.search(rf"\b(?:inline )?\w+ check_{op}\(", (SOURCES / "checks.h").read_text())
-    called = re.search(rf'm\.impl\("{op}", TORCH_BOX\(\(&Checked<(\w+), (\w+)>::kernel\)\)\)', source)
+    assert re.search(rf"\b(?:inline )?\w+ check_{without_rank(op)}\(", (SOURCES / "checks.h").read_text())
+    called = re.search(rf'm\.impl\("{op}", TORCH_BOX\(\(&Checked<(\w+)(?:<\d>)?, (\w+)>::kernel\)\)\)', source)
     assert called is not None, f"{launchers.format(FILES[op])} has no kernel for {op}"
-    assert called[1] == f"check_{op}", f"the check is {called[1]}"
+    assert called[1] == f"check_{without_rank(op)}", f"the check is {called[1]}"
     launcher = re.search(rf"^[\w:<>, ]+ {called[2]}\(const \w+Call& call\) \{{", source, re.M)
     assert launcher is not None, f"{called[2]} takes something else than what its check returns"
     written_again = re.search(PARTS, source)

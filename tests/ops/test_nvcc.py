@@ -16,14 +16,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 90, 100)
-SOURCES = ("backproject2d", "max_pool2d", "max_unpool2d", "max_unpool2d_window", "switches")
+SOURCES = ("backproject", "max_pool2d", "max_unpool2d", "max_unpool2d_window", "switches")
 MOST_REGISTERS = 168  # with which three blocks of 128 threads fit a multiprocessor
 WIDEST = {"f": 4, "d": 2, "6__half": 8, "13__nv_bfloat16": 8}  # lanes of 16 bytes, by mangled name
 
 # 16-byte (loads, stores) of global memory, by a kernel's name and its template arguments after the number of lanes.
 WIDE_ACCESSES = {
-    ("backproject2d_patches", ()): (0, 0),
-    ("backproject2d_tiles", ()): (6, 4),
+    ("backproject_patches", ()): (0, 0),
+    ("backproject_tiles", ()): (6, 4),
     ("max_pool2d_pairs", (2,)): (4, 0),
     ("max_pool2d_columns", (2, 2, 1)): (4, 1),
     ("max_pool2d_columns", (3, 2, 2)): (15, 2),
@@ -37,10 +37,10 @@ WIDE_ACCESSES = {
 }
 
 # 16-byte loads from shared memory, at least.
-WIDE_SHARED_LOADS = {"backproject2d_patches": 5, "backproject2d_tiles": 4}
+WIDE_SHARED_LOADS = {"backproject_patches": 5, "backproject_tiles": 4}
 
 # How many variants of a kernel take 16 bytes a step: one for each dtype.
-VARIANTS = {"backproject2d_patches": 3, "switches_to_indices": 2, "indices_to_switches": 2}
+VARIANTS = {"backproject_patches": 3, "switches_to_indices": 2, "indices_to_switches": 2}
 
 pytestmark = pytest.mark.xdist_group("nvcc")
 

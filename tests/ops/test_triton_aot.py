@@ -37,7 +37,7 @@ from deconv_kernels.ops.arguments import taking_flat  # noqa: E402
 # Called with the arguments of the schemas.
 kernels = SimpleNamespace(**{name: taking_flat(name, getattr(triton_ops, name)) for name in backends.OPS})
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
-BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
+BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject")
 HOPPER = GPUTarget("cuda", 90, 32)
 OTHERS = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 100, 32), GPUTarget("hip", "gfx942", 64)]
 # 80 registers leave room for 768 threads on a Hopper multiprocessor: with one 16-byte load each in flight, 12 KiB.

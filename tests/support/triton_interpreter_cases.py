@@ -50,7 +50,7 @@ from deconv_kernels.ops.arguments import taking_flat
 CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
-BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject2d")
+BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject")
 # Called with the arguments of the schemas.
 kernels, reference = (  # type: ignore[assignment]
     SimpleNamespace(**{name: taking_flat(name, getattr(module, name)) for name in backends.OPS})

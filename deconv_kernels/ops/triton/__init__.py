@@ -13,7 +13,7 @@ except ImportError as error:
     _import_error: ImportError | None = error
 else:
     _import_error = None
-    from deconv_kernels.ops.triton.backproject2d import backproject, pack_weight
+    from deconv_kernels.ops.triton.backproject import backproject, pack_weight
     from deconv_kernels.ops.triton.max_pool import max_pool
     from deconv_kernels.ops.triton.max_unpool import max_unpool
     from deconv_kernels.ops.triton.max_unpool_window import max_unpool_window

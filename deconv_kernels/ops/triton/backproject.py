@@ -11,6 +11,7 @@ of one phase with the taps of that phase.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from deconv_kernels.ops import backends
 from deconv_kernels.ops.geometry import Backprojection, Convolution, PerAxis, Pooling
-from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, taps_first
+from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, spatial_size, taps_first
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import Tile, comparable
 from deconv_kernels.ops.triton.max_unpool_window import max_unpool_window
@@ -49,29 +50,35 @@ def backproject(
     where torch's setting for convolutions allows it. The first call of its kind on a device measures which tiles are
     fastest there, unless a CUDA graph is being captured; the result does not depend on them.
     """
-    channels_last = is_channels_last(input, 2)
+    rank = geometry.rank
+    channels_last = is_channels_last(input, rank)
     convolution, (begin, size, base, map_size) = geometry.convolution(), geometry.placement()
     stride, dilation, groups = convolution
     step = geometry.step(pooled=switches is not None)
     pooling, relu = geometry.pooling(), geometry.relu
     windows = windows_of(pooling)
-    fused = windows[0] * windows[1] <= MOST_WINDOWS and (input.dtype != torch.float64 or FUSES_FLOAT64)
+    fused = math.prod(windows) <= MOST_WINDOWS and (input.dtype != torch.float64 or FUSES_FLOAT64)
     if switches is not None and not fused:
         input = max_unpool_window(input, switches, image, origin, pooling, geometry.overlap, relu)
         switches, relu = None, False
     if switches is None:  # as after a pooling with windows of one element
-        pooling, windows = Pooling.one_position(2), (1, 1)
+        pooling, windows = Pooling.one_position(rank), (1,) * rank
     else:
-        switches = dense(switches, True, 2)
-    input = dense(input, True, 2)
+        switches = dense(switches, True, rank)
+    input = dense(input, True, rank)
     packed = pack_weight(weight, convolution) if packed is None else packed.contiguous()
-    units, channels, height, width = input.shape
+    units, channels = input.shape[:2]
     features = weight.size(1)
-    output = empty((units, groups * features, *size), input.dtype, input.device, True, 2)
-    phases = min(stride[0], size[0]), min(stride[1], size[1])
-    cells = triton.cdiv(size[0], stride[0]), triton.cdiv(size[1], stride[1])
-    rows = units * cells[0] * cells[1]
+    output = empty((units, groups * features, *size), input.dtype, input.device, True, rank)
+    phases = [min(axis) for axis in zip(stride, size, strict=True)]
+    cells = tuple(triton.cdiv(length, apart) for length, apart in zip(size, stride, strict=True))
+    rows = units * math.prod(cells)
     axes = list(zip(stride, dilation, strict=True))
+
+    def deep(values: Sequence[int], absent: int = 1) -> tuple[int, ...]:
+        """With an entry for each of three axes."""
+        return (absent,) * (3 - rank) + tuple(values)
+
     precision = float32_precision()
     tensors = [tensor for tensor in (input, packed, switches, output) if tensor is not None]
     arguments = {
@@ -85,21 +92,30 @@ def backproject(
         "channels": channels // groups,
         "features": features,
         "groups": groups,
-        "pooled_height": height,
-        "pooled_width": width,
         "images": 0 if switches is None else switches.size(0),
-        "switches_height": 0 if switches is None else switches.size(2),
-        "switches_width": 0 if switches is None else switches.size(3),
-        "height": size[0],
-        "width": size[1],
-        "cells_height": cells[0],
-        "cells_width": cells[1],
-        "map_height": map_size[0],
-        "map_width": map_size[1],
-        **_common.by_axis(phases=phases, begin=[min(place, FARTHEST_BEGIN) for place in begin], base=base),
-        **_common.by_axis(POOL_KERNEL=pooling.kernel_size, POOL_STRIDE=pooling.stride, POOL_DILATION=pooling.dilation),
-        **_common.by_axis(KERNEL=weight.shape[2:], STRIDE=stride, DILATION=dilation, STEP=step, WINDOWS=windows),
-        **_common.by_axis(COMMON=[math.gcd(*axis) for axis in axes], INVERSE=[inverse(*axis) for axis in axes]),
+        **_common.size_arguments(
+            pooled=spatial_size(input, rank),
+            switches=(0,) * rank if switches is None else spatial_size(switches, rank),
+            output=size,
+            cells=cells,
+            map=map_size,
+        ),
+        **_common.by_axis(
+            phases=deep(phases),
+            begin=deep([min(place, FARTHEST_BEGIN) for place in begin], 0),
+            base=deep(base, 0),
+            POOL_KERNEL=deep(pooling.kernel_size),
+            POOL_STRIDE=deep(pooling.stride),
+            POOL_DILATION=deep(pooling.dilation),
+            KERNEL=deep(weight.shape[2:]),
+            STRIDE=deep(stride),
+            DILATION=deep(dilation),
+            STEP=deep(step),
+            WINDOWS=deep(windows),
+            COMMON=deep([math.gcd(*axis) for axis in axes]),
+            INVERSE=deep([inverse(*axis) for axis in axes], 0),
+        ),
+        "RANK": rank,
         "LAST": geometry.overlap == "last",
         "RELU": relu,
         "BOUNDED": geometry.placement().bounded(),
@@ -110,24 +126,23 @@ def backproject(
 
     def programs(tile: Tile) -> int:
         tiles = triton.cdiv(rows, tile.BLOCK_M) * triton.cdiv(features, tile.BLOCK_N)
-        return tiles * phases[0] * phases[1] * groups
+        return tiles * math.prod(phases) * groups
 
     # Calls that agree in these use the same tiles; `rows` counts in steps of a factor of four.
     alike = (input.dtype, precision, windows, switches is None, weight.shape, *stride, groups, rows.bit_length() // 2)
     tiles = tiles_to_try(features, input.dtype, precision, _common.is_hopper_or_later(input.device))
     _common.launch_fastest(backproject2d_kernel, programs, input.device, arguments, tiles, alike)
-    return output if channels_last else dense_copy(output, False, 2)
+    return output if channels_last else dense_copy(output, False, rank)
 
 
 def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
-    """The weight as the kernel reads it: (kh, kw, K, C / groups), dense."""
+    """The weight as the kernel reads it: ([kd, ]kh, kw, K, C / groups), dense."""
     return taps_first(weight)
 
 
 def windows_of(pooling: Pooling) -> PerAxis:
     """How many windows may name a position, along each axis."""
-    rows, columns = pooling.extent()
-    return (rows - 1) // pooling.stride[0] + 1, (columns - 1) // pooling.stride[1] + 1
+    return tuple((reach - 1) // step + 1 for reach, step in zip(pooling.extent(), pooling.stride, strict=True))
 
 
 def float32_precision() -> str:
@@ -143,7 +158,7 @@ def inverse(stride: int, dilation: int) -> int:
 
 def block_of_channels(channels: int, dtype: torch.dtype, precision: str, windows: PerAxis) -> int:
     """Channels that one product sums over: up to 128 bytes of a pixel, half of it where several windows are read."""
-    most = (128 if windows == (1, 1) else 64) // dtype.itemsize
+    most = (128 if set(windows) == {1} else 64) // dtype.itemsize
     if not on_matrix_units(dtype, precision):
         most = SMALLEST_BLOCK
     return max(SMALLEST_BLOCK, min(triton.next_power_of_2(channels), most))
@@ -234,45 +249,64 @@ def backproject2d_kernel(
     channels,
     features,
     groups,
+    images,
+    pooled_depth,
     pooled_height,
     pooled_width,
-    images,
+    switches_depth,
     switches_height,
     switches_width,
-    height,
-    width,
-    phases_y,
-    phases_x,
+    output_depth,
+    output_height,
+    output_width,
+    cells_depth,
     cells_height,
     cells_width,
-    begin_y,
-    begin_x,
-    base_y,
-    base_x,
+    map_depth,
     map_height,
     map_width,
+    phases_z,
+    phases_y,
+    phases_x,
+    begin_z,
+    begin_y,
+    begin_x,
+    base_z,
+    base_y,
+    base_x,
+    POOL_KERNEL_Z: tl.constexpr,
     POOL_KERNEL_Y: tl.constexpr,
     POOL_KERNEL_X: tl.constexpr,
+    POOL_STRIDE_Z: tl.constexpr,
     POOL_STRIDE_Y: tl.constexpr,
     POOL_STRIDE_X: tl.constexpr,
+    POOL_DILATION_Z: tl.constexpr,
     POOL_DILATION_Y: tl.constexpr,
     POOL_DILATION_X: tl.constexpr,
+    WINDOWS_Z: tl.constexpr,
     WINDOWS_Y: tl.constexpr,
     WINDOWS_X: tl.constexpr,
     LAST: tl.constexpr,
     RELU: tl.constexpr,
+    KERNEL_Z: tl.constexpr,
     KERNEL_Y: tl.constexpr,
     KERNEL_X: tl.constexpr,
+    STRIDE_Z: tl.constexpr,
     STRIDE_Y: tl.constexpr,
     STRIDE_X: tl.constexpr,
+    DILATION_Z: tl.constexpr,
     DILATION_Y: tl.constexpr,
     DILATION_X: tl.constexpr,
+    COMMON_Z: tl.constexpr,
     COMMON_Y: tl.constexpr,
     COMMON_X: tl.constexpr,
+    INVERSE_Z: tl.constexpr,
     INVERSE_Y: tl.constexpr,
     INVERSE_X: tl.constexpr,
+    STEP_Z: tl.constexpr,
     STEP_Y: tl.constexpr,
     STEP_X: tl.constexpr,
+    RANK: tl.constexpr,
     BOUNDED: tl.constexpr,
     PRECISION: tl.constexpr,
     INDEX: tl.constexpr,
@@ -285,99 +319,146 @@ def backproject2d_kernel(
     program = tl.program_id(0)
     rest = program // feature_tiles
     feature = (program - rest * feature_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
-    phase = rest % (phases_y * phases_x)
-    rest = rest // (phases_y * phases_x)
+    phases = phases_z * phases_y * phases_x
+    phase = rest % phases
+    rest = rest // phases
     group = rest % groups
     row = (rest // groups).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
 
     line = row // cells_width
-    unit = line // cells_height
-    cell_y = (line - unit * cells_height).to(tl.int32)
+    plane = line // cells_height
+    unit = plane // cells_depth if RANK == 3 else plane
+    cell_z = (plane - unit * cells_depth).to(tl.int32)
+    cell_y = (line - plane * cells_height).to(tl.int32)
     cell_x = (row - line * cells_width).to(tl.int32)
-    y = cell_y * STRIDE_Y + phase // phases_x
-    x = cell_x * STRIDE_X + phase % phases_x
-    written = (row < rows) & (y < height) & (x < width)
+    phase_y = phase // phases_x
+    phase_z = phase_y // phases_y if RANK == 3 else 0
+    phase_y = phase_y - phase_z * phases_y
+    phase_x = phase % phases_x
+    z = cell_z * STRIDE_Z + phase_z if RANK == 3 else 0
+    y = cell_y * STRIDE_Y + phase_y
+    x = cell_x * STRIDE_X + phase_x
+    written = (row < rows) & (y < output_height) & (x < output_width)
+    if RANK == 3:
+        written = written & (z < output_depth)
 
     reached_y, first_tap_y, taps_y, signal_y = taps_of_phase(
-        phase // phases_x, begin_y, KERNEL_Y, STRIDE_Y, DILATION_Y, COMMON_Y, INVERSE_Y
+        phase_y, begin_y, KERNEL_Y, STRIDE_Y, DILATION_Y, COMMON_Y, INVERSE_Y
     )
     reached_x, first_tap_x, taps_x, signal_x = taps_of_phase(
-        phase % phases_x, begin_x, KERNEL_X, STRIDE_X, DILATION_X, COMMON_X, INVERSE_X
+        phase_x, begin_x, KERNEL_X, STRIDE_X, DILATION_X, COMMON_X, INVERSE_X
     )
-
-    origin_y = tl.load(origin + 2 * unit, mask=written, other=0)
-    origin_x = tl.load(origin + 2 * unit + 1, mask=written, other=0)
     inside = written & reached_y & reached_x
+    taps_z = 1
+    if RANK == 3:
+        reached_z, first_tap_z, taps_z, signal_z = taps_of_phase(
+            phase_z, begin_z, KERNEL_Z, STRIDE_Z, DILATION_Z, COMMON_Z, INVERSE_Z
+        )
+        inside = inside & reached_z
+        origin_z = tl.load(origin + RANK * unit, mask=written, other=0)
+    origin_y = tl.load(origin + RANK * unit + RANK - 2, mask=written, other=0)
+    origin_x = tl.load(origin + RANK * unit + RANK - 1, mask=written, other=0)
     if BOUNDED:
         map_y = origin_y * STEP_Y + base_y + y
         map_x = origin_x * STEP_X + base_x + x
         inside = inside & (map_y >= 0) & (map_y < map_height) & (map_x >= 0) & (map_x < map_width)
+        if RANK == 3:
+            map_z = origin_z * STEP_Z + base_z + z
+            inside = inside & (map_z >= 0) & (map_z < map_depth)
 
     all_channels = channels * groups
-    plane = unit * pooled_height * pooled_width * all_channels + group * channels
+    map = unit * pooled_depth * pooled_height * pooled_width * all_channels + group * channels
     if switches is None:
-        first_y, count_y = windows_on_map(tl.zeros_like(cell_y), inside, pooled_height, pooled_height)
-        first_x, count_x = windows_on_map(tl.zeros_like(cell_x), inside, pooled_width, pooled_width)
+        exists = inside
+        first_y, count_y = windows_on_map(tl.zeros_like(cell_y), exists, pooled_height, pooled_height)
+        first_x, count_x = windows_on_map(tl.zeros_like(cell_x), exists, pooled_width, pooled_width)
+        if RANK == 3:
+            first_z, count_z = windows_on_map(tl.zeros_like(cell_z), exists, pooled_depth, pooled_depth)
     else:
         source = tl.load(image + unit, mask=written, other=-1)
         exists = inside & (source >= 0) & (source < images)
         first_y, count_y = windows_on_map(origin_y, exists, pooled_height, switches_height)
         first_x, count_x = windows_on_map(origin_x, exists, pooled_width, switches_width)
+        if RANK == 3:
+            first_z, count_z = windows_on_map(origin_z, exists, pooled_depth, switches_depth)
+            source = source * switches_depth + origin_z
         source = (source * switches_height + origin_y) * switches_width + origin_x
-        switches_plane = (source * all_channels + group * channels).to(INDEX)
+        switches_map = (source * all_channels + group * channels).to(INDEX)
 
     dtype: tl.constexpr = input.dtype.element_ty
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if dtype == tl.float64 else tl.float32)
     # At least one step: where a loop might be skipped, ptxas lets no two products of Hopper's overlap.
-    for step in range(tl.maximum(tl.cdiv(channels, BLOCK_K) * taps_y * taps_x, 1)):
+    for step in range(tl.maximum(tl.cdiv(channels, BLOCK_K) * taps_z * taps_y * taps_x, 1)):
         # Taps change faster than channels, so that what a step reads lies next to what the last one did.
         line_of_taps = step // taps_x
         tap_x = step - line_of_taps * taps_x
-        tap_y = line_of_taps % taps_y
-        channel = line_of_taps // taps_y * BLOCK_K + tl.arange(0, BLOCK_K)
+        plane_of_taps = line_of_taps // taps_y
+        tap_y = line_of_taps - plane_of_taps * taps_y
+        block = plane_of_taps // taps_z if RANK == 3 else plane_of_taps
+        tap_z = plane_of_taps - block * taps_z
+        channel = block * BLOCK_K + tl.arange(0, BLOCK_K)
         in_channels = channel < channels
 
         # Unsigned, so that what lies before the map lies far behind its end.
+        if RANK == 3:
+            position_z = (cell_z + (signal_z - tap_z * (DILATION_Z // COMMON_Z))).to(tl.uint32)
         position_y = (cell_y + (signal_y - tap_y * (DILATION_Y // COMMON_Y))).to(tl.uint32)
         position_x = (cell_x + (signal_x - tap_x * (DILATION_X // COMMON_X))).to(tl.uint32)
         signal = tl.zeros((BLOCK_M, BLOCK_K), dtype)
-        if WINDOWS_Y * WINDOWS_X > 1:
+        if WINDOWS_Z * WINDOWS_Y * WINDOWS_X > 1:
             signal = comparable(signal)
-        for back_y in tl.static_range(WINDOWS_Y - 1, -1, -1):
-            window_y = position_y // POOL_STRIDE_Y - back_y
-            pool_tap_y, sees_y = tap_of_window(
-                window_y, position_y, first_y, count_y, POOL_KERNEL_Y, POOL_STRIDE_Y, POOL_DILATION_Y
-            )
-            for back_x in tl.static_range(WINDOWS_X - 1, -1, -1):
-                window_x = position_x // POOL_STRIDE_X - back_x
-                pool_tap_x, sees_x = tap_of_window(
-                    window_x, position_x, first_x, count_x, POOL_KERNEL_X, POOL_STRIDE_X, POOL_DILATION_X
+        for back_z in tl.static_range(WINDOWS_Z - 1, -1, -1):
+            if RANK == 3:
+                window_z = position_z // POOL_STRIDE_Z - back_z
+                pool_tap_z, sees_z = tap_of_window(
+                    window_z, position_z, first_z, count_z, POOL_KERNEL_Z, POOL_STRIDE_Z, POOL_DILATION_Z
                 )
-                sees = (sees_y & sees_x)[:, None] & in_channels[None, :]
-                offset = plane + (window_y.to(INDEX) * pooled_width + window_x) * all_channels
-                value = tl.load(input + offset[:, None] + channel[None, :], mask=sees, other=0.0)
-                if switches is not None:
-                    offset = switches_plane + (window_y.to(INDEX) * switches_width + window_x) * all_channels
-                    switch = tl.load(switches + offset[:, None] + channel[None, :], mask=sees, other=0)
-                    chosen = switch.to(tl.int32) == (pool_tap_y * POOL_KERNEL_X + pool_tap_x).to(tl.int32)[:, None]
-                if switches is None:
-                    signal = value
-                elif WINDOWS_Y * WINDOWS_X == 1:
-                    signal = tl.where(chosen, value, signal)
-                elif LAST:
-                    signal = tl.where(chosen & sees, comparable(value), signal)
-                else:
-                    signal += tl.where(chosen, comparable(value), 0.0)
+            for back_y in tl.static_range(WINDOWS_Y - 1, -1, -1):
+                window_y = position_y // POOL_STRIDE_Y - back_y
+                pool_tap, sees_y = tap_of_window(
+                    window_y, position_y, first_y, count_y, POOL_KERNEL_Y, POOL_STRIDE_Y, POOL_DILATION_Y
+                )
+                pooled_row = window_y.to(INDEX)
+                switches_row = pooled_row
+                if RANK == 3:
+                    pool_tap += pool_tap_z * POOL_KERNEL_Y
+                    sees_y = sees_y & sees_z
+                    pooled_row += window_z.to(INDEX) * pooled_height
+                    switches_row += window_z.to(INDEX) * switches_height
+                for back_x in tl.static_range(WINDOWS_X - 1, -1, -1):
+                    window_x = position_x // POOL_STRIDE_X - back_x
+                    pool_tap_x, sees_x = tap_of_window(
+                        window_x, position_x, first_x, count_x, POOL_KERNEL_X, POOL_STRIDE_X, POOL_DILATION_X
+                    )
+                    sees = (sees_y & sees_x)[:, None] & in_channels[None, :]
+                    offset = map + (pooled_row * pooled_width + window_x) * all_channels
+                    value = tl.load(input + offset[:, None] + channel[None, :], mask=sees, other=0.0)
+                    if switches is not None:
+                        offset = switches_map + (switches_row * switches_width + window_x) * all_channels
+                        switch = tl.load(switches + offset[:, None] + channel[None, :], mask=sees, other=0)
+                        code = (pool_tap * POOL_KERNEL_X + pool_tap_x).to(tl.int32)
+                        chosen = switch.to(tl.int32) == code[:, None]
+                    if switches is None:
+                        signal = value
+                    elif WINDOWS_Z * WINDOWS_Y * WINDOWS_X == 1:
+                        signal = tl.where(chosen, value, signal)
+                    elif LAST:
+                        signal = tl.where(chosen & sees, comparable(value), signal)
+                    else:
+                        signal += tl.where(chosen, comparable(value), 0.0)
         if RELU:
             signal = positive(signal)
 
         tap = (first_tap_y + tap_y * (STRIDE_Y // COMMON_Y)) * KERNEL_X + first_tap_x + tap_x * (STRIDE_X // COMMON_X)
+        if RANK == 3:
+            tap += (first_tap_z + tap_z * (STRIDE_Z // COMMON_Z)) * KERNEL_Y * KERNEL_X
         offset = (tap * all_channels + group * channels + channel).to(INDEX) * features
         mask = in_channels[:, None] & (feature < features)[None, :]
         factor = tl.load(weight + offset[:, None] + feature[None, :], mask=mask, other=0.0)
         total = tl.dot(signal.to(dtype), factor, total, input_precision=PRECISION, out_dtype=total.dtype)
 
     total = tl.where(inside[:, None], total, 0.0)
-    offset = ((unit * height + y) * width + x) * (groups * features) + group * features
+    line = (unit * output_depth + z) * output_height + y if RANK == 3 else unit * output_height + y
+    offset = (line * output_width + x) * (groups * features) + group * features
     mask = written[:, None] & (feature < features)[None, :]
     tl.store(output + offset[:, None] + feature[None, :], total.to(dtype), mask=mask)
