@@ -24,11 +24,9 @@ struct SwitchRegion {
   int64_t end_y;
   int64_t begin_x;
   int64_t end_x;
-
-  __device__ __forceinline__ bool has(int64_t z, int64_t y, int64_t x) const {
-    return z >= begin_z && z < end_z && y >= begin_y && y < end_y && x >= begin_x && x < end_x;
-  }
 };
+
+__device__ __forceinline__ int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <typename T, typename SwitchType>
 struct MaxUnpool {
@@ -198,12 +196,12 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool_general(const Unp
     const SwitchRegion region = unpool.switches_of(item.image);
     int64_t out_y;
     const int64_t out_z = unpool.by_height.divide(item.row, &out_y);
-    const int64_t begin_z = unpool.z.first_window(out_z);
-    const int64_t begin_y = unpool.y.first_window(out_y);
-    const int64_t begin_x = unpool.x.first_window(item.column);
-    const int64_t end_z = unpool.z.end_window(out_z, unpool.pooled_depth);
-    const int64_t end_y = unpool.y.end_window(out_y, unpool.pooled_height);
-    const int64_t end_x = unpool.x.end_window(item.column, unpool.pooled_width);
+    const int64_t begin_z = larger(unpool.z.first_window(out_z), region.begin_z);
+    const int64_t begin_y = larger(unpool.y.first_window(out_y), region.begin_y);
+    const int64_t begin_x = larger(unpool.x.first_window(item.column), region.begin_x);
+    const int64_t end_z = unpool.z.end_window(out_z, region.end_z);
+    const int64_t end_y = unpool.y.end_window(out_y, region.end_y);
+    const int64_t end_x = unpool.x.end_window(item.column, region.end_x);
 
     A sum[kLanes] = {};
 #pragma unroll 1
@@ -220,7 +218,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool_general(const Unp
 #pragma unroll 1
         for (int64_t x = begin_x; x < end_x; ++x) {
           const int64_t tap_x = unpool.x.tap_at(item.column, x);
-          if (tap_x < 0 || !region.has(z, y, x)) continue;
+          if (tap_x < 0) continue;
           const int tap = static_cast<int>(code + tap_x);
           const auto switches = load_shared_data<kLanes>(unpool.switches + (switch_row + x * channels + channel));
           const auto input = load_shared_data<kLanes>(unpool.input + ((row + x) * channels + channel));

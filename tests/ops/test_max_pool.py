@@ -1,4 +1,4 @@
-"""max_pool2d: bit for bit what ATen's relu and max_pool2d give, and switches that say what ATen's indices say."""
+"""max_pool: bit for bit what ATen's relu and pooling give, and switches that say what ATen's indices say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pooling_cases import (
     DTYPES,
     GEOMETRIES,
     LAYOUTS,
+    OTHER_GEOMETRIES,
+    POOL,
     Geometry,
     assert_dense,
     assert_same_bits,
@@ -34,14 +36,14 @@ def check_against_aten(input: Tensor, geometry: Geometry, bias: Tensor | None, r
     """Pools `input`, wherever it is, and compares everything about the result with ATen on the CPU."""
     what = f"{geometry}, input {tuple(input.shape)} strides {input.stride()}, bias {bias is not None}, relu {relu}"
     before = input.clone()
-    values, switches = dk.max_pool2d(input, *geometry.window, geometry.ceil_mode, bias=bias, relu=relu)
+    values, switches = POOL[geometry.rank](input, *geometry.window, geometry.ceil_mode, bias=bias, relu=relu)
     assert_same_bits(input, before, f"the input after {what}")
     expected, indices = aten_pool(input, geometry, bias, relu)
     assert_same_bits(values, expected, f"values of {what}")
     assert_same_bits(switches, switches_of(indices, geometry), f"switches of {what}")
     for result in (values, switches):
         assert result.device == input.device
-        assert_dense(result, keeps_channels_last(input), what)
+        assert_dense(result, keeps_channels_last(input, geometry.rank), what, geometry.rank)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -49,7 +51,7 @@ def check_against_aten(input: Tensor, geometry: Geometry, bias: Tensor | None, r
 def test_equals_aten(backend: str, device: torch.device, dtype: torch.dtype, layout: str) -> None:
     for geometry in geometries(backend):
         shape = random_shape(geometry)
-        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device), geometry.rank)
         bias = random_values((shape[1],), dtype, "normal").to(device) if random.random() < 0.5 else None
         check_against_aten(input, geometry, bias, random.random() < 0.5)
 
@@ -57,8 +59,9 @@ def test_equals_aten(backend: str, device: torch.device, dtype: torch.dtype, lay
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_single_image(device: torch.device, dtype: torch.dtype, layout: str) -> None:
-    for geometry in random.sample(GEOMETRIES, 3):
-        input = LAYOUTS[layout](random_values(random_shape(geometry, batched=False), dtype).to(device))
+    for geometry in [*random.sample(GEOMETRIES, 3), *random.sample(OTHER_GEOMETRIES, 2)]:
+        values = random_values(random_shape(geometry, batched=False), dtype).to(device)
+        input = LAYOUTS[layout](values, geometry.rank)
         check_against_aten(input, geometry, None, random.random() < 0.5)
 
 
@@ -66,8 +69,12 @@ def test_single_image(device: torch.device, dtype: torch.dtype, layout: str) -> 
 def test_channel_counts(backend: str, device: torch.device, channels: int) -> None:
     combinations = list(itertools.product(DTYPES, ("contiguous", "channels_last")))
     for dtype, layout in random.sample(combinations, 1 if backend == "reference" else len(combinations)):
-        for geometry in (Geometry((6, 7), (2, 2), (2, 2)), Geometry((7, 7), (3, 3), (2, 2)), random_geometry()):
-            input = LAYOUTS[layout](random_values((2, channels, *geometry.size), dtype).to(device))
+        for geometry in (
+            Geometry((6, 7), (2, 2), (2, 2)),
+            Geometry((7, 7), (3, 3), (2, 2)),
+            random_geometry(random.choice((2, 3))),
+        ):
+            input = LAYOUTS[layout](random_values((2, channels, *geometry.size), dtype).to(device), geometry.rank)
             bias = random_values((channels,), dtype, "ties").to(device)
             check_against_aten(input, geometry, random.choice([None, bias]), random.random() < 0.5)
 
@@ -85,7 +92,8 @@ def test_windows_of_minus_infinity_choose_their_first_tap_in_the_map(
     backend: str, device: torch.device, dtype: torch.dtype
 ) -> None:
     for geometry, layout in itertools.product(geometries(backend), ("contiguous", "channels_last")):
-        input = LAYOUTS[layout](random_values(random_shape(geometry), dtype, "minus infinity").to(device))
+        values = random_values(random_shape(geometry), dtype, "minus infinity").to(device)
+        input = LAYOUTS[layout](values, geometry.rank)
         check_against_aten(input, geometry, None, relu=False)
 
 
@@ -141,23 +149,22 @@ def test_bias_is_rounded_before_values_are_compared(device: torch.device, dtype:
 
 def test_equals_a_loop_over_every_window(device: torch.device) -> None:
     """The definition, spelt out in Python numbers, without ATen."""
-    for _ in range(12):
-        geometry = random_geometry()
+    for rank in (1, 2, 2, 2, 2, 2, 3, 3, 3, 3):
+        geometry = random_geometry(rank)
         input = random_values((2, *geometry.size), torch.float64)
-        values, switches = dk.max_pool2d(input.to(device), *geometry.window, geometry.ceil_mode)
-        numbers = input.tolist()
-        for c, oy, ox in itertools.product(*(range(n) for n in values.shape)):
+        values, switches = POOL[rank](input.to(device), *geometry.window, geometry.ceil_mode)
+        for c, *window in itertools.product(*(range(n) for n in values.shape)):
             best, code = None, 0
-            for ky, kx in itertools.product(*(range(k) for k in geometry.kernel)):
-                y = oy * geometry.stride[0] - geometry.padding[0] + ky * geometry.dilation[0]
-                x = ox * geometry.stride[1] - geometry.padding[1] + kx * geometry.dilation[1]
-                if 0 <= y < geometry.size[0] and 0 <= x < geometry.size[1]:
-                    tap = numbers[c][y][x]
+            for number, taps in enumerate(itertools.product(*(range(k) for k in geometry.kernel))):
+                axes = zip(window, geometry.stride, geometry.padding, taps, geometry.dilation, strict=True)
+                place = [at * stride - padding + tap * dilation for at, stride, padding, tap, dilation in axes]
+                if all(0 <= at < length for at, length in zip(place, geometry.size, strict=True)):
+                    tap = input[(c, *place)].item()
                     if best is None or tap > best or math.isnan(tap):
-                        best, code = tap, ky * geometry.kernel[1] + kx
+                        best, code = tap, number
             best = -math.inf if best is None else best
-            value = values[c, oy, ox].item()
-            assert switches[c, oy, ox].item() == code, geometry
+            value = values[(c, *window)].item()
+            assert switches[(c, *window)].item() == code, geometry
             assert value == best or (math.isnan(value) and math.isnan(best)), geometry
 
 
@@ -173,16 +180,20 @@ def test_windows_without_a_tap_in_the_map(device: torch.device, relu: bool) -> N
         assert bool((values[..., geometry.windows_off_the_map.to(device)] == -math.inf).all())
 
 
-@pytest.mark.parametrize("window", [(16, 16), (17, 17), (1, 256), (257, 1), (128, 256)], ids=str)
-def test_switch_dtype_of_large_windows(backend: str, device: torch.device, window: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "window", [(16, 16), (17, 17), (1, 256), (257, 1), (128, 256), (4, 8, 8), (6, 6, 8), (300,)], ids=str
+)
+def test_switch_dtype_of_large_windows(backend: str, device: torch.device, window: tuple[int, ...]) -> None:
     if backend == "reference" and window == (128, 256):
         pytest.skip("32,768 taps one by one take the reference minutes")
-    geometry = Geometry((window[0] + 1, window[1] + 2), window, (1, 1))
+    geometry = Geometry(tuple(taps + 1 for taps in window), window, (1,) * len(window))
     for layout in ("contiguous", "channels_last"):
-        input = LAYOUTS[layout](random_values((2, 2, *geometry.size), torch.float32, "normal").to(device))
+        input = LAYOUTS[layout](
+            random_values((2, 2, *geometry.size), torch.float32, "normal").to(device), geometry.rank
+        )
         check_against_aten(input, geometry, None, relu=False)
-    _, switches = dk.max_pool2d(input, window, 1)
-    assert switches.dtype == (torch.uint8 if window[0] * window[1] <= 256 else torch.int16)
+    _, switches = POOL[geometry.rank](input, window, 1)
+    assert switches.dtype == (torch.uint8 if geometry.taps <= 256 else torch.int16)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -216,13 +227,16 @@ def test_lazily_negated_input_and_bias(device: torch.device) -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_same_bits_for_every_thread_count_and_call(device: torch.device, layout: str, threads: None) -> None:
-    for geometry in (Geometry((57, 61), (3, 3), (2, 2), (1, 1)), Geometry((56, 56), (2, 2), (2, 2))):
-        input = LAYOUTS[layout](random_values((3, 40, *geometry.size), torch.float32).to(device))
+    for geometry in (
+        Geometry((57, 61), (3, 3), (2, 2), (1, 1)),
+        Geometry((8, 20, 21), (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+    ):
+        input = LAYOUTS[layout](random_values((3, 40, *geometry.size), torch.float32).to(device), geometry.rank)
         bias = torch.randn(40, device=device)
         results = []
         for count in (1, 2, 2):
             torch.set_num_threads(count)
-            results.append(dk.max_pool2d(input, *geometry.window, bias=bias, relu=True))
+            results.append(POOL[geometry.rank](input, *geometry.window, bias=bias, relu=True))
         for values, switches in results[1:]:
             assert_same_bits(values, results[0][0], "values")
             assert_same_bits(switches, results[0][1], "switches")

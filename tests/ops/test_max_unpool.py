@@ -1,7 +1,9 @@
-"""max_unpool2d: bit for bit the gradient of the pooling ("sum") and F.max_unpool2d on one CPU thread ("last")."""
+"""max_unpool: bit for bit the gradient of the pooling ("sum") and ATen's unpooling on one CPU thread ("last")."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
 import random
@@ -10,9 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pooling_cases import (
+    ATEN_POOL,
     DTYPES,
     GEOMETRIES,
     LAYOUTS,
+    OTHER_GEOMETRIES,
+    POOL,
+    UNPOOL,
     Geometry,
     Pair,
     assert_dense,
@@ -35,21 +41,29 @@ OVERLAPS = ("sum", "last")
 
 def random_indices(shape: tuple[int, ...], geometry: Geometry) -> Tensor:
     """Indices as ATen's pooling makes them for a map full of ties."""
-    map = torch.randint(-2, 3, (*shape[:-2], *geometry.size)).float()
-    pooled = torch.nn.functional.max_pool2d(map, *geometry.window, geometry.ceil_mode, return_indices=True)
-    return pooled[1]
+    map = torch.randint(-2, 3, (*shape[: -geometry.rank], *geometry.size)).float()
+    return ATEN_POOL[geometry.rank](map, *geometry.window, geometry.ceil_mode, return_indices=True)[1]
 
 
 def aten_unpool(input: Tensor, indices: Tensor, geometry: Geometry, overlap: str, relu: bool) -> Tensor:
     """ATen's gradient of the pooling or its unpooling, summed in float32 (float64) and rounded once."""
+    if geometry.rank == 1:
+        row = Geometry(
+            (1, *geometry.size), *((n, *given) for n, given in zip((1, 1, 0, 1), geometry.window, strict=True))
+        )
+        row = dataclasses.replace(row, ceil_mode=geometry.ceil_mode)
+        return aten_unpool(input.unsqueeze(-2), indices.unsqueeze(-2), row, overlap, relu).squeeze(-2)
     input = input.detach().cpu().contiguous()
     wide = input if input.dtype == torch.float64 else input.float()
+    window, size = [list(numbers) for numbers in geometry.window], list(geometry.size)
     if overlap == "sum":
-        like = wide.new_zeros(*input.shape[:-2], *geometry.size)
-        window = [list(pair) for pair in geometry.window]
-        out = torch.ops.aten.max_pool2d_with_indices_backward(wide, like, *window, geometry.ceil_mode, indices)
+        like = wide.new_zeros(*input.shape[: -geometry.rank], *size)
+        backward = getattr(torch.ops.aten, f"max_pool{geometry.rank}d_with_indices_backward")
+        out = backward(wide, like, *window, geometry.ceil_mode, indices)
+    elif geometry.rank == 2:
+        out = torch.ops.aten.max_unpool2d(wide, indices, size)
     else:
-        out = torch.ops.aten.max_unpool2d(wide, indices, list(geometry.size))
+        out = torch.ops.aten.max_unpool3d(wide, indices, size, window[1], window[2])
     return (torch.relu(out) if relu else out).to(input.dtype)
 
 
@@ -58,12 +72,12 @@ def check(
 ) -> None:
     what = f"{what} {overlap} relu {relu} {geometry}, input {tuple(input.shape)} strides {input.stride()}"
     before = input.clone(), switches.clone()
-    out = dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=relu)
+    out = UNPOOL[geometry.rank](input, switches, *geometry.window, geometry.size, overlap=overlap, relu=relu)
     assert_same_bits(out, expected, what)
     assert_same_bits(input, before[0], f"the input after {what}")
     assert_same_bits(switches, before[1], f"the switches after {what}")
     assert out.device == input.device
-    assert_dense(out, keeps_channels_last(input), what)
+    assert_dense(out, keeps_channels_last(input, geometry.rank), what, geometry.rank)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -74,11 +88,12 @@ def test_equals_aten(backend: str, device: torch.device, dtype: torch.dtype, lay
         if geometry.windows_off_the_map.any():
             continue  # ATen refuses the indices it made for them
         shape = pooled_shape(geometry)
-        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device), geometry.rank)
         indices = random_indices(shape, geometry)
         if layout == "expanded":
-            indices = indices[..., :1, :, :].expand(shape)
-        switches = LAYOUTS[random.choice([layout, "contiguous"])](switches_of(indices, geometry).to(device))
+            indices = indices.narrow(-1 - geometry.rank, 0, 1).expand(shape)
+        switches = switches_of(indices, geometry).to(device)
+        switches = LAYOUTS[random.choice([layout, "contiguous"])](switches, geometry.rank)
         overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
         expected = aten_unpool(input, indices, geometry, overlap, relu)
         check(input, switches, geometry, overlap, relu, expected, "ATen")
@@ -91,8 +106,8 @@ def test_any_switches(backend: str, device: torch.device, dtype: torch.dtype, la
     """Switches into the padding, past the border and outside their window contribute nothing."""
     for geometry in geometries(backend):
         shape = pooled_shape(geometry)
-        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
-        switches = LAYOUTS[random.choice(list(LAYOUTS))](random_switches(shape, geometry).to(device))
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device), geometry.rank)
+        switches = LAYOUTS[random.choice(list(LAYOUTS))](random_switches(shape, geometry).to(device), geometry.rank)
         relu = random.random() < 0.5
         expected = unpool_by_hand(input, switches, geometry, overlap, relu)
         check(input, switches, geometry, overlap, relu, expected, "by hand")
@@ -101,12 +116,14 @@ def test_any_switches(backend: str, device: torch.device, dtype: torch.dtype, la
 @pytest.mark.parametrize("overlap", OVERLAPS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_single_image(device: torch.device, dtype: torch.dtype, overlap: str) -> None:
-    for geometry, layout in itertools.product(random.sample(GEOMETRIES[:30], 2), LAYOUTS):
+    for geometry, layout in itertools.product(
+        [random.choice(GEOMETRIES[:30]), random.choice(OTHER_GEOMETRIES)], LAYOUTS
+    ):
         shape = pooled_shape(geometry, batched=False)
-        input = LAYOUTS[layout](random_values(shape, dtype).to(device))
+        input = LAYOUTS[layout](random_values(shape, dtype).to(device), geometry.rank)
         switches = random_switches(shape, geometry).to(device)
         expected = unpool_by_hand(input, switches, geometry, overlap, relu=False)
-        check(input, switches, geometry, overlap, False, expected, "3-d")
+        check(input, switches, geometry, overlap, False, expected, "single")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -147,10 +164,14 @@ def test_contiguous_results_too_large_for_the_caches(device: torch.device, dtype
 def test_channel_counts(backend: str, device: torch.device, channels: int) -> None:
     combinations = list(itertools.product(DTYPES, ("contiguous", "channels_last")))
     for dtype, layout in random.sample(combinations, 1 if backend == "reference" else len(combinations)):
-        for geometry in (Geometry((6, 7), (2, 2), (2, 2)), Geometry((7, 7), (3, 3), (2, 2)), random_geometry()):
+        for geometry in (
+            Geometry((6, 7), (2, 2), (2, 2)),
+            Geometry((7, 7), (3, 3), (2, 2)),
+            random_geometry(random.choice((2, 3))),
+        ):
             shape = (2, channels, *geometry.pooled)
-            input = LAYOUTS[layout](random_values(shape, dtype).to(device))
-            switches = LAYOUTS[layout](random_switches(shape, geometry).to(device))
+            input = LAYOUTS[layout](random_values(shape, dtype).to(device), geometry.rank)
+            switches = LAYOUTS[layout](random_switches(shape, geometry).to(device), geometry.rank)
             overlap, relu = random.choice(OVERLAPS), random.random() < 0.5
             expected = unpool_by_hand(input, switches, geometry, overlap, relu)
             check(input, switches, geometry, overlap, relu, expected, "channels")
@@ -185,12 +206,11 @@ def test_every_valid_output_size(device: torch.device, window: int | Pair) -> No
 
 
 def test_output_size_of_full_windows_by_default(device: torch.device) -> None:
-    for _ in range(40):
-        geometry = random_geometry()
-        pooled = random.randint(1, 9), random.randint(1, 9)
-        full = tuple(
-            (pooled[a] - 1) * geometry.stride[a] + geometry.extent[a] - 2 * geometry.padding[a] for a in (0, 1)
-        )
+    for rank in (1, 2, 3) * 13:
+        geometry = random_geometry(rank)
+        pooled = tuple(random.randint(1, 9 - 2 * rank) for _ in range(rank))
+        axes = zip(pooled, geometry.stride, geometry.extent, geometry.padding, strict=True)
+        full = tuple((count - 1) * stride + extent - 2 * padding for count, stride, extent, padding in axes)
         if min(full) < 1:
             continue
         geometry = Geometry(full, *geometry.window)
@@ -198,7 +218,7 @@ def test_output_size_of_full_windows_by_default(device: torch.device) -> None:
         input = random_values((2, *pooled), torch.float32).to(device)
         switches = random_switches(tuple(input.shape), geometry).to(device)
         expected = unpool_by_hand(input, switches, geometry, "last", relu=False)
-        out = dk.max_unpool2d(input, switches, *geometry.window, overlap="last")
+        out = UNPOOL[rank](input, switches, *geometry.window, overlap="last")
         assert_same_bits(out, expected, str(geometry))
 
 
@@ -263,12 +283,13 @@ def test_empty_batch(device: torch.device, layout: str, overlap: str) -> None:
 
 
 def test_pool_and_unpool_bring_the_maxima_back(device: torch.device) -> None:
-    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
-        input = LAYOUTS[layout](random_values((2, 7, 12, 10), dtype, "normal").to(device))
-        values, switches = dk.max_pool2d(input, 2)
-        out = dk.max_unpool2d(values, switches, 2)
+    for dtype, layout, size in itertools.product(DTYPES, LAYOUTS, ((22,), (12, 10), (4, 6, 10))):
+        rank = len(size)
+        input = LAYOUTS[layout](random_values((2, 7, *size), dtype, "normal").to(device), rank)
+        values, switches = POOL[rank](input, 2)
+        out = UNPOOL[rank](values, switches, 2)
         assert torch.equal(out[out != 0], input[out != 0])
-        assert torch.equal(dk.max_pool2d(out.abs(), 2)[0], values.abs())
+        assert torch.equal(POOL[rank](out.abs(), 2)[0], values.abs())
         assert out.count_nonzero() == values.count_nonzero()
 
 
@@ -285,13 +306,18 @@ def test_lazily_negated_input(device: torch.device) -> None:
 def test_same_bits_for_every_thread_count_and_call(
     device: torch.device, layout: str, overlap: str, threads: None
 ) -> None:
-    geometry = Geometry((57, 61), (3, 3), (2, 2), (1, 1))
-    shape = (3, 48, *geometry.pooled)
-    input = LAYOUTS[layout](torch.randn(shape).to(device))
-    switches = random_switches(shape, geometry).to(device)
-    results = []
-    for count in (1, 2, 2):
-        torch.set_num_threads(count)
-        results.append(dk.max_unpool2d(input, switches, *geometry.window, geometry.size, overlap=overlap, relu=True))
-    for result in results[1:]:
-        assert_same_bits(result, results[0], overlap)
+    """In three dimensions too, where windows overlap and PyTorch's own unpooling writes in an order of its threads."""
+    for geometry in (
+        Geometry((57, 61), (3, 3), (2, 2), (1, 1)),
+        Geometry((9, 20, 21), (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+    ):
+        shape = (3, 48, *geometry.pooled)
+        input = LAYOUTS[layout](torch.randn(shape).to(device), geometry.rank)
+        switches = random_switches(shape, geometry).to(device)
+        unpool = functools.partial(UNPOOL[geometry.rank], input, switches, *geometry.window, geometry.size)
+        results = []
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            results.append(unpool(overlap=overlap, relu=True))
+        for result in results[1:]:
+            assert_same_bits(result, results[0], overlap)

@@ -1,4 +1,4 @@
-"""max_unpool2d_window: every window is what unpooling its part of the map would give."""
+"""max_unpool_window: every window is what unpooling its part of the map would give."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pooling_cases import (
     DTYPES,
     GEOMETRIES,
     LAYOUTS,
+    OTHER_GEOMETRIES,
+    UNPOOL,
+    UNPOOL_WINDOW,
     Geometry,
     assert_dense,
     assert_same_bits,
@@ -31,46 +34,55 @@ def check(
     input: Tensor, switches: Tensor, image: Tensor, origin: Tensor, geometry: Geometry, overlap: str, relu: bool
 ) -> None:
     what = f"{overlap} relu {relu} {geometry} windows {tuple(input.shape)} of maps {tuple(switches.shape)}"
-    out, origins = dk.max_unpool2d_window(input, switches, image, origin, *geometry.window, overlap=overlap, relu=relu)
+    unpool = UNPOOL_WINDOW[geometry.rank]
+    out, origins = unpool(input, switches, image, origin, *geometry.window, overlap=overlap, relu=relu)
     expected = unpool_windows_by_hand(input, switches, image, origin, geometry, overlap, relu)
     assert_same_bits(out, expected, what)
-    assert_dense(out, keeps_channels_last(input), what)
+    assert_dense(out, keeps_channels_last(input, geometry.rank), what, geometry.rank)
     assert out.device == origins.device == input.device
     moved = origin.cpu() * torch.tensor(geometry.stride) - torch.tensor(geometry.padding)
     assert_same_bits(origins, moved, f"origins of {what}")
+
+
+def chosen(fixed: int, other: int) -> list[Geometry]:
+    """Some of the fixed geometries, of those of other ranks, and a random one."""
+    some = random.sample(GEOMETRIES[:30], fixed) + random.sample(OTHER_GEOMETRIES, other)
+    return [*some, random_geometry(random.choice((1, 2, 3)))]
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_random_windows(backend: str, device: torch.device, dtype: torch.dtype, layout: str, overlap: str) -> None:
-    for geometry in random.sample(GEOMETRIES[:30], 4 if backend == "reference" else 16) + [random_geometry()]:
+    for geometry in chosen(*((2, 1) if backend == "reference" else (14, 4))):
         images, channels = random.randint(1, 3), random.choice([1, 3, 16, 19, 33])
         maps = (images, channels, *geometry.pooled)
-        size = random.randint(1, 6), random.randint(1, 6)
+        size = tuple(random.randint(1, 6 if geometry.rank < 3 else 4) for _ in range(geometry.rank))
         units = random.randint(1, 6)
-        input = LAYOUTS[layout](random_values((units, channels, *size), dtype).to(device))
-        switches = LAYOUTS[random.choice(list(LAYOUTS))](random_switches(maps, geometry).to(device))
+        input = LAYOUTS[layout](random_values((units, channels, *size), dtype).to(device), geometry.rank)
+        switches = LAYOUTS[random.choice(list(LAYOUTS))](random_switches(maps, geometry).to(device), geometry.rank)
         image = torch.randint(0, images, (units,)).to(device)
         ends = torch.tensor(geometry.pooled)
-        origin = (torch.rand(units, 2) * (ends + 10) - 6).floor().long().to(device)
+        origin = (torch.rand(units, geometry.rank) * (ends + 10) - 6).floor().long().to(device)
         check(input, switches, image, origin, geometry, overlap, random.random() < 0.5)
 
 
 def test_window_of_a_whole_map_is_its_unpooling(device: torch.device) -> None:
     """The window covers the map, padding included; cut to the map it is the unpooled map."""
     for overlap, layout in itertools.product(OVERLAPS, ("contiguous", "channels_last")):
-        for geometry in random.sample(GEOMETRIES[:26], 4) + [random_geometry()]:
+        for geometry in chosen(2, 2):
             shape = (3, 5, *geometry.pooled)
-            input = LAYOUTS[layout](random_values(shape, torch.float32).to(device))
+            input = LAYOUTS[layout](random_values(shape, torch.float32).to(device), geometry.rank)
             switches = random_switches(shape, geometry).to(device)
             image = torch.tensor([2, 0, 1], device=device)
-            origin = torch.zeros(3, 2, dtype=torch.int64, device=device)
-            windows, origins = dk.max_unpool2d_window(input, switches, image, origin, *geometry.window, overlap=overlap)
-            whole = dk.max_unpool2d(input, switches[image], *geometry.window, geometry.size, overlap=overlap)
-            top, left = (-origins[0]).tolist()
-            cut = windows[:, :, top : top + geometry.size[0], left : left + geometry.size[1]]
-            assert_same_bits(whole[:, :, : cut.shape[2], : cut.shape[3]], cut, f"{geometry} {overlap}")
+            origin = torch.zeros(3, geometry.rank, dtype=torch.int64, device=device)
+            places = (image, origin, *geometry.window)
+            windows, origins = UNPOOL_WINDOW[geometry.rank](input, switches, *places, overlap=overlap)
+            whole = UNPOOL[geometry.rank](input, switches[image], *geometry.window, geometry.size, overlap=overlap)
+            first = (-origins[0]).tolist()
+            cut = windows[(..., *(slice(at, at + length) for at, length in zip(first, geometry.size, strict=True)))]
+            seen = whole[(..., *(slice(length) for length in cut.shape[2:]))]
+            assert_same_bits(seen, cut, f"{geometry} {overlap}")
 
 
 def test_windows_of_a_map_that_is_zero_elsewhere(device: torch.device) -> None:
@@ -100,14 +112,16 @@ def test_windows_of_a_map_that_is_zero_elsewhere(device: torch.device) -> None:
 def test_origins_far_outside_give_zeros(device: torch.device, layout: str) -> None:
     """No arithmetic on an origin overflows into the map."""
     far = [2**63 - 1, -(2**63), 2**62, -(2**62), 2**32, -(2**32), 2**31 - 1, -(2**31), 10**6, -(10**6)]
-    origin = torch.tensor([(y, x) for y in [*far, 0] for x in [*far, 0] if (y, x) != (0, 0)], device=device)
-    units = len(origin)
-    switches = torch.zeros(1, 17, 9, 9, dtype=torch.uint8, device=device)
-    input = LAYOUTS[layout](torch.ones(units, 17, 3, 3, device=device))
-    image = torch.zeros(units, dtype=torch.int64, device=device)
-    for overlap, window in itertools.product(OVERLAPS, ((2, 2), (3, 2))):
-        out, _ = dk.max_unpool2d_window(input, switches, image, origin, *window, overlap=overlap)
-        assert_same_bits(out, torch.zeros_like(out), f"{overlap} {window}")
+    for rank in (2, 3):
+        places = [place for place in itertools.product([*far, 0], repeat=rank) if any(place)]
+        origin = torch.tensor(random.sample(places, 120), device=device)
+        units = len(origin)
+        switches = torch.zeros(1, 17, *[9] * rank, dtype=torch.uint8, device=device)
+        input = LAYOUTS[layout](torch.ones(units, 17, *[3] * rank, device=device), rank)
+        image = torch.zeros(units, dtype=torch.int64, device=device)
+        for overlap, window in itertools.product(OVERLAPS, ((2, 2), (3, 2))):
+            out, _ = UNPOOL_WINDOW[rank](input, switches, image, origin, *window, overlap=overlap)
+            assert_same_bits(out, torch.zeros_like(out), f"{overlap} {window}")
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

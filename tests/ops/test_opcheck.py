@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from pooling_cases import DTYPES, LAYOUTS, Geometry, random_geometry, random_switches, random_values
+from pooling_cases import DTYPES, LAYOUTS, POOL, Geometry, random_geometry, random_switches, random_values
 from torch._subclasses import FakeTensorMode
 
 import deconv_kernels as dk
 from deconv_kernels import backends
+from deconv_kernels.ops.library import without_rank
 
 NAMESPACES = {
     "cpu": "deconv_kernels",
@@ -25,6 +26,20 @@ GEOMETRIES = {
     "overlapping": Geometry((9, 8), (3, 3), (2, 2), (1, 1), ceil_mode=True),
     "dilated": Geometry((11, 12), (2, 3), (1, 2), (1, 1), (2, 1)),
 }
+VOLUMES = {
+    "2x2x2": Geometry((4, 6, 8), (2, 2, 2), (2, 2, 2)),
+    "overlapping": Geometry((5, 6, 7), (3, 2, 3), (2, 2, 2), (1, 0, 1), ceil_mode=True),
+    "dilated": Geometry((5, 9, 8), (1, 2, 3), (1, 1, 2), (0, 1, 1), (1, 2, 1)),
+}
+
+
+def rank_of(name: str) -> int:
+    """Of the maps that an op is tried on; those that serve every rank are tried on both."""
+    return 3 if "3d" in name or ("2d" not in name and name != "pack_weight" and random.random() < 0.5) else 2
+
+
+def geometries_of(rank: int) -> dict[str, Geometry]:
+    return GEOMETRIES if rank == 2 else VOLUMES
 
 
 def operator(backend: str, name: str) -> Any:
@@ -34,22 +49,25 @@ def operator(backend: str, name: str) -> Any:
 def arguments(name: str, geometry: Geometry, device: torch.device, layout: str, dtype: torch.dtype) -> list[Any]:
     """Good arguments of an op on maps of two images of three channels."""
 
-    def laid_out(tensor: torch.Tensor) -> torch.Tensor:
-        return LAYOUTS[layout](tensor).to(device)
+    rank, kind = geometry.rank, without_rank(name)
+
+    def laid_out(tensor: torch.Tensor, rank: int = rank) -> torch.Tensor:
+        return LAYOUTS[layout](tensor, rank).to(device)
 
     map = laid_out(random_values((2, 3, *geometry.size), dtype, "normal"))
     pooled = laid_out(random_values((2, 3, *geometry.pooled), dtype, "normal"))
     bias = torch.randn(3).to(device, dtype)
-    window = [list(pair) for pair in geometry.window]
-    _, switches = dk.max_pool2d(map.detach(), *geometry.window, geometry.ceil_mode)
+    window = [list(numbers) for numbers in geometry.window]
+    _, switches = POOL[rank](map.detach(), *geometry.window, geometry.ceil_mode)
     size = list(geometry.size)
-    if name == "max_pool2d":
+    if kind == "max_pool":
         return [map, bias, *window, geometry.ceil_mode, True]
-    if name == "max_unpool2d":
+    if kind == "max_unpool":
         return [pooled, switches, *window, size, "sum", True]
-    if name == "max_unpool2d_window":
-        windows = laid_out(random_values((3, 3, 2, 4), dtype, "normal"))
-        image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [1, -1], [9, 2]], device=device)
+    if kind == "max_unpool_window":
+        windows = laid_out(random_values((3, 3, 3, 2, 4)[: rank + 2], dtype, "normal"))
+        image = torch.tensor([1, 0, 1], device=device)
+        origin = torch.tensor([[0, 0, 0], [1, -1, 0], [9, 2, 1]], device=device)[:, :rank].contiguous()
         return [windows, switches, image, origin, window[0], window[1], window[3], "last", False]
     if name in ("backproject2d", "pack_weight"):
         weight = laid_out(random_values((3, 13, *random.choice([(3, 3), (1, 1), (2, 4)])), dtype, "normal"))
@@ -69,19 +87,19 @@ def arguments(name: str, geometry: Geometry, device: torch.device, layout: str, 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", backends.OPS)
 def test_opcheck(backend: str, device: torch.device, name: str, layout: str, differentiates: bool) -> None:
-    geometry = random.choice(list(GEOMETRIES.values()))
+    geometry = random.choice(list(geometries_of(rank_of(name)).values()))
     given = arguments(name, geometry, device, layout, torch.float32)
     if differentiates and not given[0].is_floating_point():
         pytest.skip(f"{name} has no gradient: its input holds integers")
-    for tensor in given[: 2 if name in ("max_pool2d", "backproject2d") else 1]:
+    for tensor in given[: 2 if without_rank(name) in ("max_pool", "backproject") else 1]:
         tensor.requires_grad_(differentiates)
     torch.library.opcheck(operator(backend, name), tuple(given))
 
 
 @pytest.mark.parametrize("overlap", ["sum", "last"])
-@pytest.mark.parametrize("name", ["max_unpool2d", "max_unpool2d_window"])
+@pytest.mark.parametrize("name", ["max_unpool2d", "max_unpool3d", "max_unpool2d_window", "max_unpool3d_window"])
 def test_opcheck_of_overlaps(backend: str, device: torch.device, name: str, overlap: str) -> None:
-    given = arguments(name, GEOMETRIES["overlapping"], device, "contiguous", torch.float64)
+    given = arguments(name, geometries_of(rank_of(name))["overlapping"], device, "contiguous", torch.float64)
     given[given.index("sum" if "sum" in given else "last")] = overlap
     given[0].requires_grad_()
     torch.library.opcheck(operator(backend, name), tuple(given))
@@ -128,20 +146,20 @@ def test_fake_packed_weights_are_like_the_real_ones(backend: str, device: torch.
 @pytest.mark.parametrize("name", backends.OPS)
 def test_fake_results_are_like_the_real_ones(backend: str, device: torch.device, name: str, dtype: torch.dtype) -> None:
     for layout in LAYOUTS:
-        geometry = random_geometry()
+        geometry = random_geometry(rank_of(name))
         if geometry.windows_off_the_map.any():
-            geometry = GEOMETRIES["dilated"]
+            geometry = geometries_of(geometry.rank)["dilated"]
         given = arguments(name, geometry, device, layout, dtype)
-        if name.startswith("max_unpool2d"):
+        if name.startswith("max_unpool"):
             given[1] = random_switches(tuple(given[1].shape), geometry).to(device)
         if name == "backproject2d" and random.random() < 0.5:
             given[4], given[6], given[7], given[8] = None, [1, 1], [1, 1], [1, 1]
         for batched in (True, False):
             if not batched:
-                if name in ("max_unpool2d_window", "backproject2d", "pack_weight"):
+                if without_rank(name) in ("max_unpool_window", "backproject", "pack_weight"):
                     continue
                 given[0] = given[0][0]
-                if name == "max_unpool2d":
+                if without_rank(name) == "max_unpool":
                     given[1] = given[1][0]
             real = operator(backend, name)(*given)
             with FakeTensorMode() as mode:

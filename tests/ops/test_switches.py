@@ -30,17 +30,19 @@ def test_there_and_back(backend: str, device: torch.device, layout: str) -> None
         if geometry.windows_off_the_map.any():
             continue  # their switches name no position of the map
         batched = random.random() < 0.7
-        input = LAYOUTS[layout](random_values(random_shape(geometry, batched), random.choice(DTYPES)).to(device))
+        shape = random_shape(geometry, batched)
+        input = LAYOUTS[layout](random_values(shape, random.choice(DTYPES)).to(device), geometry.rank)
         _, expected = aten_pool(input, geometry, None, relu=False)
-        expected = LAYOUTS[layout](expected)
-        switches = LAYOUTS[layout](switches_of(expected, geometry)).to(device)
-        size = random.choice([geometry.size, list(geometry.size), (*switches.shape[:-2], *geometry.size)])
+        expected = LAYOUTS[layout](expected, geometry.rank)
+        switches = LAYOUTS[layout](switches_of(expected, geometry), geometry.rank).to(device)
+        sizes = [geometry.size, list(geometry.size), (*shape[: -geometry.rank], *geometry.size)]
+        size = random.choice(sizes[: 3 if geometry.rank > 1 else 2])
         indices = dk.switches_to_indices(switches, size, *geometry.window)
         assert_same_bits(indices, expected, f"indices of {geometry}")
-        assert_dense(indices, keeps_channels_last(switches), f"indices of {geometry}")
+        assert_dense(indices, keeps_channels_last(switches, geometry.rank), f"indices of {geometry}", geometry.rank)
         back = dk.indices_to_switches(expected.to(device), size, *geometry.window)
         assert_same_bits(back, switches, f"switches of {geometry}")
-        assert_dense(back, keeps_channels_last(expected), f"switches of {geometry}")
+        assert_dense(back, keeps_channels_last(expected, geometry.rank), f"switches of {geometry}", geometry.rank)
         assert indices.device == back.device == device or device.type == "cuda"
 
 
