@@ -56,13 +56,13 @@ struct WindowAxis {
   Divider by_dilation;
 };
 
-// kernel x kernel windows, not dilated, of maps that have one plane.
 // Whether windows have kernel x kernel positions in a plane, each the next of the other, and lie `stride` apart there.
 inline bool is_square_in_planes(const Pooling& pooling, int64_t kernel, int64_t stride) {
   return pooling.y.kernel == kernel && pooling.x.kernel == kernel && pooling.y.stride == stride &&
          pooling.x.stride == stride && pooling.y.dilation == 1 && pooling.x.dilation == 1;
 }
 
+// The same, of maps that have one plane.
 inline bool is_square_window(const Pooling& pooling, int64_t depth, int64_t kernel, int64_t stride) {
   return depth == 1 && pooling.z.kernel == 1 && is_square_in_planes(pooling, kernel, stride);
 }

@@ -706,13 +706,13 @@ def _backproject(
     input, weight, _, origin, switches, _ = tensors
     stride, padding, dilation, groups = convolution
     filter, pad = Convolution.of(rank, stride, dilation, groups), bounded("padding", padding, rank, 0)
-    kernel_size, *window = pool
+    kernel_size, pool_stride, pool_padding, pool_dilation = pool
     if switches is None:
         pooling = Pooling.one_position(rank)
     elif kernel_size is None:
         raise TypeError("pool_kernel_size must be given with switches")
     else:
-        pooling = Pooling.of(rank, kernel_size, *window, "pool_")
+        pooling = Pooling.of(rank, kernel_size, pool_stride, pool_padding, pool_dilation, "pool_")
     check_map("input", input, rank, FLOATING)
     check_weight(weight, rank, groups)
     if crop is None:
@@ -746,8 +746,8 @@ def send_back(
     if geometry.rank != 1:
         return call(f"backproject{geometry.rank}d", tensors, *geometry)
     checks.backproject(*tensors, geometry)
-    rows = (input.unsqueeze(-2), weight.unsqueeze(-2), image, F.pad(origin, (1, 0)))
-    rows += (None if switches is None else switches.unsqueeze(-2), packed)
+    places = image, F.pad(origin, (1, 0)), None if switches is None else switches.unsqueeze(-2)
+    rows = (input.unsqueeze(-2), weight.unsqueeze(-2), *places, packed)
     return call("backproject2d", rows, *geometry.of_rows()).squeeze(-2)
 
 

@@ -158,9 +158,10 @@ def backproject(
     accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
     full = _transposed_convolution(signal.to(accumulate), weight.to(accumulate), geometry.convolution())
     rank, placement = geometry.rank, geometry.placement()
-    out, margins = full, []
-    for axis, (begin, size) in enumerate(zip(placement.begin, placement.size, strict=True)):
-        out = out[(..., slice(begin, begin + size), *[slice(None)] * (rank - 1 - axis))]
+    margins: list[int] = []
+    wanted = [slice(begin, begin + size) for begin, size in zip(placement.begin, placement.size, strict=True)]
+    out = full[(slice(None), slice(None), *wanted)]
+    for axis, size in enumerate(placement.size):
         margins = [0, size - out.shape[axis - rank], *margins]
     out = F.pad(out, margins)
     if placement.bounded():
@@ -195,7 +196,9 @@ def _transposed_convolution(signal: Tensor, weight: Tensor, convolution: Convolu
             slice(tap * spread, tap * spread + (count - 1) * step + 1, step)
             for tap, count, step, spread in zip(taps, size, stride, dilation, strict=True)
         ]
-        out[(..., *reached)] += torch.einsum("ugk...,gkc->ugc...", signal, weight[(..., *taps)])
+        out[(slice(None), slice(None), slice(None), *reached)] += torch.einsum(
+            "ugk...,gkc->ugc...", signal, weight[(..., *taps)]
+        )
     return out.flatten(1, 2)
 
 
