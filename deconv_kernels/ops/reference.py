@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,13 +193,11 @@ def _transposed_convolution(signal: Tensor, weight: Tensor, convolution: Convolu
     signal = signal.unflatten(1, (groups, -1))
     weight = weight.unflatten(0, (groups, -1))
     for taps in itertools.product(*map(range, kernel)):
-        reached = [
-            slice(tap * spread, tap * spread + (count - 1) * step + 1, step)
-            for tap, count, step, spread in zip(taps, size, stride, dilation, strict=True)
+        axes = zip(taps, size, stride, dilation, strict=True)
+        reached: list[Any] = [
+            slice(tap * spread, tap * spread + (count - 1) * step + 1, step) for tap, count, step, spread in axes
         ]
-        out[(slice(None), slice(None), slice(None), *reached)] += torch.einsum(
-            "ugk...,gkc->ugc...", signal, weight[(..., *taps)]
-        )
+        out[(..., *reached)] += torch.einsum("ugk...,gkc->ugc...", signal, weight[(..., *taps)])
     return out.flatten(1, 2)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES = (80, 90, 100)
-SOURCES = ("backproject", "max_pool2d", "max_unpool2d", "max_unpool2d_window", "switches")
+SOURCES = ("backproject", "max_pool", "max_unpool", "max_unpool_window", "switches")
 MOST_REGISTERS = 168  # with which three blocks of 128 threads fit a multiprocessor
 WIDEST = {"f": 4, "d": 2, "6__half": 8, "13__nv_bfloat16": 8}  # lanes of 16 bytes, by mangled name
 
@@ -24,14 +24,14 @@ WIDEST = {"f": 4, "d": 2, "6__half": 8, "13__nv_bfloat16": 8}  # lanes of 16 byt
 WIDE_ACCESSES = {
     ("backproject_patches", ()): (0, 0),
     ("backproject_tiles", ()): (6, 4),
-    ("max_pool2d_pairs", (2,)): (4, 0),
-    ("max_pool2d_columns", (2, 2, 1)): (4, 1),
-    ("max_pool2d_columns", (3, 2, 2)): (15, 2),
-    ("max_pool2d_general", ()): (1, 1),
-    ("max_unpool2d_pairs", (2,)): (0, 4),
-    ("max_unpool2d_columns", (2, 2, 1)): (1, 4),
-    ("max_unpool2d_columns", (3, 2, 1)): (4, 4),
-    ("max_unpool2d_general", ()): (1, 1),
+    ("max_pool_pairs", (2,)): (4, 0),
+    ("max_pool_columns", (2, 2, 1)): (4, 1),
+    ("max_pool_columns", (3, 2, 2)): (15, 2),
+    ("max_pool_general", ()): (1, 1),
+    ("max_unpool_pairs", (2,)): (0, 4),
+    ("max_unpool_columns", (2, 2, 1)): (1, 4),
+    ("max_unpool_columns", (3, 2, 1)): (4, 4),
+    ("max_unpool_general", ()): (1, 1),
     ("switches_to_indices", ()): (0, 2),
     ("indices_to_switches", ()): (2, 0),
 }
@@ -96,7 +96,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 
 def lanes_and_arguments(kernel: str) -> tuple[str, bool, tuple[int, ...]]:
     """A kernel's plain name, whether it takes 16 bytes a step, and its template arguments after the lanes."""
-    match = re.search(r"\d+(backproject2d|max_pool2d|max_unpool2d|switches_to|indices_to)_([a-z]+)I(.*)", kernel)
+    match = re.search(r"\d+(backproject2d|max_pool|max_unpool|switches_to|indices_to)_([a-z]+)I(.*)", kernel)
     assert match is not None, kernel
     name = f"{match[1]}_{match[2]}"
     numbers = tuple(int(n) for n in re.findall(r"Li(\d+)E", match[3]))
@@ -138,8 +138,8 @@ def test_accesses_are_wide(compiled: Compile, source: str, architecture: int) ->
             assert shared >= WIDE_SHARED_LOADS.get(name, 0), f"{kernel}: {shared} wide loads from shared memory"
             checked[name] += 1
     expected = {name for name, _ in WIDE_ACCESSES if name.startswith(source.removesuffix("_window") + "_")}
-    if source == "max_unpool2d_window":
-        expected.discard("max_unpool2d_pairs")
+    if source == "max_unpool_window":
+        expected.discard("max_unpool_pairs")
     if source == "switches":
         expected = {"switches_to_indices", "indices_to_switches"}
     assert set(checked) == expected

@@ -33,9 +33,10 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from deconv_kernels.ops import triton as triton_ops  # noqa: E402
 from deconv_kernels.ops.arguments import taking_flat  # noqa: E402
+from deconv_kernels.ops.library import without_rank  # noqa: E402
 
 # Called with the arguments of the schemas.
-kernels = SimpleNamespace(**{name: taking_flat(name, getattr(triton_ops, name)) for name in backends.OPS})
+kernels = SimpleNamespace(**{name: taking_flat(name, getattr(triton_ops, without_rank(name))) for name in backends.OPS})
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
 BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject")
 HOPPER = GPUTarget("cuda", 90, 32)

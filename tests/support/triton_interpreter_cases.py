@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from pooling_cases import (
     GEOMETRIES,
     LAYOUTS,
+    OTHER_GEOMETRIES,
     Geometry,
     assert_dense,
     assert_same_bits,
@@ -31,6 +32,7 @@ from pooling_cases import (
     random_values,
     switches_of,
     unpool_by_hand,
+    unpool_windows_by_hand,
 )
 from tolerances import assert_rounded_once
 from torch import Tensor
@@ -46,6 +48,7 @@ from deconv_kernels.ops import layout as layouts
 from deconv_kernels.ops import reference
 from deconv_kernels.ops import triton as kernels
 from deconv_kernels.ops.arguments import taking_flat
+from deconv_kernels.ops.library import without_rank
 
 CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output
@@ -53,7 +56,7 @@ COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
 BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject")
 # Called with the arguments of the schemas.
 kernels, reference = (  # type: ignore[assignment]
-    SimpleNamespace(**{name: taking_flat(name, getattr(module, name)) for name in backends.OPS})
+    SimpleNamespace(**{name: taking_flat(name, getattr(module, without_rank(name))) for name in backends.OPS})
     for module in (kernels, reference)
 )
 UNROLLED = [g for g in GEOMETRIES if g.kernel[0] * g.kernel[1] <= COMMON.LARGEST_UNROLLED_WINDOW]
@@ -126,7 +129,7 @@ def check_pool(input: Tensor, geometry: Geometry, bias: Tensor | None, relu: boo
     values, indices = aten_pool(input, geometry, bias, relu)
     assert_same_bits(results[0], values, f"values of {what}")
     assert_same_bits(results[1], switches_of(indices, geometry), f"switches of {what}")
-    for result, expected in zip(results, reference.max_pool(*arguments), strict=True):
+    for result, expected in zip(results, reference.max_pool2d(*arguments), strict=True):
         assert_same_bits(result, expected, f"{what}, against the reference")
         assert_dense(result, keeps_channels_last(input), what)
 
@@ -135,7 +138,7 @@ def check_unpool(values: Tensor, switches: Tensor, geometry: Geometry, overlap: 
     what = f"{geometry}, input {tuple(values.shape)} strides {values.stride()}, overlap {overlap}, relu {relu}"
     arguments = (values, switches, *geometry.window, geometry.size, overlap, relu)
     result = kernels.max_unpool2d(*arguments)
-    assert_same_bits(result, reference.max_unpool(*arguments), f"{what}, against the reference")
+    assert_same_bits(result, reference.max_unpool2d(*arguments), f"{what}, against the reference")
     assert_same_bits(result, unpool_by_hand(values, switches, geometry, overlap, relu), what)
     assert_dense(result, keeps_channels_last(values), what)
 
@@ -190,6 +193,33 @@ def test_values_that_tie(layout: str, kind: str) -> None:
     for geometry in sampled(6):
         for relu in (False, True):
             check_pool(LAYOUTS[layout](random_values(small_shape(geometry), torch.float32, kind)), geometry, None, relu)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_volumes(layout: str) -> None:
+    """Every pooling op on maps of three dimensions, with small and large windows."""
+    volumes = [g for g in OTHER_GEOMETRIES if g.rank == 3 and not g.windows_off_the_map.any()]
+    for geometry in random.sample(volumes, 2):
+        shape = (2, 3, *geometry.size)
+        bias, relu, overlap = torch.randn(3), random.random() < 0.5, random.choice(("sum", "last"))
+        input = LAYOUTS[layout](random_values(shape, torch.float32), 3)
+        pooled = kernels.max_pool3d(input, bias, *geometry.window, geometry.ceil_mode, relu)
+        values, indices = aten_pool(input, geometry, bias, relu)
+        assert_same_bits(pooled[0], values, f"values of {geometry}")
+        assert_same_bits(pooled[1], switches_of(indices, geometry), f"switches of {geometry}")
+        converted = kernels.switches_to_indices(pooled[1], geometry.size, *geometry.window)
+        assert_same_bits(converted, indices, f"indices of {geometry}")
+        back = kernels.indices_to_switches(converted, geometry.size, *geometry.window)
+        assert_same_bits(back, pooled[1], f"switches again of {geometry}")
+        codes = random_switches(tuple(values.shape), geometry)
+        out = kernels.max_unpool3d(values, codes, *geometry.window, geometry.size, overlap, relu)
+        assert_same_bits(out, unpool_by_hand(values, codes, geometry, overlap, relu), f"unpooling of {geometry}")
+        image, origin = torch.tensor([1, 0, 1]), torch.randint(-2, 3, (3, 3))
+        windows = LAYOUTS[layout](random_values((3, 3, 2, 3, 2), torch.float32), 3)
+        kernel, stride, _, dilation = geometry.window
+        out = kernels.max_unpool3d_window(windows, codes, image, origin, kernel, stride, dilation, overlap, relu)
+        expected = unpool_windows_by_hand(windows, codes, image, origin, geometry, overlap, relu)
+        assert_same_bits(out, expected, f"windows of {geometry}")
 
 
 @pytest.mark.parametrize("overlap", ["sum", "last"])
@@ -255,7 +285,7 @@ def test_max_unpool2d_window(layout: str, overlap: str) -> None:
         arguments = (*tensors, geometry.kernel, geometry.stride, geometry.dilation, overlap, random.random() < 0.5)
         result = kernels.max_unpool2d_window(*arguments)
         what = f"{geometry}, windows {tuple(tensors[0].shape)}, overlap {overlap}"
-        assert_same_bits(result, reference.max_unpool_window(*arguments), what)
+        assert_same_bits(result, reference.max_unpool2d_window(*arguments), what)
         assert_dense(result, keeps_channels_last(tensors[0]), what)
 
 
@@ -267,7 +297,7 @@ def test_windows_of_images_that_do_not_exist_are_zero(layout: str) -> None:
         rest = (geometry.kernel, geometry.stride, geometry.dilation, "sum", False)
         result = kernels.max_unpool2d_window(values, switches, image, origin, *rest)
         assert not result[1:3].any()
-        expected = reference.max_unpool_window(values[3:], switches, image[3:], origin[3:], *rest)
+        expected = reference.max_unpool2d_window(values[3:], switches, image[3:], origin[3:], *rest)
         assert_same_bits(result[3:], expected, "the other windows")
 
 
@@ -346,14 +376,14 @@ def exact(arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if arguments["switches"] is not None:
         window = (arguments[f"pool_{name}"] for name in ("kernel_size", "stride", "dilation"))
         where = arguments["switches"], arguments["image"], origin
-        signal = reference.max_unpool_window(signal, *where, *window, arguments["overlap"], arguments["relu"])
+        signal = reference.max_unpool2d_window(signal, *where, *window, arguments["overlap"], arguments["relu"])
         origin = origin * torch.tensor(arguments["pool_stride"])
     elif arguments["relu"]:
         signal = F.relu(signal)
     signal = signal.double()
     convolved = arguments | {"switches": None, "relu": False, "origin": origin}
     result, magnitude = (
-        reference.backproject(*(convolved | {"input": x, "weight": w}).values())
+        reference.backproject2d(*(convolved | {"input": x, "weight": w}).values())
         for x, w in ((signal, weight), (signal.abs(), weight.abs()))
     )
     return result, magnitude
@@ -507,7 +537,7 @@ def test_offsets_of_64_bits_give_the_same(monkeypatch: pytest.MonkeyPatch, layou
         arguments = (*window_arguments(geometry, torch.float32, layout), geometry.kernel, geometry.stride)
         arguments = (*arguments, geometry.dilation, "sum", True)
         result = kernels.max_unpool2d_window(*arguments)
-        assert_same_bits(result, reference.max_unpool_window(*arguments), f"windows, {geometry}")
+        assert_same_bits(result, reference.max_unpool2d_window(*arguments), f"windows, {geometry}")
 
 
 def test_empty_batch() -> None:
