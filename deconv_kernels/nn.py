@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -19,7 +19,96 @@ class _Layer(nn.Module):
         )
 
 
-class MaxPool2d(_Layer):
+class _MaxPool(_Layer):
+    rank: int
+    pool: Callable[..., tuple[Tensor, Tensor]]
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        return_switches: bool = False,
+        ceil_mode: bool = False,
+        *,
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        pooling = Pooling.of(self.rank, kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride, self.padding, self.dilation = pooling
+        self.return_switches = return_switches
+        self.ceil_mode = ceil_mode
+        self.relu = relu
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        pooled = type(self).pool(input, *window, self.ceil_mode, relu=self.relu)
+        return pooled if self.return_switches else pooled[0]
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"ceil_mode={self.ceil_mode}, relu={self.relu}"
+        )
+
+
+class _MaxUnpool(_Layer):
+    rank: int
+    unpool: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        *,
+        overlap: str = "sum",
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        pooling = Pooling.of(self.rank, kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride, self.padding, self.dilation = pooling
+        self.overlap = ops.check_overlap(overlap)
+        self.relu = relu
+
+    def forward(self, input: Tensor, switches: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        return type(self).unpool(input, switches, *window, output_size, overlap=self.overlap, relu=self.relu)
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"overlap={self.overlap!r}, relu={self.relu}"
+        )
+
+
+class MaxPool1d(_MaxPool):
+    """Max-pooling that returns its switches; `deconv_kernels.max_pool1d` as a layer.
+
+    Args:
+        kernel_size, stride, padding, dilation, ceil_mode: as `nn.MaxPool1d`.
+        return_switches: return (values, switches) instead of the values alone.
+        relu: rectify before pooling.
+
+    Shape:
+        (N, C, L) or (C, L) -> (N, C, PL) or (C, PL).
+
+    Raises:
+        TypeError, ValueError: as `deconv_kernels.max_pool1d`.
+
+    Example:
+        >>> pool = dk.nn.MaxPool1d(2, return_switches=True)
+        >>> values, switches = pool(torch.randn(8, 16, 32))
+        >>> values.shape, switches.dtype
+        (torch.Size([8, 16, 16]), torch.uint8)
+    """
+
+    rank, pool = 1, staticmethod(ops.max_pool1d)
+
+
+class MaxPool2d(_MaxPool):
     """Max-pooling that returns its switches; `deconv_kernels.max_pool2d` as a layer.
 
     Args:
@@ -40,39 +129,57 @@ class MaxPool2d(_Layer):
         (torch.Size([8, 16, 16, 16]), torch.uint8)
     """
 
-    def __init__(
-        self,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] | None = None,
-        padding: int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
-        return_switches: bool = False,
-        ceil_mode: bool = False,
-        *,
-        relu: bool = False,
-    ) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(
-            2, kernel_size, stride, padding, dilation
-        )
-        self.return_switches = return_switches
-        self.ceil_mode = ceil_mode
-        self.relu = relu
-
-    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        pooled = ops.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, relu=self.relu
-        )
-        return pooled if self.return_switches else pooled[0]
-
-    def extra_repr(self) -> str:
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"ceil_mode={self.ceil_mode}, relu={self.relu}"
-        )
+    rank, pool = 2, staticmethod(ops.max_pool2d)
 
 
-class MaxUnpool2d(_Layer):
+class MaxPool3d(_MaxPool):
+    """Max-pooling that returns its switches; `deconv_kernels.max_pool3d` as a layer.
+
+    Args:
+        kernel_size, stride, padding, dilation, ceil_mode: as `nn.MaxPool3d`.
+        return_switches: return (values, switches) instead of the values alone.
+        relu: rectify before pooling.
+
+    Shape:
+        (N, C, D, H, W) or (C, D, H, W) -> (N, C, PD, PH, PW) or (C, PD, PH, PW).
+
+    Raises:
+        TypeError, ValueError: as `deconv_kernels.max_pool3d`.
+
+    Example:
+        >>> pool = dk.nn.MaxPool3d(2, return_switches=True)
+        >>> values, switches = pool(torch.randn(2, 4, 8, 8, 8))
+        >>> values.shape, switches.dtype
+        (torch.Size([2, 4, 4, 4, 4]), torch.uint8)
+    """
+
+    rank, pool = 3, staticmethod(ops.max_pool3d)
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Unpooling by switches; `deconv_kernels.max_unpool1d` as a layer.
+
+    Args:
+        kernel_size, stride, padding, dilation: those of the pooling.
+        overlap: "sum" or "last", what happens where several windows name one position.
+        relu: rectify the result.
+
+    Shape:
+        (N, C, PL) or (C, PL) -> (N, C, L) or (C, L).
+
+    Raises:
+        TypeError, ValueError: as `deconv_kernels.max_unpool1d`.
+
+    Example:
+        >>> pool, unpool = dk.nn.MaxPool1d(2, return_switches=True), dk.nn.MaxUnpool1d(2)
+        >>> unpool(*pool(torch.tensor([[1.0, 5.0, 7.0, 3.0]])))
+        tensor([[0., 5., 7., 0.]])
+    """
+
+    rank, unpool = 1, staticmethod(ops.max_unpool1d)
+
+
+class MaxUnpool2d(_MaxUnpool):
     """Unpooling by switches; `deconv_kernels.max_unpool2d` as a layer.
 
     Args:
@@ -93,38 +200,27 @@ class MaxUnpool2d(_Layer):
                  [0., 0.]]])
     """
 
-    def __init__(
-        self,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int] | None = None,
-        padding: int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
-        *,
-        overlap: str = "sum",
-        relu: bool = False,
-    ) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.padding, self.dilation = Pooling.of(
-            2, kernel_size, stride, padding, dilation
-        )
-        self.overlap = ops.check_overlap(overlap)
-        self.relu = relu
+    rank, unpool = 2, staticmethod(ops.max_unpool2d)
 
-    def forward(self, input: Tensor, switches: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        return ops.max_unpool2d(
-            input,
-            switches,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            output_size,
-            overlap=self.overlap,
-            relu=self.relu,
-        )
 
-    def extra_repr(self) -> str:
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"overlap={self.overlap!r}, relu={self.relu}"
-        )
+class MaxUnpool3d(_MaxUnpool):
+    """Unpooling by switches; `deconv_kernels.max_unpool3d` as a layer.
+
+    Args:
+        kernel_size, stride, padding, dilation: those of the pooling.
+        overlap: "sum" or "last", what happens where several windows name one position.
+        relu: rectify the result.
+
+    Shape:
+        (N, C, PD, PH, PW) or (C, PD, PH, PW) -> (N, C, D, H, W) or (C, D, H, W).
+
+    Raises:
+        TypeError, ValueError: as `deconv_kernels.max_unpool3d`.
+
+    Example:
+        >>> pool, unpool = dk.nn.MaxPool3d(2, return_switches=True), dk.nn.MaxUnpool3d(2)
+        >>> unpool(*pool(torch.arange(8.0).reshape(1, 2, 2, 2))).flatten()
+        tensor([0., 0., 0., 0., 0., 0., 0., 7.])
+    """
+
+    rank, unpool = 3, staticmethod(ops.max_unpool3d)

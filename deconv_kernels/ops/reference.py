@@ -194,10 +194,12 @@ def _transposed_convolution(signal: Tensor, weight: Tensor, convolution: Convolu
     weight = weight.unflatten(0, (groups, -1))
     for taps in itertools.product(*map(range, kernel)):
         axes = zip(taps, size, stride, dilation, strict=True)
-        reached: list[Any] = [
+        reached = [
             slice(tap * spread, tap * spread + (count - 1) * step + 1, step) for tap, count, step, spread in axes
         ]
-        out[(..., *reached)] += torch.einsum("ugk...,gkc->ugc...", signal, weight[(..., *taps)])
+        place: Any = (..., *reached)
+        of_tap: Any = (..., *taps)
+        out[place] += torch.einsum("ugk...,gkc->ugc...", signal, weight[of_tap])
     return out.flatten(1, 2)
 
 

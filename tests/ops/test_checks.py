@@ -14,7 +14,7 @@ from deconv_kernels import backends
 from deconv_kernels.ops.library import without_rank
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
-FILES = {name: name for name in ("max_pool2d", "max_unpool2d", "max_unpool2d_window")}
+FILES = {name: without_rank(name) for name in backends.OPS if name.startswith("max_")}
 FILES |= dict.fromkeys(("backproject2d", "backproject3d"), "backproject")
 FILES |= {"pack_weight": "pack_weight"} | dict.fromkeys(("switches_to_indices", "indices_to_switches"), "switches")
 
@@ -42,33 +42,45 @@ def test_launchers_begin_with_the_check_of_their_op(op: str, launchers: str) -> 
     assert written_again is None, f"{launchers.format(FILES[op])} checks by itself: {written_again}"
 
 
-def calls() -> dict[str, tuple[Callable[..., object], dict[str, Tensor | None]]]:
-    """Every op with its tensors by name, as a function of those; each call is a good one."""
+def calls(rank: int) -> dict[str, tuple[Callable[..., object], dict[str, Tensor | None]]]:
+    """Every op for maps of `rank` dimensions with its tensors by name, as a function of those; each call is a good one.
+
+    The names are without rank.
+    """
     ops = torch.ops.deconv_kernels
-    window, windows = [[2, 2], [2, 2], [0, 0], [1, 1]], [[2, 2], [2, 2], [1, 1]]
-    maps, switches = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    image, origin = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64)
-    weight, indices = torch.ones(3, 5, 3, 3), torch.zeros(2, 3, 1, 1, dtype=torch.int64)
-    packed = ops.pack_weight(weight, [1, 1], [1, 1], 1)
-    convolution = [[1, 1], [1, 1], 1, [0, 0], [10, 10], [0, 0], [-1, -1]]
+
+    def per_axis(*numbers: int) -> list[list[int]]:
+        return [[number] * rank for number in numbers]
+
+    window, windows = per_axis(2, 2, 0, 1), per_axis(2, 2, 1)
+    maps, switches = torch.ones(2, 3, *[4] * rank), torch.zeros(2, 3, *[4] * rank, dtype=torch.uint8)
+    image, origin = torch.zeros(2, dtype=torch.int64), torch.zeros(2, rank, dtype=torch.int64)
+    weight, indices = torch.ones(3, 5, *[3] * rank), torch.zeros(2, 3, *[1] * rank, dtype=torch.int64)
+    convolution = [*per_axis(1, 1), 1]
+    packed = ops.pack_weight(weight, *convolution)
+    placement = per_axis(0, 10, 0, -1)
     placed = {"image": image, "origin": origin, "switches": switches}
+    pool, unpool, unpool_window, send_back = (
+        getattr(ops, name)
+        for name in (f"max_pool{rank}d", f"max_unpool{rank}d", f"max_unpool{rank}d_window", f"backproject{rank}d")
+    )
     return {
-        "max_pool2d": (lambda input, bias: ops.max_pool2d(input, bias, *window, False, False),
-                       {"input": maps, "bias": torch.ones(3)}),
-        "max_unpool2d": (lambda input, switches: ops.max_unpool2d(input, switches, *window, [8, 8], "sum", False),
-                         {"input": maps, "switches": switches}),
-        "max_unpool2d_window": (
-            lambda input, image, origin, switches: ops.max_unpool2d_window(
+        "max_pool": (lambda input, bias: pool(input, bias, *window, False, False),
+                     {"input": maps, "bias": torch.ones(3)}),
+        "max_unpool": (lambda input, switches: unpool(input, switches, *window, *per_axis(8), "sum", False),
+                       {"input": maps, "switches": switches}),
+        "max_unpool_window": (
+            lambda input, image, origin, switches: unpool_window(
                 input, switches, image, origin, *windows, "sum", False),
             {"input": maps, **placed}),
-        "backproject2d": (
-            lambda input, weight, image, origin, switches, packed: ops.backproject2d(
-                input, weight, image, origin, switches, packed, *windows, "sum", False, *convolution),
+        "backproject": (
+            lambda input, weight, image, origin, switches, packed: send_back(
+                input, weight, image, origin, switches, packed, *windows, "sum", False, *convolution, *placement),
             {"input": maps, "weight": weight, **placed, "packed": packed}),
-        "pack_weight": (lambda weight: ops.pack_weight(weight, [1, 1], [1, 1], 1), {"weight": weight}),
-        "switches_to_indices": (lambda switches: ops.switches_to_indices(switches, [8, 8], *window),
+        "pack_weight": (lambda weight: ops.pack_weight(weight, *convolution), {"weight": weight}),
+        "switches_to_indices": (lambda switches: ops.switches_to_indices(switches, *per_axis(8), *window),
                                 {"switches": switches}),
-        "indices_to_switches": (lambda indices: ops.indices_to_switches(indices, [2, 2], *window),
+        "indices_to_switches": (lambda indices: ops.indices_to_switches(indices, *per_axis(2), *window),
                                 {"indices": indices}),
     }  # fmt: skip
 
@@ -78,7 +90,7 @@ def test_tensors_without_memory_are_refused_by_name(op: str) -> None:
     reason = backends.why_not("cpu")
     if reason is not None:
         pytest.skip(f"backend cpu: {reason}")
-    function, tensors = calls()[op]
+    function, tensors = calls(3 if "3d" in op else 2)[without_rank(op)]
     function(**tensors)
     for name, tensor in tensors.items():
         assert tensor is not None
