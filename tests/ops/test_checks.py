@@ -14,9 +14,7 @@ from deconv_kernels import backends
 from deconv_kernels.ops.library import without_rank
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
-FILES = {name: without_rank(name) for name in backends.OPS if name.startswith("max_")}
-FILES |= dict.fromkeys(("backproject2d", "backproject3d"), "backproject")
-FILES |= {"pack_weight": "pack_weight"} | dict.fromkeys(("switches_to_indices", "indices_to_switches"), "switches")
+SWITCHES = ("switches_to_indices", "indices_to_switches")  # the ops that share a file
 
 # What is for csrc/checks.h alone to call.
 PARTS = r"\b(check_(memory|dtype|same_device|same_map|floating)|checked_\w+|map_shape|make_pooling)\("
@@ -31,15 +29,16 @@ def test_kernels_launch_what_their_check_returns() -> None:
 @pytest.mark.parametrize("launchers", ["cpu/{}.cpp", "cuda/{}.cu"], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("op", backends.OPS)
 def test_launchers_begin_with_the_check_of_their_op(op: str, launchers: str) -> None:
-    source = (SOURCES / launchers.format(FILES[op])).read_text()
+    file = launchers.format("switches" if op in SWITCHES else without_rank(op))
+    source = (SOURCES / file).read_text()
     assert re.search(rf"\b(?:inline )?\w+ check_{without_rank(op)}\(", (SOURCES / "checks.h").read_text())
     called = re.search(rf'm\.impl\("{op}", TORCH_BOX\(\(&Checked<(\w+)(?:<\d>)?, (\w+)>::kernel\)\)\)', source)
-    assert called is not None, f"{launchers.format(FILES[op])} has no kernel for {op}"
+    assert called is not None, f"{file} has no kernel for {op}"
     assert called[1] == f"check_{without_rank(op)}", f"the check is {called[1]}"
     launcher = re.search(rf"^[\w:<>, ]+ {called[2]}\(const \w+Call& call\) \{{", source, re.M)
     assert launcher is not None, f"{called[2]} takes something else than what its check returns"
     written_again = re.search(PARTS, source)
-    assert written_again is None, f"{launchers.format(FILES[op])} checks by itself: {written_again}"
+    assert written_again is None, f"{file} checks by itself: {written_again}"
 
 
 def calls(rank: int) -> dict[str, tuple[Callable[..., object], dict[str, Tensor | None]]]:

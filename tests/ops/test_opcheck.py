@@ -35,7 +35,7 @@ VOLUMES = {
 
 def rank_of(name: str) -> int:
     """Of the maps that an op is tried on; those that serve every rank are tried on both."""
-    return 3 if "3d" in name or ("2d" not in name and name != "pack_weight" and random.random() < 0.5) else 2
+    return 3 if "3d" in name or ("2d" not in name and random.random() < 0.5) else 2
 
 
 def geometries_of(rank: int) -> dict[str, Geometry]:
@@ -64,20 +64,22 @@ def arguments(name: str, geometry: Geometry, device: torch.device, layout: str, 
         return [map, bias, *window, geometry.ceil_mode, True]
     if kind == "max_unpool":
         return [pooled, switches, *window, size, "sum", True]
-    if kind == "max_unpool_window":
+    if kind in ("max_unpool_window", "backproject"):
         windows = laid_out(random_values((3, 3, 3, 2, 4)[: rank + 2], dtype, "normal"))
         image = torch.tensor([1, 0, 1], device=device)
         origin = torch.tensor([[0, 0, 0], [1, -1, 0], [9, 2, 1]], device=device)[:, :rank].contiguous()
+    if kind == "max_unpool_window":
         return [windows, switches, image, origin, window[0], window[1], window[3], "last", False]
-    if name in ("backproject2d", "pack_weight"):
-        weight = laid_out(random_values((3, 13, *random.choice([(3, 3), (1, 1), (2, 4)])), dtype, "normal"))
-        convolution = random.choice([([1, 1], [1, 1]), ([2, 1], [1, 3])])
-        if name == "pack_weight":
+    if kind in ("backproject", "pack_weight"):
+        kernel = random.choice([(3, 3, 3), (1, 1, 1), (2, 4, 1)])[:rank]
+        weight = laid_out(random_values((3, 13, *kernel), dtype, "normal"))
+        convolution = random.choice([([1, 1, 1], [1, 1, 1]), ([2, 1, 1], [1, 3, 2])])
+        convolution = [numbers[:rank] for numbers in convolution]
+        if kind == "pack_weight":
             return [weight, *convolution, 1]
-        windows = laid_out(random_values((3, 3, 2, 4), dtype, "normal"))
-        image, origin = torch.tensor([1, 0, 1], device=device), torch.tensor([[0, 0], [1, -1], [9, 2]], device=device)
         pooled_by = [switches, None, window[0], window[1], window[3], "sum", True]
-        return [windows, weight, image, origin, *pooled_by, *convolution, 1, [1, 0], [9, 5], [-1, 0], [9, 17]]
+        placement = [numbers[:rank] for numbers in ([1, 0, 1], [9, 5, 7], [-1, 0, 1], [9, 17, 8])]
+        return [windows, weight, image, origin, *pooled_by, *convolution, 1, *placement]
     if name == "switches_to_indices":
         return [switches, size, *window]
     return [dk.switches_to_indices(switches, size, *geometry.window), size, *window]
