@@ -24,7 +24,6 @@ namespace py = pybind11;
 namespace deconv_kernels::cuda {
 namespace {
 
-using Pair = std::array<int64_t, 2>;
 using Entries = std::vector<int64_t>;  // one for each of two or three axes
 
 struct Map {
@@ -64,7 +63,6 @@ Pooling make_pooling(const Entries& kernel_size, const Entries& stride, const En
 // Windows without padding.
 Pooling windows_of(const Entries& kernel_size, const Entries& stride, const Entries& dilation) {
   return make_pooling(kernel_size, stride, Entries(kernel_size.size(), 0), dilation);
-}
 }
 
 Path path_of(const std::string& name) {

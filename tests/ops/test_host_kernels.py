@@ -43,6 +43,11 @@ from pooling_cases import (
 )
 from tolerances import assert_rounded_once
 
+from deconv_kernels.ops import reference
+from deconv_kernels.ops.geometry import Backprojection as Backprojected
+from deconv_kernels.ops.geometry import Convolution as ForwardConvolution
+from deconv_kernels.ops.geometry import Placement, Pooling
+
 ROOT = Path(__file__).resolve().parents[2]
 GUARD = 4096  # bytes before and after every array
 GUARD_BYTE = 0xA5
@@ -592,8 +597,91 @@ def overflow(host: Any) -> dict[str, int]:
     return {}
 
 
+# Kernel, stride and dilation of a convolution, its groups, and channels of a group: of the signal and the result.
+DEEP_CONVOLUTIONS = (
+    ((3, 3, 3), (1, 1, 1), (1, 1, 1), 1, (5, 64)),
+    ((2, 3, 3), (1, 1, 1), (3, 1, 1), 2, (3, 64)),
+    ((3, 3, 3), (2, 1, 1), (1, 1, 1), 1, (4, 64)),
+    ((3, 2, 1), (2, 3, 1), (3, 2, 1), 3, (2, 7)),
+    ((1, 4, 2), (2, 1, 2), (1, 1, 1), 1, (9, 8)),
+)
+DEEP_POOLINGS = (
+    None,
+    Pooling((2, 2, 2), (2, 2, 2), (0, 0, 0), (1, 1, 1)),
+    Pooling((1, 2, 2), (1, 2, 2), (0, 0, 0), (1, 1, 1)),
+    Pooling((3, 2, 3), (2, 1, 2), (0, 0, 0), (1, 2, 1)),
+)
+
+
+def run_backproject3d(
+    host: Any, tensors: tuple[Any, ...], geometry: Backprojected, channels_last: bool, path: str
+) -> Tensor | None:
+    """What a kernel makes of windows, by the arguments of the op; None if it cannot."""
+    input, weight, image, origin, switches = tensors
+
+    def laid_out(maps: Tensor) -> np.ndarray:
+        return (maps.movedim(1, -1) if channels_last else maps).contiguous().numpy()
+
+    outputs = geometry.groups * weight.shape[1]
+    out = laid_out(torch.full((len(input), outputs, *geometry.size), 77.0, dtype=input.dtype))
+    arrays = laid_out(input), weight.permute(2, 3, 4, 0, 1).contiguous().numpy(), image.numpy(), origin.numpy()
+    try:
+        host.backproject(
+            name_of(input.dtype),
+            *(*arrays, None if switches is None else laid_out(switches), out),
+            *(*geometry[:8], geometry.begin, geometry.base, geometry.map_size, channels_last),
+            *(path, blocks()),
+        )
+    except ValueError as error:
+        assert "this path cannot" in str(error) and path == "patches", error
+        return None
+    return torch.from_numpy(out).movedim(-1, 1) if channels_last else torch.from_numpy(out)
+
+
+def check_backproject3d(host: Any) -> dict[str, int]:
+    """Small whole numbers, whose sums are exact in any order; each time a unit by itself has to give the same."""
+    counts: collections.Counter[str] = collections.Counter()
+    calls = itertools.product(DEEP_CONVOLUTIONS, DEEP_POOLINGS, (False, True))
+    for (kernel, stride, dilation, groups, channels), pooling, channels_last in calls:
+        dtype, units, inputs = random.choice((torch.float32, torch.float64, torch.float16)), 3, groups * channels[0]
+        size = tuple(random.randint(1, 3) for _ in range(3))
+        input = torch.randint(-3, 4, (units, inputs, *size)).to(dtype)
+        weight = torch.randint(-3, 4, (inputs, channels[1], *kernel)).to(dtype)
+        image, origin = torch.randint(0, 2, (units,)), torch.randint(-2, 4, (units, 3))
+        switches, window = None, Pooling.one_position(3)
+        if pooling is not None:
+            maps = (2, inputs, *(random.randint(1, 4) for _ in range(3)))
+            window, switches = pooling, torch.randint(0, pooling.taps() + 1, maps).to(torch.uint8)
+        full = Pooling(kernel, stride, (0, 0, 0), dilation).unpooled_size(window.unpooled_size(size))
+        placement = Placement(
+            begin=tuple(random.randint(0, length) for length in full),
+            size=tuple(random.randint(1, length + 1) for length in full),
+            base=tuple(random.randint(-4, 4) for _ in range(3)),
+            map_size=random.choice(((-1,) * 3, tuple(random.randint(1, 9) for _ in range(3)))),
+        )
+        convolution = ForwardConvolution(stride, dilation, groups)
+        geometry = Backprojected.of(
+            window, random.choice(("sum", "last")), random.random() < 0.5, convolution, placement
+        )
+        exact = reference.backproject(input.double(), weight.double(), image, origin, switches, None, geometry)
+        for path in ("tiles", "patches"):
+            what = f"{path}, {kernel} {geometry} channels {channels}, channels_last {channels_last}"
+            actual = run_backproject3d(host, (input, weight, image, origin, switches), geometry, channels_last, path)
+            if actual is None:
+                continue
+            counts[path] += 1
+            assert_same_bits(actual + 0, exact.to(dtype) + 0, what)
+            unit = slice(random.randrange(units), None)
+            rest = (input[unit], weight, image[unit], origin[unit], switches)
+            alone = run_backproject3d(host, rest, geometry, channels_last, path)
+            assert alone is not None
+            assert_same_bits(alone, actual[unit], f"units from {unit.start} on by themselves, {what}")
+    return counts
+
+
 CHECKS = {
     "backproject2d": check_backproject2d,
+    "backproject3d": check_backproject3d,
     "max_pool2d": check_max_pool2d,
     "max_unpool2d": check_max_unpool2d,
     "max_unpool2d_window": check_max_unpool2d_window,
@@ -644,6 +732,8 @@ def test_kernels_under_sanitizers(host_module: Path, check: str, seed: int) -> N
     counts = dict(line.split() for line in result.stdout.splitlines())
     if check == "backproject2d":
         assert set(counts) == {"automatic", "tiles", "patches", "shared"}, "not every kernel ran"
+    if check == "backproject3d":
+        assert set(counts) == {"tiles", "patches"}, "not every kernel ran"
     if check in ("max_pool2d", "max_unpool2d"):
         assert set(counts) == set(PATHS), "not every kernel ran"
     if check == "max_unpool2d_window":
