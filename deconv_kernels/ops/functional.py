@@ -727,7 +727,7 @@ def _backproject(
     elif isinstance(output_size, Sequence):
         map_size = bounded("output_size", output_size, rank, 1)
     else:
-        raise TypeError(f"output_size must be ({AXES[rank]}), got {output_size!r}")
+        raise TypeError(f"output_size must be ints ({AXES[rank]}), got {output_size!r}")
     geometry = Backprojection.of(pooling, overlap, relu, filter, Placement(begin, size, base, map_size))
     return send_back(*tensors, geometry), moved(origin, geometry.step(pooled=True), base)
 

@@ -396,7 +396,7 @@ def projection_cases() -> None:
         got = type(value).__name__
         case(f"pack_weight: {got}", lambda t, v=value: dk.pack_weight(v), TypeError, "weight", "Tensor", got)
     case("pack_weight: integers", lambda t: dk.pack_weight(t.weight.int()), TypeError, "weight", "float32", "int32")
-    case("pack_weight: 3-d", lambda t: dk.pack_weight(t.weight[0]), ValueError, "weight", "(12, 3, 3)")
+    case("pack_weight: 2-d", lambda t: dk.pack_weight(t.weight[0, 0]), ValueError, "weight", "(3, 3)")
     case("pack_weight: empty", lambda t: dk.pack_weight(t.weight[:0]), ValueError, "weight", "empty", "(0, 12, 3, 3)")
     case("pack_weight: sparse", lambda t: dk.pack_weight(t.weight.to_sparse()), TypeError, "weight", "sparse")
     case("pack_weight: stride 0", lambda t: dk.pack_weight(t.weight, 0), ValueError, "stride", "1", "(0, 0)")
