@@ -337,7 +337,7 @@ def test_what_is_refused(rank: int) -> None:
         run(input, weight, image, origin, stride=(1,) * 4)
     with pytest.raises(ValueError, match=r"^crop must be"):
         run(input, weight, image, origin, crop=((0,) * rank, (0,) * rank))
-    with pytest.raises(TypeError, match=r"^output_size must be \("):
+    with pytest.raises(TypeError, match=r"^output_size must be ints \("):
         run(input, weight, image, origin, output_size=7)
     with pytest.raises(ValueError, match=r"^packed|^weight|packed must be"):
         run(input, weight, image, origin, packed=torch.ones(7))
