@@ -32,6 +32,7 @@ _ACTIVATIONS_BYTES = 256 * 2**20
 _RECORDS_BYTES = 128 * 2**20
 _OCCLUSIONS_BYTES = 128 * 2**20
 _CLASSES_SHOWN = 5
+_MOST_SEARCHED = 4096  # maps of a layer; tokens of transformers count as hundreds of thousands
 _RANK = 2  # of pictures, the axes y and x
 
 
@@ -130,7 +131,8 @@ class Explorer:
         rule: the rule to begin with: deconvnet, or gradient where a part of the network has no rule for the way back.
         refusal: why it is not deconvnet.
         layers: of the network, for pictures of the library's size.
-        strongest: the strongest units of every map over the library's folders, as far as these have been looked at.
+        strongest: the strongest units of every map over the library's folders, as far as these have been looked at; of
+            layers with a usual number of maps.
 
     Raises:
         ValueError, UnsupportedModule: the network cannot be traced or does not take such pictures.
@@ -154,7 +156,8 @@ class Explorer:
         self._activations: Kept[tuple[str, str], Tensor] = Kept(_ACTIVATIONS_BYTES)
         self._records: Kept[tuple[str, str], Record] = Kept(_RECORDS_BYTES)
         self._occlusions: Kept[tuple[str, str], Recomputation] = Kept(_OCCLUSIONS_BYTES)
-        self.strongest = StrongestOfFolder(net, library, self._input, self._names)
+        searched = [layer.name for layer in self.layers if layer.maps <= _MOST_SEARCHED]
+        self.strongest = StrongestOfFolder(net, library, self._input, searched)
 
     def _kind(self, layer: str) -> str:
         try:

@@ -299,7 +299,7 @@ class _Answers:
         strongest = self.explorer.strongest
         units = [asdict(unit) for unit in strongest.of(layer, number)]
         progress = {"done": strongest.done, "total": strongest.total, "unreadable": len(strongest.unreadable)}
-        return JSONResponse({"units": units, **progress})
+        return JSONResponse({"units": units, "searched": layer in strongest.layers, **progress})
 
     async def units(self, request: Request) -> Response:
         """The unit looked at and the map's strongest, with their receptive fields, as a table."""

@@ -50,8 +50,8 @@ class StrongestOfFolder:
 
     @property
     def total(self) -> int:
-        """How many files there are."""
-        return len(self.library)
+        """How many files are to be looked at."""
+        return len(self.library) if self.layers else 0
 
     def step(self) -> None:
         """Looks at the next file, if there is one left."""
@@ -76,8 +76,8 @@ class StrongestOfFolder:
         self.done += 1
 
     def of(self, layer: str, map: int) -> list[StrongUnit]:
-        """A map's strongest units so far, by falling activation; only those above zero."""
-        if self._mined is None:
+        """A map's strongest units so far, by falling activation; only those above zero, and none of other layers."""
+        if self._mined is None or layer not in self.layers:
             return []
         units = self._mined.strongest[layer]
         assert units.activation is not None
@@ -88,7 +88,5 @@ class StrongestOfFolder:
 
     def activation(self, image: str, layer: str, map: int, y: int, x: int) -> float | None:
         """That of a unit, if it is one of the strongest."""
-        if layer not in self.layers:
-            return None
         found = (unit.activation for unit in self.of(layer, map) if (unit.image, unit.y, unit.x) == (image, y, x))
         return next(found, None)

@@ -114,6 +114,16 @@ def test_the_strongest_units_are_those_of_all_files(explorer: Explorer) -> None:
             assert float(explorer.map(unit.image, LAYER, number)[unit.y, unit.x]) == pytest.approx(unit.activation)
 
 
+def test_layers_of_too_many_maps_are_not_searched(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_SEARCHED", 8)
+    few = Explorer(explorer.model, explorer.weights, explorer.library)
+    few.strongest.step()
+    found, expected = (each.strongest.of("fc", 0) for each in (few, explorer))
+    assert [unit.image for unit in found] == [unit.image for unit in expected if unit.image == "a.png"]
+    assert few.strongest.of("layer3.0.conv1", 0) == []
+    assert few.strongest.activation("a.png", "layer3.0.conv1", 0, 0, 0) is None
+
+
 def test_what_is_kept_stays_within_its_budget_and_changes_nothing(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

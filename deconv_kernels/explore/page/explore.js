@@ -252,7 +252,7 @@ function showStrongest(answer, asked) {
   const left = unreadable ? `, ${unreadable} unreadable` : "";
   $("searched").textContent = done < total ? `${done} of ${total} searched${left}` : `${total} pictures${left}`;
   Object.assign($("search"), { max: total, value: done, hidden: done === total });
-  list(answer.units, asked);
+  list(answer, asked);
   if (done < total) setTimeout(searchOn, POLL);
 }
 
@@ -262,7 +262,7 @@ function searchOn() {
   else document.addEventListener("visibilitychange", searchOn, { once: true });
 }
 
-async function list(units, asked) {
+async function list({ units, searched }, asked) {
   const key = JSON.stringify([units, asked, view.rule, view.overlap]);
   if (key === listed) return;
   listed = key;
@@ -276,7 +276,7 @@ async function list(units, asked) {
     return button;
   });
   const none = document.createElement("p");
-  none.textContent = "No picture searched so far excites this map.";
+  none.textContent = searched ? "No picture searched so far excites this map." : "A layer of so many maps is not searched.";
   $("strongest").replaceChildren(...(buttons.length ? buttons : [none]));
   await new Promise((done) => setTimeout(done, PAUSE));
   for (const [place, each] of units.entries()) {
