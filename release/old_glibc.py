@@ -14,11 +14,16 @@ from pathlib import Path
 
 GLIBC = "2.28"
 
-# Headers of later C libraries make std::shared_ptr ask whether there is one thread. "No" is always right.
-SINGLE_THREADED = '__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;\n'
-
-# The templates of libstdc++ that later releases export are compiled into the library instead.
-COMPILER_FLAGS = "-D_GLIBCXX_EXTERN_TEMPLATE=0"
+# What later C and C++ libraries have, compiled into ours: std::shared_ptr asks whether there is one thread ("no" is
+# always right), and streams in memory have members that libstdc++ exports since GCC 9 and 11.
+LATER = """
+#include <sstream>
+extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded;
+char __libc_single_threaded = 0;
+template class std::basic_stringbuf<char>;
+template class std::basic_ostringstream<char>;
+template class std::basic_stringstream<char>;
+"""
 
 
 def link_folder(machine: str, compiler: str, folder: Path) -> Path:
@@ -40,11 +45,11 @@ def link_folder(machine: str, compiler: str, folder: Path) -> Path:
         (links / f"{name}.so").symlink_to(library.name)
     find = [compiler, "-print-file-name=libc_nonshared.a"]
     static = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
-    extra = compile_object(SINGLE_THREADED, links / "single_threaded.o", compiler)
+    later = compile_object(LATER, links / "later.o", compiler)
     libc = links / "libc.so"
     libc.unlink()
     # As glibc's own libc.so: a script for the linker, with the few functions that are never shared and the loader's.
-    libc.write_text(f"GROUP ( {links}/libc.so.6 {static} {extra} AS_NEEDED ( {links}/libld.so.2 ) )\n")
+    libc.write_text(f"GROUP ( {links}/libc.so.6 {static} {later} AS_NEEDED ( {links}/libld.so.2 ) )\n")
     return links
 
 
@@ -85,5 +90,6 @@ def stable_abi_symbols(library: Path, compiler: str, copy: Path) -> Path:
 
 def compile_object(source: str, target: Path, compiler: str) -> Path:
     """Compiles C++ text."""
-    subprocess.run([compiler, "-x", "c++", "-fPIC", "-c", "-o", str(target), "-"], input=source, text=True, check=True)
+    command = [compiler, "-x", "c++", "-std=c++20", "-O2", "-fPIC", "-c", "-o", str(target), "-"]
+    subprocess.run(command, input=source, text=True, check=True)
     return target

