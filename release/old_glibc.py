@@ -14,12 +14,11 @@ from pathlib import Path
 
 GLIBC = "2.28"
 
-# What later C and C++ libraries have, compiled into ours: std::shared_ptr asks whether there is one thread ("no" is
-# always right), and streams in memory have members that libstdc++ exports since GCC 9 and 11.
-LATER = """
+# What later C and C++ libraries have is compiled into ours. std::shared_ptr asks whether there is one thread: "no" is
+# always right. Streams in memory have members that libstdc++ exports since GCC 9 and 11.
+LATER_C = 'extern "C" { __attribute__((visibility("hidden"))) char __libc_single_threaded = 0; }'
+LATER_CXX = """
 #include <sstream>
-extern "C" __attribute__((visibility("hidden"))) char __libc_single_threaded;
-char __libc_single_threaded = 0;
 template class std::basic_stringbuf<char>;
 template class std::basic_ostringstream<char>;
 template class std::basic_stringstream<char>;
@@ -43,13 +42,13 @@ def link_folder(machine: str, compiler: str, folder: Path) -> Path:
         name = library.name.partition(".so")[0]
         (links / library.name).write_bytes(library.read_bytes())
         (links / f"{name}.so").symlink_to(library.name)
-    find = [compiler, "-print-file-name=libc_nonshared.a"]
-    static = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
-    later = compile_object(LATER, links / "later.o", compiler)
-    libc = links / "libc.so"
-    libc.unlink()
     # As glibc's own libc.so: a script for the linker, with the few functions that are never shared and the loader's.
-    libc.write_text(f"GROUP ( {links}/libc.so.6 {static} {later} AS_NEEDED ( {links}/libld.so.2 ) )\n")
+    static = find_library("libc_nonshared.a", compiler)
+    later = compile_object(LATER_C, links / "later_c.o", compiler)
+    (links / "libc.so").unlink()
+    (links / "libc.so").write_text(f"GROUP ( {links}/libc.so.6 {static} {later} AS_NEEDED ( {links}/libld.so.2 ) )\n")
+    later = compile_object(LATER_CXX, links / "later_cxx.o", compiler)
+    (links / "libstdc++.so").write_text(f"GROUP ( {later} {find_library('libstdc++.so', compiler)} )\n")
     return links
 
 
@@ -86,6 +85,12 @@ def stable_abi_symbols(library: Path, compiler: str, copy: Path) -> Path:
     made = compile_object(source, copy.with_suffix(".o"), compiler)
     subprocess.run([compiler, "-shared", "-nostdlib", f"-Wl,-soname,{library.name}", "-o", copy, made], check=True)
     return copy
+
+
+def find_library(name: str, compiler: str) -> str:
+    """The path of a library that a compiler links with."""
+    found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
 
 
 def compile_object(source: str, target: Path, compiler: str) -> Path:

@@ -82,7 +82,9 @@ def settings(machine: str, folder: Path) -> dict[str, str]:
             "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
         }
     links = old_glibc.link_folder(machine, compiler, folder)
-    return {**environment, "CXX": compiler, "LDFLAGS": f"-L{links}"}
+    # The libstdc++ of this system may ask for more of glibc than the wheel does.
+    flags = f"-L{links} -Wl,--allow-shlib-undefined"
+    return {**environment, "CXX": compiler, "CUDAHOSTCXX": compiler, "LDFLAGS": flags}
 
 
 def torch_library() -> Path:
