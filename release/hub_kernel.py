@@ -55,8 +55,9 @@ class Variant:
     def write(self, folder: Path) -> None:
         """Writes the folder."""
         with zipfile.ZipFile(self.wheel) as opened:
-            for name in opened.namelist():
-                if name.startswith(PACKAGE) and not (self.backend == "cpu" and "_cuda." in name):
+            files = [name for name in opened.namelist() if name.startswith(PACKAGE) and not name.endswith("/")]
+            for name in files:
+                if self.backend == "cuda" or not name.startswith(f"{PACKAGE}_cuda."):
                     target = folder / name.removeprefix(PACKAGE)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(opened.read(name))
