@@ -154,9 +154,10 @@ class _Signals(TorchFunctionMode):
         if func is F.local_response_norm and self.normalization == "identity":
             return _override(func, args, kwargs, _unchanged)
         if func in _MAX_POOLS and self.overlap == "last":
-            values, indices = _max_pool2d_to_the_last(*args, **kwargs)
-            return (values, indices) if _MAX_POOLS[func] else values
-        if func in (functional.max_pool2d, functional.max_unpool2d):
+            rank, with_indices = _MAX_POOLS[func]
+            values, indices = _max_pool_to_the_last(rank, *args, **kwargs)
+            return (values, indices) if with_indices else values
+        if func in _PUBLIC:
             return self._public(func, *args, **kwargs)
         if isinstance(func, OpOverload) and func.namespace.startswith("deconv_kernels"):
             name = func.__name__.removesuffix(".default")
@@ -238,16 +239,18 @@ _RECTIFIERS: dict[Any, Callable[..., bool]] = {
     ),
 }
 
-# Max pools, and whether they return the indices of the maxima too.
+# Max pools, of how many axes their maps have, and whether they return the indices of the maxima too.
 _MAX_POOLS = {
-    F.max_pool2d: False,
-    torch.max_pool2d: False,
-    F.max_pool2d_with_indices: True,
-    native.max_pool2d_with_indices: True,
+    **{getattr(room, f"max_pool{rank}d"): (rank, False) for room in (F, torch) for rank in (1, 2, 3)},
+    **{getattr(F, f"max_pool{rank}d_with_indices"): (rank, True) for rank in (1, 2, 3)},
+    **{getattr(native, f"max_pool{rank}d_with_indices"): (rank, True) for rank in (2, 3)},
+    torch.max_pool1d_with_indices: (1, True),
 }
+_PUBLIC = {getattr(functional, f"max_{kind}{rank}d") for kind in ("pool", "unpool") for rank in (1, 2, 3)}
 
 
-def _max_pool2d_to_the_last(
+def _max_pool_to_the_last(
+    rank: int,
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -258,7 +261,8 @@ def _max_pool2d_to_the_last(
 ) -> tuple[Tensor, Tensor]:
     """Max pooling that passes to a shared maximum the signal of the last of its windows."""
     window = (kernel_size, stride, padding, dilation, ceil_mode)
-    values, indices = F.max_pool2d(input.detach(), *window, return_indices=True)
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
+    values, indices = pool(input.detach(), *window, return_indices=True)
     positions = indices.flatten(2)
     order = torch.arange(positions.shape[2], device=input.device).expand_as(positions)
     empty = torch.full_like(input, -1, dtype=torch.int64).flatten(2)

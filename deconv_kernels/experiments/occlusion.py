@@ -1,13 +1,15 @@
 """Occlusion: what a network's activations and its answer owe to each part of an image.
 
-A square of one colour slides over the image; at each of its positions the network sees the image with that part hidden.
-Only what the square can have changed is computed again.
+A square of one colour slides over the image, a cube through a volume, a span along a signal; at each of its positions
+the network sees the image with that part hidden. Only what it can have changed is computed again.
 
 Source: Zeiler & Fergus 2013, section 4.2 and Fig 7.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +24,7 @@ from ..checks import whole_number
 from ..engine.deconvnet import Deconvnet
 from ..engine.errors import UnsupportedModule
 from ..engine.recompute import Recomputation
-from ..engine.units import Units
+from ..engine.units import AXES, Units
 from ..terminal import Progress
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, log_odds, probabilities
 from .common.files import Parts
@@ -44,7 +46,7 @@ __all__ = [
     "watch",
 ]
 
-Pair = tuple[int, int]
+_AXES = ("planes", "rows", "columns")
 
 # Rounding is measured at so many positions, at which the clean image is computed again in windows. What is found counts
 # so many times, for it is a sample.
@@ -58,30 +60,39 @@ class Raise:
     """A position at which hiding a part of the image makes the true class more probable, by more than rounding may.
 
     Attributes:
-        y, x: of the square's first pixel.
+        y, x: of the square's first pixel; no y in a signal.
         probability: of the class there.
         gain: by how much that is more than for the clean image.
+        z: of the cube's first pixel in a volume.
     """
 
-    y: int
+    y: int | None
     x: int
     probability: float
     gain: float
+    z: int | None = None
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """[[z,] y,] x."""
+        return tuple(at for at in (self.z, self.y, self.x) if at is not None)
 
 
 @dataclass(frozen=True)
 class Occlusion:
     """What became of one image under an occluder at R x K positions. Parts that were not asked for are None.
 
+    In a volume it is at Z x R x K positions, in a signal at K, and tensors by position have these shapes.
+
     Attributes:
-        size: rows and columns of the occluder.
-        rows, columns: (R,) and (K,) int64, where its first pixel was.
+        size: rows and columns of the occluder, with the planes of one in a volume; the length of one in a signal.
+        rows, columns: (R,) and (K,) int64, where its first pixel was; no rows in a signal.
         layer: whose strongest map was watched.
         map: the number of that map.
         activation: (R, K) float64, its total activation.
         clean_activation: that of the clean image.
-        units: (U, 2) int64, y and x of the map's strongest units.
-        projection: (C, H, W), these units projected back to the image and added up.
+        units: (U, rank) int64, [[z,] y,] x of the map's strongest units.
+        projection: of the image's shape, these units projected back to the image and added up.
         label: the true class.
         probability: (R, K) float64, that of the true class.
         clean_probability: that of the clean image.
@@ -91,10 +102,11 @@ class Occlusion:
         rounding: by how much rounding alone may raise the probability of the true class above that of the clean image;
             see `occlude`.
         unprojected: why there is no projection although one was to be made.
+        planes: (Z,) int64, where its first pixel was in a volume.
     """
 
-    size: Pair
-    rows: Tensor
+    size: tuple[int, ...]
+    rows: Tensor | None
     columns: Tensor
     layer: str | None = None
     map: int | None = None
@@ -110,15 +122,25 @@ class Occlusion:
     clean_most_probable: int | None = None
     rounding: float = torch.finfo(torch.float32).eps
     unprojected: str | None = None
+    planes: Tensor | None = None
 
     @property
-    def edges(self) -> tuple[Tensor, Tensor]:
+    def places(self) -> tuple[Tensor, ...]:
+        """Where its first pixel was along every axis, [[planes,] rows,] columns."""
+        return tuple(each for each in (self.planes, self.rows, self.columns) if each is not None)
+
+    @property
+    def edges(self) -> tuple[Tensor, ...]:
         """Where the cells of a map by position begin and end, (R + 1,) and (K + 1,) float64 in pixels of the image.
 
         They meet halfway between the middles of neighbouring squares, and the outermost reach as far to the other side.
         A row or column of one position has the square's own extent.
         """
-        return _edges(self.rows, self.size[0]), _edges(self.columns, self.size[1])
+        return tuple(_edges(places, size) for places, size in zip(self.places, self.size, strict=True))
+
+    def place_of(self, position: Sequence[int]) -> tuple[int, ...]:
+        """Where the occluder's first pixel was at a position by its numbers along every axis."""
+        return tuple(int(places[number]) for places, number in zip(self.places, position, strict=True))
 
     def raises(self, by: float = 0.0) -> list[Raise]:
         """The positions at which the true class is more probable than in the clean image, the greatest gain first.
@@ -132,17 +154,22 @@ class Occlusion:
         if self.probability is None or self.clean_probability is None:
             raise ValueError("no probabilities were computed: name the layer of the logits")
         gain = self.probability - self.clean_probability
-        places = ((gain > self.rounding) & (gain >= by)).nonzero().tolist()
-        found = [
-            Raise(int(self.rows[r]), int(self.columns[k]), float(self.probability[r, k]), float(gain[r, k]))
-            for r, k in places
-        ]
+        found = []
+        for position in map(tuple, ((gain > self.rounding) & (gain >= by)).nonzero().tolist()):
+            place: dict[str, Any] = {
+                "y": None,
+                **dict(zip(AXES[-len(position) :], self.place_of(position), strict=True)),
+            }
+            found.append(Raise(probability=float(self.probability[position]), gain=float(gain[position]), **place))
         return sorted(found, key=lambda position: -position.gain)
 
     def numbers(self) -> dict[str, Any]:
         """All that is no tensor, and the positions that raise the probability, as JSON takes them."""
         scalars = {key: value for key, value in asdict(self).items() if not isinstance(value, Tensor | None)}
-        return scalars | ({} if self.probability is None else {"raises": [asdict(each) for each in self.raises()]})
+        if self.probability is None:
+            return scalars
+        raises = [{key: value for key, value in asdict(each).items() if value is not None} for each in self.raises()]
+        return scalars | {"raises": raises}
 
 
 @dataclass(frozen=True)
@@ -234,16 +261,16 @@ def watch(
     elif units > 0 and refusal is not None:
         raise ValueError(f"no projection, leave --units out: {refusal}")
     shapes = net.shapes(images, net.layers)
-    asked, *others = (_last_maps(shapes),) if layers is None else chosen_layers(net, layers)
+    asked, *others = (_last_maps(shapes, images.dim() - 2),) if layers is None else chosen_layers(net, layers)
     if others:
         raise ValueError(f"one layer is watched, got {len(others) + 1}: {','.join([asked, *others])}")
     logits = classes_of(net, shapes) if logits is None else logits
     return Watch(net, shapes, asked, rectifier_of(net.tape, asked), logits, units, refusal)
 
 
-def _last_maps(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _last_maps(shapes: Mapping[str, tuple[int, ...]], rank: int) -> str:
     """The last layer whose output is maps of more than one position, or where none is, the last but the output."""
-    found = [layer for layer, shape in shapes.items() if len(shape) == 3 and shape[1] * shape[2] > 1]
+    found = [layer for layer, shape in shapes.items() if len(shape) == rank + 1 and math.prod(shape[1:]) > 1]
     return found[-1] if found else list(shapes)[:-1][-1] if len(shapes) > 1 else next(iter(shapes))
 
 
@@ -252,12 +279,11 @@ def table(found: Sequence[Occlusion], names: Sequence[str]) -> tuple[list[str], 
     columns = ("activation", "probability", "most_probable", "highest_probability")
     measured = [name for name in columns if getattr(found[0], name) is not None]
     rows = (
-        [name, y, x, *(getattr(each, column)[r, k].item() for column in measured)]
+        [name, *each.place_of(position), *(getattr(each, column)[position].item() for column in measured)]
         for each, name in zip(found, names, strict=True)
-        for r, y in enumerate(each.rows.tolist())
-        for k, x in enumerate(each.columns.tolist())
+        for position in itertools.product(*(range(len(places)) for places in each.places))
     )
-    return ["image", "y", "x", *measured], rows
+    return ["image", *AXES[-len(found[0].places) :], *measured], rows
 
 
 def stacked(found: Sequence[Occlusion]) -> dict[str, Any]:
@@ -268,9 +294,10 @@ def stacked(found: Sequence[Occlusion]) -> dict[str, Any]:
 
 def summary(found: Sequence[Occlusion], names: Sequence[str], classes: Sequence[str]) -> list[tuple[object, ...]]:
     """For people, one line for each image: where the map and the true class suffer most."""
-    head = ("photograph", "map", "activation", "lowest", "at y,x")
+    where = f"at {','.join(AXES[-len(found[0].places) :])}"
+    head = ("photograph", "map", "activation", "lowest", where)
     with_classes = found[0].probability is not None
-    rows: list[tuple[object, ...]] = [(*head, "class", "probability", "lowest", "at y,x") if with_classes else head]
+    rows: list[tuple[object, ...]] = [(*head, "class", "probability", "lowest", where) if with_classes else head]
     for each, name in zip(found, names, strict=True):
         assert each.activation is not None
         row: tuple[object, ...] = (name, each.map, f"{each.clean_activation:.4g}", *_lowest(each, each.activation))
@@ -283,8 +310,8 @@ def summary(found: Sequence[Occlusion], names: Sequence[str], classes: Sequence[
 
 def _lowest(found: Occlusion, values: Tensor) -> tuple[str, str]:
     """The lowest value and its position."""
-    row, column = divmod(int(values.argmin()), values.shape[1])
-    return f"{values.min():.4g}", f"{found.rows[row]},{found.columns[column]}"
+    position = [int(number) for number in torch.unravel_index(values.argmin(), values.shape)]
+    return f"{values.min():.4g}", ",".join(map(str, found.place_of(position)))
 
 
 def _class_name(number: int, classes: Sequence[str]) -> str:
@@ -299,7 +326,10 @@ def _describe_raises(found: Occlusion, name: str, classes: Sequence[str]) -> lis
         f"{name}: {len(raises)} of {found.probability.numel()} positions make class "
         f"{_class_name(found.label, classes)} more probable (by more than {found.rounding:.1g}, which may be rounding)"
     ]
-    lines += [f"  at {each.y},{each.x} by {each.gain:.3g}, to {each.probability:.4g}" for each in raises[:_LISTED]]
+    lines += [
+        f"  at {','.join(map(str, each.place))} by {each.gain:.3g}, to {each.probability:.4g}"
+        for each in raises[:_LISTED]
+    ]
     return lines
 
 
@@ -333,20 +363,20 @@ def occluded(image: Tensor, origins: Tensor, content: Tensor) -> Tensor:
     """Copies of an image, each with one rectangle replaced.
 
     Args:
-        image: (C, H, W).
-        origins: (P, 2) integers, row and column of the rectangles' first pixels; they may overhang the image.
-        content: (C, h, w).
+        image: (C, [[D,] H,] W).
+        origins: (P, rank) integers, [[z,] y,] x of the rectangles' first pixels; they may overhang the image.
+        content: (C, [[d,] h,] w).
 
     Returns:
-        (P, C, H, W).
+        (P, C, [[D,] H,] W).
     """
-    images = image.repeat(len(origins), 1, 1, 1)
-    height, width = image.shape[1:]
-    for copy, (y, x) in zip(images, origins.tolist(), strict=True):
-        top, left = max(y, 0), max(x, 0)
-        bottom, right = (min(y + content.shape[1], height), min(x + content.shape[2], width))
-        if top < bottom and left < right:
-            copy[:, top:bottom, left:right] = content[:, top - y : bottom - y, left - x : right - x]
+    images = image.repeat(len(origins), *[1] * image.dim())
+    for copy, origin in zip(images, origins.tolist(), strict=True):
+        axes = zip(origin, content.shape[1:], image.shape[1:], strict=True)
+        bounds = [(begin, max(begin, 0), min(begin + size, length)) for begin, size, length in axes]
+        if all(first < stop for _, first, stop in bounds):
+            inside = (slice(None), *(slice(first - begin, stop - begin) for begin, first, stop in bounds))
+            copy[(slice(None), *(slice(first, stop) for _, first, stop in bounds))] = content[inside]
     return images
 
 
@@ -357,8 +387,8 @@ def occlude(
     layer: str | None = None,
     logits: str | None = None,
     *,
-    size: int | Pair = 32,
-    stride: int | Pair = 8,
+    size: int | Sequence[int] = 32,
+    stride: int | Sequence[int] = 8,
     fill: float | str | Sequence[float] | Tensor = 0.0,
     cover: bool = True,
     map: int | None = None,
@@ -380,12 +410,13 @@ def occlude(
     Args:
         model: the network, of one input; a `Deconvnet` where several images are looked at, so that it is traced once.
             Only a projection needs rules for the way back.
-        image: (C, H, W) as the network takes it.
+        image: (C, H, W) as the network takes it; a volume (C, D, H, W), a signal (C, L).
         layer: whose map is watched (the paper: layer 5, rectified; see `rectifier_of`), or whose unit where it has no
             positions; none by default.
         logits: the layer that has one value for each class, usually `net.output`; by default no probabilities. A single
             value tells class 1 from class 0: its sigmoid is the probability of class 1.
-        size: of the occluder in pixels, one number or rows and columns. The paper does not say; 32 is a seventh of 224.
+        size: of the occluder in pixels, one number, or one for each axis of the image. The paper does not say; 32 is a
+            seventh of 224.
         stride: from one position to the next, likewise.
         fill: what the occluder holds: a number, one number for each channel, or "mean", the image's mean in each
             channel. For networks whose input has its mean subtracted, 0 is the grey square of the paper.
@@ -415,8 +446,9 @@ def occlude(
         >>> found.probability.shape  # of the true class, by place of the occluder
         torch.Size([4, 4])
     """
-    if not isinstance(image, Tensor) or image.dim() != 3:
-        raise ValueError(f"image must be a tensor (C, H, W), got {tuple(getattr(image, 'shape', ()))}")
+    if not isinstance(image, Tensor) or image.dim() not in (2, 3, 4):
+        given = tuple(getattr(image, "shape", ()))
+        raise ValueError(f"image must be a tensor (C, H, W), (C, D, H, W) or (C, L), got {given}")
     if layer is None and logits is None:
         raise ValueError("nothing to watch: name a layer, or the layer of the logits")
     wanted_units = None if units is None else whole_number("units", units, 0)
@@ -428,24 +460,23 @@ def occlude(
         raise ValueError("the image holds values that are not finite")
     map = None if map is None else whole_number("map", map)
     label = None if label is None else whole_number("label", label)
-    rows_size, columns_size = _pair("size", size)
-    strides = _pair("stride", stride)
-    rows = positions(image.shape[1], rows_size, strides[0], cover)
-    columns = positions(image.shape[2], columns_size, strides[1], cover)
-    content = colour_of(image, fill)[:, None, None].expand(-1, rows_size, columns_size)
+    rank = image.dim() - 1
+    sizes, strides = _per_axis("size", size, rank), _per_axis("stride", stride, rank)
+    axes = [positions(*along, cover) for along in zip(image.shape[1:], sizes, strides, strict=True)]
+    content = colour_of(image, fill).view(-1, *[1] * rank).expand(-1, *sizes)
     wanted = [name for name in (layer, logits) if name is not None]
     recomputation = Recomputation(net, image, wanted, max_bytes=max_bytes)
     for name in wanted:
         if not bool(recomputation.clean[name].isfinite().all()):
             raise ValueError(f"the values of {name!r} are not finite")
-    grid = (len(rows), len(columns))
+    grid = tuple(len(each) for each in axes)
     found: dict[str, Tensor] = {}
-    watched = None if layer is None else _Watched(recomputation.clean[layer], layer, map)
+    watched = None if layer is None else _Watched(recomputation.clean[layer], layer, map, rank)
     classes = None
     if logits is not None:
         scores = recomputation.clean[logits]
         classes = _Classes(scores, logits, softmax, label, already=ends_in_sigmoid(net, logits, scores))
-    origins = torch.cartesian_prod(rows, columns)
+    origins = torch.stack(torch.meshgrid(axes, indexing="ij"), -1).view(-1, rank)
     with Progress(total=len(origins), desc=title, unit="position", disable=not progress) as bar:
         for places, outputs in recomputation.chunks(origins, content):
             values: dict[str, Tensor] = {}
@@ -469,9 +500,10 @@ def occlude(
     if classes is not None:
         more |= {"label": classes.label, "clean_probability": classes.clean}
         more["clean_most_probable"] = classes.most_probable
-        again = _in_windows(recomputation, image, origins, (rows_size, columns_size))
+        again = _in_windows(recomputation, image, origins, sizes)
         more["rounding"] = classes.rounding(again[classes.layer])
-    return Occlusion((rows_size, columns_size), rows, columns, **more)  # type: ignore[arg-type]
+    more |= dict(zip(_AXES[-rank:], axes, strict=True))
+    return Occlusion(**{"size": sizes, "rows": None, **more})  # type: ignore[arg-type]
 
 
 class _Watched:
@@ -481,21 +513,22 @@ class _Watched:
         maps: of the clean image.
         layer: their name.
         map: which of them, or None for the strongest.
+        rank: how many axes the image has.
     """
 
-    def __init__(self, maps: Tensor, layer: str, map: int | None) -> None:
-        if maps.dim() not in (1, 3):
+    def __init__(self, maps: Tensor, layer: str, map: int | None, rank: int) -> None:
+        if maps.dim() not in (1, rank + 1):
             raise ValueError(f"a layer of maps is needed, but {layer!r} has values of shape {tuple(maps.shape)}")
-        maps = maps.reshape(len(maps), *(maps.shape[1:] or (1, 1)))  # a row counts as maps of one position
+        maps = maps.reshape(len(maps), *(maps.shape[1:] or (1,) * rank))  # a row counts as maps of one position
         if map is not None and not 0 <= map < len(maps):
             raise ValueError(f"map of {layer!r} must be from 0 to {len(maps) - 1}, got {map}")
+        self.rank = rank
         totals = self._sums(maps)
         self.layer, self.map = layer, int(totals.argmax()) if map is None else map
         self.clean, self.maps = float(totals[self.map]), maps
 
-    @staticmethod
-    def _sums(maps: Tensor) -> Tensor:
-        return maps.double().sum((-2, -1)).cpu()
+    def _sums(self, maps: Tensor) -> Tensor:
+        return maps.double().flatten(-self.rank).sum(-1).cpu()
 
     def totals(self, maps: Tensor) -> Tensor:
         """Of maps (n, C, H, W), or rows (n, C): (n,)."""
@@ -506,8 +539,9 @@ class _Watched:
         values = self.maps[self.map].flatten()
         strength, place = values.sort(descending=True, stable=True)
         strength, place = strength[:count], place[:count]
-        width = self.maps.shape[2]
-        return Units(self.layer, 0, self.map, (place // width).cpu(), (place % width).cpu(), strength)
+        places = torch.unravel_index(place, self.maps.shape[1:])
+        image, channel = torch.zeros_like(place), torch.full_like(place, self.map)
+        return Units.of_table(self.layer, torch.stack([image, channel, *places]), strength)
 
 
 class _Classes:
@@ -523,7 +557,7 @@ class _Classes:
 
     def __init__(self, scores: Tensor, layer: str, logits: bool, label: int | None, already: bool) -> None:
         self.layer, self.logits, self.scores = layer, logits, scores[None].flatten(1)
-        if scores.dim() not in (1, 3) or scores.numel() != len(scores):
+        if scores.numel() != len(scores):
             raise ValueError(f"one value for each class is needed, but {layer!r} has the shape {tuple(scores.shape)}")
         one = len(scores) == 1
         adds_up = bool((scores >= 0).all()) and abs(float(scores.double().sum()) - 1) < 1e-4
@@ -571,12 +605,12 @@ def _resolution(scores: Tensor) -> float:
     return (16 if exact else 4) * torch.finfo(scores.dtype).eps
 
 
-def _in_windows(recomputation: Recomputation, image: Tensor, origins: Tensor, size: Pair) -> dict[str, Tensor]:
+def _in_windows(recomputation: Recomputation, image: Tensor, origins: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
     """The outputs of the clean image, computed in windows around squares that hide nothing, at some positions."""
-    height, width = size
     places = torch.linspace(0, len(origins) - 1, min(len(origins), _MEASURED)).round().long()
     chosen = origins[places]
-    return recomputation(chosen, torch.stack([image[:, y : y + height, x : x + width] for y, x in chosen.tolist()]))
+    parts = ([slice(at, at + length) for at, length in zip(place, size, strict=True)] for place in chosen.tolist())
+    return recomputation(chosen, torch.stack([image[(slice(None), *part)] for part in parts]))
 
 
 def _projected(net: Deconvnet, image: Tensor, watched: _Watched, count: int) -> tuple[Tensor, Tensor]:
@@ -584,7 +618,7 @@ def _projected(net: Deconvnet, image: Tensor, watched: _Watched, count: int) -> 
     units = watched.strongest(count)
     record = net.record(image[None], watched.layer, progress=False)
     projections = net.project(record, units, progress=False)
-    return torch.stack((units.y, units.x), 1), projections.full().sum(0).cpu()
+    return units.table()[2:].T.contiguous(), projections.full().sum(0).cpu()
 
 
 def _edges(places: Tensor, size: int) -> Tensor:
@@ -595,16 +629,19 @@ def _edges(places: Tensor, size: int) -> Tensor:
     return torch.cat((2 * middles[:1] - between[:1], between, 2 * middles[-1:] - between[-1:]))
 
 
-def _pair(name: str, value: int | Pair) -> Pair:
+def _per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     try:
-        first, second = map(operator.index, value if isinstance(value, Sequence) else (value, value))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a whole number or two, got {value!r}") from error
-    return first, second
+        numbers = tuple(map(operator.index, value if isinstance(value, Sequence) else (value,) * rank))
+    except TypeError:
+        numbers = ()
+    if len(numbers) != rank:
+        each = ("two", "three")[rank - 2] if rank > 1 else "one in a list"
+        raise ValueError(f"{name} must be a whole number or {each}, got {value!r}")
+    return numbers
 
 
 def colour_of(image: Tensor, fill: float | str | Sequence[float] | Tensor) -> Tensor:
-    """What an occluder of an image (C, H, W) holds, (C,); `fill` as for `occlude`.
+    """What an occluder of an image (C, ...) holds, (C,); `fill` as for `occlude`.
 
     Raises:
         ValueError: no finite number, or not one for each channel.
@@ -613,7 +650,7 @@ def colour_of(image: Tensor, fill: float | str | Sequence[float] | Tensor) -> Te
     if isinstance(fill, str):
         if fill != "mean":
             raise ValueError(f"fill must be numbers or 'mean', got {fill!r}")
-        return image.mean((1, 2))
+        return image.flatten(1).mean(1)
     colour = torch.as_tensor(fill, dtype=image.dtype, device=image.device)
     if colour.dim() > 1 or (colour.dim() == 1 and len(colour) != channels) or not bool(colour.isfinite().all()):
         raise ValueError(f"fill must be one finite number, or one for each of {channels} channels, got {fill}")

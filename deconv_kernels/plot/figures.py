@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -66,7 +67,7 @@ def picture(axes: Axes, pixels: NDArray[np.uint8], title: str = "") -> None:
 def heat(
     axes: Axes,
     values: ArrayLike,
-    edges: tuple[ArrayLike, ArrayLike],
+    edges: Sequence[ArrayLike],
     title: str,
     *,
     limits: tuple[float, float],

@@ -81,7 +81,7 @@ def draw_occlusions(
     for each, name, image in zip(found, told["images"], pixels, strict=True):
         paint = weights.deprocess(colour_of(weights.preprocess(image), colour)[:, None, None])
         square = paint.round().clamp(0, 255).to(torch.uint8).expand(-1, *each.size)
-        corner = torch.stack((each.rows[len(each.rows) // 4], each.columns[len(each.columns) // 4]))
+        corner = torch.stack([along[len(along) // 4] for along in each.places])
         shown = occluded(image, corner[None], square)[0].permute(1, 2, 0).numpy()
         projection = None
         if each.projection is not None:
@@ -90,11 +90,12 @@ def draw_occlusions(
     asked, layer, size, first = told["asked"], told["layer"], told["size"], found[0]
     what = f"layer {layer} and the answer owe" if told["logits"] else f"layer {layer} owes"
     rectifies = f" Layer {layer} rectifies {asked}." if layer != asked else ""
+    grid = "x".join(str(len(along)) for along in first.places)
     draw_occlusion(
         path,
         f"{told['model']}: what {what} to each part of the image",
         f"A square of {first.size[0]}x{first.size[1]} pixels, filled with {filled}, drawn in (a) at one of its "
-        f"{len(first.rows)}x{len(first.columns)} positions, slides over central squares of photographs at {size}x{size}"
+        f"{grid} positions, slides over central squares of photographs at {size}x{size}"
         f"{_steps(first, told['stride'])}. Every cell of a map lies at the middle of the square it stands for."
         f"{rectifies} Weights: {told['weights']}.",
         rows,
@@ -103,7 +104,7 @@ def draw_occlusions(
 
 def _steps(found: Occlusion, stride: int) -> str:
     """How the square moves, which is the same for rows and columns."""
-    steps = found.rows.diff().tolist()
+    steps = found.places[0].diff().tolist()
     if not steps:
         return ""
     if steps[-1] == stride:

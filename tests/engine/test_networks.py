@@ -59,13 +59,13 @@ class Comparison:
         """All layers that are maps or rows."""
         known = [layer for layer in self.net.layers if layer in self.trace.nodes]
         record = self.net.record(self.images, known, activations=True)
-        return [layer for layer in known if record.activations[layer].dim() in (2, 4)]
+        return [layer for layer in known if record.activations[layer].dim() in (2, record.rank + 2)]
 
     def run(self, layers: Sequence[str], overlaps: Sequence[str], count: int = 6) -> None:
         record = self.net.record(self.images, layers, activations=True)
         self.activations(record, layers)
         for layer in layers:
-            units = some_units(self.maps(record, layer), count)
+            units = some_units(self.maps(record, layer), count, record.rank)
             for overlap in overlaps:
                 self.projections(record, layer, units, overlap)
 
@@ -92,7 +92,7 @@ class Comparison:
         exact, activations = reference.project(
             self.trace.module, self.images, self.trace.nodes[layer], units, *definition
         )
-        chosen = Units(layer, *units.T)
+        chosen = Units.of_table(layer, units.T)
         assert_close(record.seeds(chosen), activations, f"{what}: activations")
         kernel, max_bytes = random.choice(("auto", "auto", "sparse", "dense")), random.choice((None, None, None, 1))
         for number, projections in enumerate(inputs_of(exact)):
@@ -106,7 +106,7 @@ class Comparison:
         """Whole maps of signal, all of it zero but for one unit, to every input of the network."""
         record = self.net.record(self.images, layer, activations=True)
         maps = self.maps(record, layer)
-        units = some_units(maps, count)
+        units = some_units(maps, count, record.rank)
         signal = torch.zeros(count, *maps.shape[1:], dtype=maps.dtype)
         signal[(torch.arange(count), *units.T[1 : maps.dim()])] = 1
         found = self.net.project_signal(record, layer, signal, units[:, 0])

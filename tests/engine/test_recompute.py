@@ -29,14 +29,16 @@ def brute_force(net: Deconvnet, images: Sequence[Tensor], layers: Sequence[str])
     return net.record(images if len(images) > 1 else images[0], layers, activations=True).activations
 
 
-def some_rectangles(height: int, width: int, count: int = 7) -> tuple[Tensor, Tensor]:
+def some_rectangles(channels: int, *lengths: int, count: int = 7) -> tuple[Tensor, Tensor]:
     """Origins of rectangles anywhere, at corners and hanging over borders, and the content of one."""
-    h, w = random.randint(1, height), random.randint(1, width)
-    if random.random() < 0.7:
-        h, w = random.randint(1, max(1, height // 3)), random.randint(1, max(1, width // 3))
-    rows = [0, height - h, 1 - h, height - 1, *(random.randint(1 - h, height - 1) for _ in range(count - 4))]
-    columns = [0, width - w, 1 - w, width - 1, *(random.randint(1 - w, width - 1) for _ in range(count - 4))]
-    return torch.tensor(list(zip(rows, random.sample(columns, count), strict=True))), torch.randn(3, h, w).double()
+    most = 1 if random.random() < 0.3 else 3
+    size = [random.randint(1, max(1, length // most)) for length in lengths]
+    places = [
+        [0, length - s, 1 - s, length - 1, *(random.randint(1 - s, length - 1) for _ in range(count - 4))]
+        for length, s in zip(lengths, size, strict=True)
+    ]
+    shuffled = [random.sample(along, count) for along in places]
+    return torch.tensor(shuffled).T.contiguous(), torch.randn(channels, *size).double()
 
 
 def check(
@@ -52,8 +54,8 @@ def check(
     tolerance: a deep network with random weights may round more than that at some images, and so does any part of it.
     """
     number = random.randrange(len(images))
-    origins, content = some_rectangles(*images[number].shape[1:])
-    changed = [image.repeat(len(origins), 1, 1, 1) for image in images]
+    origins, content = some_rectangles(*images[number].shape)
+    changed = [image.repeat(len(origins), *[1] * image.dim()) for image in images]
     changed[number] = occluded(images[number], origins, content)
     exact = brute_force(net, changed, layers)
     tolerance = RELATIVE[dtype]

@@ -728,3 +728,89 @@ class UNetNearest(nn.Module):
         x = self.up[0](torch.cat((x, skip2), 1)).relu()
         x = F.interpolate(x, size=skip1.shape[2:], mode="nearest")
         return self.score(self.up[1](torch.cat((x, skip1), 1)).relu_())
+
+
+class SignalBlock(nn.Module):
+    """A residual block of a network for electrocardiograms."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(channels, width, 7, stride, padding=3, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm1d(width), nn.BatchNorm1d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv1d(width, width, 7, padding=3, bias=False)
+        self.shortcut = nn.Sequential(nn.Conv1d(channels, width, 1, stride, bias=False), nn.BatchNorm1d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + self.shortcut(x))
+
+
+class SignalResNet(nn.Module):
+    """A residual network of one dimension, as they are used for electrocardiograms and sound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv1d(2, 4, 9, 2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(3, 2, 1))
+        self.layer1, self.layer2 = SignalBlock(4, 4, 1), SignalBlock(4, 6, 2)
+        self.pool, self.fc = nn.AdaptiveAvgPool1d(1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer2(self.layer1(self.stem(x)))
+        return self.fc(torch.flatten(self.pool(x), 1))
+
+
+class UNetOfSignals(nn.Module):
+    """A U-Net of one dimension that unpools by the indices of its pool, and by a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2, self.bottom = nn.Conv1d(1, 4, 5, padding=2), nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3)
+        self.pool, self.unpool = nn.MaxPool1d(2, return_indices=True), nn.MaxUnpool1d(2)
+        self.up, self.top = nn.ConvTranspose1d(4, 4, 3), nn.Conv1d(8, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = F.relu(self.down1(x))
+        x, indices = self.pool(skip)
+        x = F.relu(self.up(F.relu(self.down2(x))))
+        x = self.unpool(x, indices, output_size=skip.shape[2:])
+        return self.top(torch.cat((x, skip), 1))
+
+
+class C3D(nn.Module):
+    """Tran et al. 2015, in small: convolutions of 3 x 3 x 3 over clips."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.pool1 = nn.Conv3d(3, 4, 3, padding=1), nn.MaxPool3d((1, 2, 2))
+        self.conv2, self.pool2 = nn.Conv3d(4, 4, 3, padding=1), nn.MaxPool3d(2)
+        self.conv3a, self.conv3b = nn.Conv3d(4, 6, 3, padding=1), nn.Conv3d(6, 6, 3, padding=1)
+        self.pool3, self.relu = nn.MaxPool3d(2, ceil_mode=True), nn.ReLU()
+        self.fc6, self.fc7 = nn.Linear(6 * 3 * 2 * 3, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(self.relu(self.conv1(x)))
+        x = self.pool2(self.relu(self.conv2(x)))
+        x = self.pool3(self.relu(self.conv3b(self.relu(self.conv3a(x)))))
+        return self.fc7(self.relu(self.fc6(x.flatten(1))))
+
+
+class UNetOfVolumes(nn.Module):
+    """A residual U-Net of three dimensions with batch normalisation, switches and a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4)
+        self.down, self.bottom = nn.Conv3d(4, 4, 3, (1, 2, 2), 1), nn.Conv3d(4, 4, 3, padding=1)
+        self.pool = own.MaxPool3d((2, 3, 3), (1, 2, 2), return_switches=True)
+        self.unpool = own.MaxUnpool3d((2, 3, 3), (1, 2, 2))
+        self.up, self.top = nn.ConvTranspose3d(4, 4, (1, 2, 2), (1, 2, 2)), nn.Conv3d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = F.relu(self.norm(self.first(x)))
+        x, switches = self.pool(skip)
+        y = F.relu(self.down(x))
+        y = F.relu(self.bottom(y) + y)
+        x = self.up(y)[..., : x.shape[3], : x.shape[4]] + x
+        x = self.unpool(x, switches, skip.shape)
+        return self.top(torch.cat((x, skip), 1))

@@ -16,6 +16,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from architectures import (
+    C3D,
     VGG,
     AlexNet,
     BasicBlock,
@@ -28,8 +29,11 @@ from architectures import (
     ResNet,
     SegNet,
     ShuffleNet,
+    SignalResNet,
     SqueezeNet,
     UNetNearest,
+    UNetOfSignals,
+    UNetOfVolumes,
     UNetTransposed,
     UNetWithMaxUnpool,
     UNetWithSwitches,
@@ -48,7 +52,7 @@ class Network:
     Attributes:
         make: builds it, with the weights torch gives it.
         layers: which are worth testing; all of them if none is named.
-        size: (H, W) of its images.
+        size: (H, W) of its images, (D, H, W) of volumes, (L,) of signals.
         channels: of its images, or the features of a flat input.
         inputs: how many tensors its forward takes.
         overlap: whether it has max pools whose windows overlap.
@@ -73,6 +77,12 @@ class Network:
     def build(self) -> nn.Module:
         """The network in float64 and eval mode, with random weights, biases and running statistics."""
         return randomise(self.make().double().eval(), *inputs_of(self.images(8)))
+
+
+_CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    nn.Linear,
+)
 
 
 @torch.no_grad()
@@ -103,9 +113,9 @@ def randomise(model: nn.Module, *images: Tensor) -> nn.Module:
     met: set[nn.Module] = set()
     handles = []
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             handles.append(module.register_forward_pre_hook(meet_batch))
-        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        elif isinstance(module, _CONVOLUTIONS):
             nn.init.normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -121,19 +131,18 @@ def inputs_of(images: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return images if isinstance(images, tuple) else (images,)
 
 
-def some_units(activations: Tensor, count: int) -> Tensor:
-    """Units (U, 4), a third each at corners, anywhere, and at the maximum of a map."""
-    maps = activations.reshape(*activations.shape[:2], *(activations.shape[2:] or (1, 1)))
+def some_units(activations: Tensor, count: int, rank: int = 2) -> Tensor:
+    """Units (U, 2 + rank), a third each at corners, anywhere, and at the maximum of a map."""
+    maps = activations.reshape(*activations.shape[:2], *(activations.shape[2:] or (1,) * rank))
     rows = []
     for number in range(count):
         image, channel = random.randrange(len(maps)), random.randrange(maps.shape[1])
-        height, width = maps.shape[2:]
-        y, x = random.randrange(height), random.randrange(width)
+        place = [random.randrange(length) for length in maps.shape[2:]]
         if number % 3 == 0:
-            y, x = random.choice((0, height - 1)), random.choice((0, width - 1))
+            place = [random.choice((0, length - 1)) for length in maps.shape[2:]]
         if number % 3 == 1:
-            y, x = divmod(int(maps[image, channel].argmax()), width)
-        rows.append((image, channel, y, x))
+            place = [int(at) for at in torch.unravel_index(maps[image, channel].argmax(), maps.shape[2:])]
+        rows.append((image, channel, *place))
     return torch.tensor(rows)
 
 
@@ -181,7 +190,8 @@ class Trace(torch.fx.Tracer):
         return InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        leaf = isinstance(m, own.MaxPool2d | own.MaxUnpool2d) or getattr(m, "deconvnet_identity", False)
+        own_layer = type(m).__module__ == own.__name__
+        leaf = own_layer or getattr(m, "deconvnet_identity", False)
         return leaf or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -330,6 +340,10 @@ NETWORKS: dict[str, Network] = {
     "perceptron": Network(Perceptron, size=(), channels=9),
     "two images": Network(Stereo, inputs=2),
     "normalised images": Network(Normalised, size=(13, 11)),
+    "ECG ResNet": Network(SignalResNet, size=(151,), channels=2, overlap=True),
+    "U-Net of signals": Network(UNetOfSignals, size=(45,), channels=1),
+    "C3D": Network(C3D, size=(11, 19, 21), overlap=False),
+    "U-Net of volumes": Network(UNetOfVolumes, size=(9, 13, 11), channels=1, overlap=True),
 }
 
 
@@ -348,7 +362,7 @@ class Written(nn.Module):
 
 def trap(
     *,
-    size: tuple[int, int] = (13, 17),
+    size: tuple[int, ...] = (13, 17),
     overlap: bool = False,
     normalization: bool = False,
     rules: Any = None,
@@ -682,3 +696,64 @@ def unpooled_to_wider_maps(net: Any, x: Tensor) -> Tensor:
     x, indices = net.pool(F.relu(net.a(x)))
     x = F.relu(net.b(x))
     return net.c(net.unpool(x, indices, output_size=(13, 15))) + F.pad(F.relu(net.unpool(x, indices)), (0, 1, 0, 1))
+
+
+@trap(
+    size=(41,),
+    overlap=True,
+    a=nn.Conv1d(3, 6, 5, 2, padding_mode="reflect", padding=2),
+    b=nn.Conv1d(6, 6, 4, padding="same", dilation=2, groups=3),
+    c=nn.Conv1d(6, 4, 3, padding=1),
+    d=nn.ConvTranspose1d(4, 4, 3, 2, 1, output_padding=1),
+    bn=nn.BatchNorm1d(6),
+    pool=own.MaxPool1d(3, 2, 1, relu=True),
+    average=nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+    longer=nn.Upsample(scale_factor=2, mode="linear"),
+    pad=nn.ConstantPad1d((2, -1), 0.5),
+    mean=nn.AdaptiveAvgPool1d(5),
+    largest=nn.AdaptiveMaxPool1d(5),
+)
+def signals(net: Any, x: Tensor) -> Tensor:
+    x = net.pool(net.bn(net.a(x)))
+    x = F.relu(net.c(F.relu(net.b(net.pad(x)))))
+    x = F.max_pool1d(F.pad(net.longer(x), (1, 0)), 3, 1, dilation=2) + 0.1
+    x = net.average(x) + F.avg_pool1d(x, 3, 2, 1, True)
+    return net.d(torch.cat((net.mean(x), net.largest(x)), 2).relu())[:, 1:] * 0.5
+
+
+@trap(
+    size=(7, 12, 9),
+    overlap=True,
+    a=nn.Conv3d(3, 6, (2, 3, 3), (1, 2, 1), (1, 1, 0), groups=3),
+    b=nn.Conv3d(6, 4, 3, padding="same", dilation=(1, 1, 2), padding_mode="circular"),
+    c=nn.ConvTranspose3d(4, 4, (1, 2, 2), (1, 2, 1)),
+    d=nn.Conv3d(8, 4, 1),
+    bn=nn.BatchNorm3d(6),
+    pool=own.MaxPool3d((2, 3, 3), (1, 2, 2), (1, 1, 1), relu=True),
+    average=nn.AvgPool3d(2, (1, 2, 2), ceil_mode=True, divisor_override=5),
+    pad=nn.ReplicationPad3d((1, 0, 0, 1, 1, 0)),
+)
+def volumes(net: Any, x: Tensor) -> Tensor:
+    x = net.pool(net.bn(net.a(F.pad(x, (0, 1, -1, 0, 1, 0)))))
+    x = F.relu(net.b(net.pad(x)))
+    y = F.interpolate(net.c(net.average(x)), size=x.shape[2:], mode="trilinear", align_corners=False)
+    x = F.max_pool3d(x + y.relu(), 2, 1, 1, ceil_mode=True)
+    return net.d(torch.cat((x, x.mean((2, 3, 4), keepdim=True).expand_as(x)), 1)).relu()
+
+
+@trap(
+    size=(12, 10),
+    a=conv(3, 4),
+    b=nn.Conv1d(4, 4, 3, padding=1),
+    c=nn.ConvTranspose1d(4, 3, 2),
+    bn=nn.BatchNorm1d(4),
+    pool=nn.MaxPool1d(2, return_indices=True),
+    deep=nn.Conv3d(1, 2, 2),
+    fc=nn.Linear(4, 3),
+)
+def maps_of_other_ranks(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.a(x))
+    rows, _ = net.pool(F.relu(net.bn(net.b(x.mean(3)))))
+    deep = F.max_pool3d(F.relu(net.deep(x.unsqueeze(1))), 2).flatten(1, 2)
+    rows = net.c(F.avg_pool1d(rows, 2, 1))
+    return torch.cat((net.fc(F.adaptive_avg_pool2d(deep, (1, 2)).flatten(1)), rows.flatten(1)), 1)

@@ -189,7 +189,8 @@ _FRESH = """
     normalize layer_norm group_norm instance_norm batch_norm local_response_norm eq ne lt le gt ge logical_and
     logical_or logical_not logical_xor mean sum prod var std var_mean std_mean amax amin argmax argmin norm
     vector_norm cumsum cumprod cat concat concatenate stack hstack vstack matmul mm bmm mv dot outer addmm
-    baddbmm linear conv1d conv2d conv3d conv_transpose2d interpolate upsample pad max_pool2d avg_pool2d
+    baddbmm linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d interpolate upsample pad
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool1d adaptive_max_pool3d
     adaptive_max_pool2d pixel_shuffle flip roll repeat tril triu diag_embed one_hot clone zeros ones full empty
     arange linspace eye tensor zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
     new_tensor item tolist size dim ndimension numel
@@ -213,7 +214,16 @@ def assume(value: Any, expected: Any) -> None:
 _RANDOM = frozenset(
     (
         *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
-        *("multinomial", "poisson", "gumbel_softmax", "fractional_max_pool2d", "uniform_", "normal_", "bernoulli_"),
+        *(
+            "multinomial",
+            "poisson",
+            "gumbel_softmax",
+            "fractional_max_pool2d",
+            "fractional_max_pool3d",
+            "uniform_",
+            "normal_",
+            "bernoulli_",
+        ),
         *("random_", "exponential_", "cauchy_", "geometric_", "log_normal_"),
     )
 )

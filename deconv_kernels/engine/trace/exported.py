@@ -83,7 +83,8 @@ def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
         size: (C, H, W), (F,) of a row, or (H, W); by default as the network says itself, or else 224 x 224.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), 3)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    channels = next((part.in_channels for part in model.modules() if isinstance(part, kinds)), 3)
     named: Any = getattr(getattr(model, "config", None), "image_size", None) or 224
     named = getattr(model, "default_cfg", {}).get("input_size", named)
     size = tuple(size) or (tuple(named) if isinstance(named, tuple | list) else (named, named))
@@ -319,9 +320,9 @@ def _as_written(
     if not isinstance(target, OpOverload):
         return target, args, kwargs
     name = target._opname
-    if target.namespace == "deconv_kernels" and name == "max_pool2d":
+    if target.namespace == "deconv_kernels" and name in ("max_pool2d", "max_pool3d"):
         input, bias, *window, relu = args
-        return ops.max_pool2d, (input, *window), {"bias": bias, "relu": relu}
+        return getattr(ops, name), (input, *window), {"bias": bias, "relu": relu}
     if target.namespace != "aten":
         return target, args, kwargs
     if name.startswith("_assert"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Collection, Sequence
@@ -280,9 +281,9 @@ def _leaky(call: Call) -> Step:
     return Activation(call.name, call.function, call.rule)
 
 
-def _max_pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
-    size, step = window_of(kernel, stride)
-    return MaxPool(call.name, size, step, per_axis(padding, 2, "padding"), per_axis(dilation, 2, "dilation"), ceil_mode)
+def _max_pool(rank: int, call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
+    pad, spread = per_axis(padding, rank, "padding"), per_axis(dilation, rank, "dilation")
+    return MaxPool(call.name, *window_of(rank, kernel, stride), pad, spread, ceil_mode)
 
 
 def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
@@ -300,7 +301,7 @@ def _mean(call: Call) -> list[Step]:
 
 
 def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
-    if start == 1 and end in (-1, 3):
+    if start == 1 and end == -1:
         return Flatten(call.name)
     if start == 0 or start == -4:
         return _along_the_batch(call, "flattening the batch dimension mixes images; start at dimension 1")
@@ -383,7 +384,7 @@ def _convolution_module(call: Call, module: Any) -> list[Step]:
         return [Convolution(call.name, *parameters, *window, module.padding, *spacing)]
     mode, sides = module.padding_mode, list(module._reversed_padding_repeated_twice)
     pad = Whole(f"{call.name}.pad", lambda x: F.pad(x, sides, mode), signals=1, linear=True)
-    return [pad, Convolution(call.name, *parameters, *window, (0, 0), *spacing)]
+    return [pad, Convolution(call.name, *parameters, *window, (0,) * len(module.stride), *spacing)]
 
 
 def _is_sized(call: Call) -> bool:
@@ -391,20 +392,22 @@ def _is_sized(call: Call) -> bool:
     return call.function.is_sized and call.signals == [call.argument(0, "input")]
 
 
-def _convolution_function(call: Call) -> list[Step] | Convolution:
+def _convolution_function(call: Call) -> list[Step] | Convolution | None:
     if _is_sized(call):
         return call.whole(linear=True, alone=True)
+    if len(call.signals) > 1 and call.rule == "gradient":
+        return None
     weight, bias = _parameters_given(call)
-    height, width = weight.now().shape[2:]
-    padding = call.argument(4, "padding", 0)
+    kernel = tuple(weight.now().shape[2:])
+    padding, rank = call.argument(4, "padding", 0), len(kernel)
     return Convolution(
         call.name,
         weight,
         bias,
-        (height, width),
-        per_axis(call.argument(3, "stride", 1), 2, "stride"),
-        padding if isinstance(padding, str) else per_axis(padding, 2, "padding"),
-        per_axis(call.argument(5, "dilation", 1), 2, "dilation"),
+        kernel,
+        per_axis(call.argument(3, "stride", 1), rank, "stride"),
+        padding if isinstance(padding, str) else per_axis(padding, rank, "padding"),
+        per_axis(call.argument(5, "dilation", 1), rank, "dilation"),
         call.argument(6, "groups", 1),
     )
 
@@ -417,22 +420,25 @@ def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | Tran
     return TransposedConvolution(call.name, call.function, weight, *window)
 
 
-def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution:
+def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution | None:
     if _is_sized(call):
         return call.whole(linear=True, alone=True)
+    if len(call.signals) > 1 and call.rule == "gradient":
+        return None
     weight, _ = _parameters_given(call)
     if _is_computed(*call.node.args[3:]):
         return call.whole(linear=True, alone=True)
+    rank = weight.now().dim() - 2
     window = (
-        per_axis(call.argument(3, "stride", 1), 2, "stride"),
-        per_axis(call.argument(4, "padding", 0), 2, "padding"),
-        per_axis(call.argument(7, "dilation", 1), 2, "dilation"),
+        per_axis(call.argument(3, "stride", 1), rank, "stride"),
+        per_axis(call.argument(4, "padding", 0), rank, "padding"),
+        per_axis(call.argument(7, "dilation", 1), rank, "dilation"),
     )
     return TransposedConvolution(call.name, call.function, weight, *window, call.argument(6, "groups", 1))
 
 
-def _max_pool_module(call: Call, module: Any) -> list[Step]:
-    pool = _max_pool(call, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+def _max_pool_module(rank: int, call: Call, module: Any) -> list[Step]:
+    pool = _max_pool(rank, call, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
     return [Rectifier(f"{call.name}.relu", call.rule), pool] if getattr(module, "relu", False) else [pool]
 
 
@@ -441,40 +447,39 @@ def _is_computed(*values: Any) -> bool:
     return any(_is_computed(*value) if isinstance(value, tuple | list) else isinstance(value, Node) for value in values)
 
 
-def _max_pool_function(call: Call) -> list[Step] | MaxPool:
+def _max_pool_function(rank: int, call: Call) -> list[Step] | MaxPool:
     if _is_computed(*call.node.args[1:], *(v for k, v in call.node.kwargs.items() if k != "input")):
         return _gradient(call)
     kernel, stride = call.argument(1, "kernel_size"), call.argument(2, "stride")
     padding, dilation = call.argument(3, "padding", 0), call.argument(4, "dilation", 1)
-    return _max_pool(call, kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
+    return _max_pool(rank, call, kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
 
 
-def _own_max_pool_function(call: Call) -> list[Step]:
+def _own_max_pool_function(rank: int, call: Call) -> list[Step]:
     if call.node.kwargs.get("bias") is not None:
         raise call.refused("add the bias before it, so that it is a step of its own")
     if _is_computed(*call.node.args[1:], *(v for k, v in call.node.kwargs.items() if k != "input")):
         raise call.refused("its window depends on the size of maps; give numbers")
-    pool = _max_pool_function(call)
+    pool = _max_pool_function(rank, call)
     assert isinstance(pool, MaxPool)
     return [Rectifier(f"{call.name}.relu", call.rule), pool] if call.node.kwargs.get("relu", False) else [pool]
 
 
-def _average_pool(call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
-    size, step = window_of(kernel, stride)
-    return AveragePool(call.name, size, step, per_axis(padding, 2, "padding"), *rest)
+def _average_pool(rank: int, call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
+    return AveragePool(call.name, *window_of(rank, kernel, stride), per_axis(padding, rank, "padding"), *rest)
 
 
-def _average_pool_module(call: Call, module: Any) -> AveragePool:
+def _average_pool_module(rank: int, call: Call, module: Any) -> AveragePool:
     window = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
-    return _average_pool(call, *window, module.count_include_pad, module.divisor_override)
+    return _average_pool(rank, call, *window, module.count_include_pad, getattr(module, "divisor_override", None))
 
 
-def _average_pool_function(call: Call) -> list[Step] | AveragePool:
+def _average_pool_function(rank: int, call: Call) -> list[Step] | AveragePool:
     if _is_computed(*call.node.args[1:], *(v for k, v in call.node.kwargs.items() if k != "input")):
         return call.whole(linear=True)
     window = (call.argument(1, "kernel_size"), call.argument(2, "stride"), call.argument(3, "padding", 0))
     ceil_mode, count_include_pad = call.argument(4, "ceil_mode", False), call.argument(5, "count_include_pad", True)
-    return _average_pool(call, *window, ceil_mode, count_include_pad, call.argument(6, "divisor_override"))
+    return _average_pool(rank, call, *window, ceil_mode, count_include_pad, call.argument(6, "divisor_override"))
 
 
 def _batch_normalization(call: Call, module: Any) -> Step:
@@ -501,16 +506,15 @@ def _response_normalization(call: Call) -> Normalization:
 
 def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
     numbers = list(sides) if isinstance(sides, tuple | list) else []
-    if mode == "constant" and len(numbers) in (2, 4) and all(isinstance(side, int) for side in numbers):
-        left, _, top, _ = (*numbers, 0, 0)[:4]
-        return ZeroPad(call.name, call.function, (top, left))
-    if len(numbers) > 6:
+    if mode == "constant" and len(numbers) in (2, 4, 6) and all(isinstance(side, int) for side in numbers):
+        return ZeroPad(call.name, call.function, tuple(numbers[-2::-2]))
+    if len(numbers) > 8:
         raise call.refused("padding of the batch dimension mixes images")
     return call.whole(linear=True)
 
 
 def _interpolate(call: Call, mode: Any) -> list[Step]:
-    if mode not in ("nearest", "nearest-exact", "bilinear", "bicubic", "area"):
+    if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area"):
         raise call.refused(f"interpolation of maps is needed, not {mode!r}")
     return call.whole(linear=True)
 
@@ -702,45 +706,55 @@ def _attribute(call: Call) -> list[Step] | None:
 
 Built = Sequence[Step] | Step | None
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def _each_rank(room: Any, name: str, build: Callable[..., Any]) -> dict[Any, Callable[..., Any]]:
+    """What builds the step of a module or a function for maps of one, two or three axes, given that number first."""
+    return {getattr(room, f"{name}{rank}d"): functools.partial(build, rank) for rank in (1, 2, 3)}
+
+
 _PADS = {
-    nn.ZeroPad2d: "constant",
-    nn.ConstantPad2d: "constant",
-    nn.ReflectionPad2d: "reflect",
-    nn.ReplicationPad2d: "replicate",
-    nn.CircularPad2d: "circular",
+    getattr(nn, f"{name}Pad{rank}d"): mode
+    for name, mode in (
+        ("Zero", "constant"),
+        ("Constant", "constant"),
+        ("Reflection", "reflect"),
+        ("Replication", "replicate"),
+        ("Circular", "circular"),
+    )
+    for rank in (1, 2, 3)
 }
 _MODULES: dict[Any, Callable[[Call, Any], Any]] = {
-    nn.Conv2d: _convolution_module,
-    nn.ConvTranspose2d: _transposed_convolution_module,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution_module),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_convolution_module),
     nn.Linear: lambda call, module: Linear(call.name, *_parameters_of(call, module)),
-    nn.MaxPool2d: _max_pool_module,
-    own.MaxPool2d: _max_pool_module,
+    **_each_rank(nn, "MaxPool", _max_pool_module),
+    **_each_rank(own, "MaxPool", _max_pool_module),
     nn.ReLU: lambda call, module: Rectifier(call.name, call.rule),
     nn.ReLU6: lambda call, module: Rectifier(call.name, call.rule, 6.0),
     nn.LeakyReLU: lambda call, module: _leaky(call),
     nn.Hardtanh: lambda call, module: _clamp(call, module.min_val, module.max_val),
     nn.Threshold: lambda call, module: _threshold(call, module.threshold, module.value),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_normalization),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _batch_normalization),
     nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function, call.exact),
-    nn.AdaptiveAvgPool2d: lambda call, module: _adaptive_average_pool(call, module.output_size),
-    nn.AdaptiveMaxPool2d: lambda call, module: None if module.return_indices else _gradient(call),
-    nn.FractionalMaxPool2d: lambda call, module: _random(call),
-    nn.AvgPool2d: _average_pool_module,
+    **dict.fromkeys(
+        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        lambda call, module: _adaptive_average_pool(call, module.output_size),
+    ),
+    **dict.fromkeys(
+        (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+        lambda call, module: None if module.return_indices else _gradient(call),
+    ),
+    **dict.fromkeys((nn.FractionalMaxPool2d, nn.FractionalMaxPool3d), lambda call, module: _random(call)),
+    **_each_rank(nn, "AvgPool", _average_pool_module),
     **dict.fromkeys(
         (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
         lambda call, module: _interpolate(call, module.mode),
     ),
     nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
     **dict.fromkeys(
-        (
-            *(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Fold),
-            *(nn.AvgPool1d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d),
-        ),
+        (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Fold),
         lambda call, module: _linear_map(call),
-    ),
-    **dict.fromkeys(
-        (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d),
-        lambda call, module: call.whole(linear=True, alone=True),
     ),
     nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
     nn.Identity: lambda call, module: Identity(call.name),
@@ -770,13 +784,20 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
         (F.threshold, torch.threshold, torch.threshold_),
         lambda call: _threshold(call, call.argument(1, "threshold"), call.argument(2, "value")),
     ),
-    **dict.fromkeys((F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d), _max_pool_function),
-    ops.max_pool2d: _own_max_pool_function,
-    F.adaptive_max_pool2d: _gradient,
-    **dict.fromkeys((F.fractional_max_pool2d, F.gumbel_softmax, torch.bernoulli, torch.rand_like), _random),
+    **_each_rank(F, "max_pool", _max_pool_function),
+    **_each_rank(torch, "max_pool", _max_pool_function),
+    **{getattr(F, f"max_pool{rank}d_with_indices"): functools.partial(_max_pool_function, rank) for rank in (1, 2, 3)},
+    **_each_rank(ops, "max_pool", _own_max_pool_function),
+    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), _gradient),
+    **dict.fromkeys(
+        (F.fractional_max_pool2d, F.fractional_max_pool3d, F.gumbel_softmax, torch.bernoulli, torch.rand_like), _random
+    ),
     **dict.fromkeys((torch.randn_like, torch.randint_like), _random),
-    F.avg_pool2d: _average_pool_function,
-    F.adaptive_avg_pool2d: lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
+    **_each_rank(F, "avg_pool", _average_pool_function),
+    **dict.fromkeys(
+        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+        lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
+    ),
     **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), _mean),
     **dict.fromkeys((torch.flip, "flip"), _flip),
     **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function)),
@@ -794,8 +815,8 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
     "contiguous": lambda call: Shift(call.name, call.function),
-    **dict.fromkeys((F.conv2d, torch.conv2d), _convolution_function),
-    F.conv_transpose2d: _transposed_convolution_function,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution_function),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _transposed_convolution_function),
     F.linear: lambda call: (
         call.whole(linear=True, alone=True) if _is_sized(call) else Linear(call.name, *_parameters_given(call))
     ),

@@ -59,7 +59,7 @@ _SPELLINGS: tuple[tuple[Any, ...], ...] = (
     (nn.LogSoftmax, F.log_softmax, torch.log_softmax, "log_softmax"),
     (nn.LayerNorm, F.layer_norm, torch.layer_norm),
     (nn.GroupNorm, F.group_norm, torch.group_norm),
-    (nn.InstanceNorm2d, F.instance_norm, torch.instance_norm),
+    (nn.InstanceNorm2d, nn.InstanceNorm1d, nn.InstanceNorm3d, F.instance_norm, torch.instance_norm),
     (F.normalize,),
 )
 _CANONICAL = {spelling: spellings[0] for spellings in _SPELLINGS for spelling in spellings}

@@ -31,6 +31,7 @@ from .layers import known_type
 
 _TORCH = Path(torch.__file__).parent
 TRACING = threading.RLock()
+_OWN_LAYERS = tuple(getattr(own, f"{kind}{rank}d") for kind in ("MaxPool", "MaxUnpool") for rank in (1, 2, 3))
 
 
 class _Recorded:
@@ -155,7 +156,7 @@ class _Tracer(torch.fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
-            isinstance(m, (own.MaxPool2d, own.MaxUnpool2d))
+            isinstance(m, _OWN_LAYERS)
             or any(isinstance(m, kind) and type(m).forward is getattr(kind, "forward", None) for kind in self.leaves)
             or getattr(m, "deconvnet_identity", False)
             or known_type(type(m)) is not None
