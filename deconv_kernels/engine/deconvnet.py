@@ -180,8 +180,8 @@ class Deconvnet:
         arguments: values for parameters of the model's forward that are not tensors, by name. Parameters with neither a
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.
-        image_size: (C, H, W) of the images, (C, D, H, W) of volumes, (C, L) of signals, or (F,) of rows; (H, W) is
-            enough where the network tells its channels. It is needed for the layers of a network whose
+        image_size: (C, H, W) of the images, (C, D, H, W) of volumes, (C, L) of signals, or (F,) of rows; or without the
+            channels, which are then those of the network's first convolution. It is needed for the layers of a network whose
             forward asks for the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a
             network is traced anew for every size.
 

@@ -455,7 +455,10 @@ def occlude(
     net, refusal = (forward_only(model), None) if layer is None or wanted_units == 0 else with_way_back(model)
     if refusal is not None and wanted_units is not None:
         raise refusal
-    net.check_images([image[None]])
+    try:
+        net.check_images([image[None]])
+    except ValueError as error:
+        raise ValueError(f"image must be (C, H, W), or as the network takes images: {error}") from error
     if not bool(image.isfinite().all()):
         raise ValueError("the image holds values that are not finite")
     map = None if map is None else whole_number("map", map)

@@ -80,15 +80,17 @@ def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
 
     Args:
         model: the network.
-        size: (C, H, W), (F,) of a row, or (H, W); by default as the network says itself, or else 224 x 224.
+        size: (C, [[D,] H,] W), (F,) of a row, or without the channels if the network has a convolution, whose those
+            are; by default as the network says itself, or else 224 x 224, or in three dimensions 64 x 64 x 64.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    channels = next((part.in_channels for part in model.modules() if isinstance(part, kinds)), 3)
-    named: Any = getattr(getattr(model, "config", None), "image_size", None) or 224
+    first = next((part for part in model.modules() if isinstance(part, kinds)), None)
+    channels, rank = (3, 2) if first is None else (first.in_channels, len(first.kernel_size))
+    named: Any = getattr(getattr(model, "config", None), "image_size", None) or (64 if rank == 3 else 224)
     named = getattr(model, "default_cfg", {}).get("input_size", named)
-    size = tuple(size) or (tuple(named) if isinstance(named, tuple | list) else (named, named))
-    return parameter.new_empty((1, *((channels, *size) if len(size) == 2 else size)))
+    size = tuple(size) or (tuple(named) if isinstance(named, tuple | list) else (named,) * rank)
+    return parameter.new_empty((1, *((channels, *size) if len(size) == rank else size)))
 
 
 def _written(
