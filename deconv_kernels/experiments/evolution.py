@@ -111,16 +111,16 @@ class Evolution:
             for column, (checkpoint, stage) in enumerate(zip(self.checkpoints, stages, strict=True)):
                 assert stage.units.activation is not None
                 values = (stage.units.table().T.tolist(), stage.units.activation.tolist(), stage.boxes.tolist())
-                for row, ((image, channel, y, x), value, box) in enumerate(zip(*values, strict=True)):
+                for row, ((image, channel, *at), value, box) in enumerate(zip(*values, strict=True)):
                     heard = bool(responds[row, column])
-                    place = [image, names[image], y, x] if heard else [""] * 4
+                    place = [image, names[image], *at] if heard else [""] * (2 + len(at))
                     ends = [int(jumps[row, column]), int(not heard), rectified_by]
-                    yield [layer, channel, checkpoint, *place, value, *(box if heard else [""] * 4), *ends]
+                    yield [layer, channel, checkpoint, *place, value, *(box if heard else [""] * len(box)), *ends]
 
     def projections(self) -> dict[str, Tensor]:
         """By layer and checkpoint, such as "conv1/last": (maps, C, h, w), zero where a map is silent."""
         return {
-            f"{layer}/{name}": stage.windows.where(heard[:, None, None, None], 0)
+            f"{layer}/{name}": stage.windows.where(heard.view(-1, *[1] * (stage.windows.dim() - 1)), 0)
             for layer, stages in self.stages.items()
             for name, stage, heard in zip(self.checkpoints, stages, self.responds(layer).T, strict=True)
         }
@@ -228,7 +228,7 @@ def strongest_of(
             sources = images[units.image.to(images.device)]
             if layer in best:
                 before, kept = best[layer]
-                stronger = table[4] > before[4]
+                stronger = table[-1] > before[-1]
                 table = torch.where(stronger, table, before)
                 if sources.shape[1:] != kept.shape[1:]:
                     raise ValueError(
@@ -241,8 +241,7 @@ def strongest_of(
         raise ValueError("no images were given")
     units_by_layer = {}
     for layer, (table, _) in best.items():
-        image, channel, y, x = table[:4].to(torch.int64)
-        units_by_layer[layer] = Units(named[layer], image, channel, y, x, table[4])
+        units_by_layer[layer] = Units.of_table(named[layer], table[:-1].to(torch.int64), table[-1])
     return units_by_layer, {layer: images for layer, (_, images) in best.items()}, seen
 
 
@@ -278,10 +277,10 @@ def _stage(
 def _project(net: Deconvnet, images: Tensor, units: Units, overlap: str) -> Projections:
     """Projections of units, each of the image of its own place in `images`."""
     record = net.record(images, units.layer, progress=False)
-    own = Units(units.layer, range(len(units)), units.channel, units.y, units.x, units.activation)
+    own = units.of_images(range(len(units)))
     return net.project(record, own, overlap=overlap, progress=False)
 
 
 def _as_stage(part: Mapping[str, Any]) -> Stage:
-    image, channel, y, x = part["table"]
-    return Stage(Units(part["layer"], image, channel, y, x, part["activation"]), part["windows"], part["boxes"])
+    units = Units.of_table(part["layer"], part["table"], part["activation"])
+    return Stage(units, part["windows"], part["boxes"])

@@ -31,9 +31,9 @@ from ..data.tensor_files import load_tensors, save_tensors
 from ..engine.deconvnet import Deconvnet
 from ..engine.record import Record
 from ..engine.trace.tape import Tape
-from ..engine.units import Units
+from ..engine.units import AXES, Units, columns_of
 from ..terminal import Progress
-from .common.batches import Share, check_data, fetch
+from .common.batches import NEEDS_BATCH, Share, check_data, fetch
 from .common.files import Parts
 from .common.processes import Processes
 from .common.quantiles import Counts, QuantileSearch, order_keys
@@ -43,7 +43,6 @@ from .common.tracing import forward_only
 __all__ = ["Mined", "fetch", "mine", "renumbered"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COLUMNS = ("image", "channel", "y", "x")
 _CHUNK = 2**24  # activations ranked at a time
 _FORMAT = "deconv_kernels mined 1"
 
@@ -101,10 +100,11 @@ class Mined:
         return replace(self, strongest=strongest)
 
     def table(self) -> Iterator[list[object]]:
-        """One row per unit: layer, kind, map, rank, image, y, x and activation; ranks count from 1 in every map."""
+        """One row per unit: layer, kind, map, rank from 1 in every map, image, [[z,] y,] x and activation."""
         for kind, units in self.units():
             assert units.activation is not None
-            columns = (units.channel, ranks(units), units.image, units.y, units.x, units.activation.double())
+            image, channel, *place = units.table()
+            columns = (channel, ranks(units), image, *place, units.activation.double())
             yield from ([units.layer, kind, *row] for row in zip(*(column.tolist() for column in columns), strict=True))
 
     def summary(self) -> Iterator[tuple[object, ...]]:
@@ -197,7 +197,7 @@ class Mined:
         """
         tensors = {}
         for kind, units in self.units():
-            for column in (*_COLUMNS, "activation"):
+            for column in (*units.columns, "activation"):
                 tensors[f"{units.layer}/{kind}/{column}"] = getattr(units, column)
         quantiles = next(iter(self.quantiles.values()), {})
         about = {
@@ -221,8 +221,9 @@ class Mined:
         tensors, about = load_tensors(path)
 
         def units(layer: str, kind: str) -> Units:
-            table = torch.stack([tensors[f"{layer}/{kind}/{column}"] for column in _COLUMNS])
-            return _of_table(layer, table, tensors[f"{layer}/{kind}/activation"])
+            rank = sum(f"{layer}/{kind}/{axis}" in tensors for axis in AXES)
+            table = torch.stack([tensors[f"{layer}/{kind}/{column}"] for column in columns_of(rank)])
+            return Units.of_table(layer, table, tensors[f"{layer}/{kind}/activation"])
 
         if about.get("format") != _FORMAT:
             raise ValueError(f"{str(path)!r} does not hold mined units")
@@ -259,7 +260,7 @@ def renumbered(units: Units, numbers: Tensor) -> Units:
     missing = numbers[place.clamp(max=len(numbers) - 1)] != units.image if len(numbers) else units.image >= 0
     if bool(missing.any()):
         raise ValueError(f"image {int(units.image[missing][0])} is not among the {len(numbers)} given")
-    return Units(units.layer, place, units.channel, units.y, units.x, units.activation)
+    return units.of_images(place)
 
 
 def mine(
@@ -408,6 +409,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.processes = Processes(self.distributed)
         self.searches: dict[str, QuantileSearch] = {}
+        self.rank = 0  # how many axes the images have, as soon as some are seen
 
     def mined(self, layers: tuple[str, ...]) -> Mined:
         """All passes."""
@@ -467,6 +469,7 @@ class _Run:
             part.batches += 1
             part.images += len(inputs[0])
             if len(inputs[0]):
+                self._check(inputs)
                 images = inputs if len(inputs) > 1 else inputs[0]
                 record = self.net.record(images, layers, needs_all, batch_size=len(inputs[0]), progress=False)
                 for layer in layers:
@@ -474,9 +477,18 @@ class _Run:
             bar.update()
         return part.plain()
 
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        """Refuses a batch that the network does not take."""
+        try:
+            self.net.check_images(inputs)
+        except ValueError as error:
+            single = inputs[0].dim() == (self.net.tape.rank or 2) + 1
+            raise ValueError(f"{error}{NEEDS_BATCH}" if single else str(error)) from error
+
     def _look(self, part: _Pass, record: Record, layer: str, start: int, number: int) -> None:
         """Ranks and counts a layer's activations of a batch, whose first image is number `start`."""
-        maps = _as_maps(record.activations[layer]) if layer in record.activations else None
+        self.rank = record.rank
+        maps = _as_maps(record.activations[layer], self.rank) if layer in record.activations else None
         if maps is not None:
             part.meet(layer, maps.shape[1], maps.dtype)
         if number == 1:
@@ -488,7 +500,7 @@ class _Run:
                     new = _candidates(maps, layer, self.k, kind, self.one_per_image)
                 assert new.activation is not None
                 part.meet(layer, record.shape(layer)[0], new.activation.dtype)
-                new = Units(layer, new.image + start, new.channel, new.y, new.x, new.activation)
+                new = new.of_images(new.image + start)
                 known = part.best.get((layer, kind))
                 part.best[layer, kind] = _best([new] if known is None else [known, new], self.k, kind)
         if self.quantiles:
@@ -504,7 +516,8 @@ class _Run:
         for layer, maps in part["maps"].items():
             total.meet(layer, maps, _DTYPES[part["dtypes"][layer]])
         for (layer, kind), (table, activation) in part["best"].items():
-            units = [_of_table(layer, table, activation)]
+            units = [Units.of_table(layer, table, activation)]
+            self.rank = units[0].rank
             if (layer, kind) in total.best:
                 units.append(total.best[layer, kind])
             total.best[layer, kind] = _best(units, self.k, kind)
@@ -518,25 +531,26 @@ class _Run:
         for layer in layers:
             maps, dtype = found.maps.get(layer, 0), found.dtypes.get(layer)
             number = -1 if dtype is None else _DTYPES.index(dtype)
-            maps, number = self.processes.most(torch.tensor([maps, number])).tolist()
+            maps, number, self.rank = self.processes.most(torch.tensor([maps, number, self.rank])).tolist()
             found.meet(layer, maps, _DTYPES[number])
 
     def _gathered(self, found: _Pass, layer: str, kind: str) -> Units:
         """The best units over all processes; activations travel as their bits."""
         dtype = found.dtypes[layer]
-        nothing = _of_table(layer, torch.empty(4, 0, dtype=torch.int64), torch.empty(0, dtype=dtype))
-        own = found.best.get((layer, kind), nothing)
+        nothing = torch.empty(2 + self.rank, 0, dtype=torch.int64)
+        nobody = Units.of_table(layer, nothing, torch.empty(0, dtype=dtype))
+        own = found.best.get((layer, kind), nobody)
         assert own.activation is not None
         integer = order_keys(own.activation).dtype
         bits = own.activation.contiguous().view(integer).to(torch.int64)
         columns = self.processes.gather(torch.cat([own.table(), bits[None]]))
-        units = [_of_table(layer, part[:4], part[4].to(integer).view(dtype)) for part in columns]
+        units = [Units.of_table(layer, part[:-1], part[-1].to(integer).view(dtype)) for part in columns]
         return _best(units, self.k, kind)
 
     def _search(self, layer: str, maps: int, dtype: torch.dtype) -> QuantileSearch:
         if layer not in self.searches:
             parameter = next(self.net.model.parameters(), torch.empty(0))
-            self.searches[layer] = QuantileSearch(maps, self.quantiles, dtype, parameter.device)
+            self.searches[layer] = QuantileSearch(maps, self.quantiles, dtype, parameter.device, self.rank)
         return self.searches[layer]
 
     def _narrow(self, found: _Pass, layers: tuple[str, ...]) -> None:
@@ -552,22 +566,17 @@ class _Run:
         channels = torch.arange(search.maps)
         by_quantile = {}
         for place, q in enumerate(self.quantiles):
-            image, y, x, value = search.units(place)
-            by_quantile[q] = Units(layer, image, channels, y, x, value)
+            (image, *at), value = search.units(place)
+            by_quantile[q] = Units.of_table(layer, torch.stack([image, channels, *at]), value)
         return by_quantile
 
 
-def _of_table(layer: str, table: Tensor, activation: Tensor) -> Units:
-    image, channel, y, x = table
-    return Units(layer, image, channel, y, x, activation)
-
-
-def _as_maps(activations: Tensor) -> Tensor:
-    return activations if activations.dim() == 4 else activations.flatten(1)[..., None, None]
+def _as_maps(activations: Tensor, rank: int) -> Tensor:
+    return activations if activations.dim() == rank + 2 else activations.flatten(1)[(..., *(None,) * rank)]
 
 
 def _candidates(maps: Tensor, layer: str, k: int, kind: str, one_per_image: bool) -> Units:
-    """The k best units of every map of every image, or one; of equal ones the first by row and column."""
+    """The k best units of every map of every image, or one; of equal ones the first in row-major order."""
     at_once = max(1, _CHUNK // maps[0].numel())
     parts = [
         _of_chunk(maps[first : first + at_once], first, layer, k, kind, one_per_image)
@@ -577,7 +586,6 @@ def _candidates(maps: Tensor, layer: str, k: int, kind: str, one_per_image: bool
 
 
 def _of_chunk(maps: Tensor, first: int, layer: str, k: int, kind: str, one_per_image: bool) -> Units:
-    width = maps.shape[3]
     values = maps.flatten(2)
     score = order_keys(values.contiguous())
     excluded = torch.iinfo(score.dtype).min
@@ -596,17 +604,17 @@ def _of_chunk(maps: Tensor, first: int, layer: str, k: int, kind: str, one_per_i
         best = score.gather(2, place)
     image, channel, rank = (best > excluded).nonzero(as_tuple=True)
     chosen = place[image, channel, rank]
-    y = torch.div(chosen, width, rounding_mode="floor")
-    return Units(layer, image + first, channel, y, chosen - y * width, values[image, channel, chosen])
+    at = torch.unravel_index(chosen, maps.shape[2:])
+    return Units.of_table(layer, torch.stack([image + first, channel, *at]), values[image, channel, chosen])
 
 
 def _best(parts: Sequence[Units], k: int, kind: str) -> Units:
-    """The k best units of every map; equal ones by image, row and column."""
+    """The k best units of every map; equal ones by image and place."""
     units = Units.concatenate(parts)
     assert units.activation is not None
     keys = order_keys(units.activation.contiguous()).to(torch.int64).numpy()
-    image, channel, y, x = units.table().numpy()
-    order = np.lexsort((x, y, image, keys if kind == "weakest" else -keys, channel))
+    image, channel, *place = units.table().numpy()
+    order = np.lexsort((*reversed(place), image, keys if kind == "weakest" else -keys, channel))
     channel = channel[order]
     rank = np.arange(len(order)) - np.searchsorted(channel, channel)
     return units[torch.from_numpy(order[rank < k])]

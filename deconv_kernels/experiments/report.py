@@ -117,8 +117,7 @@ def make_report(
         rectifier = rectified[layer]
         looking = partial(_gallery, net, record, layer, rectifier, maps, k, seed, progress)
         plain = parts.get(f"responses of {layer}", looking)
-        image, channel, y, x = plain["units"]
-        units = Units(rectifier, image, channel, y, x, plain["activation"])
+        units = Units.of_table(rectifier, torch.stack(plain["units"]), plain["activation"])
         galleries.append(Projections(units, plain["windows"], plain["boxes"], tuple(plain["shape"])))
         counts[layer], chosen[layer] = plain["maps"], tuple(plain["chosen"])
         fields[layer] = None if plain["field"] is None else tuple(plain["field"])

@@ -44,7 +44,7 @@ from ..ops import check_overlap
 Inputs = Tensor | tuple[Tensor, ...]
 Target = None | int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]]
 Selector = int | tuple[int | slice, ...] | Callable[[Tensor], Tensor]
-Position = tuple[int, int, int]
+Position = tuple[int, ...]
 
 _PROBABILITIES = {nn.Softmax: "gradient", nn.LogSoftmax: "gradient"}
 _NETS_KEPT = 4
@@ -148,11 +148,11 @@ class _Attribution:
         assert shape is not None
         image = torch.arange(images).repeat(len(selections))
         if to_one and not functional:
-            positions = [_positions(selection, images, shape) for selection in selections]
+            positions = [_positions(selection, images, shape, record.rank) for selection in selections]
             units = [position for found in positions if found is not None for position in found]
             if len(units) == len(image):
-                channel, y, x = torch.tensor(units, dtype=torch.int64).unbind(1)
-                return [net.project(record, Units(layer, image, channel, y, x), "one", self.overlap).full()]
+                table = torch.cat((image[None], torch.tensor(units, dtype=torch.int64).T))
+                return [net.project(record, Units.of_table(layer, table), "one", self.overlap).full()]
         if functional:
             values = record.activations[layer]
         else:
@@ -209,7 +209,8 @@ class _OutputAttribution(_Attribution):
         """Attributions of the output's targets to the inputs, for all images at once.
 
         Args:
-            inputs: (N, C, H, W) or (N, F), or a tuple of such; they are the first arguments of the model's forward.
+            inputs: images (N, C, [[D,] H,] W) or rows (N, F), or a tuple of such; they are the first arguments of the
+                model's forward.
             target: which element of the output of shape (N, ...), in any form that Captum takes: None where there is
                 one for each image; an int, a tuple of ints or a tensor of one int, the same for all images; a list or
                 (N,) tensor of ints, or a list of tuples, one for each.
@@ -292,7 +293,8 @@ class _NeuronAttribution(_Attribution):
         """Attributions of neurons of the layer to the inputs, for all images at once.
 
         Args:
-            inputs: (N, C, H, W) or (N, F), or a tuple of such; they are the first arguments of the model's forward.
+            inputs: images (N, C, [[D,] H,] W) or rows (N, F), or a tuple of such; they are the first arguments of the
+                model's forward.
             neuron_selector: which neuron of the layer's output of shape (N, ...): an int where that has two dimensions;
                 a tuple of ints and slices, where slices stand for the sum of their neurons; or a function from the
                 layer's output to one number, or one for each image. A list of S selectors is S attributions at once.
@@ -447,13 +449,14 @@ def _on_input(
     return [signal if other == number else x.new_zeros((len(signal), *x.shape[1:])) for other, x in enumerate(tensors)]
 
 
-def _positions(selection: Any, images: int, shape: Sequence[int]) -> list[Position] | None:
-    """Channel, row and column of the one unit that a selection means in each image; None if it means something else.
+def _positions(selection: Any, images: int, shape: Sequence[int], rank: int) -> list[Position] | None:
+    """Channel and place of the one unit that a selection means in each image; None if it means something else.
 
     Args:
         selection: a target or a neuron selector.
         images: how many.
         shape: of the values of one image.
+        rank: how many axes the images have.
     """
     if isinstance(selection, Tensor):
         if selection.is_floating_point() or selection.dim() > 1:
@@ -466,23 +469,23 @@ def _positions(selection: Any, images: int, shape: Sequence[int]) -> list[Positi
     else:
         index = () if selection is None else selection if isinstance(selection, tuple) else (selection,)
         listed = [index] * images
-    positions = [_position(index, shape) for index in listed]
+    positions = [_position(index, shape, rank) for index in listed]
     return None if None in positions else [position for position in positions if position is not None]
 
 
-def _position(index: tuple[Any, ...], shape: Sequence[int]) -> Position | None:
-    """Channel, row and column of the element at an index into values of a shape; None if it is not one of them."""
+def _position(index: tuple[Any, ...], shape: Sequence[int], rank: int) -> Position | None:
+    """Channel and place of the element at an index into values of a shape; None if it is not one of them."""
     if len(index) != len(shape) or not all(isinstance(part, Integral) and not isinstance(part, bool) for part in index):
         return None
     if not all(-length <= part < length for part, length in zip(index, shape, strict=True)):
         return None
     inside = [int(part) % length for part, length in zip(index, shape, strict=True)]
-    if len(shape) == 3:
-        return inside[0], inside[1], inside[2]
+    if len(shape) == rank + 1:
+        return tuple(inside)
     number = 0
     for part, length in zip(inside, shape, strict=True):
         number = number * length + part
-    return number, 0, 0
+    return number, *(0,) * rank
 
 
 def _holds_tensor(value: object) -> bool:

@@ -168,7 +168,7 @@ def project_full_frame(
     _scale(units, seed)
     used, image = torch.unique(units.image, return_inverse=True)
     full_frame = FullFrame(net, images[used], units.layer)
-    of_used = Units(units.layer, image, units.channel, units.y, units.x, units.activation)
+    of_used = units.of_images(image)
     return full_frame.project(of_used, units_at_once, seed)
 
 

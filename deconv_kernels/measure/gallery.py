@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..engine.deconvnet import Deconvnet
 from ..engine.steps.pooling import MaxPool
-from ..engine.units import Units
 from ..experiments.common.clock import now
 from ..experiments.common.responses import seen_size
 from ..experiments.gallery import Gallery, LayerGallery
@@ -230,7 +229,7 @@ class _Comparison:
         window can trade places: a difference of the recorded switches, not of the way back.
         """
         sample = self.sample
-        alone = Units(sample.layer, range(len(sample)), sample.channel, sample.y, sample.x, sample.activation)
+        alone = sample.of_images(range(len(sample)))
         record = self.net.record(self.images[sample.image], sample.layer, batch_size=1, progress=False)
         return self.net.project(record, alone, overlap=self.overlap, progress=False).full()
 

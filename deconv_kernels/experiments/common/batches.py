@@ -224,6 +224,9 @@ def _samplers(data: Iterable[Any]) -> list[object]:
     return [data.sampler, data.batch_sampler, getattr(data.batch_sampler, "sampler", None)]
 
 
+NEEDS_BATCH = ": single images need a batch dimension, as DataLoader(data, batch_size=...) gives them"
+
+
 def _tensors(batch: Any, inputs: int) -> list[Tensor]:
     """The images of a batch: its first floating-point tensors."""
     parts: list[Any]
@@ -239,9 +242,9 @@ def _tensors(batch: Any, inputs: int) -> list[Tensor]:
             + (", ".join(str(tensor.dtype) for tensor in tensors) or f"a {type(batch).__name__} without tensors")
         )
     images = floating[:inputs]
-    if images[0].dim() not in (2, 4):
+    if not 2 <= images[0].dim() <= 5:
         raise ValueError(
-            f"a batch must have shape (N, C, H, W) or (N, F), got {tuple(images[0].shape)}: single images need a "
-            "batch dimension, as DataLoader(data, batch_size=...) gives them"
+            "a batch must have shape (N, C, H, W), (N, C, D, H, W), (N, C, L) or (N, F), got "
+            f"{tuple(images[0].shape)}{NEEDS_BATCH}"
         )
     return images

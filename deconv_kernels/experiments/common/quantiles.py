@@ -7,6 +7,7 @@ the wanted rank has. Counts of parts of the data add up, so that the result does
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -22,7 +23,7 @@ _COUNT_BYTES = 2**26  # for one layer
 _CHUNK = 2**22  # values counted at a time
 _NOWHERE = torch.iinfo(torch.int64).max
 # A place is one number: image, row and column in 31, 16 and 16 bits.
-_COORDINATE_BITS = 16
+_PLACE_BITS = 32
 
 
 def order_keys(values: Tensor) -> Tensor:
@@ -85,10 +86,14 @@ class QuantileSearch:
         quantiles: from 0, the lowest value, to 1, the highest; the nearest rank is taken.
         dtype: of the values.
         device: where to count.
+        rank: how many axes the maps have.
     """
 
-    def __init__(self, maps: int, quantiles: Sequence[float], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, maps: int, quantiles: Sequence[float], dtype: torch.dtype, device: torch.device, rank: int = 2
+    ) -> None:
         self.maps, self.quantiles, self.dtype, self.device = maps, tuple(quantiles), dtype, device
+        self._rank_of_maps, self._coordinate_bits = rank, _PLACE_BITS // rank
         bits = 8 * dtype.itemsize
         self._digit = ceil(bits / passes_needed(maps, len(quantiles), dtype))
         # The bits below the next digit.
@@ -115,22 +120,23 @@ class QuantileSearch:
 
         Args:
             counts: of this pass.
-            maps: (N, maps, H, W); it moves to the search's device.
+            maps: (N, maps, [[D,] H,] W); it moves to the search's device.
             first_image: the number of the first of its images.
 
         Raises:
-            ValueError: more than 65,536 rows or columns, or 2^31 images.
+            ValueError: more than 65,536 rows or columns (1,024 of each axis in volumes), or 2^31 images.
         """
         maps = maps.to(self.device)
-        images, channels, height, width = maps.shape
-        if max(height, width) > 2**_COORDINATE_BITS or first_image + images > 2**31:
+        images, channels, *size = maps.shape
+        longest = 2**self._coordinate_bits
+        if max(size) > longest or first_image + images > 2**31:
             raise ValueError(
-                f"quantiles are for maps of at most 65,536 rows and columns and 2^31 images, got {height}x{width} maps "
-                f"and {first_image + images} images"
+                f"quantiles are for maps of at most {longest:,} positions along an axis and 2^31 images, got "
+                f"{'x'.join(map(str, size))} maps and {first_image + images} images"
             )
         _, groups, digits = counts.number.shape
         number = counts.number.view(-1)
-        area = height * width
+        area = math.prod(size)
         at_once = max(1, _CHUNK // (channels * area))
         for start in range(0, images, at_once):
             keys = order_keys(maps[start : start + at_once].contiguous()).view(-1, channels, area)
@@ -149,17 +155,20 @@ class QuantileSearch:
                 else:
                     number.index_add_(0, index, torch.ones_like(index))
                 if counts.first is not None:
-                    place = self._places(keys.shape, chosen, width) + (first_image + start << 2 * _COORDINATE_BITS)
+                    place = self._places(keys.shape, chosen, size, first_image + start)
                     counts.first.view(-1).scatter_reduce_(0, index, place, "amin")
 
-    def _places(self, shape: torch.Size, chosen: Tensor | None, width: int) -> Tensor:
+    def _places(self, shape: torch.Size, chosen: Tensor | None, size: Sequence[int], first_image: int) -> Tensor:
         """The places of some (by default of all) of (n, maps, area) values, in one number each."""
         _, channels, area = shape
         if chosen is None:
             chosen = torch.arange(shape.numel(), device=self.device)
-        y = _quotient(chosen % area, width)
-        image = _quotient(chosen, channels * area)
-        return ((image << _COORDINATE_BITS) + y << _COORDINATE_BITS) + chosen % width
+        place, rest = first_image + _quotient(chosen, channels * area), chosen % area
+        for axis in range(len(size)):
+            below = math.prod(size[axis + 1 :])
+            place = (place << self._coordinate_bits) + _quotient(rest, below)
+            rest = rest % below
+        return place
 
     def narrow(self, counts: Counts) -> None:
         """Ends a pass, with the counts of all data.
@@ -192,13 +201,16 @@ class QuantileSearch:
         self._digit = min(self._digit, self._below)
         self._below -= self._digit
 
-    def units(self, quantile: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image, row, column and value of every map's unit at one of the quantiles: its first one in that order."""
+    def units(self, quantile: int) -> tuple[Tensor, Tensor]:
+        """Of every map's unit at one of the quantiles, its first one in that order: image and [[z,] y,] x as rows of
+        one tensor, (1 + rank, maps); and its value."""
         assert self.found is not None
         keys, places = (part[:, quantile] for part in self.found)
-        coordinate = 2**_COORDINATE_BITS - 1
-        image, y, x = places >> 2 * _COORDINATE_BITS, (places >> _COORDINATE_BITS) & coordinate, places & coordinate
-        return image, y, x, from_keys(keys, self.dtype)
+        columns = []
+        for _ in range(self._rank_of_maps):
+            columns.append(places & (2**self._coordinate_bits - 1))
+            places = places >> self._coordinate_bits
+        return torch.stack([places, *reversed(columns)]), from_keys(keys, self.dtype)
 
 
 def _quotient(number: Tensor, divisor: int) -> Tensor:
