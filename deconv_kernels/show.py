@@ -15,7 +15,7 @@ from .checks import at_least, shown
 from .data.crops import cut, plan_centres
 from .data.photographs import Photograph, load_photographs
 from .engine.deconvnet import Deconvnet
-from .engine.pictures import Sheet, mosaic, patches, sheet, side_by_side
+from .engine.pictures import Sheet, mosaic, patches, sheet, side_by_side, slices, traces
 from .engine.units import LayerLike
 from .models import GREY, TORCHVISION, Preprocessing, Weights
 
@@ -45,7 +45,9 @@ def show(
         model: any `nn.Module` that torch.fx can trace; or a `Deconvnet`, which is not traced again and says the rule.
         images: photographs, of each of which the central square is shown: a PIL image, an array (H, W, 3) or (H, W) of
             uint8, the path of a file or of a folder, "samples", or a list of these. Or images as they are: a tensor or
-            array, (N, 3, H, W) of uint8, or (N, C, H, W) of floats, which the model is given unchanged.
+            array, (N, 3, H, W) of uint8, or (N, C, H, W) of floats, which the model is given unchanged. Volumes of
+            floats (N, C, D, H, W) are drawn as rows of slices, and signals (N, C, L) as lines, each over what it was
+            seen in, in grey.
         layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`; or the module itself.
         maps: which, or of how many those with the strongest units.
         k: units per map, at most one per image.
@@ -62,7 +64,7 @@ def show(
     Raises:
         TypeError: images of another kind.
         ValueError: images that cannot be read or that the model does not take, no such map, or projections that are no
-            pictures: of signals, volumes and rows, and of channels that are neither one nor three.
+            pictures: of rows, and of channels that are neither one nor three.
         UnknownLayer: a layer the model does not have.
         UnsupportedModule: a part of the network has no exact rule.
 
@@ -77,9 +79,12 @@ def show(
     at_least("k", k, 1)
     network = model.model if isinstance(model, Deconvnet) else model
     inputs, pixels, to_rgb = _read(images, preprocess, size, network)
-    if inputs.dim() != 4:
-        what = {2: "rows", 3: "signals", 5: "volumes"}.get(inputs.dim(), f"tensors of {inputs.dim()} dimensions")
-        raise ValueError(f"show draws images of shape (N, C, H, W), not {what}: use Deconvnet.project and full()")
+    if inputs.dim() not in (3, 4, 5):
+        what = "rows" if inputs.dim() == 2 else f"tensors of {inputs.dim()} dimensions"
+        raise ValueError(
+            f"show draws images (N, C, H, W), volumes (N, C, D, H, W) and signals (N, C, L), not {what}: use "
+            "Deconvnet.project and full()"
+        )
     net = model if isinstance(model, Deconvnet) else Deconvnet(model, image_size=inputs.shape[1:])
     record = net.record(inputs, layer, batch_size=batch_size, progress=progress)
     of_each = min(k, len(inputs))
@@ -92,25 +97,42 @@ def show(
     assert units.activation is not None
     strengths = units.activation.tolist()
     found = net.project(record, units, progress=progress)
+    title = f"What maps of {record.layer(layer).name} respond to"
+    each = [slice(start, start + of_each) for start in range(0, len(units), of_each)]
+    titles = [
+        f"map {int(units.channel[part.start])}: {strengths[part.start]:.4g} to {strengths[part.stop - 1]:.4g}"
+        for part in each
+    ]
+    if inputs.dim() == 3:
+        seen = _under(inputs, units.image.tolist(), found.boxes.tolist())
+        return traces([(found.windows[part], seen[part]) for part in each], titles, _COLUMNS, title)
     tiles = found.images(full=False, to_rgb=to_rgb)
     beside = patches(pixels, units.image.tolist(), found.boxes.tolist())
+    beside = slices(beside) if inputs.dim() == 5 else beside
     factor = max(1, round(_LONGEST / 3 / max(tiles.shape[1:3])))
     tiles, beside = (each.repeat(factor, axis=1).repeat(factor, axis=2) for each in (tiles, beside))
     gap = max(1, max(tiles.shape[1:3]) // 32)
-    drawn, titles = [], []
-    for start in range(0, len(units), of_each):
-        part = slice(start, start + of_each)
-        drawn.append(side_by_side([mosaic(tiles[part], gap), mosaic(beside[part], gap)], 4 * gap))
-        first, last = strengths[start], strengths[start + of_each - 1]
-        titles.append(f"map {int(units.channel[start])}: {first:.4g} to {last:.4g}")
-    return sheet(drawn, titles, _COLUMNS, f"What maps of {record.layer(layer).name} respond to")
+    columns = 1 if inputs.dim() == 5 else None  # rows of slices are long
+    drawn = [
+        side_by_side([mosaic(tiles[part], gap, columns), mosaic(beside[part], gap, columns)], 4 * gap) for part in each
+    ]
+    return sheet(drawn, titles, _COLUMNS, title)
+
+
+def _under(signals: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Tensor:
+    """What signals (N, C, L) hold in boxes x0, x1, the nearest element outside: (U, C, w)."""
+    windows = [
+        signals[number][:, torch.arange(start, stop).clamp_(0, signals.shape[2] - 1)]
+        for number, (start, stop) in zip(image, boxes, strict=True)
+    ]
+    return torch.stack(windows).detach().cpu()
 
 
 def _read(
     images: object, preprocess: Preprocess | None, size: int, network: nn.Module
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor] | None]:
     """What the model is given, what is shown of it (uint8 RGB), and what makes RGB of projections."""
-    if isinstance(images, np.ndarray) and images.ndim >= 4:
+    if isinstance(images, np.ndarray) and (images.ndim >= 4 or images.dtype.kind == "f"):
         images = torch.from_numpy(np.ascontiguousarray(images))
     if isinstance(images, Tensor) and images.is_floating_point():
         if preprocess is not None:
@@ -180,11 +202,12 @@ def _given(preprocess: Callable[[Any], Any], photograph: Photograph) -> Tensor:
 
 def _visible(inputs: Tensor) -> Tensor:
     """Images as the model takes them as pixels to look at, each from its lowest to its highest value: uint8 RGB."""
-    if inputs.dim() != 4:
+    if inputs.dim() not in (4, 5):
         return inputs
     if inputs.shape[1] not in (1, 3):
         raise ValueError(f"show draws images of 1 or 3 channels, got {tuple(inputs.shape)}")
     low, high = (end(inputs.detach().float().cpu().flatten(1), 1) for end in (torch.amin, torch.amax))
     spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
-    shares = (inputs.detach().float().cpu() - low.view(-1, 1, 1, 1)) / spread.view(-1, 1, 1, 1)
-    return (shares * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    ones = (1,) * (inputs.dim() - 1)
+    shares = (inputs.detach().float().cpu() - low.view(-1, *ones)) / spread.view(-1, *ones)
+    return (shares * 255).round().to(torch.uint8).expand(-1, 3, *inputs.shape[2:])

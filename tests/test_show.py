@@ -71,8 +71,9 @@ class TestProjections:
         net = dk.Deconvnet(nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 4)))
         record = net.record(torch.randn(2, 7), "2")
         rows = net.project(record, record.strongest("2", k=1))
-        with pytest.raises(ValueError, match=r"shape \(C, H, W\), and the network takes 7: use full"):
+        with pytest.raises(ValueError, match=r"\(C, D, H, W\), and the network takes 7: use show"):
             rows.images()
+        assert len(rows.show().axes[0].lines) == 1
         assert rows._repr_html_() == f"<p>{rows._summary()}</p>".replace("'", "&#x27;")
 
     def test_a_figure_of_the_first_ones(self):
@@ -154,11 +155,36 @@ class TestShow:
         net = dk.Deconvnet(Skips(1), rule="guided")
         assert len(titles(dk.show(net, photographs(2), "middle", size=20, maps=3, k=1))) == 3
 
+    def test_volumes_are_rows_of_slices(self):
+        model, volumes = nn.Sequential(nn.Conv3d(1, 2, (3, 5, 4)), nn.ReLU()), torch.rand(4, 1, 6, 9, 8)
+        nn.init.ones_(model[0].bias)
+        net = dk.Deconvnet(model)
+        record = net.record(volumes, "1")
+        found = net.project(record, record.strongest("1", k=2))
+        pictures, whole = found.images(full=False), found.images()
+        assert pictures.shape == (4, 5, 3 * 4 + 2, 3) and whole.shape == (4, 9, 5 * 8 + 4, 3)
+        for picture, volume in zip(pictures, with_contrast(found.windows.expand(-1, 3, -1, -1, -1)), strict=True):
+            assert all(np.array_equal(picture[:, 5 * plane : 5 * plane + 4], volume[plane]) for plane in range(3))
+        figure = dk.show(net, volumes, "1", maps=2, k=2)
+        assert len(titles(figure)) == 2
+        cut = patches((volumes * 255).to(torch.uint8).expand(-1, 3, -1, -1, -1), [3], [[4, -1, 6, 7, 4, 10]])[0]
+        assert np.array_equal(cut[0, 1:, :2, 0], (volumes[3, 0, 4, :4, 6:] * 255).to(torch.uint8).numpy())
+        assert (cut[2] == 236).all() and (cut[:, 0] == 236).all()
+
+    def test_signals_are_lines_over_what_they_were_seen_in(self):
+        model, signals = nn.Sequential(nn.Conv1d(2, 3, 5, padding=2), nn.ReLU()), torch.rand(4, 2, 30)
+        nn.init.ones_(model[0].bias)
+        figure = dk.show(model, signals, "1", maps=2, k=3)
+        assert [axes.get_title()[:3] for axes in figure.axes] == ["map", "map"]
+        for axes in figure.axes:
+            assert len(axes.lines) == 3 * 2 * 2  # of three units two channels, and of these what they were seen in
+            assert all(len(line.get_ydata()) == 5 for line in axes.lines)
+
     @pytest.mark.parametrize(
         ("images", "more", "error", "message"),
         [
-            (torch.rand(2, 3, 8), {}, ValueError, "not signals"),
-            (torch.rand(2, 3, 4, 8, 8), {}, ValueError, "not volumes"),
+            (torch.rand(2, 3, 8), {}, ValueError, r"images must have shape \(N, C, H, W\)"),
+            (torch.rand(2, 3, 4, 8, 8), {}, ValueError, r"images must have shape \(N, C, H, W\)"),
             (torch.rand(2, 7), {}, ValueError, "not rows"),
             (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), {}, ValueError, r"uint8 of shape \(N, 3, H, W\)"),
             (np.zeros((8, 8, 4), dtype=np.uint8), {}, ValueError, "a photograph of uint8"),

@@ -21,7 +21,7 @@ from ..terminal import chunks_of, progress_bar
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map, rank_of
 from .forward import Recording
-from .pictures import Pixels, Sheet, embedded, mosaic, sheet, with_contrast
+from .pictures import Pixels, Sheet, embedded, mosaic, sheet, slices, traces, with_contrast
 from .plan import Plan, make_plan, working_bytes
 from .record import Record
 from .signal import Positions, Windows, place
@@ -98,10 +98,11 @@ class Projections:
             saturated: the share of each picture's values other than zero, the largest in magnitude, at full contrast.
 
         Returns:
-            uint8 (U, H, W, 3), or (U, h, w, 3) of the receptive fields, on the host.
+            uint8 (U, H, W, 3), or (U, h, w, 3) of the receptive fields, on the host. Of volumes some planes, evenly
+            spaced, side by side.
 
         Raises:
-            ValueError: the network takes no images of height and width, or values that are neither grey nor of three
+            ValueError: signals and rows, which `show` draws as lines; values that are neither grey nor of three
                 colours.
 
         Source: Zeiler & Fergus 2013, Fig 2.
@@ -112,21 +113,24 @@ class Projections:
             >>> net.project(record, record.strongest("1", k=2)).images().shape
             (8, 16, 16, 3)
         """
-        if len(self.shape) != 3:
+        if len(self.shape) not in (3, 4):
             taken = "x".join(map(str, self.shape))
-            raise ValueError(f"pictures need images of shape (C, H, W), and the network takes {taken}: use full()")
+            raise ValueError(
+                f"pictures need images of shape (C, H, W) or (C, D, H, W), and the network takes {taken}: use show()"
+            )
         values = self.full() if full else self.windows
         values = values if to_rgb is None else to_rgb(values)
         if values.shape[1] not in (1, 3):
             raise ValueError(
                 f"pictures need 1 or 3 channels, got {values.shape[1]}: give to_rgb=lambda x: x[:, :3] or the like"
             )
-        return with_contrast(values.expand(-1, 3, -1, -1), saturated)
+        pictures = with_contrast(values.expand(-1, 3, *values.shape[2:]), saturated)
+        return slices(pictures) if len(self.shape) == 4 else pictures
 
     def show(
         self, *, full: bool = False, to_rgb: Callable[[Tensor], Tensor] | None = None, most: int = 36, columns: int = 6
     ) -> Sheet:
-        """A Matplotlib figure of the projections, which a notebook shows by itself.
+        """A Matplotlib figure of the projections, which a notebook shows by itself; signals and rows as lines.
 
         Args:
             full, to_rgb: as for `images`.
@@ -143,13 +147,17 @@ class Projections:
         shown = self[:most]
         of = f", the first {len(shown)} of {len(self)}" if len(shown) < len(self) else ""
         title = f"Projections from {self.units.layer}{of}"
+        if len(self.shape) < 3:
+            values = shown.full() if full or len(self.shape) == 1 else shown.windows
+            lines = values.reshape(len(shown), -1, values.shape[-1])
+            return traces([(line[None], None) for line in lines], shown.units.labels(), columns, title)
         return sheet(list(shown.images(full=full, to_rgb=to_rgb)), shown.units.labels(), columns, title)
 
     def __repr__(self) -> str:
         return f"Projections({self._summary()})"
 
     def _repr_html_(self) -> str:
-        if len(self.shape) != 3 or self.windows.shape[1] not in (1, 3) or not len(self):
+        if len(self.shape) not in (3, 4) or self.windows.shape[1] not in (1, 3) or not len(self):
             return f"<p>{escape(self._summary())}</p>"
         pictures = self[:_SHOWN].images(full=False)
         return f"<p>{escape(self._summary())}</p>{embedded(mosaic(pictures, columns=_SHOWN_ABREAST))}"
@@ -181,8 +189,8 @@ class Deconvnet:
             value nor a default are the inputs, of which there usually is one: the images.
         inputs: the names of parameters that are inputs although they have a default.
         image_size: (C, H, W) of the images, (C, D, H, W) of volumes, (C, L) of signals, or (F,) of rows; or without the
-            channels, which are then those of the network's first convolution. It is needed for the layers of a network whose
-            forward asks for the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a
+            channels, which are then those of the network's first convolution. It is needed for the layers of a network
+            whose forward asks for the sizes of its maps, as in `if x.shape[-1] < 7`, until images are recorded: such a
             network is traced anew for every size.
 
     Raises:

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Pixels", "Sheet", "embedded", "mosaic", "patches", "sheet", "side_by_side", "with_contrast"]
+__all__ = [
+    "Pixels",
+    "Sheet",
+    "embedded",
+    "mosaic",
+    "patches",
+    "sheet",
+    "side_by_side",
+    "slices",
+    "traces",
+    "with_contrast",
+]
 
 Pixels = NDArray[np.uint8]
 
@@ -30,11 +41,11 @@ def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
     """Turns signed RGB values into pictures, each with a contrast of its own; zero is mid-grey.
 
     Args:
-        values: (U, 3, h, w), any float dtype.
+        values: (U, 3, h, w), or (U, 3, d, h, w) of volumes; any float dtype.
         saturated: the share of each picture's values other than zero, the largest in magnitude, drawn at full contrast.
 
     Returns:
-        uint8 (U, h, w, 3). A picture of zeros is grey.
+        uint8 (U, h, w, 3) or (U, d, h, w, 3). A picture of zeros is grey.
     """
     pictures = np.empty((len(values), *values.shape[2:], 3), dtype=np.uint8)
     for picture, value in zip(pictures, values.to("cpu", torch.float32).numpy(), strict=True):
@@ -42,7 +53,7 @@ def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
         rank = max(0, len(magnitudes) - 1 - int(saturated * len(magnitudes)))
         full = np.partition(magnitudes, rank)[rank] if len(magnitudes) else 1.0
         levels = np.rint(value * ((255 - _GREY) / full) + _GREY)
-        picture[:] = np.clip(levels, 0, 255).transpose(1, 2, 0)
+        picture[:] = np.moveaxis(np.clip(levels, 0, 255), 0, -1)
     return pictures
 
 
@@ -50,23 +61,33 @@ def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]
     """Cuts receptive fields out of images.
 
     Args:
-        images: uint8 RGB, (N, 3, H, W).
+        images: uint8 RGB, (N, 3, H, W), or (N, 3, D, H, W) of volumes.
         image: (U,) which image each patch comes from.
-        boxes: (U, 4) y0, x0, y1, x1, half open, all of one size; they may overhang the image.
+        boxes: (U, 2 * rank) [z0,] y0, x0, [z1,] y1, x1, half open, all of one size; they may overhang the image.
 
     Returns:
-        uint8 (U, h, w, 3), what lies outside the image light.
+        uint8 (U, [d,] h, w, 3), what lies outside the image light.
     """
+    rank = images.dim() - 2
     if not len(boxes):
-        return np.empty((0, 0, 0, 3), dtype=np.uint8)
-    height, width = images.shape[2:]
-    y0, x0, y1, x1 = boxes[0]
-    pictures = np.full((len(boxes), y1 - y0, x1 - x0, 3), _OUTSIDE, dtype=np.uint8)
-    for picture, number, (y0, x0, y1, x1) in zip(pictures, image, boxes, strict=True):
-        rows, columns = slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width))
-        inside = picture[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
-        inside[:] = images[number, :, rows, columns].permute(1, 2, 0).numpy()
+        return np.empty((0, *(0,) * rank, 3), dtype=np.uint8)
+    size = [stop - start for start, stop in zip(boxes[0][:rank], boxes[0][rank:], strict=True)]
+    pictures = np.full((len(boxes), *size, 3), _OUTSIDE, dtype=np.uint8)
+    for picture, number, box in zip(pictures, image, boxes, strict=True):
+        axes = list(zip(box[:rank], box[rank:], images.shape[2:], strict=True))
+        seen = tuple(slice(max(start, 0), min(stop, length)) for start, stop, length in axes)
+        within = tuple(
+            slice(part.start - start, part.stop - start) for part, (start, _, _) in zip(seen, axes, strict=True)
+        )
+        picture[within] = images[number][(slice(None), *seen)].movedim(0, -1).numpy()
     return pictures
+
+
+def slices(pictures: Pixels, most: int = 5) -> Pixels:
+    """Volumes (U, d, h, w, 3) as pictures (U, H, W, 3): some of their planes, evenly spaced, one beside the other."""
+    depth = pictures.shape[1]
+    planes = np.unique(np.linspace(0, depth - 1, min(depth, most)).round().astype(int))
+    return np.stack([side_by_side(list(picture[planes]), 1) for picture in pictures])
 
 
 def mosaic(tiles: Pixels, gap: int = 1, columns: int | None = None) -> Pixels:
@@ -125,6 +146,42 @@ def sheet(pictures: Sequence[Pixels], titles: Sequence[str], columns: int, title
             axes.imshow(pictures[place], interpolation="antialiased")
             axes.set_title(titles[place], fontsize=8).set_parse_math(False)
     return figure
+
+
+def traces(maps: Sequence[tuple[Tensor, Tensor | None]], titles: Sequence[str], columns: int, title: str = "") -> Sheet:
+    """Signals as lines, those of a map one above the other, under a title of its own.
+
+    Args:
+        maps: of each, projections (U, C, w) and what they were seen in, in grey, (U, C, w) or None.
+        titles: one for each.
+        columns: how many maps stand side by side at most.
+        title: above all of them.
+    """
+    columns = min(columns, len(maps))
+    rows = ceil(len(maps) / columns)
+    most = max(len(projected) for projected, _ in maps)
+    size = (1.6 * _INCHES * columns, rows * (0.3 * most + _TITLE) + _TITLE)
+    figure = Sheet(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11).set_parse_math(False)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if place < len(maps):
+            projected, seen = maps[place]
+            for number in range(len(projected)):
+                if seen is not None:
+                    centred = seen[number] - seen[number].mean(1, keepdim=True)
+                    axes.plot(_at_height(centred, -number), color="0.6", linewidth=1)
+                axes.plot(_at_height(projected[number], -number), linewidth=1)
+            axes.set_title(titles[place], fontsize=8).set_parse_math(False)
+    return figure
+
+
+def _at_height(signal: Tensor, height: float) -> NDArray[np.float64]:
+    """The lines of a signal (C, w), as high as the gap between two signals, around a height: (w, C)."""
+    values = signal.detach().double().cpu()
+    largest = float(values.abs().max())
+    return (values / (2 * largest or 1) + height).T.numpy()
 
 
 def embedded(picture: Pixels) -> str:

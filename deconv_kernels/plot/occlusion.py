@@ -199,9 +199,9 @@ def _draw_probability(axes: Axes, image: OccludedImage, limits: tuple[float, flo
         title += f", without the framed square {raised[0].probability:.3g}"
     heat(axes, found.probability, found.edges, title, limits=limits, mark=found.clean_probability)
     _in_frame(axes, image)
-    for place in raised:
-        height, width = found.size
-        axes.add_patch(Rectangle((place.x, place.y), width, height, fill=False, linewidth=1.6, edgecolor="#ff3b30"))
+    for raise_ in raised:
+        (y, x), (height, width) = raise_.place, found.size
+        axes.add_patch(Rectangle((x, y), width, height, fill=False, linewidth=1.6, edgecolor="#ff3b30"))
 
 
 def _coloured(images: Sequence[OccludedImage]) -> dict[int, int]:
