@@ -143,9 +143,10 @@ def test_networks_are_exact_with_the_gradient_of_their_normalisation(name: str, 
     check(NETWORKS[name], rule, "gradient", what=name)
 
 
-@pytest.mark.parametrize("number", range(30))
-def test_random_networks_are_exact(number: int) -> None:
-    images = torch.randn(2, 3, random.randint(9, 19), random.randint(9, 19), dtype=torch.float64)
+@pytest.mark.parametrize(("rank", "number"), [(2, n) for n in range(30)] + [(r, n) for r in (1, 3) for n in range(9)])
+def test_random_networks_are_exact(rank: int, number: int) -> None:
+    size = [random.randint(9, (38, 19, 12)[rank - 1]) for _ in range(rank)]
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
     model = RandomNetwork(images, random.randint(5, 16)).eval()
     print("\n".join(model.text))
     comparison = Comparison(model, images, RULES[number % 3], what=f"random network {number}")

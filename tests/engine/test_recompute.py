@@ -93,9 +93,10 @@ def test_networks_are_exact(name: str) -> None:
     check(net, images, [net.layers[-1]], torch.float32, what=name)
 
 
-@pytest.mark.parametrize("number", range(30))
-def test_random_networks_are_exact(number: int) -> None:
-    images = torch.randn(1, 3, random.randint(9, 23), random.randint(9, 23), dtype=torch.float64)
+@pytest.mark.parametrize(("rank", "number"), [(2, n) for n in range(30)] + [(r, n) for r in (1, 3) for n in range(6)])
+def test_random_networks_are_exact(rank: int, number: int) -> None:
+    size = [random.randint(9, (38, 23, 12)[rank - 1]) for _ in range(rank)]
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
     model = RandomNetwork(images, random.randint(5, 16)).eval()
     print("\n".join(model.text))
     net = Deconvnet(model)

@@ -35,31 +35,41 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "F.dropout({}, training=False)": lambda x: F.dropout(x, training=False),
     "F.local_response_norm({}, 3)": lambda x: F.local_response_norm(x, 3, alpha=0.5),
     "{}[:, 1:]": lambda x: x[:, 1:],
-    "F.pad({}, (1, 0, 2, -1))": lambda x: F.pad(x, (1, 0, 2, -1)),
-    "F.pad({}, reflect)": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
-    "F.avg_pool2d({}, 3, 2, 1)": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "F.interpolate({}, scale_factor=2)": lambda x: F.interpolate(x, scale_factor=2),
     "{}.mul_(1.5)": lambda x: x.mul_(1.5),
-    "{}.roll((1, -1), (2, 3))": lambda x: x.roll((1, -1), (2, 3)),
-    "{}.flip(3)": lambda x: x.flip(3),
+    "F.pad({}, (2, -1))": lambda x: F.pad(x, (2, -1)),
     "torch.cumsum({}, 2) / 4": lambda x: torch.cumsum(x, 2) / 4,
     "2 * {}.narrow(1, 0, 2)": lambda x: 2 * x.narrow(1, 0, 2),
-    "{}.movedim(3, 2) / 2": lambda x: x.movedim(3, 2) / 2,
-    "{0}.mean(3, keepdim=True).expand_as({0}) + 0.1": lambda x: x.mean(3, keepdim=True).expand_as(x) + 0.1,
-    "{0}.to({0}).repeat(1, 1, 2, 1)": lambda x: x.to(x).repeat(1, 1, 2, 1),
     "0.5 * {}.split(2, 2)[0]": lambda x: 0.5 * x.split(2, 2)[0],
     "torch.cat(({}, zeros), 1)": lambda x: torch.cat((x, torch.zeros_like(x[:, :1])), 1),
     "1.5 * {}.unflatten(1, (1, -1)).select(1, 0)": lambda x: 1.5 * x.unflatten(1, (1, -1)).select(1, 0),
+    "{0} + {0}.mean(2, keepdim=True)": lambda x: x + x.mean(2, keepdim=True),
+}
+OF_PICTURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "F.pad({}, (1, 0, 2, -1))": lambda x: F.pad(x, (1, 0, 2, -1)),
+    "F.pad({}, reflect)": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "{}.roll((1, -1), (2, 3))": lambda x: x.roll((1, -1), (2, 3)),
+    "{}.flip(3)": lambda x: x.flip(3),
+    "{}.movedim(3, 2) / 2": lambda x: x.movedim(3, 2) / 2,
+    "{0}.mean(3, keepdim=True).expand_as({0}) + 0.1": lambda x: x.mean(3, keepdim=True).expand_as(x) + 0.1,
+    "{0}.to({0}).repeat(1, 1, 2, 1)": lambda x: x.to(x).repeat(1, 1, 2, 1),
     "{0} + {0}.mean((2, 3), keepdim=True)": lambda x: x + x.mean((2, 3), keepdim=True),
 }
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "F.max_pool2d({}, 2)": lambda x: F.max_pool2d(x, 2),
-    "F.max_pool2d({}, 3, 2, 1)": lambda x: F.max_pool2d(x, 3, 2, 1),
-    "F.max_pool2d({}, 3, 1, 1)": lambda x: F.max_pool2d(x, 3, 1, 1),
-    "torch.max_pool2d({}, (2, 3), stride=(1, 2))": lambda x: torch.max_pool2d(x, (2, 3), stride=(1, 2)),
-    "F.max_pool2d({}, 3, 2, ceil_mode=True)": lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
-    "F.max_pool2d({}, 2, 1, dilation=2)": lambda x: F.max_pool2d(x, 2, 1, dilation=2),
-}
+
+
+def pools(rank: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Poolings of maps of `rank` axes."""
+    name, average = f"max_pool{rank}d", getattr(F, f"avg_pool{rank}d")
+    pool, of_torch, window = getattr(F, name), getattr(torch, name), ((2, 3, 2)[:rank], (1, 2, 1)[:rank])
+    return {
+        f"F.{name}({{}}, 2)": lambda x: pool(x, 2),
+        f"F.{name}({{}}, 3, 2, 1)": lambda x: pool(x, 3, 2, 1),
+        f"F.{name}({{}}, 3, 1, 1)": lambda x: pool(x, 3, 1, 1),
+        f"torch.{name}({{}}, {window[0]}, stride={window[1]})": lambda x: of_torch(x, window[0], stride=window[1]),
+        f"F.{name}({{}}, 3, 2, ceil_mode=True)": lambda x: pool(x, 3, 2, ceil_mode=True),
+        f"F.{name}({{}}, 2, 1, dilation=2)": lambda x: pool(x, 2, 1, dilation=2),
+        f"F.avg_pool{rank}d({{}}, 3, 2, 1)": lambda x: average(x, 3, 2, 1),
+    }
 
 
 class RandomNetwork(nn.Module):
@@ -73,7 +83,7 @@ class RandomNetwork(nn.Module):
 
     def __init__(self, images: Tensor, length: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleList()
+        self.parts, self.rank = nn.ModuleList(), images.dim() - 2
         self.steps: list[Step] = []
         self.text: list[str] = []
         values = [images.clone()]
@@ -81,8 +91,8 @@ class RandomNetwork(nn.Module):
             *(self.convolution,) * 5,
             *(self.called_again, self.normalisation, self.rectifier_module),
             *(self.one_of(RECTIFIERS),) * 4,
-            *(self.one_of(POINTWISE),) * 2,
-            *(self.one_of(POOLS), self.addition, self.addition, self.concatenation, self.resized),
+            *(self.one_of(POINTWISE | OF_PICTURES if self.rank == 2 else POINTWISE),) * 2,
+            *(self.one_of(pools(self.rank)), self.addition, self.addition, self.concatenation, self.resized),
         )
         with torch.no_grad():
             while len(self.steps) < length:
@@ -117,26 +127,28 @@ class RandomNetwork(nn.Module):
 
     def convolution(self, values: list[Tensor]) -> None:
         source = self.recent(values)
-        channels, height, width = values[source].shape[1:]
+        channels, *size = values[source].shape[1:]
         kernel, stride, dilation = random.choice((1, 2, 3, 3)), random.choice((1, 1, 2)), random.choice((1, 1, 2))
         padding = random.randint(0, kernel // 2)
         groups = channels if random.random() < 0.2 else 1
         out = groups if groups > 1 else random.choice((3, 4))
-        if min(height, width) + 2 * padding <= dilation * (kernel - 1) or channels > 12:
+        if min(size) + 2 * padding <= dilation * (kernel - 1) or channels > 12:
             return
-        if random.random() < 0.1 and max(height, width) < 20:
-            self.module(nn.ConvTranspose2d(channels, out, kernel, stride, groups=groups), values, source)
+        convolution, transposed = getattr(nn, f"Conv{self.rank}d"), getattr(nn, f"ConvTranspose{self.rank}d")
+        if random.random() < 0.1 and max(size) < 20:
+            self.module(transposed(channels, out, kernel, stride, groups=groups), values, source)
         else:
-            self.module(nn.Conv2d(channels, out, kernel, stride, padding, dilation, groups), values, source)
+            self.module(convolution(channels, out, kernel, stride, padding, dilation, groups), values, source)
 
     def called_again(self, values: list[Tensor]) -> None:
         source = self.recent(values)
-        channels, height, width = values[source].shape[1:]
+        channels, *size = values[source].shape[1:]
+        convolution = getattr(nn, f"Conv{self.rank}d")
         fitting = [
             number
             for number, part in enumerate(self.parts)
             if isinstance(part, nn.ReLU)
-            or (isinstance(part, nn.Conv2d) and part.in_channels == channels and min(height, width) > 4)
+            or (isinstance(part, convolution) and part.in_channels == channels and min(size) > 4)
         ]
         if fitting and self.overwritable(values, source):
             index = random.choice(fitting)
@@ -144,7 +156,7 @@ class RandomNetwork(nn.Module):
 
     def normalisation(self, values: list[Tensor]) -> None:
         source = self.recent(values)
-        self.module(nn.BatchNorm2d(values[source].shape[1]), values, source)
+        self.module(getattr(nn, f"BatchNorm{self.rank}d")(values[source].shape[1]), values, source)
 
     def rectifier_module(self, values: list[Tensor]) -> None:
         source = self.recent(values)
@@ -156,8 +168,8 @@ class RandomNetwork(nn.Module):
         def grow(values: list[Tensor]) -> None:
             source, text = self.recent(values), random.choice(list(functions))
             function = functions[text]
-            channels, height, width = values[source].shape[1:]
-            if min(height, width) < 4 or channels < 2 or max(height, width) > 40:
+            channels, *size = values[source].shape[1:]
+            if min(size) < 4 or channels < 2 or max(size) > 40:
                 return
             if self.overwritable(values, source):
                 self.append(text.format(f"v{source}"), lambda v: function(v[source]), values)
