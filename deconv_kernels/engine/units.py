@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -158,6 +159,7 @@ class Units:
         return cls.of_table(parts[0].layer, torch.cat([part.table() for part in parts], 1), activation)
 
 
+@functools.cache
 def columns_of(rank: int) -> tuple[str, ...]:
     """What a unit is named by in a network whose images have `rank` axes."""
     return ("image", "channel", *AXES[-rank:])

@@ -63,6 +63,7 @@ class Convolution(Sliding):
         super().__init__(name, kernel, stride, before, dilation)
         self.weight, self.bias = weight, bias  # type: ignore[assignment]
         self.padding, self.groups = padding, groups
+        self._channels_first = (0, len(kernel) + 1, *range(1, len(kernel) + 1))
         self._made: tuple[str, Tensor] | None = None
         self._routes: dict[Any, Route] = {}
 
@@ -76,7 +77,12 @@ class Convolution(Sliding):
     @functools.cached_property
     def _filters(self) -> Tensor:
         """The weight, channels innermost in memory."""
-        return self.weight.movedim(1, -1).contiguous().movedim(-1, 1)
+        return self._filters_of_units.permute(self._channels_first)
+
+    @functools.cached_property
+    def _filters_of_units(self) -> Tensor:
+        """The weight as (K, [[kd,] kh,] kw, C / groups)."""
+        return self.weight.movedim(1, -1).contiguous()
 
     def multiply_adds(self, above: Window, channels: int) -> int:
         return above.elements * channels // self.groups * math.prod(self.kernel)
@@ -133,7 +139,7 @@ class Convolution(Sliding):
 
     def _seeded(self, seed: Tensor, channel: Tensor) -> Tensor:
         """A single value sends back its filter."""
-        values = self._filters.movedim(1, -1)[channel].mul_(seed).movedim(-1, 1)
+        values = self._filters_of_units[channel].mul_(seed).permute(self._channels_first)
         units, channels = values.shape[:2]
         if any(d > 1 for d in self.dilation):
             spread = values.new_zeros((units, channels, *self.extent))
