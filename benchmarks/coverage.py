@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import multiprocessing
 import random
 import re
@@ -35,7 +36,8 @@ from torch.utils._pytree import tree_leaves
 import deconv_kernels as dk
 from deconv_kernels.engine.errors import Undecided
 from deconv_kernels.engine.steps.convolution import Convolution
-from deconv_kernels.measure.baselines import definition, installed
+from deconv_kernels.engine.trace.builder import graph_of
+from deconv_kernels.measure.baselines import installed, node_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
 EXACT = 1e-9
@@ -218,18 +220,18 @@ def examine(network: Network, size: tuple[int, ...]) -> Found:
         if net.tape.output is None and record.activations[layer].shape != output.shape:
             return _ended(found, "refused", "it returns several tensors")
         found.forward = _deviation(record.activations[layer], output)
-        unit = _some_unit(layer, 1, output.shape[1:])
+        unit, place = _some_unit(record, layer, 1)
         # Of two images: for LeViT, autograd gives another gradient for one image than for it among others, and the
         # difference quotient says that the former is wrong.
         pixels = images.clone().requires_grad_()
-        (exact,) = torch.autograd.grad(_first(model(pixels))[(1, *_place(unit, output.dim()))], pixels)
+        (exact,) = torch.autograd.grad(_first(model(pixels))[(1, *place)], pixels)
         projected = net.project(record, unit, "one").full()
         found.gradient = _deviation(projected, exact[1:])
         if max(found.forward, found.gradient) > EXACT and images.dim() == 4:
             # What another memory format makes of the network's own gradient is its rounding.
             pixels = pixels.detach().to(memory_format=torch.channels_last).requires_grad_()
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            (other,) = torch.autograd.grad(_first(model(pixels))[(1, *_place(unit, output.dim()))], pixels)
+            (other,) = torch.autograd.grad(_first(model(pixels))[(1, *place)], pixels)
             found.rounding = _deviation(other[1:], exact[1:])
     except (dk.UnsupportedModule, ValueError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
         return _ended(found, "refused", _line(error))
@@ -250,12 +252,15 @@ def _against_the_definition(model: nn.Module, rule: str, images: Tensor, layer: 
     convolutions = [step.name for step in net.tape.steps if type(step) is Convolution and step.name in net.layers]
     for asked in (layer, *random.sample(convolutions, min(1, len(convolutions)))):
         record = net.record(images, asked, activations=True)
-        unit = _some_unit(asked, 0, record.activations[asked].shape[1:])
+        unit, place = _some_unit(record, asked, 0)
+        graph = graph_of(net.tape)
         try:
-            meant = definition(net, images, unit)
+            node = node_of(graph.graph, net.layer(asked).step)
         except ValueError:  # the layer is a part of what a module computes
             continue
-        deviation = _deviation(net.project(record, unit, "one").full(), meant)
+        # Of two images here too.
+        meant, _ = dk.reference.project(graph, images, node, [[0, *place]] * 2, rule, rules=net._arguments[0])
+        deviation = _deviation(net.project(record, unit, "one").full(), meant[:1])
         if not deviation <= max(EXACT, 3 * found.rounding):
             return f"off by {deviation:.0e} at {asked}"
     return "exact"
@@ -288,14 +293,14 @@ def _evaluated(key: str) -> Any:
     return value
 
 
-def _some_unit(layer: str, image: int, shape: Sequence[int]) -> dk.Units:
-    position = [random.randrange(length) for length in shape]
-    return dk.Units(layer, image, *(position if len(position) > 1 else [*position, 0, 0]))
-
-
-def _place(unit: dk.Units, dimensions: int) -> tuple[int, ...]:
-    """Where a unit lies in one image's output, of which the batch has so many dimensions."""
-    return tuple(int(x) for x in unit.table()[1:dimensions, 0])
+def _some_unit(record: dk.Record, layer: str, image: int) -> tuple[dk.Units, tuple[int, ...]]:
+    """A unit of a layer, and its place in what the layer makes of its image, which need not have the images' axes."""
+    shape, made = record.shape(layer), record.activations[layer].shape[1:]
+    number = random.randrange(math.prod(made))
+    channel, *position = (int(x) for x in torch.unravel_index(torch.tensor(number), tuple(shape)))
+    axes = ("z", "y", "x")[3 - len(position) :]
+    unit = dk.Units(layer, image, channel, **dict(zip(axes, position, strict=True)))
+    return unit, tuple(int(x) for x in torch.unravel_index(torch.tensor(number), tuple(made)))
 
 
 def _ended(found: Found, verdict: str, why: str) -> Found:

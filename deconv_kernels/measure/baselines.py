@@ -270,7 +270,7 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
     scale = _scale(units, seed)
     tape = net._tape_for([images])
     rules, graph = net._arguments[0], graph_of(tape)
-    node = _node_of(graph.graph, tape.layer(units.layer).step)
+    node = node_of(graph.graph, tape.layer(units.layer).step)
     device = next(net.model.parameters(), images).device
     projections = images.new_empty((len(units), *images.shape[1:]), device=device)
     for row, unit in enumerate(units.table().T):
@@ -283,7 +283,7 @@ def definition(net: Deconvnet, images: Tensor, units: Units, seed: str = "one", 
     return _scaled(projections, scale)
 
 
-def _node_of(graph: torch.fx.Graph, layer: str) -> str:
+def node_of(graph: torch.fx.Graph, layer: str) -> str:
     """The name of the node that computes a layer."""
     called = [node.name for node in graph.nodes if layer in (node.meta.get(LAYER), _called_module(node))]
     names = {node.name for node in graph.nodes}

@@ -389,6 +389,42 @@ def test_what_only_moves_images_about_needs_no_rule(rule: str) -> None:
     assert_exact(dk.Deconvnet(model, rule, image_size=SIZE), model, SIZE)
 
 
+def test_a_map_is_a_tensor_to_torch_jit_isinstance() -> None:
+    model = Asking(lambda net, x: F.relu(net.first(x)) if torch.jit.isinstance(x, Tensor) else x)
+    net = dk.Deconvnet(model)
+    assert net.layers == ["first", "relu"]
+    assert_exact(net, model, SIZE)
+
+
+captured: list[Tensor] = []
+
+
+class Capturing(nn.Module):
+    """Reads what its parts make by hooks that it installs in its first call, as networks of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "_output_capturing_hooks_installed", False):
+            self.first.register_forward_hook(lambda module, args, output: captured.append(output))
+            self._output_capturing_hooks_installed = True
+        captured.clear()
+        y = self.second(F.relu(self.first(x)))
+        return y + captured[0].mean((2, 3), keepdim=True)[:, :1] if x.shape[1] == 3 else y
+
+
+def test_hooks_that_a_network_installs_itself_are_followed_again() -> None:
+    model = Capturing().double()
+    for rule in ("gradient", "deconvnet"):
+        model(torch.randn(1, *SIZE, dtype=torch.float64))
+        net = dk.Deconvnet(model, rule, image_size=SIZE)
+        images = torch.randn(2, *SIZE, dtype=torch.float64)
+        record = net.record(images, net.output, activations=True)
+        assert_same(record.activations[net.output], model(images), "activations")
+
+
 class Overwriting(nn.Module):
     """Overwrites what it is given, or only a part of that."""
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...checks import shown
+from ...ops.dispatch import OpOverload
 
 DECISIONS = ("gradient", "identity", "rectifier")
 _SPELLINGS: tuple[tuple[Any, ...], ...] = (
@@ -98,6 +99,8 @@ def spelled(kind: Any) -> str:
     """How a key of `rules` is written in Python."""
     if isinstance(kind, str):
         return repr(kind)
+    if isinstance(kind, OpOverload):
+        return f"torch.ops.{kind}"
     name = str(kind.__name__)
     for room, module in _ROOMS.items():
         spellings = [spelling for spelling, value in vars(module).items() if value is kind]

@@ -258,6 +258,8 @@ def to_trace(model: nn.Module) -> nn.Module:
         return model
     copied = copy_in_eval(model)
     for module in copied.modules():
+        # transformers puts its own hooks on again where it does not remember that they are there.
+        vars(module).pop("_output_capturing_hooks_installed", None)
         for name in [name for name, value in vars(module).items() if isinstance(value, Tensor)]:
             module._buffers[name] = vars(module).pop(name)
     return copied
@@ -309,7 +311,8 @@ def traceable() -> Iterator[None]:
     its forward, and its backward is lost. Functions that make tensors, and methods and indices of tensors that are no
     proxies, take proxies as sizes. Modules take proxies in the place of their parameters and buffers, as attributes.
     """
-    assign, item = nn.Module.__setattr__, Tensor.__getitem__
+    assign, item, is_one = nn.Module.__setattr__, Tensor.__getitem__, torch.jit.isinstance
+    some_map = torch.empty(0)
 
     def applied(cls: type[torch.autograd.Function], args: Any, kwargs: Any) -> Any:
         proxy = _proxy_in(args, kwargs)
@@ -342,8 +345,12 @@ def traceable() -> Iterator[None]:
             held.pop(name, None)
         vars(module)[name] = value
 
+    def is_instance(value: object, kind: Any) -> bool:
+        return is_one(some_map if isinstance(value, torch.fx.Proxy) else value, kind)
+
     with ExitStack() as patches:
         patches.enter_context(functions_apply(applied))
+        patches.enter_context(patch.object(torch.jit, "isinstance", is_instance))
         for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "rand", "randn"):
             patches.enter_context(patch.object(torch, name, recorded(getattr(torch, name), "call_function")))
         for name in ("expand", "new_ones", "new_zeros", "repeat", "reshape", "tile", "view"):
