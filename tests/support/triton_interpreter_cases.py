@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import math
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -475,6 +476,21 @@ def test_backproject2d_with_a_packed_weight() -> None:
     assert_same_bits(
         kernels.backproject2d(*(arguments | lists).values()), expected, "with lists, as torch's dispatcher has them"
     )
+
+
+@pytest.mark.parametrize("window", [None, ((2, 2, 2), (2, 2, 2), (1, 1, 1)), ((3, 1, 2), (2, 1, 2), (1, 1, 1))])
+def test_backproject3d(window: tuple[tuple[int, ...], ...] | None) -> None:
+    """Small whole numbers, whose sums are exact in any order."""
+    input, switches = torch.randint(-3, 4, (2, 10, 2, 1, 2)).float(), None
+    if window is not None:
+        switches = torch.randint(0, math.prod(window[0]) + 1, (2, 10, 3, 2, 2)).to(torch.uint8)
+    kernel, *convolution = random.choice((((3, 3, 3), (1, 1, 1), (1, 1, 1)), ((2, 1, 3), (2, 1, 3), (3, 2, 1))))
+    weight = torch.randint(-3, 4, (10, 3, *kernel)).float()
+    tensors = (input, weight, torch.tensor([1, 0]), torch.randint(-1, 2, (2, 3)), switches, None)
+    placement = ((1, 0, 0), (5, 4, 5), (-1, 0, 1), random.choice(((-1, -1, -1), (5, 4, 6))))
+    rest = (*(window or ((1, 1, 1),) * 3), random.choice(("sum", "last")), random.random() < 0.5)
+    arguments = (*tensors, *rest, *convolution, 2, *placement)
+    assert_same_bits(kernels.backproject3d(*arguments) + 0, reference.backproject3d(*arguments) + 0, str(rest))
 
 
 def test_backproject2d_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
