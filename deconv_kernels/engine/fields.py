@@ -7,6 +7,7 @@ or paths of different strides meet, it becomes the whole map.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -125,9 +126,8 @@ class Window(NamedTuple):
         axes = zip(self.axes, other.axes, strict=True)
         return Window(self.channels, tuple(axis.joined(its) for axis, its in axes))
 
-    def slid(
-        self, shape: Sequence[int], kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis
-    ) -> Window:
+    @functools.lru_cache(maxsize=1024)  # noqa: B019, a window is a value
+    def slid(self, shape: Shape, kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis) -> Window:
         """The window on the input, of shape (C, [[D,] H,] W), of a sliding step, wherever it reaches."""
         axes = zip(self.axes, shape[1:], kernel, stride, padding, dilation, strict=True)
         return Window(shape[0], tuple(axis.slid(*along) for axis, *along in axes))
@@ -135,7 +135,7 @@ class Window(NamedTuple):
     @property
     def size(self) -> tuple[int, ...]:
         """How many positions the window has along each axis."""
-        return tuple(axis.size for axis in self.axes)
+        return tuple([axis.size for axis in self.axes])
 
     @property
     def elements(self) -> int:

@@ -41,7 +41,7 @@ class Sliding(Step):
 
     def slid(self, window: Window, shape: Sequence[int]) -> Window:
         """The window on the input, of shape (C, [[D,] H,] W), wherever it reaches; padding included."""
-        return window.slid(shape, *self.geometry)
+        return window.slid(tuple(shape), *self.geometry)
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         if window.rank != self.rank:
