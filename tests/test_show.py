@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,11 +37,11 @@ def photographs(count: int) -> list[Image.Image]:
     return [Image.fromarray(np.random.randint(0, 256, size, dtype=np.uint8)) for size in sizes]
 
 
-def drawn(figure: dk.engine.pictures.Sheet) -> list[np.ndarray]:
+def drawn(figure: Figure) -> list[np.ndarray]:
     return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
 
 
-def titles(figure: dk.engine.pictures.Sheet) -> list[str]:
+def titles(figure: Figure) -> list[str]:
     return [axes.get_title() for axes in figure.axes if axes.images]
 
 

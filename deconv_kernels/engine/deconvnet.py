@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ..terminal import chunks_of, progress_bar
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map, rank_of
 from .forward import Recording
-from .pictures import Pixels, Sheet, embedded, mosaic, sheet, slices, traces, with_contrast
+from .pictures import Pixels, embedded, mosaic, slices, with_contrast
 from .plan import Plan, make_plan, working_bytes
 from .record import Record
 from .signal import Positions, Windows, place
@@ -33,6 +33,9 @@ from .trace.tape import Layer, Tape
 from .trace.tracer import input_names
 from .units import LayerLike, Units
 from .walk import Walk
+
+if TYPE_CHECKING:
+    from .figures import Sheet
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
@@ -140,6 +143,8 @@ class Projections:
         Raises:
             ValueError: no projections, or as `images`.
         """
+        from .figures import sheet, traces
+
         at_least("most", most, 1)
         at_least("columns", columns, 1)
         if not len(self):

@@ -1,4 +1,4 @@
-"""Projections as pictures: one contrast for all that is shown, sheets of them, and a figure."""
+"""Projections as pictures: one contrast for all that is shown, and how pictures are laid side by side."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ from math import ceil, sqrt
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 __all__ = [
     "Pixels",
-    "Sheet",
     "embedded",
     "mosaic",
     "patches",
-    "sheet",
     "side_by_side",
     "slices",
-    "traces",
     "with_contrast",
 ]
 
@@ -33,8 +27,6 @@ Pixels = NDArray[np.uint8]
 _GREY = 128
 _OUTSIDE = 236
 _WHITE = 255
-_INCHES = 2.4  # of a picture in a sheet
-_TITLE = 0.3
 
 
 def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
@@ -115,77 +107,10 @@ def side_by_side(pictures: Sequence[Pixels], gap: int) -> Pixels:
     return np.concatenate([part for picture in pictures for part in (spacer, picture)][1:], axis=1)
 
 
-class Sheet(Figure):
-    """A figure that a notebook shows by itself, without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
-
-
-def sheet(pictures: Sequence[Pixels], titles: Sequence[str], columns: int, title: str = "") -> Sheet:
-    """Pictures in a grid, each under a title of its own.
-
-    Args:
-        pictures: (h, w, 3) each; at least one.
-        titles: one for each.
-        columns: how many stand side by side at most.
-        title: above all of them.
-    """
-    columns = min(columns, len(pictures))
-    rows = ceil(len(pictures) / columns)
-    height, width = pictures[0].shape[:2]
-    across = _INCHES * max(1.0, width / height)
-    figure = Sheet(figsize=(columns * across, rows * (across * height / width + _TITLE) + _TITLE), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11).set_parse_math(False)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if place < len(pictures):
-            axes.imshow(pictures[place], interpolation="antialiased")
-            axes.set_title(titles[place], fontsize=8).set_parse_math(False)
-    return figure
-
-
-def traces(maps: Sequence[tuple[Tensor, Tensor | None]], titles: Sequence[str], columns: int, title: str = "") -> Sheet:
-    """Signals as lines, those of a map one above the other, under a title of its own.
-
-    Args:
-        maps: of each, projections (U, C, w) and what they were seen in, in grey, (U, C, w) or None.
-        titles: one for each.
-        columns: how many maps stand side by side at most.
-        title: above all of them.
-    """
-    columns = min(columns, len(maps))
-    rows = ceil(len(maps) / columns)
-    most = max(len(projected) for projected, _ in maps)
-    size = (1.6 * _INCHES * columns, rows * (0.3 * most + _TITLE) + _TITLE)
-    figure = Sheet(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11).set_parse_math(False)
-    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.set_axis_off()
-        if place < len(maps):
-            projected, seen = maps[place]
-            for number in range(len(projected)):
-                if seen is not None:
-                    centred = seen[number] - seen[number].mean(1, keepdim=True)
-                    axes.plot(_at_height(centred, -number), color="0.6", linewidth=1)
-                axes.plot(_at_height(projected[number], -number), linewidth=1)
-            axes.set_title(titles[place], fontsize=8).set_parse_math(False)
-    return figure
-
-
-def _at_height(signal: Tensor, height: float) -> NDArray[np.float64]:
-    """The lines of a signal (C, w), as high as the gap between two signals, around a height: (w, C)."""
-    values = signal.detach().double().cpu()
-    largest = float(values.abs().max())
-    return (values / (2 * largest or 1) + height).T.numpy()
-
-
 def embedded(picture: Pixels) -> str:
     """A picture (h, w, 3) as an HTML element that holds all of it."""
+    from PIL import Image  # `import deconv_kernels` needs torch and NumPy alone
+
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="png")
     return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
