@@ -48,41 +48,40 @@ struct TapRange {
   bool empty() const { return first >= end; }
 };
 
-// The rows of taps of windows side by side, as far as they lie inside the map.
-struct TapRows {
+// The planes of taps of a row of windows, as far as they lie inside the map.
+template <typename T>
+struct TapPlanes {
   TapRange z;
-  TapRange y;
+  const T* first;
+  int64_t step;       // from one to the next, in elements
+  int64_t code;       // switch of the first tap of the first one
+  int64_t code_step;  // from one to the next
 
-  TapRows(const MaxPoolParams& p, int64_t pooled_z, int64_t pooled_y)
-      : z(pooled_z, p.size.z, p.pooling.z), y(pooled_y, p.size.y, p.pooling.y) {}
-  bool empty() const { return z.empty() || y.empty(); }
+  TapPlanes(const MaxPoolParams& p, int64_t number)
+      : z(number % p.pooled.z, p.size.z, p.pooling.z),
+        first(static_cast<const T*>(p.input) +
+              (number / p.pooled.z * p.size.z + z.start + z.first * p.pooling.z.dilation) * p.size.y * p.size.x),
+        step(p.pooling.z.dilation * p.size.y * p.size.x),
+        code(z.first * p.pooling.y.kernel * p.pooling.x.kernel),
+        code_step(p.pooling.y.kernel * p.pooling.x.kernel) {}
 };
 
-// Number of the map's row that a row of taps looks at.
-inline int64_t row_of(const MaxPoolParams& p, const TapRows& rows, int64_t tap_z, int64_t tap_y) {
-  return (rows.z.start + tap_z * p.pooling.z.dilation) * p.size.y + rows.y.start + tap_y * p.pooling.y.dilation;
-}
-
-// Switch of the first tap of a row of taps.
-inline int64_t code_of(const MaxPoolParams& p, int64_t tap_z, int64_t tap_y) {
-  return (tap_z * p.pooling.y.kernel + tap_y) * p.pooling.x.kernel;
-}
-
 // N neighbouring windows of one row, `stride` elements apart in memory, whose taps [x_first, x_end) all lie inside.
-template <typename T, int N, int kStride, int kKernel, bool kBias>
-inline void pool_windows(const T* map, const MaxPoolParams& p, const TapRows& rows, int64_t x_start, int64_t x_first,
-                         int64_t x_end, Compute<T> bias, T* values, void* switches, int64_t at) {
+// kVolume tells whether they may have more than one plane of taps.
+template <typename T, int N, int kStride, int kKernel, bool kBias, bool kVolume>
+inline void pool_windows(const TapPlanes<T>& planes, const MaxPoolParams& p, const TapRange& y, int64_t x_start,
+                         int64_t x_first, int64_t x_end, Compute<T> bias, T* values, void* switches, int64_t at) {
   using Values = Vector<Compute<T>, N>;
   const Axis& axis = p.pooling.x;
   const auto biased = [&](Values seen) { return kBias ? round_to<T, N>(seen + bias) : seen; };
   constexpr bool kPairs = kStride == 2 && (kKernel == 2 || kKernel == 3);
   constexpr auto kAll = std::make_integer_sequence<int, N>{};
   Maximum<T, N> maximum;
-  const auto row_at = [&](int64_t tap_z, int64_t tap_y) {
-    return map + row_of(p, rows, tap_z, tap_y) * p.size.x + x_start;
+  const auto row_at = [&](const T* plane, int64_t tap_y) {
+    return plane + (y.start + tap_y * p.pooling.y.dilation) * p.size.x + x_start;
   };
-  const T* first_row = row_at(rows.z.first, rows.y.first);
-  const int64_t first_code = code_of(p, rows.z.first, rows.y.first);
+  [[maybe_unused]] const int64_t count = planes.z.end - planes.z.first;
+  const int64_t first_code = kVolume ? planes.code : 0;
   if constexpr (kPairs) {
     // One pair of loads holds the even and the odd taps of all N windows.
     const auto see_row = [&](const T* row, int64_t code, bool is_first) {
@@ -98,22 +97,35 @@ inline void pool_windows(const T* map, const MaxPoolParams& p, const TapRows& ro
       maximum.see(biased(odd_lanes(low, high, kAll)), code + 1);
       if constexpr (kKernel == 3) maximum.see(biased(load_strided<T, N, 2>(row + 2, 2)), code + 2);
     };
-    see_row(first_row, first_code, true);
-    int64_t tap_y = rows.y.first + 1;
-    for (int64_t tap_z = rows.z.first; tap_z < rows.z.end; ++tap_z, tap_y = rows.y.first) {
-      for (; tap_y < rows.y.end; ++tap_y) see_row(row_at(tap_z, tap_y), code_of(p, tap_z, tap_y), false);
+    const auto see_plane = [&](const T* plane, int64_t code, int64_t first_tap) {
+      for (int64_t tap_y = first_tap; tap_y < y.end; ++tap_y) {
+        see_row(row_at(plane, tap_y), code + tap_y * axis.kernel, false);
+      }
+    };
+    see_row(row_at(planes.first, y.first), first_code + y.first * axis.kernel, true);
+    see_plane(planes.first, first_code, y.first + 1);
+    if constexpr (kVolume) {
+      for (int64_t number = 1; number < count; ++number) {
+        see_plane(planes.first + number * planes.step, first_code + number * planes.code_step, y.first);
+      }
     }
   } else {
     const auto tap = [&](const T* row, int64_t tap_x) {
       return biased(load_strided<T, N, kStride>(row + tap_x * axis.dilation, axis.stride));
     };
-    maximum.start(tap(first_row, x_first), first_code + x_first, p.relu);
-    int64_t tap_x = x_first + 1;
-    for (int64_t tap_z = rows.z.first; tap_z < rows.z.end; ++tap_z) {
-      for (int64_t tap_y = rows.y.first; tap_y < rows.y.end; ++tap_y, tap_x = x_first) {
-        const T* row = row_at(tap_z, tap_y);
-        const int64_t code = code_of(p, tap_z, tap_y);
-        for (; tap_x < x_end; ++tap_x) maximum.see(tap(row, tap_x), code + tap_x);
+    maximum.start(tap(row_at(planes.first, y.first), x_first), first_code + y.first * axis.kernel + x_first, p.relu);
+    const auto see_plane = [&](const T* plane, int64_t code, bool is_first) {
+      for (int64_t tap_y = y.first; tap_y < y.end; ++tap_y) {
+        const T* row = row_at(plane, tap_y);
+        for (int64_t tap_x = x_first + (is_first && tap_y == y.first); tap_x < x_end; ++tap_x) {
+          maximum.see(tap(row, tap_x), code + tap_y * axis.kernel + tap_x);
+        }
+      }
+    };
+    see_plane(planes.first, first_code, true);
+    if constexpr (kVolume) {
+      for (int64_t number = 1; number < count; ++number) {
+        see_plane(planes.first + number * planes.step, first_code + number * planes.code_step, false);
       }
     }
   }
@@ -133,7 +145,7 @@ inline void store_empty_windows(const MaxPoolParams& p, T* values, void* switche
   }
 }
 
-template <typename T, int kStride, int kKernel, bool kBias>
+template <typename T, int kStride, int kKernel, bool kBias, bool kVolume>
 void pool_rows(const MaxPoolParams& p, int64_t begin, int64_t end) {
   const Axis& axis = p.pooling.x;
   T* values = static_cast<T*>(p.values);
@@ -144,45 +156,61 @@ void pool_rows(const MaxPoolParams& p, int64_t begin, int64_t end) {
   const int64_t last = inner_end < p.pooled.x ? inner_end : p.pooled.x;
   const int64_t first = ceil_divide(axis.padding, axis.stride);
   const int64_t inner_begin = first < last ? first : last;
-  int64_t index = begin / p.pooled.y / p.pooled.z;
-  int64_t pooled_z = begin / p.pooled.y % p.pooled.z;
+  int64_t number = begin / p.pooled.y;
   int64_t pooled_y = begin % p.pooled.y;
+  TapPlanes<T> planes(p, number);
   for (int64_t row = begin; row < end; ++row, ++pooled_y) {
     if (pooled_y == p.pooled.y) {
       pooled_y = 0;
-      if (++pooled_z == p.pooled.z) {
-        pooled_z = 0;
-        ++index;
-      }
+      planes = TapPlanes<T>(p, ++number);
     }
-    const T* from = static_cast<const T*>(p.input) + index * p.size.z * p.size.y * p.size.x;
-    const TapRows rows(p, pooled_z, pooled_y);
+    const TapRange y(pooled_y, p.size.y, p.pooling.y);
     const int64_t at = row * p.pooled.x;
-    if (rows.empty()) {
+    if (y.empty() || planes.z.empty()) {
       store_empty_windows(p, values, p.switches, at, at + p.pooled.x);
       continue;
     }
     Compute<T> bias{};
-    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + index % p.channels);
+    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + number / p.pooled.z % p.channels);
     const auto border = [&](int64_t border_begin, int64_t border_end) {
       for (int64_t pooled = border_begin; pooled < border_end; ++pooled) {
         const TapRange x(pooled, p.size.x, axis);
         if (x.empty()) {
           store_empty_windows(p, values, p.switches, at + pooled, at + pooled + 1);
         } else {
-          pool_windows<T, 1, 1, 0, kBias>(from, p, rows, x.start, x.first, x.end, bias, values, p.switches,
-                                          at + pooled);
+          pool_windows<T, 1, 1, 0, kBias, kVolume>(planes, p, y, x.start, x.first, x.end, bias, values, p.switches,
+                                                   at + pooled);
         }
       }
     };
     border(0, inner_begin);
     for_each_vector<kLanes<T>>(inner_begin, last, [&](auto lanes, int64_t pooled) {
       constexpr int kCount = decltype(lanes)::value;
-      pool_windows<T, kCount, kStride, kKernel, kBias>(from, p, rows, window_start(pooled, axis), 0, axis.kernel, bias,
-                                                       values, p.switches, at + pooled);
+      pool_windows<T, kCount, kStride, kKernel, kBias, kVolume>(planes, p, y, window_start(pooled, axis), 0,
+                                                                axis.kernel, bias, values, p.switches, at + pooled);
     });
     border(last, p.pooled.x);
   }
+}
+
+// The rows of taps of windows side by side, as far as they lie inside the map.
+struct TapRows {
+  TapRange z;
+  TapRange y;
+
+  TapRows(const MaxPoolParams& p, int64_t pooled_z, int64_t pooled_y)
+      : z(pooled_z, p.size.z, p.pooling.z), y(pooled_y, p.size.y, p.pooling.y) {}
+  bool empty() const { return z.empty() || y.empty(); }
+};
+
+// Number of the map's row that a row of taps looks at.
+inline int64_t row_of(const MaxPoolParams& p, const TapRows& rows, int64_t tap_z, int64_t tap_y) {
+  return (rows.z.start + tap_z * p.pooling.z.dilation) * p.size.y + rows.y.start + tap_y * p.pooling.y.dilation;
+}
+
+// Switch of the first tap of a row of taps.
+inline int64_t code_of(const MaxPoolParams& p, int64_t tap_z, int64_t tap_y) {
+  return (tap_z * p.pooling.y.kernel + tap_y) * p.pooling.x.kernel;
 }
 
 template <typename T, bool kBias>
@@ -241,15 +269,21 @@ void pool_rows_channels_last(const MaxPoolParams& p, int64_t begin, int64_t end)
   }
 }
 
+template <typename T, bool kBias, bool kVolume>
+void max_pool_rows(const MaxPoolParams& p, int64_t begin, int64_t end) {
+  const Axis& x = p.pooling.x;
+  if (x.stride == 2 && x.dilation == 1 && x.kernel == 2) return pool_rows<T, 2, 2, kBias, kVolume>(p, begin, end);
+  if (x.stride == 2 && x.dilation == 1 && x.kernel == 3) return pool_rows<T, 2, 3, kBias, kVolume>(p, begin, end);
+  if (x.stride == 1) return pool_rows<T, 1, 0, kBias, kVolume>(p, begin, end);
+  if (x.stride == 2) return pool_rows<T, 2, 0, kBias, kVolume>(p, begin, end);
+  return pool_rows<T, 0, 0, kBias, kVolume>(p, begin, end);
+}
+
 template <typename T, bool kBias>
 void max_pool_rows(bool channels_last, const MaxPoolParams& p, int64_t begin, int64_t end) {
-  const Axis& x = p.pooling.x;
   if (channels_last) return pool_rows_channels_last<T, kBias>(p, begin, end);
-  if (x.stride == 2 && x.dilation == 1 && x.kernel == 2) return pool_rows<T, 2, 2, kBias>(p, begin, end);
-  if (x.stride == 2 && x.dilation == 1 && x.kernel == 3) return pool_rows<T, 2, 3, kBias>(p, begin, end);
-  if (x.stride == 1) return pool_rows<T, 1, 0, kBias>(p, begin, end);
-  if (x.stride == 2) return pool_rows<T, 2, 0, kBias>(p, begin, end);
-  return pool_rows<T, 0, 0, kBias>(p, begin, end);
+  return p.pooling.z.kernel == 1 ? max_pool_rows<T, kBias, false>(p, begin, end)
+                                 : max_pool_rows<T, kBias, true>(p, begin, end);
 }
 
 template <typename T>
