@@ -396,6 +396,13 @@ def test_a_map_is_a_tensor_to_torch_jit_isinstance() -> None:
     assert_exact(net, model, SIZE)
 
 
+def test_a_map_is_a_tensor_to_isinstance() -> None:
+    model = Asking(lambda net, x: F.relu(net.first(x)) if isinstance(x, Tensor) else x)
+    net = dk.Deconvnet(model)
+    assert net.layers == ["first", "relu"]
+    assert_exact(net, model, SIZE)
+
+
 captured: list[Tensor] = []
 
 

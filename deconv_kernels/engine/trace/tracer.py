@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import operator
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -81,8 +82,20 @@ for _operation in IN_PLACE_OPERATORS:
     setattr(_Recorded, f"__{_operation.__name__}__", _in_place(_operation))
 
 
+_KNOWING = ("torch", __name__.partition(".")[0])
+
+
 class _Proxy(_Recorded, torch.fx.Proxy):
-    """What a forward computes while it is traced."""
+    """What a forward computes while it is traced.
+
+    A network that asks whether it is a tensor is told so, as it would be of the map; torch and this package, which have
+    to know better, see a proxy.
+    """
+
+    @property
+    def __class__(self) -> type:  # type: ignore[misc]  # what `isinstance` looks at beside the type
+        asker = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+        return Tensor if asker not in _KNOWING and self.tracer.is_tensor(self.node) else _Proxy
 
 
 class _Attribute(_Recorded, torch.fx.proxy.Attribute):
@@ -203,6 +216,10 @@ class _Tracer(torch.fx.Tracer):
                 return take(constants.expression(wanted).now())
         finally:
             self.evaluating = False
+
+    def is_tensor(self, node: Node) -> bool:
+        """Whether a value is a parameter, or computed from the images and not from their sizes alone."""
+        return node.op == "get_attr" or not self._is_sized(node)
 
     def _is_sized(self, wanted: Node) -> bool:
         """Whether a value depends on nothing that is in the images but their sizes."""
