@@ -82,7 +82,7 @@ def test_full_frame_is_the_definition_on_every_network(name: str) -> None:
     layers = [layer for layer in network.layers or net.layers if layer in nodes]
     record = net.record(images, layers, activations=True)
     maps = {layer: record.activations[net.layer(layer).step] for layer in layers}
-    layer = random.choice([layer for layer in layers if maps[layer].dim() in (2, 4)])
+    layer = random.choice([layer for layer in layers if maps[layer].dim() in (2, images.dim())])
     units = Units(layer, *some_units(maps[layer], 6).T)
     exact = definition(net, images, units)
     assert_close(FullFrame(net, images, layer).project(units, 4), exact, f"{name}, {rule}, {layer}")

@@ -96,7 +96,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 
 def lanes_and_arguments(kernel: str) -> tuple[str, bool, tuple[int, ...]]:
     """A kernel's plain name, whether it takes 16 bytes a step, and its template arguments after the lanes."""
-    match = re.search(r"\d+(backproject2d|max_pool|max_unpool|switches_to|indices_to)_([a-z]+)I(.*)", kernel)
+    match = re.search(r"\d+(backproject|max_pool|max_unpool|switches_to|indices_to)_([a-z]+)I(.*)", kernel)
     assert match is not None, kernel
     name = f"{match[1]}_{match[2]}"
     numbers = tuple(int(n) for n in re.findall(r"Li(\d+)E", match[3]))

@@ -159,8 +159,8 @@ def max_pool_kernel(
     first_x = tl.where(start_x < 0, (DILATION_X - 1 - start_x) // DILATION_X, 0)
 
     for tap_zy in tl.static_range(KERNEL_Z * KERNEL_Y):
-        tap_z: tl.constexpr = tap_zy // KERNEL_Y
-        tap_y: tl.constexpr = tap_zy % KERNEL_Y
+        tap_z = tap_zy // KERNEL_Y
+        tap_y = tap_zy % KERNEL_Y
         z = start_z + tap_z * DILATION_Z
         y = start_y + tap_y * DILATION_Y
         row_inside = (z >= 0) & (z < map_depth) & (y >= 0) & (y < map_height)
@@ -194,7 +194,7 @@ def max_pool_kernel(
                 switch = tl.zeros_like(value).to(tl.int32)
             else:
                 larger = (value > maximum) | (value != value)
-                may_be_first: tl.constexpr = (
+                may_be_first = (
                     tap_z * DILATION_Z < PADDING_Z + DILATION_Z
                     and tap_y * DILATION_Y < PADDING_Y + DILATION_Y
                     and tap_x * DILATION_X < PADDING_X + DILATION_X
@@ -263,7 +263,6 @@ def max_pool_large_kernel(
     shift = 0.0
     if HAS_BIAS:
         shift = tl.load(bias + channel, mask=column < columns, other=0.0)
-    first_z = tl.where(start_z < 0, (DILATION_Z - 1 - start_z) // DILATION_Z, 0)
     first_z = tl.where(start_z < 0, (DILATION_Z - 1 - start_z) // DILATION_Z, 0)
     first_y = tl.where(start_y < 0, (DILATION_Y - 1 - start_y) // DILATION_Y, 0)
     first_x = tl.where(start_x < 0, (DILATION_X - 1 - start_x) // DILATION_X, 0)
