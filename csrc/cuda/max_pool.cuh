@@ -220,7 +220,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock, least_blocks(kLanes, kKernel
 
 // Any window: one per thread.
 template <typename T, typename Switch, int kLanes>
-__global__ void __launch_bounds__(kThreadsPerBlock) max_pool_general(const MaxPool<T, Switch> pool) {
+__global__ void __launch_bounds__(kThreadsPerBlock, kLanes == 1 ? 8 : 1)
+    max_pool_general(const MaxPool<T, Switch> pool) {
   using A = Arithmetic<T>;
   for (int64_t index = first_item(); index < pool.items.count; index += item_step()) {
     const Item item = pool.items.at(index);

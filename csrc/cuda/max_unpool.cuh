@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock) max_unpool_columns(const Unp
 
 // Any window: one output element per thread. Without the blocks asked for, ptxas would spill for more of them.
 template <typename Unpool, int kLanes>
-__global__ void __launch_bounds__(kThreadsPerBlock, kLanes == 1 ? 8 : 1) max_unpool_general(const Unpool unpool) {
+__global__ void __launch_bounds__(kThreadsPerBlock, kLanes == 1 ? 6 : 1) max_unpool_general(const Unpool unpool) {
   using T = typename Unpool::Scalar;
   using A = Arithmetic<T>;
   for (int64_t index = first_item(); index < unpool.items.count; index += item_step()) {

@@ -57,7 +57,7 @@ class FullFrame:
         compiled: send the signal back by `torch.compile` over static shapes, as a whole or not at all.
 
     Raises:
-        ValueError: a network of several inputs.
+        ValueError: a network of several inputs, or signals or volumes.
     """
 
     @torch.no_grad()
@@ -74,6 +74,11 @@ class FullFrame:
         tape = net.tape
         if tape.inputs != 1:
             raise ValueError(f"this baseline takes networks of one input, not of {tape.inputs}")
+        if images.dim() not in (2, 4):
+            raise ValueError(
+                f"this baseline takes images (N, C, H, W) or rows (N, F), got {tuple(images.shape)}: compare with "
+                "deconv_kernels.reference.project"
+            )
         self._top = tape.layer(layer).value
         needed = tape.needed({self._top})
         steps, _ = tape.bound(needed)
