@@ -50,14 +50,14 @@ class FullFrame:
 
     Args:
         net: the network, of one input, and its rule.
-        images: (N, C, H, W) or (N, F), as for `Deconvnet.record`.
+        images: (N, C, [[D,] H,] W) or (N, F), as for `Deconvnet.record`.
         layer: whose units are projected.
         batch_size: images per forward pass, by default all; what the passes round differently can move a switch.
         memory_format: of the maps on the way back; channels_last is the faster one.
         compiled: send the signal back by `torch.compile` over static shapes, as a whole or not at all.
 
     Raises:
-        ValueError: a network of several inputs, or signals or volumes.
+        ValueError: a network of several inputs.
     """
 
     @torch.no_grad()
@@ -74,11 +74,6 @@ class FullFrame:
         tape = net.tape
         if tape.inputs != 1:
             raise ValueError(f"this baseline takes networks of one input, not of {tape.inputs}")
-        if images.dim() not in (2, 4):
-            raise ValueError(
-                f"this baseline takes images (N, C, H, W) or rows (N, F), got {tuple(images.shape)}: compare with "
-                "deconv_kernels.reference.project"
-            )
         self._top = tape.layer(layer).value
         needed = tape.needed({self._top})
         steps, _ = tape.bound(needed)
@@ -418,6 +413,8 @@ def _by_autograd(step: Step) -> bool:
     """Whether a step is run again to be differentiated, as autograd does what has no op for its way back."""
     if isinstance(step, Convolution):
         return step.padding == "same" and any((size + 1) % 2 for size in step.kernel)
+    if isinstance(step, MaxPool | AveragePool | AdaptiveAveragePool):
+        return step.rank != 2
     if isinstance(step, Activation):
         return step.rule == "gradient"
     if isinstance(step, Normalization):
@@ -428,7 +425,7 @@ def _by_autograd(step: Step) -> bool:
 def _forward(step: Step, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The step's output, and what its way back needs: the indices of a max pool, where a rectifier passes signal, or
     the inputs."""
-    if isinstance(step, MaxPool):
+    if isinstance(step, MaxPool) and not _by_autograd(step):
         window = (step.kernel, step.stride, step.padding, step.dilation, step.ceil_mode)
         y, indices = F.max_pool2d(inputs[0], *window, return_indices=True)
         return y, (indices,)
@@ -500,7 +497,7 @@ def _backward_to_one(
 
     if isinstance(step, Convolution):
         weight = _laid_out(_weight(step), memory_format)
-        arguments = (list(step.stride), list(step.before), list(step.dilation), False, [0, 0], step.groups)
+        arguments = (list(step.stride), list(step.before), list(step.dilation), False, [0] * step.rank, step.groups)
 
         def convolution(signal: Tensor, image: Tensor) -> Tensor:
             mask = [True, False, False]

@@ -92,8 +92,8 @@ class _Proxy(_Recorded, torch.fx.Proxy):
     to know better, see a proxy.
     """
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]  # what `isinstance` looks at beside the type
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # what `isinstance` looks at beside the type
         asker = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
         return Tensor if asker not in _KNOWING and self.tracer.is_tensor(self.node) else _Proxy
 
