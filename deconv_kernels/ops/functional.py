@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -509,26 +509,10 @@ def backproject1d(
         >>> windows, origins.tolist()
         (tensor([[[0., 2., 4.]]]), [[3]])
     """
-    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
-    if has_torch_function_variadic(input, weight, image, origin, switches, packed):
-        return handle_torch_function(
-            backproject1d,
-            (input, weight, image, origin, switches, packed),
-            *(input, weight, image, origin, stride, padding, dilation, groups),
-            switches=switches,
-            pool_kernel_size=pool_kernel_size,
-            pool_stride=pool_stride,
-            pool_padding=pool_padding,
-            pool_dilation=pool_dilation,
-            overlap=overlap,
-            relu=relu,
-            output_size=output_size,
-            crop=crop,
-            packed=packed,
-        )
     tensors = (input, weight, image, origin, switches, packed)
     convolution = (stride, padding, dilation, groups)
-    return _backproject(1, tensors, convolution, pool, overlap, bool(relu), output_size, crop)
+    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
+    return _backproject(backproject1d, 1, tensors, convolution, pool, overlap, relu, output_size, crop)
 
 
 def backproject2d(
@@ -590,26 +574,10 @@ def backproject2d(
         >>> torch.equal(windows, 2 * weight), origins.tolist()
         (True, [[3, 3]])
     """
-    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
-    if has_torch_function_variadic(input, weight, image, origin, switches, packed):
-        return handle_torch_function(
-            backproject2d,
-            (input, weight, image, origin, switches, packed),
-            *(input, weight, image, origin, stride, padding, dilation, groups),
-            switches=switches,
-            pool_kernel_size=pool_kernel_size,
-            pool_stride=pool_stride,
-            pool_padding=pool_padding,
-            pool_dilation=pool_dilation,
-            overlap=overlap,
-            relu=relu,
-            output_size=output_size,
-            crop=crop,
-            packed=packed,
-        )
     tensors = (input, weight, image, origin, switches, packed)
     convolution = (stride, padding, dilation, groups)
-    return _backproject(2, tensors, convolution, pool, overlap, bool(relu), output_size, crop)
+    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
+    return _backproject(backproject2d, 2, tensors, convolution, pool, overlap, relu, output_size, crop)
 
 
 def backproject3d(
@@ -671,29 +639,14 @@ def backproject3d(
         >>> torch.equal(windows, 2 * weight), origins.tolist()
         (True, [[3, 3, 3]])
     """
-    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
-    if has_torch_function_variadic(input, weight, image, origin, switches, packed):
-        return handle_torch_function(
-            backproject3d,
-            (input, weight, image, origin, switches, packed),
-            *(input, weight, image, origin, stride, padding, dilation, groups),
-            switches=switches,
-            pool_kernel_size=pool_kernel_size,
-            pool_stride=pool_stride,
-            pool_padding=pool_padding,
-            pool_dilation=pool_dilation,
-            overlap=overlap,
-            relu=relu,
-            output_size=output_size,
-            crop=crop,
-            packed=packed,
-        )
     tensors = (input, weight, image, origin, switches, packed)
     convolution = (stride, padding, dilation, groups)
-    return _backproject(3, tensors, convolution, pool, overlap, bool(relu), output_size, crop)
+    pool = (pool_kernel_size, pool_stride, pool_padding, pool_dilation)
+    return _backproject(backproject3d, 3, tensors, convolution, pool, overlap, relu, output_size, crop)
 
 
 def _backproject(
+    public: Callable[..., tuple[Tensor, Tensor]],
     rank: int,
     tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
     convolution: tuple[IntOrPerAxis, IntOrPerAxis, IntOrPerAxis, int],
@@ -703,10 +656,26 @@ def _backproject(
     output_size: Sequence[int] | None,
     crop: tuple[Sequence[int], Sequence[int]] | None,
 ) -> tuple[Tensor, Tensor]:
-    input, weight, _, origin, switches, _ = tensors
+    input, weight, image, origin, switches, packed = tensors
     stride, padding, dilation, groups = convolution
-    filter, pad = Convolution.of(rank, stride, dilation, groups), bounded("padding", padding, rank, 0)
     kernel_size, pool_stride, pool_padding, pool_dilation = pool
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(
+            public,
+            tensors,
+            *(input, weight, image, origin, *convolution),
+            switches=switches,
+            pool_kernel_size=kernel_size,
+            pool_stride=pool_stride,
+            pool_padding=pool_padding,
+            pool_dilation=pool_dilation,
+            overlap=overlap,
+            relu=relu,
+            output_size=output_size,
+            crop=crop,
+            packed=packed,
+        )
+    filter, pad = Convolution.of(rank, stride, dilation, groups), bounded("padding", padding, rank, 0)
     if switches is None:
         pooling = Pooling.one_position(rank)
     elif kernel_size is None:
@@ -728,7 +697,7 @@ def _backproject(
         map_size = bounded("output_size", output_size, rank, 1)
     else:
         raise TypeError(f"output_size must be ints ({AXES[rank]}), got {output_size!r}")
-    geometry = Backprojection.of(pooling, overlap, relu, filter, Placement(begin, size, base, map_size))
+    geometry = Backprojection.of(pooling, overlap, bool(relu), filter, Placement(begin, size, base, map_size))
     return send_back(*tensors, geometry), moved(origin, geometry.step(pooled=True), base)
 
 
