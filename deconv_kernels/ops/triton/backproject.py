@@ -131,7 +131,7 @@ def backproject(
     # Calls that agree in these use the same tiles; `rows` counts in steps of a factor of four.
     alike = (input.dtype, precision, windows, switches is None, weight.shape, *stride, groups, rows.bit_length() // 2)
     tiles = tiles_to_try(features, input.dtype, precision, _common.is_hopper_or_later(input.device))
-    _common.launch_fastest(backproject2d_kernel, programs, input.device, arguments, tiles, alike)
+    _common.launch_fastest(backproject_kernel, programs, input.device, arguments, tiles, alike)
     return output if channels_last else dense_copy(output, False, rank)
 
 
@@ -238,7 +238,7 @@ def positive(value):
 
 
 @triton.jit
-def backproject2d_kernel(
+def backproject_kernel(
     input,
     weight,
     image,
