@@ -21,7 +21,7 @@ from ..terminal import chunks_of, progress_bar
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
 from .fields import Window, as_map, rank_of
 from .forward import Recording
-from .pictures import Pixels, embedded, mosaic, slices, with_contrast
+from .pictures import Pixels, address_of, as_file, mosaic, slices, with_contrast
 from .plan import Plan, make_plan, working_bytes
 from .record import Record
 from .signal import Positions, Windows, place
@@ -165,7 +165,8 @@ class Projections:
         if len(self.shape) not in (3, 4) or self.windows.shape[1] not in (1, 3) or not len(self):
             return f"<p>{escape(self._summary())}</p>"
         pictures = self[:_SHOWN].images(full=False)
-        return f"<p>{escape(self._summary())}</p>{embedded(mosaic(pictures, columns=_SHOWN_ABREAST))}"
+        address = address_of(as_file(mosaic(pictures, columns=_SHOWN_ABREAST)))
+        return f'<p>{escape(self._summary())}</p><img src="{address}">'
 
     def _summary(self) -> str:
         window, image = ("x".join(map(str, shape)) for shape in (self.windows.shape[1:], self.shape))

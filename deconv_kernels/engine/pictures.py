@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from math import ceil, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 __all__ = [
     "Pixels",
-    "embedded",
+    "address_of",
+    "as_file",
     "mosaic",
     "patches",
     "side_by_side",
@@ -107,10 +109,15 @@ def side_by_side(pictures: Sequence[Pixels], gap: int) -> Pixels:
     return np.concatenate([part for picture in pictures for part in (spacer, picture)][1:], axis=1)
 
 
-def embedded(picture: Pixels) -> str:
-    """A picture (h, w, 3) as an HTML element that holds all of it."""
+def as_file(picture: Pixels, kind: str = "png", **options: Any) -> bytes:
+    """A picture (h, w, 3) as a file of a format that Pillow knows, with options of its `save`."""
     from PIL import Image  # `import deconv_kernels` needs torch and NumPy alone
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="png")
-    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def address_of(file: bytes, kind: str = "png") -> str:
+    """The file of a picture as an address that holds it, for pages."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"

@@ -12,7 +12,7 @@ from ..checks import one_of
 from ..engine.deconvnet import Deconvnet
 from ..engine.errors import UnsupportedModule
 from ..engine.fields import as_map
-from ..engine.pictures import patches, with_contrast
+from ..engine.pictures import Pixels, patches, with_contrast
 from ..engine.recompute import Recomputation
 from ..engine.record import Record
 from ..engine.steps.base import RULES
@@ -23,7 +23,6 @@ from ..experiments.common.tracing import with_way_back
 from ..models import Weights
 from .kept import Kept
 from .library import Library
-from .pictures import Pixels
 from .strongest import StrongestOfFolder
 
 __all__ = ["ClassProbability", "Explorer", "Occluded", "Place", "Square", "UnitPictures"]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["as_png", "colours_of", "contact_sheet", "embedded"]
+from ..engine.pictures import Pixels, address_of, as_file
 
-Pixels = NDArray[np.uint8]
+__all__ = ["as_png", "colours_of", "contact_sheet", "embedded"]
 
 _LEVELS = 255
 _BEND = 0.6  # so that weak activations are seen beside strong ones
@@ -62,14 +57,12 @@ def contact_sheet(maps: Tensor, longest: int, columns: int) -> tuple[Pixels, tup
 
 def as_png(picture: Pixels) -> bytes:
     """A picture as a file, compressed quickly."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="png", compress_level=1)
-    return buffer.getvalue()
+    return as_file(picture, compress_level=1)
 
 
 def embedded(picture: Pixels) -> str:
     """A picture as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(as_png(picture)).decode()}"
+    return address_of(as_png(picture))
 
 
 def _table() -> Pixels:

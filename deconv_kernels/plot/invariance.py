@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engine.pictures import Pixels
 from ..experiments.invariance import Invariance, Transformation
 from .figures import new_figure, save
 from .text import class_name, layer_name, shortened
@@ -20,7 +20,6 @@ from .tiles import as_pixels
 
 __all__ = ["Examples", "draw_invariance", "examples_of"]
 
-Pixels = NDArray[np.uint8]
 
 _GAP = 6
 _LONGEST = 15

@@ -5,8 +5,6 @@ The page stands alone: its pictures are inside it, and it asks no server for any
 
 from __future__ import annotations
 
-import base64
-import io
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +15,11 @@ import jinja2
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from ..data.writing import write_text
 from ..engine.deconvnet import Projections
-from ..engine.pictures import with_contrast
+from ..engine.pictures import Pixels, address_of, as_file, with_contrast
 from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report
@@ -31,8 +28,6 @@ from .invariance import Examples, draw_invariance
 from .text import class_name, layer_name
 
 __all__ = ["Photographs", "write_page"]
-
-Pixels = NDArray[np.uint8]
 
 _SMALL = 48
 
@@ -106,7 +101,7 @@ def write_page(
             draw_diagnosis(
                 filters, diagnosis, f"Filters of layer {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
             )
-        figures = {file.stem: _embedded("png", file.read_bytes()) for file in drawn}
+        figures = {file.stem: address_of(file.read_bytes()) for file in drawn}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("deconv_kernels", "plot"), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -223,10 +218,4 @@ def _jpeg(picture: Pixels) -> str:
 
 
 def _encoded(picture: Pixels, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format=kind, **options)
-    return _embedded(kind, buffer.getvalue())
-
-
-def _embedded(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return address_of(as_file(picture, kind, **options), kind)
