@@ -15,7 +15,7 @@ OLDEST_PYTHON ?= $(shell for python in python3.10 $$(pyenv root 2> /dev/null)/ve
   $$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && exit; done; echo $(PYTHON))
 VERSIONS := 'import sys, torch; from deconv_kernels import backends; \
   print("Python", sys.version.split()[0], "torch", torch.__version__, "kernels for", backends.cpu_capability())'
-OLDEST_OPS := $(patsubst %,ops/test_%.py,switches max_pool max_unpool max_unpool_window backproject2d \
+OLDEST_OPS := $(patsubst %,ops/test_%.py,switches max_pool max_unpool max_unpool_window backproject \
   backproject_ranks)
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check

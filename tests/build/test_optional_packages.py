@@ -35,7 +35,7 @@ def run_pytest(environment: dict[str, str], *arguments: str) -> str:
 
 def test_every_file_is_collected_without_them(without: dict[str, str]) -> None:
     collected = run_pytest(without, "--collect-only", "-q")
-    for file in ("test_backproject2d.py", "test_geometry.py", "test_unsupervised.py", "test_windows.py"):
+    for file in ("test_backproject.py", "test_geometry.py", "test_unsupervised.py", "test_windows.py"):
         assert f"{file}::" in collected
 
 

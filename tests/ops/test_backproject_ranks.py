@@ -1,4 +1,4 @@
-"""backproject1d and backproject3d: what `test_backproject2d.py` asks of two dimensions, of one and of three."""
+"""backproject1d and backproject3d: what `test_backproject.py` asks of two dimensions, of one and of three."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ OP_TESTS = (
     "test_max_pool.py",
     "test_max_unpool.py",
     "test_max_unpool_window.py",
-    "test_backproject2d.py",
+    "test_backproject.py",
     "test_corrupt_switches.py",
 )
 VARIABLE = "DECONV_CPU_CAPABILITY"
