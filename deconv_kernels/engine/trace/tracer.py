@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import functools
 import inspect
@@ -82,20 +83,11 @@ for _operation in IN_PLACE_OPERATORS:
     setattr(_Recorded, f"__{_operation.__name__}__", _in_place(_operation))
 
 
-_KNOWING = ("torch", __name__.partition(".")[0])
+_SEE_PROXIES = ("torch", __name__.partition(".")[0])
 
 
 class _Proxy(_Recorded, torch.fx.Proxy):
-    """What a forward computes while it is traced.
-
-    A network that asks whether it is a tensor is told so, as it would be of the map; torch and this package, which have
-    to know better, see a proxy.
-    """
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:  # what `isinstance` looks at beside the type
-        asker = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
-        return Tensor if asker not in _KNOWING and self.tracer.is_tensor(self.node) else _Proxy
+    """What a forward computes while it is traced."""
 
 
 class _Attribute(_Recorded, torch.fx.proxy.Attribute):
@@ -327,8 +319,10 @@ def traceable() -> Iterator[None]:
     A `torch.autograd.Function` that is applied to a proxy becomes one node, an `Applied`; torch.fx alone traces through
     its forward, and its backward is lost. Functions that make tensors, and methods and indices of tensors that are no
     proxies, take proxies as sizes. Modules take proxies in the place of their parameters and buffers, as attributes.
+    A network that asks `isinstance` whether a map is a tensor is told that it is; torch and this package see a proxy.
     """
     assign, item, is_one = nn.Module.__setattr__, Tensor.__getitem__, torch.jit.isinstance
+    is_instance = isinstance
     some_map = torch.empty(0)
 
     def applied(cls: type[torch.autograd.Function], args: Any, kwargs: Any) -> Any:
@@ -362,12 +356,19 @@ def traceable() -> Iterator[None]:
             held.pop(name, None)
         vars(module)[name] = value
 
-    def is_instance(value: object, kind: Any) -> bool:
+    def is_one_to_torchscript(value: object, kind: Any) -> bool:
         return is_one(some_map if isinstance(value, torch.fx.Proxy) else value, kind)
+
+    def is_instance_to_network(value: object, kind: Any) -> bool:
+        asker = str(sys._getframe(1).f_globals.get("__name__"))
+        if type(value) is not _Proxy or asker.partition(".")[0] in _SEE_PROXIES:
+            return is_instance(value, kind)
+        return is_instance(some_map if value.tracer.is_tensor(value.node) else value, kind)
 
     with ExitStack() as patches:
         patches.enter_context(functions_apply(applied))
-        patches.enter_context(patch.object(torch.jit, "isinstance", is_instance))
+        patches.enter_context(patch.object(torch.jit, "isinstance", is_one_to_torchscript))
+        patches.enter_context(patch.object(builtins, "isinstance", is_instance_to_network))
         for name in ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor", "rand", "randn"):
             patches.enter_context(patch.object(torch, name, recorded(getattr(torch, name), "call_function")))
         for name in ("expand", "new_ones", "new_zeros", "repeat", "reshape", "tile", "view"):
