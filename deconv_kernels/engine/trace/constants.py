@@ -214,17 +214,8 @@ def assume(value: Any, expected: Any) -> None:
 _RANDOM = frozenset(
     (
         *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
-        *(
-            "multinomial",
-            "poisson",
-            "gumbel_softmax",
-            "fractional_max_pool2d",
-            "fractional_max_pool3d",
-            "uniform_",
-            "normal_",
-            "bernoulli_",
-        ),
-        *("random_", "exponential_", "cauchy_", "geometric_", "log_normal_"),
+        *("multinomial", "poisson", "gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d"),
+        *("uniform_", "normal_", "bernoulli_", "random_", "exponential_", "cauchy_", "geometric_", "log_normal_"),
     )
 )
 
