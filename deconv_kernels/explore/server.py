@@ -297,8 +297,9 @@ class _Answers:
         layer, number = _text(request, "layer"), _whole(request, "map")
         self.explorer.facts(layer)
         strongest = self.explorer.strongest
-        units = [asdict(unit) for unit in strongest.of(layer, number)]
+        # Progress first: a picture counts once its units are in, so that the last answer has them all.
         progress = {"done": strongest.done, "total": strongest.total, "unreadable": len(strongest.unreadable)}
+        units = [asdict(unit) for unit in strongest.of(layer, number)]
         return JSONResponse({"units": units, "searched": layer in strongest.layers, **progress})
 
     async def units(self, request: Request) -> Response:
