@@ -214,6 +214,26 @@ class Doubling(nn.Module):
         return 2 * F.relu(x) / (1 + x.abs().mean(1, keepdim=True)) - x
 
 
+class InstanceNormUNet(nn.Module):
+    """As medical images are segmented; it is wide enough for maps whose channels lie together on the way back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = conv(1, 32), conv(32, 32, stride=2), conv(64, 32)
+        self.norm1, self.norm2, self.norm3 = (
+            nn.InstanceNorm2d(32, affine=True),
+            nn.InstanceNorm2d(32),
+            nn.InstanceNorm2d(32),
+        )
+        self.up, self.last = nn.ConvTranspose2d(32, 32, 2, 2), conv(32, 3, 1, padding=0)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.relu(self.norm1(self.first(x)))
+        low = self.relu(self.norm2(self.second(skip)))
+        return self.last(self.relu(self.norm3(self.third(torch.cat((self.up(low), skip), 1)))))
+
+
 class Perceptron(nn.Module):
     """No images at all."""
 
@@ -337,6 +357,13 @@ NETWORKS: dict[str, Network] = {
     "U-Net with switches": Network(UNetWithSwitches, overlap=True),
     "U-Net with transposed convolution": Network(UNetTransposed),
     "U-Net with nearest interpolation": Network(UNetNearest),
+    "U-Net with instance normalisation": Network(
+        InstanceNormUNet,
+        ("second", "relu_1", "third", "last"),
+        size=(16, 12),
+        channels=1,
+        rules={nn.InstanceNorm2d: "gradient"},
+    ),
     "perceptron": Network(Perceptron, size=(), channels=9),
     "two images": Network(Stereo, inputs=2),
     "normalised images": Network(Normalised, size=(13, 11)),

@@ -127,13 +127,15 @@ class Whole(FunctionStep):
             elif self.linear:
                 inputs = [x.new_zeros((len(signal), *shape)) for x, shape in zip(kept, shapes, strict=True)]
             else:
-                inputs = [x.index_select(0, image) for x in kept]
+                inputs = [x.index_select(0, image).contiguous() for x in kept]
             inputs = [x.requires_grad_(x.is_floating_point()) for x in inputs]
             sources = [x for x in inputs[: self.signals] if x.requires_grad]
             output = self.function(*inputs)
             found: Sequence[Tensor | None] = [None] * len(sources)
             if output.requires_grad:
-                arrived = signal.reshape(output.shape).to(output.dtype)
+                # Where the signal of one image lies otherwise in memory than its values, torch's own gradient of
+                # instance normalisation is wrong.
+                arrived = signal.reshape(output.shape).to(output.dtype).contiguous()
                 found = torch.autograd.grad(output, sources, arrived, allow_unused=True)
         gradients = iter(found)
         return tuple(
