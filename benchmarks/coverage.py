@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +42,8 @@ from deconv_kernels.measure.baselines import installed, node_of
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
 EXACT = 1e-9
 SIDES = (64, 96, 128, 192)
-MOST_MEMORY = 6 << 30
+_NO_MEMORY = "can't allocate memory"
+MOST_MEMORY = 8 << 30
 HF = (
     *("Beit", "Bit", "ConvNext", "ConvNextV2", "Cvt", "Data2VecVision", "DeiT", "Dinov2", "EfficientNet", "FocalNet"),
     *("ImageGPT", "Levit", "MobileNetV1", "MobileNetV2", "MobileViT", "MobileViTV2", "PoolFormer", "Pvt", "PvtV2"),
@@ -121,11 +122,12 @@ def of_monai() -> Iterator[Network]:
     inner = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2]}
     for dims in (2, 3):
         ends = {"spatial_dims": dims, "in_channels": 1, "out_channels": 2}
-        size = (1, *(64,) * dims)
+        size = (1, *(64 if dims == 2 else 32,) * dims)
+        efficient = {"spatial_dims": dims, "in_channels": 1, "num_classes": 2}
         for name, given in {
             "UNet": {**ends, **channels, "num_res_units": 2},
             "AttentionUnet": {**ends, **channels},
-            "AutoEncoder": {**ends, **channels},
+            "AutoEncoder": {**ends, **channels, "strides": (2, 2, 2)},
             "BasicUNet": {**ends, "features": (8, 8, 16, 16, 32, 8)},
             "BasicUNetPlusPlus": {**ends, "features": (8, 8, 16, 16, 32, 8)},
             "DynUNet": {**ends, **inner},
@@ -133,12 +135,13 @@ def of_monai() -> Iterator[Network]:
             "VNet": ends,
             "HighResNet": ends,
             "DenseNet121": ends,
-            "EfficientNetBN": {"model_name": "efficientnet-b0", "spatial_dims": dims, "in_channels": 1},
+            "EfficientNetBN": {"model_name": "efficientnet-b0", "pretrained": False, **efficient},
+            "AHNet": {**ends, "psp_block_num": 3},
             "resnet18": {"spatial_dims": dims, "n_input_channels": 1, "num_classes": 2},
             "SENet154": {**ends, "num_classes": 2, "layers": (1, 1, 1, 1)},
-            "UNETR": {**ends, "img_size": 64, "hidden_size": 96, "mlp_dim": 192},
+            "UNETR": {**ends, "img_size": size[1:], "hidden_size": 96, "mlp_dim": 192},
             "SwinUNETR": {**ends, "feature_size": 12},
-            "ViT": {"in_channels": 1, "img_size": (64,) * dims, "patch_size": (16,) * dims, "spatial_dims": dims},
+            "ViT": {"in_channels": 1, "img_size": size[1:], "patch_size": (16,) * dims, "spatial_dims": dims},
         }.items():
             given = {k: v for k, v in given.items() if (name, k) != ("SENet154", "out_channels")}
             yield Network(f"{name} {dims}-d", f"{name} {dims}", lambda n=name, g=given: getattr(nets, n)(**g), size)
@@ -234,20 +237,20 @@ def examine(network: Network, size: tuple[int, ...]) -> Found:
             (other,) = torch.autograd.grad(_first(model(pixels))[(1, *place)], pixels)
             found.rounding = _deviation(other[1:], exact[1:])
     except (dk.UnsupportedModule, ValueError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
-        return _ended(found, "refused", _line(error))
+        return _ended(found, "too large" if _NO_MEMORY in str(error) else "refused", _line(error))
     if not max(found.forward, found.gradient) <= max(EXACT, 3 * found.rounding):
         return _ended(found, "wrong", "")
     for rule in ("deconvnet", "guided"):
         try:
             found.others[rule] = _against_the_definition(model, rule, images[1:], layer, found)
         except Exception as error:  # a refusal, or a fault of ours, that the page should show
-            found.others[rule] = _line(error)
+            found.others[rule] = "too large" if _NO_MEMORY in str(error) else _line(error)
     return found
 
 
 def _against_the_definition(model: nn.Module, rule: str, images: Tensor, layer: str, found: Found) -> str:
     """Compares a unit of a layer, and one of a convolution, with the definition of their projections."""
-    net, rules = _with_rules(model, rule, images.shape[1:])
+    net, rules = _with_rules(model, rule, images, layer)
     found.rules = list(rules)
     convolutions = [step.name for step in net.tape.steps if type(step) is Convolution and step.name in net.layers]
     for asked in (layer, *random.sample(convolutions, min(1, len(convolutions)))):
@@ -266,13 +269,15 @@ def _against_the_definition(model: nn.Module, rule: str, images: Tensor, layer: 
     return "exact"
 
 
-def _with_rules(model: nn.Module, rule: str, size: Sequence[int]) -> tuple[dk.Deconvnet, dict[str, Any]]:
-    """A network with the rules that its refusals say, and these as they say them."""
+def _with_rules(model: nn.Module, rule: str, images: Tensor, layer: str) -> tuple[dk.Deconvnet, dict[str, Any]]:
+    """A network with the rules that its refusals, also of images, say, and these as they say them."""
     said: dict[str, Any] = {}
-    for _ in range(4):
+    for _ in range(6):
         try:
             rules = dict.fromkeys(said.values(), "gradient")
-            return dk.Deconvnet(model, rule, rules=rules, image_size=tuple(size)), said
+            net = dk.Deconvnet(model, rule, rules=rules, image_size=images.shape[1:])
+            net.record(images, layer)
+            return net, said
         except Undecided as error:
             advice = re.search(r"rules=\{(.*?)\}\)", str(error))
             assert advice is not None
