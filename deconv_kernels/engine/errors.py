@@ -40,6 +40,9 @@ class UnusedRule(UserWarning):
     """A rule was given for what the network does not call."""
 
 
+_MOST_NAMED = 8
+
+
 class Undecided(UnsupportedModule):
     """The network has parts about which there is no agreement, and the user has not decided either.
 
@@ -53,8 +56,9 @@ class Undecided(UnsupportedModule):
     def __init__(self, parts: Sequence[str], keys: Sequence[str], why: str = "", others: str = "") -> None:
         rules = ", ".join(f"{key}: 'gradient'" for key in dict.fromkeys(keys))
         have, them = ("has", "it") if len(parts) == 1 else ("have", "them")
+        named = [*parts[:_MOST_NAMED], f"{len(parts) - _MOST_NAMED} more"] if len(parts) > _MOST_NAMED + 1 else parts
         super().__init__(
-            f"{', '.join(parts)} {have} no exact backward rule: {why}say what to do with {them}, as in "
+            f"{', '.join(named)} {have} no exact backward rule: {why}say what to do with {them}, as in "
             f"Deconvnet(..., rules={{{rules}}}){others}, or use rule='gradient'"
         )
         self.parts, self.keys = tuple(parts), tuple(keys)

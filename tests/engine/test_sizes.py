@@ -40,7 +40,7 @@ class Asking(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.second = nn.Conv2d(4, 6, 3, stride=2)
         self.third = nn.Conv2d(4, 4, 1)
-        self.attention = Attention(4)
+        self.attention, self.attention_in_windows = Attention(4), AttentionInWindows(4)
         self.register_buffer("scale", torch.rand(4, 1, 1) + 0.5)
         for part in self.modules():
             if isinstance(part, nn.BatchNorm2d):
@@ -63,6 +63,17 @@ class Attention(nn.Module):
         q, k, v = rows.permute(2, 0, 3, 1, 4).unbind(0)
         found = F.scaled_dot_product_attention(q, k, v)
         return found.transpose(1, 2).reshape(batch, height * width, channels).transpose(1, 2).view(x.shape)
+
+
+class AttentionInWindows(Attention):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % 3 or x.shape[3] % 3:
+            x = F.pad(x, (0, -x.shape[3] % 3, 0, -x.shape[2] % 3))
+        batch, channels, height, width = x.shape
+        parts = x.view(batch, channels, height // 3, 3, width // 3, 3).permute(0, 2, 4, 1, 3, 5)
+        parts = super().forward(F.normalize(parts.reshape(-1, channels, 3, 3)))
+        back = parts.view(-1, height // 3, width // 3, channels, 3, 3).permute(0, 3, 1, 4, 2, 5)
+        return back.reshape(batch, channels, height, width)[..., :-1]
 
 
 @asking
@@ -185,6 +196,19 @@ def one_query_for_all_windows(net: Any, x: Tensor) -> Tensor:
     query = y.mean((2, 3))[:, None].repeat_interleave(parts.shape[0] // batch, dim=0)
     once = y.flatten(1).repeat_interleave(batch // y.shape[0], dim=0)
     return torch.cat([(query * parts).reshape(batch, -1), once], 1)
+
+
+@asking
+def patches_of_maps(net: Any, x: Tensor) -> Tensor:
+    y = F.pad(net.relu(net.first(x)), [0] * 4 + [1, 1] + [0, 0]) if x.shape[1] == 3 else x
+    patches = F.unfold(y, (3, 2), padding=1, stride=2)
+    norms = torch.linalg.vector_norm(patches, dim=1, keepdim=True)
+    return F.fold(patches / norms.clamp_min(1e-6), y.shape[2:], (3, 2), padding=1, stride=2)
+
+
+@asking
+def windows_in_a_block(net: Any, x: Tensor) -> Tensor:
+    return net.attention_in_windows(net.relu(net.first(x)))
 
 
 @asking
@@ -364,7 +388,9 @@ def advised(message: str) -> dict[Any, str]:
 
 @pytest.mark.parametrize("rule", ["deconvnet", "guided"])
 @pytest.mark.parametrize(
-    "name", ["attends", "windows_in_the_batch", "functions_with_a_backward_of_their_own", "one_query_for_all_windows"]
+    "name",
+    ["attends", "windows_in_the_batch", "functions_with_a_backward_of_their_own", "one_query_for_all_windows"]
+    + ["patches_of_maps", "windows_in_a_block"],
 )
 def test_the_line_that_a_refusal_prints_is_enough(name: str, rule: str) -> None:
     model = Asking(ASKING[name])
@@ -376,6 +402,41 @@ def test_the_line_that_a_refusal_prints_is_enough(name: str, rule: str) -> None:
         record = net.record(images, layer, activations=True)
         units = record.strongest(layer, 1)[:3]
         assert_same(net.project(record, units, "one").full(), definition(net, images, units), f"{layer} of {name}")
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_windows_of_a_block_are_one_step_where_a_rule_names_the_block(rule: str) -> None:
+    model = Asking(windows_in_a_block)
+    net = dk.Deconvnet(model, rule, image_size=SIZE, rules={AttentionInWindows: "gradient"})
+    assert "attention_in_windows" in net.layers
+    assert_exact(net, model, SIZE)
+
+
+class Volumes(nn.Module):
+    def __init__(self, program: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.program, self.first, self.last = program, nn.Conv3d(1, 4, 2), nn.Conv3d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.program(F.relu(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x: x.flip(-4) - x.mean(-4, keepdim=True),
+        lambda x: F.pad(x, [0] * 6 + [1, 0, 0, 0])[..., 1:, :-1, 1:, :],
+        lambda x: x.flatten(-4, -3).unflatten(1, (4, -1)).transpose(-4, -1).transpose(1, 4),
+    ],
+)
+def test_dimensions_of_volumes_count_from_the_end(program: Callable[[Tensor], Tensor]) -> None:
+    model = Volumes(program).double().eval()
+    net = dk.Deconvnet(model, "gradient")
+    images = torch.randn(2, 1, 5, 6, 4, dtype=torch.float64)
+    record = net.record(images, "last", activations=True)
+    assert_same(record.activations["last"], one_by_one(model, images), "activations")
+    found = net.project(record, dk.Units("last", 1, 2, z=2, y=3, x=1), "one")
+    assert_same(found.full(), of_units(model, images, torch.tensor([[1, 2, 2, 3, 1]])), "projection")
 
 
 @pytest.mark.parametrize("rule", ["deconvnet", "guided"])

@@ -342,6 +342,7 @@ def _as_written(
 
 def _function(name: str) -> Any:
     candidates = [getattr(room, name, None) for room in (F, torch)]
+    candidates.append(getattr(torch.linalg, name.removeprefix("linalg_"), None) if name.startswith("linalg_") else None)
     if hasattr(Tensor, name):
         candidates.append(name)
     known = [c for c in candidates if c is not None and (is_known(c) or is_spelling(c))]
@@ -396,6 +397,8 @@ _REWRITTEN: dict[str, Any] = {
     ),
     "layer_norm": lambda *args, **named: (F.layer_norm, args[:5], named),
     "group_norm": lambda *args, **named: (F.group_norm, args[:5], named),
+    "im2col": lambda x, *window: (F.unfold, (x, *window), {}),
+    "col2im": lambda x, *window: (F.fold, (x, *window), {}),
     "slice": _slice,
     "index": _index,
     "index_put_": _index_put,
@@ -454,6 +457,7 @@ def _innermost(nodes: Sequence[Node]) -> str:
 
 def _collapse(graph: torch.fx.Graph, nodes: Sequence[Node], root: nn.Module, path: str) -> None:
     """Makes one node of several, which belong to the module at a path."""
+    nodes = _with_sizes(graph, nodes)
     members = set(nodes)
     read = dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n not in members)
     for node in nodes:
@@ -486,6 +490,25 @@ def _collapse(graph: torch.fx.Graph, nodes: Sequence[Node], root: nn.Module, pat
     for node in reversed(nodes):
         graph.erase_node(node)
     _put_in_order(graph)
+
+
+def _with_sizes(graph: torch.fx.Graph, nodes: Sequence[Node]) -> list[Node]:
+    """Nodes together with what they ask for the number of images of one another's values, theirs alone from now on."""
+    members, own = set(nodes), dict[Node, Node]()
+    for node in list(graph.nodes):
+        asks = node.op == "call_method" and node.target == "size" and node.args[0] in members
+        if asks or (_STACK not in node.meta and node.target is operator.mul and node.args[0] in own):
+            with graph.inserting_after(node):
+                own[node] = graph.node_copy(node, lambda n: own.get(n, n))
+    for node, copied in reversed(own.items()):
+        node.replace_all_uses_with(copied, delete_user_cb=members.union(own.values()).__contains__)
+        if copied.users:
+            members.add(copied)
+        else:
+            graph.erase_node(copied)
+        if not node.users:
+            graph.erase_node(node)
+    return [node for node in graph.nodes if node in members]
 
 
 def _put_in_order(graph: torch.fx.Graph) -> None:

@@ -366,7 +366,7 @@ def _check_index(call: Call, index: Any) -> None:
     if not (parts[0] == slice(None) or parts[0] is Ellipsis):
         raise call.refused("it takes some of the images; begin the index with a colon")
     if parts[0] is Ellipsis and len(parts) > 3:
-        raise call.refused("it may take some of the images; begin the index with a colon")
+        raise call.refused_unsized("it may take some of the images; begin the index with a colon")
 
 
 def _set_item(call: Call) -> list[Step]:
@@ -506,6 +506,8 @@ def _response_normalization(call: Call) -> Normalization:
 
 def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
     numbers = list(sides) if isinstance(sides, tuple | list) else []
+    while mode == "constant" and numbers[-2:] == [0, 0] and len(numbers) > 2:
+        numbers = numbers[:-2]
     if mode == "constant" and len(numbers) in (2, 4, 6) and all(isinstance(side, int) for side in numbers):
         return ZeroPad(call.name, call.function, tuple(numbers[-2::-2]))
     if len(numbers) > 8:
