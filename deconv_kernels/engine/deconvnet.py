@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -33,6 +34,7 @@ from .trace.tape import Layer, Tape
 from .trace.tracer import input_names
 from .units import LayerLike, Units
 from .walk import Walk
+from .weights import plain_attributes
 
 if TYPE_CHECKING:
     from .figures import Sheet
@@ -180,7 +182,8 @@ class Deconvnet:
         model: any `nn.Module`; branches, skips, concatenations and shared modules are followed. What depends on the
             values of the images in Python is refused.
             It is read as in eval mode and without its hooks, and left as it is. Its tensors may change later, in any
-            way: every record is made, and projected, with those of its moment. Modules may not be replaced.
+            way, and so may the numbers that its modules have as attributes: every record is made, and projected, with
+            those of its moment. Modules may not be replaced.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
             activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
             the ceiling of a ReLU6).
@@ -239,6 +242,8 @@ class Deconvnet:
         self._inputs = len(input_names(model, arguments or {}, inputs))
         self._planned = functools.lru_cache(_PLANS_KEPT)(make_plan)
         self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
+        self._made: weakref.WeakSet[Tape] = weakref.WeakSet()
+        self._attributes: dict[tuple[str, str], Any] = {}
         self._traced: Tape | UnsupportedModule
         try:
             self._traced = self._trace(None)
@@ -271,11 +276,13 @@ class Deconvnet:
 
     def _trace(self, like: Sequence[Tensor] | None) -> Tape:
         rules, arguments, inputs = self._arguments
+        self._attributes = plain_attributes(self.model)
         tape = trace(self.model, self.rule, self.normalization, rules, arguments, inputs, like)
         for key in tape.unused - self._usual_rules:
             what = f"rules name {spelled(key)}, which {type(self.model).__name__} does not call"
             warnings.warn(what, UnusedRule, stacklevel=4)
         self._tapes[None if like is None else tuple(x.shape[1:] for x in like)] = tape
+        self._made.add(tape)
         return tape
 
     @property
@@ -293,7 +300,15 @@ class Deconvnet:
         return self._traced if isinstance(self._traced, Tape) else self._usual_tape()
 
     def _tape_for(self, images: Sequence[Tensor]) -> Tape:
-        """The network as its steps for images of these shapes."""
+        """The network as its steps for images of these shapes, traced anew if more than its tensors has changed."""
+        if plain_attributes(self.model) != self._attributes:
+            asked_for_sizes = self.asks_for_sizes
+            self._tapes.clear()
+            if not asked_for_sizes:
+                try:
+                    self._traced = self._trace(None)
+                except NeedsSizes:
+                    self._traced = self._trace(images)
         if not self.asks_for_sizes:
             return self._tapes[None]
         shapes = tuple(x.shape[1:] for x in images)
@@ -302,10 +317,10 @@ class Deconvnet:
 
     def _tape_of(self, record: Record) -> Tape:
         """The network as its steps for the images of a record."""
+        if record.tape is not None and record.tape in self._made:
+            return record.tape
         if not self.asks_for_sizes:
             return self._tapes[None]
-        if record.tape in self._tapes.values():
-            return record.tape  # type: ignore[return-value]
         shapes = [shape for shape in record.shapes[: self._inputs] if shape is not None]
         return self._tape_for([torch.empty((1, *shape), dtype=record.dtype, device=record.device) for shape in shapes])
 

@@ -85,8 +85,8 @@ class Region(Applied):
 
 
 def text_of(graph: torch.fx.Graph) -> str:
-    """A graph as text, with the graphs of its regions."""
-    regions = [node.target.graph for node in graph.nodes if isinstance(node.target, Region)]
+    """A graph as text, with the graphs of its regions and of the parts that it overwrites."""
+    regions = [node.target.graph for node in graph.nodes if isinstance(node.target, Region | SetPart)]
     return "\n".join((str(graph), *map(str, regions)))
 
 
@@ -123,6 +123,39 @@ def set_data(tensor: Tensor, value: Tensor) -> Tensor:
     return tensor
 
 
+class SetPart:
+    """A part of a tensor is overwritten, as a function of both that returns the tensor.
+
+    Args:
+        views: the nodes that take the part, each of what the one before it made, the first of the tensor.
+
+    Attributes:
+        read: what they read beside it: sizes.
+    """
+
+    __name__ = __qualname__ = "set_part"
+
+    def __init__(self, views: Sequence[Node]) -> None:
+        taken = [view.all_input_nodes[0] for view in views]
+        self.read = tuple(dict.fromkeys(n for view in views for n in view.all_input_nodes if n not in taken))
+        self.graph = torch.fx.Graph()
+        whole = self.graph.placeholder("whole")
+        copies = {n: self.graph.placeholder(n.name) for n in self.read}
+        for view, source in zip(views, taken, strict=True):
+            copies[source] = whole
+            whole = self.graph.node_copy(view, copies.__getitem__)
+        self.graph.output(whole)
+
+    def __call__(self, whole: Tensor, part: Tensor, *read: Any) -> Tensor:
+        given, known = iter((whole, *read)), dict[Node, Any]()
+        for node in self.graph.nodes:
+            if node.op == "output":
+                known[node.args[0]].copy_(part)
+            else:
+                known[node] = next(given) if node.op == "placeholder" else execute(node, known, {})
+        return whole
+
+
 IN_PLACE_OPERATORS = tuple(
     getattr(operator, f"i{name}")
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
@@ -150,7 +183,7 @@ def _is_in_place(node: Node, model: nn.Module) -> bool:
         return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
     if isinstance(node.target, Applied):
         return False
-    if node.target in _WRITING:
+    if node.target in _WRITING or isinstance(node.target, SetPart):
         return True
     name = function_name(node)
     if (name.endswith("_") and not name.endswith("__")) or name in _WRITING_METHODS:

@@ -142,6 +142,31 @@ def tensors_within(root: object) -> Iterator[Tensor]:
             left += found
 
 
+_PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, type(None))
+_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+
+
+def plain_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """What the forward of a network may read beside tensors: numbers, names and functions, also in lists and dicts.
+
+    Returns:
+        Their values by the paths of the modules that have them and their names there.
+    """
+    found: dict[tuple[str, str], Any] = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in _OF_ALL_MODULES:
+                continue
+            if isinstance(value, dict):
+                value = [part for item in value.items() for part in item]
+            if isinstance(value, _PLAIN) or isinstance(value, _FUNCTIONS):
+                found[path, name] = value
+            elif isinstance(value, list | tuple) and all(isinstance(part, _PLAIN) for part in value):
+                found[path, name] = tuple(value)
+    return found
+
+
 def tensor_names(module: nn.Module) -> list[str]:
     """The paths of all tensors of a module: parameters, buffers, plain attributes, and what hooks compute."""
     names: dict[str, None] = {}

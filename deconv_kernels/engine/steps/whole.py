@@ -58,7 +58,7 @@ class Whole(FunctionStep):
                 surely=False,
             )
         if output.is_complex():
-            raise UnsupportedModule(f"{self.name} makes complex numbers, and signals are real")
+            raise NeedsSizes(f"{self.name} makes complex numbers, and signals are real", surely=False)
         return output.contiguous() if _may_overlap(output) else output
 
     def _require_apart(self, inputs: Sequence[Tensor]) -> None:

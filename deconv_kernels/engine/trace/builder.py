@@ -25,6 +25,7 @@ from .rules import decisions
 from .tape import Tape, Tensors, ValuesOfCall
 from .tracer import ModuleCall, hold_constants, to_trace, traced_apart
 from .unpooling import is_our_pool, returns_indices, unpooling
+from .views import write_back
 
 
 def trace(
@@ -90,7 +91,10 @@ def _traced(
     like: Sequence[Tensor] | None,
 ) -> tuple[nn.Module, list[ModuleCall], torch.fx.Graph]:
     if like is None:
-        return traced_apart(model, leaves, arguments, inputs)
+        root, calls, graph = traced_apart(model, leaves, arguments, inputs)
+        added = write_back(graph, root)
+        last = lambda node: added.get(node, node)
+        return root, [call._replace(before=last(call.before), last=last(call.last)) for call in calls], graph
     return exported_apart(model, leaves, arguments, inputs, like)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -34,9 +35,12 @@ from .functions import APPLIED, AppliedCall, kept_whole
 from .layers import is_known, normalizes
 from .rules import is_spelling
 from .tracer import TRACING, ModuleCall, functions_apply, input_names, to_trace, untraceable
+from .views import write_back
 
 BATCH, OTHER_BATCH = 1_000_003, 1_000_211
 _STACK = "nn_module_stack"
+# Where torch writes, beside raising it, that sizes of maps do not go together.
+_LOG_OF_SHAPES = logging.getLogger("torch._subclasses.fake_tensor")
 _NO_END = 2**63 - 1
 _MOST_TAKEN = 100
 _SET_GRAD_ENABLED = torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -65,12 +69,15 @@ def exported_apart(
     root, graph = _written(model, arguments, inputs, like, BATCH)
     if str(graph) != str(_written(model, arguments, inputs, like, OTHER_BATCH)[1]):
         raise UnsupportedModule(f"{type(model).__name__} computes otherwise for another size of the batch")
+    write_back(graph, root)
     for path, nodes in _regions(graph, root, leaves):
         _collapse(graph, nodes, root, path)
     returned = [n for node in graph.nodes if node.op == "output" for n in node.all_input_nodes]
     if len(returned) == 1 and not _keeps_batch(returned[0]):
         raise UnsupportedModule(f"in what {type(model).__name__} returns, images have no dimension of their own")
-    for nodes in _without_batch(graph):
+    if any(_is_complex(node) for node in returned):
+        raise UnsupportedModule(f"{type(model).__name__} returns complex numbers, and signals are real")
+    for nodes in _between_maps(graph):
         _collapse(graph, nodes, root, _innermost(nodes))
     return root, _module_calls(graph, root), graph
 
@@ -124,6 +131,7 @@ def _exported(
             kept_whole() as (calls, applied),
             functions_apply(lambda *call: applied(*call) if threading.get_ident() == thread else NotImplemented),
             patch.object(nn.Identity, "forward", _as_a_node),
+            patch.object(_LOG_OF_SHAPES, "disabled", True),
         ):
             return export(root, (), {**dict(zip(free, shaped, strict=True)), **arguments}, strict=False), calls
     except UnsupportedModule:
@@ -143,6 +151,8 @@ def _exported(
 class _AllImages(TorchFunctionMode):
     """Inside it, a network must not take the images of a batch one by one, of which there are very many.
 
+    Nor may it hook into gradients, of which the graph would know nothing.
+
     Args:
         kind: the type of the network.
         batch: how many images there are.
@@ -154,6 +164,8 @@ class _AllImages(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.register_hook:
+            raise UnsupportedModule(f"{self.kind} hooks into the gradient of a map; make it a torch.autograd.Function")
         given = args[0] if args else None
         if isinstance(given, Tensor) and given.dim() and given.shape[0] == self.batch:
             self.taken += self._takes(getattr(func, "__name__", ""), args[1:], kwargs)
@@ -547,10 +559,18 @@ def _keeps_batch(node: Node, batch: int = BATCH) -> bool:
     return all(not isinstance(x, Tensor) or (x.dim() > 0 and x.shape[0] == batch) for x in parts)
 
 
-def _without_batch(graph: torch.fx.Graph) -> list[list[Node]]:
-    """Groups of nodes between which images have no dimension of their own, each with the nodes that give it back."""
+def _is_complex(node: Node) -> bool:
+    value = node.meta.get(VALUE)
+    return any(
+        isinstance(x, Tensor) and x.is_complex() for x in (value if isinstance(value, tuple | list) else [value])
+    )
+
+
+def _between_maps(graph: torch.fx.Graph) -> list[list[Node]]:
+    """Groups of nodes between which there are no maps: where images have no dimension of their own, or numbers are
+    complex. Each comes with the nodes that make maps again."""
     signals = _signals(graph)
-    lost = {node for node in signals if node.op != "output" and not _keeps_batch(node)}
+    lost = {node for node in signals if node.op != "output" and (not _keeps_batch(node) or _is_complex(node))}
     groups: list[set[Node]] = []
     for node in graph.nodes:
         if node not in signals or node.op == "output":

@@ -357,7 +357,7 @@ def _written_to_a_constant(call: Call) -> list[Step]:
     return call.whole(linear=True, alone=True, apart=True)
 
 
-_LINEAR_WRITES = frozenset(("iadd", "isub", "imul", "add_", "sub_", "mul_", "copy_", "set_item"))
+_LINEAR_WRITES = frozenset(("iadd", "isub", "imul", "add_", "sub_", "mul_", "copy_", "set_item", "set_part"))
 
 
 def _check_index(call: Call, index: Any) -> None:

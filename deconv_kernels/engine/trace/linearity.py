@@ -14,7 +14,8 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 
-Node = torch.fx.Node
+from ..nodes import Node, SetPart
+
 # A line for every function: its parameters in their order. It is linear, or linear with something constant added,
 # together in those with a star, all others held constant; in one element of those with a plus. Of several lines any one
 # holds. Those with an @ name dimensions, none of which may be that of the batch.
@@ -229,6 +230,8 @@ def is_linear(node: Node, is_signal: Callable[[Node], bool]) -> bool:
         node: the call.
         is_signal: whether the value of a node is computed from the images; everything else counts as constant.
     """
+    if isinstance(node.target, SetPart):
+        return True
     name = name_of(node.target) or ""
     method = f"x.{name}"
     for parameters in _LINEAR.get(method if isinstance(node.target, str) and method in _LINEAR else name, ()):

@@ -160,6 +160,8 @@ class _Tracer(torch.fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self._has_other_tensors(m, module_qualified_name):
+            return False
         return (
             isinstance(m, _OWN_LAYERS)
             or any(isinstance(m, kind) and type(m).forward is getattr(kind, "forward", None) for kind in self.leaves)
@@ -167,6 +169,11 @@ class _Tracer(torch.fx.Tracer):
             or known_type(type(m)) is not None
             or super().is_leaf_module(m, module_qualified_name)
         )
+
+    def _has_other_tensors(self, module: nn.Module, path: str) -> bool:
+        """Whether the network has put other tensors in the place of some of a module's."""
+        held = {f"{path}.{name}": value for name, value in vars(module).items() if isinstance(value, torch.fx.Proxy)}
+        return any(value.node.op != "get_attr" or value.node.target != name for name, value in held.items())
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if not self._is_traced():
@@ -203,8 +210,12 @@ class _Tracer(torch.fx.Tracer):
                     if node.op != "placeholder" and all(read in constants for read in node.all_input_nodes):
                         constants.add(node)
                 if wanted not in constants:
-                    self.asked_for_sizes = self._is_sized(wanted)
-                    raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
+                    self.asked_for_sizes = take is len or self._is_sized(wanted)
+                    raise TraceError(
+                        "it asks for the sizes of its maps"
+                        if self.asked_for_sizes
+                        else "symbolically traced variables cannot be used as inputs to control flow"
+                    )
                 return take(constants.expression(wanted).now())
         finally:
             self.evaluating = False
