@@ -160,7 +160,7 @@ def plain_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
                 continue
             if isinstance(value, dict):
                 value = [part for item in value.items() for part in item]
-            if isinstance(value, _PLAIN) or isinstance(value, _FUNCTIONS):
+            if isinstance(value, (*_PLAIN, *_FUNCTIONS)):
                 found[path, name] = value
             elif isinstance(value, list | tuple) and all(isinstance(part, _PLAIN) for part in value):
                 found[path, name] = tuple(value)

@@ -93,8 +93,8 @@ def _traced(
     if like is None:
         root, calls, graph = traced_apart(model, leaves, arguments, inputs)
         added = write_back(graph, root)
-        last = lambda node: added.get(node, node)
-        return root, [call._replace(before=last(call.before), last=last(call.last)) for call in calls], graph
+        calls = [c._replace(before=added.get(c.before, c.before), last=added.get(c.last, c.last)) for c in calls]
+        return root, calls, graph
     return exported_apart(model, leaves, arguments, inputs, like)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 from torch.export.graph_signature import InputKind
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ... import ops
 from ...ops.dispatch import FakeTensor, FakeTensorMode, OpOverload
@@ -560,10 +561,7 @@ def _keeps_batch(node: Node, batch: int = BATCH) -> bool:
 
 
 def _is_complex(node: Node) -> bool:
-    value = node.meta.get(VALUE)
-    return any(
-        isinstance(x, Tensor) and x.is_complex() for x in (value if isinstance(value, tuple | list) else [value])
-    )
+    return any(isinstance(x, Tensor) and x.is_complex() for x in tree_leaves(node.meta.get(VALUE)))
 
 
 def _between_maps(graph: torch.fx.Graph) -> list[list[Node]]:

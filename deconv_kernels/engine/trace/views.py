@@ -25,7 +25,7 @@ _RESHAPED = frozenset(
 ).union(("unsqueeze_",))
 
 
-def write_back(graph: torch.fx.Graph, model: nn.Module) -> dict[Node, Node]:
+def write_back(graph: torch.fx.Graph, model: nn.Module) -> dict[Node | None, Node]:
     """Lets what reads a map, or a view of it, see what has been written into another view of it before.
 
     What was written into a view is written into a copy of it, with which a `SetPart` then overwrites that part of the
@@ -54,7 +54,7 @@ class _Views:
 
     def __init__(self, graph: torch.fx.Graph, model: nn.Module) -> None:
         self.graph, self.model = graph, model
-        self.added: dict[Node, Node] = {}
+        self.added: dict[Node | None, Node] = {}
         self._signals: set[Node] = set()
         self._chains: dict[Node, tuple[Node, ...]] = {}  # of a view: the map, and the nodes that took it, at first
         self._now: dict[Node, Node] = {}  # what has become of a map
