@@ -34,7 +34,7 @@ from .trace.tape import Layer, Tape
 from .trace.tracer import input_names
 from .units import LayerLike, Units
 from .walk import Walk
-from .weights import plain_attributes
+from .weights import attributes_of
 
 if TYPE_CHECKING:
     from .figures import Sheet
@@ -182,8 +182,8 @@ class Deconvnet:
         model: any `nn.Module`; branches, skips, concatenations and shared modules are followed. What depends on the
             values of the images in Python is refused.
             It is read as in eval mode and without its hooks, and left as it is. Its tensors may change later, in any
-            way, and so may the numbers that its modules have as attributes: every record is made, and projected, with
-            those of its moment. Modules may not be replaced.
+            way, and so may its modules and the numbers that these have as attributes: every record is made, and
+            projected, with those of its moment.
         rule: what a rectifier does to the signal g on the way back: "deconvnet" relu(g); "guided" relu(g) where the
             activation was positive; "gradient" its gradient, which is g where the activation was positive (and below
             the ceiling of a ReLU6).
@@ -244,6 +244,7 @@ class Deconvnet:
         self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
         self._made: weakref.WeakSet[Tape] = weakref.WeakSet()
         self._attributes: dict[tuple[str, str], Any] = {}
+        self._like: Sequence[Tensor] | None = None
         self._traced: Tape | UnsupportedModule
         try:
             self._traced = self._trace(None)
@@ -276,14 +277,24 @@ class Deconvnet:
 
     def _trace(self, like: Sequence[Tensor] | None) -> Tape:
         rules, arguments, inputs = self._arguments
-        self._attributes = plain_attributes(self.model)
+        self._attributes = attributes_of(self.model)
         tape = trace(self.model, self.rule, self.normalization, rules, arguments, inputs, like)
         for key in tape.unused - self._usual_rules:
             what = f"rules name {spelled(key)}, which {type(self.model).__name__} does not call"
             warnings.warn(what, UnusedRule, stacklevel=4)
         self._tapes[None if like is None else tuple(x.shape[1:] for x in like)] = tape
         self._made.add(tape)
+        self._like = None if like is None else [x.new_empty((1, *x.shape[1:])) for x in like]
         return tape
+
+    def _follow_changes(self) -> None:
+        """Traces the network anew if more of it than its tensors has changed."""
+        if self._tapes and attributes_of(self.model) != self._attributes:
+            self._tapes = {}
+            try:
+                self._traced = self._trace(self._like)
+            except NeedsSizes as asked:
+                self._traced = asked
 
     @property
     def asks_for_sizes(self) -> bool:
@@ -297,18 +308,12 @@ class Deconvnet:
         Where it asks for sizes, for those of the images that were recorded last, or for usual ones as long as there
         were none.
         """
+        self._follow_changes()
         return self._traced if isinstance(self._traced, Tape) else self._usual_tape()
 
     def _tape_for(self, images: Sequence[Tensor]) -> Tape:
-        """The network as its steps for images of these shapes, traced anew if more than its tensors has changed."""
-        if plain_attributes(self.model) != self._attributes:
-            asked_for_sizes = self.asks_for_sizes
-            self._tapes.clear()
-            if not asked_for_sizes:
-                try:
-                    self._traced = self._trace(None)
-                except NeedsSizes:
-                    self._traced = self._trace(images)
+        """The network as its steps for images of these shapes."""
+        self._follow_changes()
         if not self.asks_for_sizes:
             return self._tapes[None]
         shapes = tuple(x.shape[1:] for x in images)
@@ -347,6 +352,7 @@ class Deconvnet:
         Raises:
             NeedsSizes: they depend on the size of the images, and none was given or recorded yet.
         """
+        self._follow_changes()
         if isinstance(self._traced, UnsupportedModule):
             raise self._traced
         return list(self._traced.layers)

@@ -128,6 +128,7 @@ class SetPart:
 
     Args:
         views: the nodes that take the part, each of what the one before it made, the first of the tensor.
+        by: what made the new values, for an error message.
 
     Attributes:
         read: what they read beside it: sizes.
@@ -135,7 +136,8 @@ class SetPart:
 
     __name__ = __qualname__ = "set_part"
 
-    def __init__(self, views: Sequence[Node]) -> None:
+    def __init__(self, views: Sequence[Node], by: str) -> None:
+        self.by = by
         taken = [view.all_input_nodes[0] for view in views]
         self.read = tuple(dict.fromkeys(n for view in views for n in view.all_input_nodes if n not in taken))
         self.graph = torch.fx.Graph()
@@ -213,6 +215,8 @@ def describe(node: Node, model: nn.Module) -> str:
     if node.op == "call_module":
         kind = type(model.get_submodule(str(node.target))).__name__
         return f"module {node.target!r} ({kind}, node {node.name!r})"
+    if isinstance(node.target, SetPart):
+        return node.target.by
     if isinstance(node.target, Region):
         return f"a part of {node.target.__name__} (node {node.name!r})"
     return f"{'method' if node.op == 'call_method' else 'function'} {function_name(node)} (node {node.name!r})"

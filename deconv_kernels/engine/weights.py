@@ -147,14 +147,16 @@ _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
-def plain_attributes(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """What the forward of a network may read beside tensors: numbers, names and functions, also in lists and dicts.
+def attributes_of(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """What the forward of a network may read beside tensors: modules, and the numbers, names and functions that they
+    have as attributes, also in lists and dicts.
 
     Returns:
-        Their values by the paths of the modules that have them and their names there.
+        The modules by their paths, the others by the paths of their modules and their names there.
     """
     found: dict[tuple[str, str], Any] = {}
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
+        found[path, ""] = module
         for name, value in vars(module).items():
             if name in _OF_ALL_MODULES:
                 continue

@@ -727,6 +727,94 @@ def signal_overwritten_without_gradient(net: Any, x: Tensor) -> Tensor:
     return net.second(y)
 
 
+@accepted
+def part_of_fresh_memory_filled_with_maps(net: Any, x: Tensor) -> Tensor:
+    wide = x.new_zeros(x.shape[0], C, SIZE + 2, SIZE + 2)
+    wide[:, :, 1:-1, 1:-1].copy_(net.first(x))
+    wide[..., 0].fill_(0.5)
+    return F.relu(net.second(wide))[..., 1:-1, 1:-1]
+
+
+@accepted
+def halves_overwritten_one_from_the_other(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x).clone()
+    a, b = y[:, :2], y[:, 2:]
+    a.mul_(3)
+    b.add_(a)
+    a.relu_()
+    return net.second(y) + torch.cat([b, a], 1)
+
+
+@accepted
+def view_of_a_view_overwritten(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x).clone()
+    inner = y.transpose(2, 3)[:, 1:].narrow(2, 1, 3)
+    y.mul_(2)
+    inner.sub_(1).mul_(inner.shape[-1])
+    y.select(1, 0).zero_()
+    return F.relu(net.second(y)) * inner.mean(dim=(2, 3), keepdim=True)[:, :1].shape[1]
+
+
+@accepted
+def diagonal_and_strips_overwritten(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x).clone()
+    y.diagonal(0, 2, 3).zero_()
+    y.unfold(3, 2, 2)[..., 0].mul_(-1)
+    y.movedim(1, -1)[..., 0] += 1
+    return F.relu(net.second(y))
+
+
+@accepted
+def parts_of_a_map_swapped(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x).clone()
+    kept = y[:, 0].clone()
+    y[:, 0] = y[:, 1]
+    y[:, 1].copy_(kept)
+    rows = y.unsqueeze(1)
+    rows[:, 0, 2:, :2].copy_(net.second(y)[:, :2, :2])
+    return F.relu(y)
+
+
+@accepted
+def view_taken_before_its_map_changed_shape(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x).clone()
+    part = y[:, :2]
+    part.mul_(2)
+    return F.relu(net.second(y)) + torch.cat([part, part], 1)
+
+
+@either
+def view_kept_while_its_map_is_transposed(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x).clone()
+    part = y[:, :2]
+    y.transpose_(2, 3)
+    part.mul_(2)
+    return F.relu(net.second(y)) + torch.cat([part, part], 1)
+
+
+@accepted
+def parameter_swapped_for_a_while(net: Any, x: Tensor) -> Tensor:
+    own = net.second.weight
+    net.second.weight = nn.Parameter(own * 0.5)
+    y = net.second(net.first(x))
+    net.second.weight = own
+    return F.relu(y + net.second(y))
+
+
+@accepted
+def numbers_counted_in_an_attribute(net: Any, x: Tensor) -> Tensor:
+    net.calls = getattr(net, "calls", 0) + 1
+    return F.relu(net.first(x) * net.calls)
+
+
+@either
+def gradient_hooked_into(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    if y.requires_grad:
+        y.register_hook(lambda gradient: 2 * gradient)
+    return F.relu(net.second(y))
+
+
 @pytest.mark.parametrize("rule", ["gradient", "deconvnet"])
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_in_place_idioms_are_as_in_the_network(name: str, rule: str) -> None:

@@ -172,8 +172,7 @@ class _Builder:
             for node, name in scoped_names(self.graph).items()
             if self.made.get(node, -1) >= self.inputs
         }
-        called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}.union(calls)
-        tensors = Tensors(self.model, self.held, called, self.assumed)
+        tensors = Tensors(self.model, self.held, self.assumed)
         named = {**scoped, **containers}
         graph, key = self.graph, self._key()
         tape = Tape(self.inputs, self.steps, self.sources, named, output, calls, tensors, graph, key)

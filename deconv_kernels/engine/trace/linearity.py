@@ -84,6 +84,7 @@ clone *input
 column_stack *tensors
 concat *tensors @dim=0
 concatenate *tensors @dim=0
+copy *input *src
 cumsum *input @dim
 cumulative_trapezoid *y x
 deg2rad *input
@@ -94,6 +95,7 @@ div *input other
 divide *input other
 dstack *tensors
 empty_like *input
+fill *input *value
 flip *input @dims
 fliplr *input
 flipud *input
@@ -152,6 +154,7 @@ upsample_bilinear *input
 upsample_nearest *input
 where condition *input *other
 x.where *input condition *other
+zero *input
 zeros_like *input
 """
 # What they round may depend on how many images there are.

@@ -28,26 +28,19 @@ class Tensors:
     Args:
         model: the network.
         held: tensors that are not the model's, by the names under which tracing found them.
-        called: the paths of the modules that tracing saw called.
         assumed: what must not change, because the control flow of the network depends on it.
     """
 
-    def __init__(
-        self, model: nn.Module, held: Mapping[str, Tensor], called: Collection[str], assumed: Sequence[Expression]
-    ) -> None:
+    def __init__(self, model: nn.Module, held: Mapping[str, Tensor], assumed: Sequence[Expression]) -> None:
         self.model, self.held, self.assumed = model, held, assumed
-        self._modules = {path: model.get_submodule(path) for path in called}
         self._taken: dict[str, Tensor] = {}
 
     def now(self) -> Weights:
         """Those of this moment, each the same object as before where its bits are the same.
 
         Raises:
-            ValueError: a module was replaced, or what is assumed has changed.
+            ValueError: what is assumed has changed.
         """
-        for path, module in self._modules.items():
-            if self.model.get_submodule(path) is not module:
-                raise ValueError(f"module {path!r} was replaced after the network was traced; make a new Deconvnet")
         weights = Weights(self.model, self.held, self._taken)
         for expression in self.assumed:
             expression.bound(weights)
@@ -241,7 +234,7 @@ class Tape:
         """Steps with the tensors that the network has now, by their numbers, and these tensors by their paths.
 
         Raises:
-            ValueError: a module of the network was replaced, or what its control flow depends on has changed.
+            ValueError: what the control flow of the network depends on has changed.
         """
         weights = self.tensors.now()
         return {index: self.steps[index].bound(weights) for index in steps}, weights.taken

@@ -160,7 +160,7 @@ class _Tracer(torch.fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if self._has_other_tensors(m, module_qualified_name):
+        if "forward" in vars(m) or self._has_other_tensors(m, module_qualified_name):
             return False
         return (
             isinstance(m, _OWN_LAYERS)
@@ -258,7 +258,7 @@ class _Tracer(torch.fx.Tracer):
                 named[name] = value
             else:
                 positional.append(value)
-        return functools.partial(root_fn, self.root, *positional, **named), []
+        return functools.partial(self.root.forward, *positional, **named), []
 
     def _newest(self) -> Node | None:
         return next(iter(reversed(self.graph.nodes)), None)

@@ -9,7 +9,7 @@ import torch
 import torch.fx
 from torch import nn
 
-from ..nodes import NO_GRAD, VALUE, Node, SetPart, function_name, overwritten
+from ..nodes import NO_GRAD, VALUE, Node, SetPart, describe, function_name, overwritten
 from .constants import computes_with
 from .linearity import name_of
 
@@ -108,7 +108,7 @@ class _Views:
             copied = self.graph.call_function(torch.clone, (target,))
         copied.meta = dict(target.meta)
         node.replace_input_with(target, copied)
-        put = SetPart(views)
+        put = SetPart(views, describe(node, self.model))
         with self.graph.inserting_after(node):
             whole = self.graph.call_function(put, (self._now.get(source, source), node, *put.read))
         whole.meta = {**node.meta, **{key: value for key, value in source.meta.items() if key == VALUE}}
