@@ -142,8 +142,8 @@ def tensors_within(root: object) -> Iterator[Tensor]:
             left += found
 
 
-_PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, type(None))
-_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+_PLAIN = frozenset((bool, int, float, complex, str, torch.dtype, torch.device, type(None)))
+_READ = _PLAIN.union((types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial))
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
@@ -162,9 +162,9 @@ def attributes_of(model: nn.Module) -> dict[tuple[str, str], Any]:
                 continue
             if isinstance(value, dict):
                 value = [part for item in value.items() for part in item]
-            if isinstance(value, (*_PLAIN, *_FUNCTIONS)):
+            if type(value) in _READ:
                 found[path, name] = value
-            elif isinstance(value, list | tuple) and all(isinstance(part, _PLAIN) for part in value):
+            elif isinstance(value, list | tuple) and all(type(part) in _PLAIN for part in value):
                 found[path, name] = tuple(value)
     return found
 

@@ -370,8 +370,12 @@ def _check_index(call: Call, index: Any) -> None:
 
 
 def _set_item(call: Call) -> list[Step]:
-    _check_index(call, call.node.args[1])
-    if any(node not in call.constants for node in nodes_in(call.node.args[1])):
+    index = call.node.args[1]
+    mask = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    if call.has_signal(mask) and not call.has_signal(call.node.args[2]) and call.rule == "gradient":
+        return call.whole(linear=False, alone=True)
+    _check_index(call, index)
+    if any(node not in call.constants for node in nodes_in(index)):
         raise call.refused("its index is computed from the images")
     return call.whole(linear=True, alone=True)
 
