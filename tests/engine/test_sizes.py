@@ -219,6 +219,23 @@ def autocast_switched_off(net: Any, x: Tensor) -> Tensor:
     return y
 
 
+@asking
+def filtered_in_its_spectrum(net: Any, x: Tensor) -> Tensor:
+    y = net.relu(net.first(x))
+    spectrum = torch.fft.rfft2(y)
+    spectrum = spectrum * torch.view_as_complex(torch.stack([net.scale, net.scale.flip(0)], -1))
+    return net.third(torch.fft.irfft2(spectrum, s=y.shape[-2:]))
+
+
+@asking
+def length_of_the_batch(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    wide = torch.zeros(len(x), 4, y.shape[2] + 1, y.shape[3], dtype=y.dtype)
+    wide[:, :, 1:] = y
+    wide[:, 1:3, :2].mul_(2)
+    return net.relu(wide).view(len(wide), -1)
+
+
 class Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, by: float = 2.0) -> Tensor:
