@@ -1172,3 +1172,60 @@ def test_random_networks_that_write_in_place(hostile: bool, rule: str) -> None:
             print("\n".join(model.text))
             raise
     assert hostile or taken >= 3, f"{taken} of {count} networks were accepted"
+
+
+TAKEN: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x[:, : max(1, x.shape[1] // 2)],
+    lambda x: x[:, 1:] if x.shape[1] > 1 else x[:, :1],
+    lambda x: x[..., ::2],
+    lambda x: x[:, None],
+    lambda x: x.narrow(-1, 0, 1),
+    lambda x: x.unsqueeze(1),
+    lambda x: x.movedim(-1, 1),
+    lambda x: x.swapaxes(1, -1),
+    lambda x: x.unfold(-1, 1, 1),
+    lambda x: x.mT if x.dim() > 2 else x[:, :2],
+    lambda x: x.select(-1, 0) if x.dim() > 2 else x[:, :3],
+    lambda x: x.diagonal(0, -2, -1) if x.dim() > 2 else x[:, ::2],
+    lambda x: x.squeeze(1) if x.dim() > 2 and x.shape[1] == 1 else x[:, :2],
+]
+WRITTEN: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x.mul_(1.5),
+    lambda x: x.add_(0.5),
+    lambda x: x.fill_(0.3),
+    lambda x: x.relu_(),
+    lambda x: x.neg_(),
+    lambda x: x.sub_(x.sum(-1, keepdim=True) / 9),
+    lambda x: x.__setitem__(slice(None), 0.2),  # type: ignore[func-returns-value]
+]
+
+
+def views_of_views(seed: int) -> Program:
+    """A forward that takes views of maps and of views, writes into them, and reads them, in random order."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        draw = random.Random(seed)
+        y = net.first(x).clone()
+        held = [y, torch.zeros_like(y)]
+        for _ in range(draw.randint(4, 12)):
+            one, kind = draw.choice(held), draw.choice(("view", "view", "write", "write", "copy", "map"))
+            alike = [other for other in held if other is not one and other.shape == one.shape]
+            if kind == "view":
+                held.append(draw.choice(TAKEN)(one))
+            elif kind == "write":
+                draw.choice(WRITTEN)(one)
+            elif kind == "copy" and alike:
+                one.copy_(draw.choice(alike).clone())
+            elif kind == "map":
+                held.append(F.relu(one) * 1.1)
+        read = draw.sample(held, min(len(held), 4))
+        return net.second(y) + sum(part.flatten(1).sum(1).view(-1, 1, 1, 1) for part in read)
+
+    return run
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deconvnet"])
+def test_random_views_of_views_are_as_in_the_network(rule: str) -> None:
+    for seed in random.sample(range(10**9), 4):
+        print("views of views", seed)
+        assert_as_the_network(Written(views_of_views(seed)), rule, required=False)

@@ -356,7 +356,7 @@ def _as_written(
 def _function(name: str) -> Any:
     candidates = [getattr(room, name, None) for room in (F, torch)]
     candidates.append(getattr(torch.linalg, name.removeprefix("linalg_"), None) if name.startswith("linalg_") else None)
-    if hasattr(Tensor, name):
+    if callable(getattr(Tensor, name, None)):
         candidates.append(name)
     known = [c for c in candidates if c is not None and (is_known(c) or is_spelling(c))]
     return next(iter(known or [c for c in (*candidates[1:], candidates[0]) if c is not None]), None)
@@ -412,6 +412,7 @@ _REWRITTEN: dict[str, Any] = {
     "group_norm": lambda *args, **named: (F.group_norm, args[:5], named),
     "im2col": lambda x, *window: (F.unfold, (x, *window), {}),
     "col2im": lambda x, *window: (F.fold, (x, *window), {}),
+    "mT": lambda x: (torch.transpose, (x, -2, -1), {}),
     "slice": _slice,
     "index": _index,
     "index_put_": _index_put,

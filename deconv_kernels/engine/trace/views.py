@@ -112,7 +112,7 @@ class _Views:
         with self.graph.inserting_after(node):
             whole = self.graph.call_function(put, (self._now.get(source, source), node, *put.read))
         whole.meta = {**node.meta, **{key: value for key, value in source.meta.items() if key == VALUE}}
-        self._chains[whole], self._now[source], self._taken[views[-1], whole] = (source,), whole, node
+        self._chains[whole], self._now[source] = (source,), whole
         self._signals.update((whole, copied) if target in self._signals else (whole,))
         self.added[node] = whole
 
