@@ -20,6 +20,8 @@ smartquotes = False
 html_theme = "furo"
 html_title = f"deconv_kernels {version}"
 html_show_copyright = False
+html_static_path = ["style"]
+html_css_files = ["wide.css"]
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
