@@ -47,8 +47,7 @@ def command(settings: Settings) -> Answer:
 
     \b
     Example:
-        deconv-kernels evolution --model net.py:build --checkpoints epoch1.pth,epoch9.pth \\
-            --images photos/ --layers conv2
+        deconv-kernels evolution --model net.py:build --checkpoints run/ --images photos/ --layers conv2
     """
     from functools import partial
 
