@@ -207,6 +207,15 @@ def patches_of_maps(net: Any, x: Tensor) -> Tensor:
 
 
 @asking
+def rows_and_columns(net: Any, x: Tensor) -> Tensor:
+    y = net.relu(net.first(x))
+    rows, columns = F.adaptive_max_pool2d(y, (y.shape[2] // 2, 1)), F.adaptive_max_pool2d(y, (1, y.shape[3] // 2))
+    largest, where = F.adaptive_max_pool2d(y, 2, return_indices=True)
+    placed = torch.gather(y.flatten(2), 2, where.flatten(2)).view(largest.shape)
+    return torch.cat([z.flatten(1) for z in (rows, columns, largest, placed)], 1)
+
+
+@asking
 def windows_in_a_block(net: Any, x: Tensor) -> Tensor:
     return net.attention_in_windows(net.relu(net.first(x)))
 

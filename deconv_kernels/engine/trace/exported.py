@@ -40,6 +40,7 @@ from .views import write_back
 
 BATCH, OTHER_BATCH = 1_000_003, 1_000_211
 _STACK = "nn_module_stack"
+_ADAPTIVE_MAX_POOLS = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 # Where torch writes, beside raising it, that sizes of maps do not go together.
 _LOG_OF_SHAPES = logging.getLogger("torch._subclasses.fake_tensor")
 _NO_END = 2**63 - 1
@@ -71,6 +72,8 @@ def exported_apart(
     if str(graph) != str(_written(model, arguments, inputs, like, OTHER_BATCH)[1]):
         raise UnsupportedModule(f"{type(model).__name__} computes otherwise for another size of the batch")
     write_back(graph, root)
+    for node in graph.nodes:  # maps may lie otherwise in memory than torch.export thinks
+        node.target = "reshape" if node.target == "view" else node.target
     for path, nodes in _regions(graph, root, leaves):
         _collapse(graph, nodes, root, path)
     returned = [n for node in graph.nodes if node.op == "output" for n in node.all_input_nodes]
@@ -283,6 +286,10 @@ class _Writer:
             target, (args, kwargs) = Applied(applied.function), applied.arguments(args[0])
         if target is None:
             return args[0] if args else None
+        alone = applied is not None and not applied.several
+        if target in _ADAPTIVE_MAX_POOLS:
+            alone = not any(user.args[1] == 1 and user.users for user in node.users)
+            target = target if alone else getattr(F, f"{target.__name__}_with_indices")
         first = next((x for x in args if isinstance(x, Node) and _keeps_batch(x, self.batch)), self.images[0])
         args, kwargs = self._sized((args, kwargs), first, node)
         made = self.graph.create_node(
@@ -291,10 +298,10 @@ class _Writer:
         made.meta.update({key: node.meta[key] for key in (VALUE, _STACK) if key in node.meta})
         if no_grad:
             made.meta[NO_GRAD] = True
-        if applied is None or applied.several:
+        if not alone:
             return made
         made.meta[VALUE] = node.meta[VALUE][0]
-        return (made,)
+        return made, None  # the indices of a pool, which nobody reads
 
     def _refused(self, what: str) -> UnsupportedModule:
         return UnsupportedModule(f"{type(self.root).__name__} {what}, and asks for sizes, which is not exact together")
