@@ -53,7 +53,7 @@ def cases() -> Iterator[Case]:
             record = net.record(torch.empty(1, 3, 224, 224), layers)
         for layer in layers:
             steps = net.plan(record, layer, max_bytes=HOST_BYTES).steps
-            found = list(_convolutions(network.__name__, steps[: net.tape.index(layer)]))
+            found = list(_convolutions(network.__name__, steps[: net.layer(layer).value - net.tape.inputs]))
             yield from found if layer == layers[0] else found[:1]
 
 

@@ -98,7 +98,7 @@ def command(settings: Settings) -> Answer:
     told = [settings.model, seen, planned, chosen, size, mean, deviation, settings.batch_size, rule]
     told += [settings.machine.device, "rectified"]
     pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
-    parts = Parts.of_run(output, "evolution", told, network, *pixels)
+    parts = Parts.of_run(output, "evolution", told, net, *pixels)
     networks = {name: partial(build, file) for name, file in zip(names_of(files), files, strict=True)}
     with written_at_once(Path(output)) as draft:
         found = experiment.evolve(networks, batches, chosen, rule=rule, rectified=True, parts=parts)

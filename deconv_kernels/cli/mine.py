@@ -79,7 +79,7 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     told = [settings.network.model, subject.weights.source, str(subject.device), settings.layers, settings.k]
     told += [settings.weakest, wanted, settings.all_positions, size, settings.crops, batch_size]
     pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
-    parts = Parts.of_run(output, "mine", told, subject.model, *pixels)
+    parts = Parts.of_run(output, "mine", told, net, *pixels)
     with written_at_once(Path(output)) if rank == 0 else nullcontext() as draft:
         mined = mine(
             net,

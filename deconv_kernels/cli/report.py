@@ -65,7 +65,7 @@ def command(settings: Settings) -> Answer:
     net = Deconvnet(subject.model, rule="gradient")
     check_takes(net, inputs, net.tape.layers[-1:], model)
     how = options.values(settings, "maps", "k", "seed", "occluder", "stride")
-    parts = Parts.of_run(output, "report", [chosen, how], subject.model, inputs, wholes)
+    parts = Parts.of_run(output, "report", [chosen, how], net, inputs, wholes)
     with written_at_once(Path(output)) as draft:
         report = make_report(subject.model, inputs, wholes, chosen, **how, parts=parts)
         write_page(

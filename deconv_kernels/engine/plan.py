@@ -106,7 +106,7 @@ def make_plan(
     Raises:
         UnknownLayer: a layer the network does not have.
     """
-    top = tape.value(layer)
+    top = tape.layer(layer).value
     rank = rank_of(shapes[0] or ())
     shape = as_map(shapes[top] or (), rank)
     units = Window.full(shape) if whole else Window.unit(shape)

@@ -323,7 +323,7 @@ def test_occlusion(kind: Kind, place: Path, named: bool) -> None:
 def _followers(network: nn.Module, layer: str) -> list[str]:
     """The rectifier that a layer is rectified by."""
     tape = Deconvnet(network, rule="gradient").tape
-    return [tape.steps[tape.rectified(tape.value(layer)) - tape.inputs].name]
+    return [tape.maker(tape.rectified(tape.layer(layer).value)).step.name]
 
 
 @each_kind

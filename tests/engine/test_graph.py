@@ -172,17 +172,17 @@ def test_layers_have_their_module_names_and_functions_their_node_names() -> None
     tape = trace(Mixed())
     features = ["features.0", "features.1", "features.2"]
     assert tape.layers == [*features, "more.0", "relu", "relu_1", "relu_2", "flatten", "drop", "dropout", "fc"]
-    assert tape.index("features") == 2
-    assert tape.index("more") == 3
-    assert [tape.index(layer) for layer in tape.layers] == list(range(len(tape.layers)))
-    assert isinstance(tape.steps[tape.index("dropout")], Identity)
+    assert tape.layer("features").step == "features.2"
+    assert tape.layer("more").step == "more.0"
+    assert [tape.layer(layer).step for layer in tape.layers] == [step.name for step in tape.steps] == tape.layers
+    assert isinstance(tape.maker(tape.layer("dropout").value).step, Identity)
 
 
 def test_unknown_layer_lists_the_layers() -> None:
     with pytest.raises(
         UnknownLayer, match=r"no layer 'features.4' \(did you mean 'features.\d'\?\).*features.0, .*, fc"
     ):
-        trace(Mixed()).index("features.4")
+        trace(Mixed()).layer("features.4")
 
 
 def test_a_training_model_is_read_in_eval_mode_and_left_alone() -> None:
@@ -236,7 +236,7 @@ def test_functional_layers_with_parameters_of_the_model() -> None:
     model = nn.Sequential(subclass)
     tape = trace(model)
     assert torch.equal(run(tape, x), model(x))
-    assert tape.index("0") == 0
+    assert tape.layers == ["0"]
 
 
 def test_parametrized_and_pruned_weights_are_computed_anew_and_others_of_hooks_refused() -> None:
@@ -467,7 +467,7 @@ def test_what_branches_reads_its_sources() -> None:
     assert tape.layers == ["first", "relu", "second", "add"]
     assert tape.sources == [(0,), (1,), (2,), (3, 2)]
     assert tape.output == "add"
-    assert tape.needed([tape.value("second")]) == [0, 1, 2]
+    assert tape.needed([tape.layer("second").value]) == [0, 1, 2]
 
 
 def test_rules_are_for_every_spelling_and_are_checked() -> None:

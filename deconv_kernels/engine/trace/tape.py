@@ -186,14 +186,6 @@ class Tape:
                 return name
         raise UnknownLayer(f"the {type(layer).__name__} given as a layer is no module of the network")
 
-    def index(self, layer: str | nn.Module) -> int:
-        """Which step's output `layer` is.
-
-        Raises:
-            TypeError, UnknownLayer: no such layer; the message lists them.
-        """
-        return self.layer(layer).value - self.inputs
-
     def layer(self, layer: str | nn.Module) -> Layer:
         """A layer by its name or its module.
 
@@ -201,14 +193,6 @@ class Tape:
             TypeError, UnknownLayer: no such layer; the message lists them.
         """
         return self.names.layer(self.name(layer))
-
-    def value(self, layer: str | nn.Module) -> int:
-        """The number of the value that is the output of `layer`.
-
-        Raises:
-            TypeError, UnknownLayer: no such layer; the message lists them.
-        """
-        return self.layer(layer).value
 
     def maker(self, value: int) -> Link | None:
         """The step that makes a value; None of an input."""

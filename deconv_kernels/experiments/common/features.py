@@ -130,7 +130,7 @@ def extract_features(
     for layer in layers:
         net.layer(layer)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    known_by = fingerprint_of_network(model)
+    known_by = fingerprint_of_network(net)
 
     def features(images: Tensor) -> dict[str, Tensor]:
         record = net.record(images, layers, activations=True, batch_size=len(images), progress=False)

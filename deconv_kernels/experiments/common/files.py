@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ...data.writing import being_written, draft_folder, replaced_at_once
-from ...engine.errors import NeedsSizes
+from ...engine.deconvnet import Deconvnet
 from ...engine.fingerprint import fingerprint as fingerprint
-from ...engine.nodes import CONSTANT, text_of
-from ...engine.trace.builder import graph_module
-from ...engine.trace.exported import image_like
+from ...engine.nodes import text_of
+from .tracing import forward_only
 
 __all__ = ["Parts", "file_name", "files_in", "fingerprint", "fingerprint_of_network", "written_at_once"]
 
@@ -80,19 +79,18 @@ def file_name(layer: str) -> str:
     return layer.replace("/", "_")
 
 
-def fingerprint_of_network(model: nn.Module) -> str:
+def fingerprint_of_network(model: Deconvnet | nn.Module) -> str:
     """A hash of all that decides what a network computes: its parameters and buffers, its modules and its code.
 
+    Args:
+        model: one that was traced already is not traced again.
+
     Raises:
-        UnsupportedModule: torch.fx cannot trace it.
+        UnsupportedModule: it cannot be traced.
     """
-    try:
-        graph = graph_module(model).graph
-    except NeedsSizes:
-        graph = graph_module(model, like=[image_like(model)]).graph
-    constants = [node.meta[CONSTANT] for node in graph.nodes if isinstance(node.meta.get(CONSTANT), Tensor)]
-    tensors = (*model.parameters(), *model.buffers(), *constants)
-    return hashlib.sha256(f"{model!r} {text_of(graph)} {fingerprint(*tensors)}".encode()).hexdigest()
+    net = forward_only(model)
+    tensors = (*net.model.parameters(), *net.model.buffers(), *net.tape.tensors.held.values())
+    return hashlib.sha256(f"{net.model!r} {text_of(net.tape.graph)} {fingerprint(*tensors)}".encode()).hexdigest()
 
 
 class Parts:
@@ -110,13 +108,15 @@ class Parts:
         self._folder = self._root / key[:16]
 
     @classmethod
-    def of_run(cls, output: Path | str, name: str, settings: object, network: nn.Module, *tensors: Tensor) -> Parts:
+    def of_run(
+        cls, output: Path | str, name: str, settings: object, network: Deconvnet | nn.Module, *tensors: Tensor
+    ) -> Parts:
         """Those of a run of a network on tensors, in a hidden folder of its output folder.
 
         They are found again only by a run of the same name, settings, weights, code and values.
 
         Raises:
-            UnsupportedModule: torch.fx cannot trace the network.
+            UnsupportedModule: the network cannot be traced.
         """
         key = [settings, fingerprint_of_network(network), fingerprint(*tensors)]
         return cls(Path(output) / f".parts-{name}", key)
