@@ -2,8 +2,9 @@
 
 from . import backends, nn
 from . import reference as reference
-from .engine.deconvnet import Deconvnet, Projections
+from .engine.deconvnet import Deconvnet
 from .engine.errors import UnknownLayer, UnsupportedModule
+from .engine.projections import Projections
 from .engine.record import Record
 from .engine.units import Units
 from .one_call import project

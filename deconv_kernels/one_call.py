@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .checks import at_least, one_of, shown, whole_number
 from .data.tensor_files import load_tensors, save_tensors
-from .engine.deconvnet import SEEDS, Deconvnet, Projections
+from .engine.deconvnet import SEEDS, Deconvnet
 from .engine.fields import rank_of
+from .engine.projections import Projections
 from .engine.record import Record
 from .engine.steps.base import RULES
 from .engine.units import LayerLike, Units, columns_of

@@ -8,24 +8,24 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import at_least, one_of
+from ..checks import at_least, one_of, whole_number
 from ..ops import check_overlap
 from ..terminal import chunks_of, progress_bar
+from .capture import Captured
 from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
-from .fields import Window, as_map, rank_of
+from .fields import Window, rank_of
 from .forward import Recording
-from .pictures import Pixels, address_of, as_file, mosaic, slices, with_contrast
 from .plan import Plan, make_plan, working_bytes
+from .positions import UnitBuffer
+from .projections import Projections
 from .record import Record
-from .signal import Positions, Windows, place
+from .signal import Windows
 from .steps.base import KERNELS, RULES, Options
 from .trace.builder import trace
 from .trace.exported import image_like
@@ -33,146 +33,13 @@ from .trace.rules import spelled
 from .trace.tape import Layer, Tape
 from .trace.tracer import input_names
 from .units import LayerLike, Units
-from .walk import Walk
+from .walk import UnitWalk, Walk, empty_results
 from .weights import attributes_of
-
-if TYPE_CHECKING:
-    from .figures import Sheet
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
 _PLANS_KEPT = 256
 _IMAGES = {4: "NCHW", 5: "NCDHW", 3: "NCL", 2: "NF"}  # by their number of dimensions
-_SHOWN, _SHOWN_ABREAST = 18, 9  # projections in a notebook
-
-
-@dataclass(eq=False, repr=False)
-class Projections:
-    """What units look like in pixels.
-
-    Attributes:
-        units: the units projected.
-        windows: (U, C, h, w), the receptive field of each unit; (U, C, d, h, w) in volumes, (U, C, w) in signals.
-        boxes: (U, 4) int64 on the host, where the windows lie: y0, x0, y1, x1 in pixels, half open. A box may overhang
-            the image; its window is zero there. (U, 6) in volumes: z0, y0, x0, z1, y1, x1; (U, 2) in signals: x0, x1.
-        shape: of one image, (C, H, W), (C, D, H, W) or (C, L), or (F,) where the network takes rows.
-
-    Example:
-        >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()))
-        >>> record = net.record(torch.randn(2, 3, 16, 16), "1", activations=True)
-        >>> projections = net.project(record, dk.Units("1", image=0, channel=[0, 3], y=2, x=7))
-        >>> projections.boxes.tolist(), projections.full().shape
-        ([[2, 7, 7, 12], [2, 7, 7, 12]], torch.Size([2, 3, 16, 16]))
-    """
-
-    units: Units
-    windows: Tensor
-    boxes: Tensor
-    shape: tuple[int, ...]
-
-    @property
-    def image_size(self) -> tuple[int, ...]:
-        """(H, W) of the images, (D, H, W) of volumes, (L,) of signals."""
-        return as_map(self.shape, self.windows.dim() - 2)[1:]
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: int | slice | Tensor | Sequence[int]) -> Projections:
-        chosen = slice(index, index + 1 or None) if isinstance(index, int) else index
-        return Projections(self.units[index], self.windows[chosen], self.boxes[chosen], self.shape)
-
-    def full(self) -> Tensor:
-        """The projections in frames of the images' size, zero outside the receptive field: (U, *shape)."""
-        frames = self.windows
-        for axis, length in enumerate(self.image_size):
-            if frames.shape[axis + 2] != length or bool(self.boxes[:, axis].any()):
-                frames = place(frames, self.boxes[:, axis].to(frames.device), length, axis + 2)
-        frames = frames.clone() if frames is self.windows else frames
-        return frames.reshape(-1, *self.shape)
-
-    def images(
-        self, *, full: bool = True, to_rgb: Callable[[Tensor], Tensor] | None = None, saturated: float = 0.02
-    ) -> Pixels:
-        """The projections as pictures: zero is mid-grey, and each has a contrast of its own, as in all figures.
-
-        Args:
-            full: in frames of the images' size; otherwise the receptive fields.
-            to_rgb: turns (U, C, h, w) of the network's input into red, green and blue, zero into zero, such as
-                `Weights.preprocessing.to_rgb`. By default three channels are taken for these, and one for grey.
-            saturated: the share of each picture's values other than zero, the largest in magnitude, at full contrast.
-
-        Returns:
-            uint8 (U, H, W, 3), or (U, h, w, 3) of the receptive fields, on the host. Of volumes some planes, evenly
-            spaced, side by side.
-
-        Raises:
-            ValueError: signals and rows, which `show` draws as lines; values that are neither grey nor of three
-                colours.
-
-        Source: Zeiler & Fergus 2013, Fig 2.
-
-        Example:
-            >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU()))
-            >>> record = net.record(torch.randn(2, 3, 16, 16), "1")
-            >>> net.project(record, record.strongest("1", k=2)).images().shape
-            (8, 16, 16, 3)
-        """
-        if len(self.shape) not in (3, 4):
-            taken = "x".join(map(str, self.shape))
-            raise ValueError(
-                f"pictures need images of shape (C, H, W) or (C, D, H, W), and the network takes {taken}: use show()"
-            )
-        values = self.full() if full else self.windows
-        values = values if to_rgb is None else to_rgb(values)
-        if values.shape[1] not in (1, 3):
-            raise ValueError(
-                f"pictures need 1 or 3 channels, got {values.shape[1]}: give to_rgb=lambda x: x[:, :3] or the like"
-            )
-        pictures = with_contrast(values.expand(-1, 3, *values.shape[2:]), saturated)
-        return slices(pictures) if len(self.shape) == 4 else pictures
-
-    def show(
-        self, *, full: bool = False, to_rgb: Callable[[Tensor], Tensor] | None = None, most: int = 36, columns: int = 6
-    ) -> Sheet:
-        """A Matplotlib figure of the projections, which a notebook shows by itself; signals and rows as lines.
-
-        Args:
-            full, to_rgb: as for `images`.
-            most: how many to draw, the first ones; the title says how many there are.
-            columns: side by side at most.
-
-        Raises:
-            ValueError: no projections, or as `images`.
-        """
-        from .figures import sheet, traces
-
-        at_least("most", most, 1)
-        at_least("columns", columns, 1)
-        if not len(self):
-            raise ValueError("there are no projections to show")
-        shown = self[:most]
-        of = f", the first {len(shown)} of {len(self)}" if len(shown) < len(self) else ""
-        title = f"Projections from {self.units.layer}{of}"
-        if len(self.shape) < 3:
-            values = shown.full() if full or len(self.shape) == 1 else shown.windows
-            lines = values.reshape(len(shown), -1, values.shape[-1])
-            return traces([(line[None], None) for line in lines], shown.units.labels(), columns, title)
-        return sheet(list(shown.images(full=full, to_rgb=to_rgb)), shown.units.labels(), columns, title)
-
-    def __repr__(self) -> str:
-        return f"Projections({self._summary()})"
-
-    def _repr_html_(self) -> str:
-        if len(self.shape) not in (3, 4) or self.windows.shape[1] not in (1, 3) or not len(self):
-            return f"<p>{escape(self._summary())}</p>"
-        pictures = self[:_SHOWN].images(full=False)
-        address = address_of(as_file(mosaic(pictures, columns=_SHOWN_ABREAST)))
-        return f'<p>{escape(self._summary())}</p><img src="{address}">'
-
-    def _summary(self) -> str:
-        window, image = ("x".join(map(str, shape)) for shape in (self.windows.shape[1:], self.shape))
-        return f"{len(self)} units of {self.units.layer!r}, windows of {window} in images of {image}"
 
 
 class Deconvnet:
@@ -532,19 +399,67 @@ class Deconvnet:
         Source: Zeiler & Fergus 2013, section 2.1.
         """
         record.attach(self._tape_of(record))
-        if not 0 <= input < self._inputs:
-            raise ValueError(f"input must be from 0 to {self._inputs - 1}, got {input}")
+        self._check_input(input)
         one_of("seed", seed, SEEDS)
         record.check(units)
         plan = self._plan(record, units.layer, max_bytes, False, _options(overlap, kernel))
-        scale = record.seeds(units).to(record.dtype) if seed == "activation" else None
-        positions = Positions.of(units.image, units.table()[2:].T, record.device)
-        seeds = Windows.seeds(units.channel.to(record.device), positions, plan.top, record.dtype)
-        scale = None if scale is None else scale.to(record.device).view(-1, 1, *(1,) * record.rank)
-        windows = self._down(record, plan, seeds, scale, progress)[input]
-        shape = record.shapes[input]
-        assert shape is not None
-        return Projections(units, windows, positions.boxes(plan.inputs[input]).cpu(), shape)
+        walk = UnitWalk(record, plan, len(units), scaled=seed == "activation")
+        boxes = walk.send(units, input)
+        if len(units):
+            with progress_bar(len(units), "projecting", "unit", progress) as bar:
+                walk.run(*units.bounds(), bar)
+        return Projections(units, walk.results[input], boxes, record.shapes[input] or ())
+
+    @torch.no_grad()
+    def capture(
+        self,
+        record: Record,
+        layer: LayerLike,
+        units: int = 64,
+        seed: str = "activation",
+        overlap: str = "sum",
+        *,
+        kernel: str = "auto",
+        max_bytes: int | None = None,
+        input: int = 0,
+    ) -> Captured:
+        """Prepares the way back from a layer once, to project units of it again and again at little cost for each call.
+
+        On a GPU the way is captured in a CUDA graph: a call is then one copy of its units to the device and one launch.
+        Elsewhere its steps run one by one in memory that is there already. What comes out is what `project` gives, to
+        the last bit.
+
+        Args:
+            record: of this network. What was captured goes on using it and the weights of its moment.
+            layer: whose units.
+            units: how many are projected at once: a call with fewer costs as much, one with more is done in parts.
+            seed, overlap, kernel, max_bytes, input: as for `project`.
+
+        Returns:
+            What projects units of the layer.
+
+        Raises:
+            ValueError: as `project`; no units.
+            UnknownLayer: a layer the model does not have.
+            RuntimeError: a step on the way waits for the GPU, which a CUDA graph cannot hold.
+
+        Example:
+            >>> net = dk.Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 5), nn.ReLU(), nn.MaxPool2d(2)))
+            >>> record = net.record(torch.randn(2, 3, 16, 16), "2")
+            >>> captured, units = net.capture(record, "2", units=4), record.strongest("2", k=2)
+            >>> torch.equal(captured.project(units).windows, net.project(record, units).windows)
+            True
+        """
+        record.attach(self._tape_of(record))
+        self._check_input(input)
+        one_of("seed", seed, SEEDS)
+        count = whole_number("units", units, 1)
+        plan = self._plan(record, layer, max_bytes, False, _options(overlap, kernel))
+        return Captured(record, plan, count, seed == "activation", input)
+
+    def _check_input(self, input: int) -> None:
+        if not 0 <= input < self._inputs:
+            raise ValueError(f"input must be from 0 to {self._inputs - 1}, got {input}")
 
     @torch.no_grad()
     def project_signal(
@@ -591,31 +506,19 @@ class Deconvnet:
         if len(image) and not 0 <= int(image.min()) <= int(image.max()) < len(record):
             raise ValueError(f"image must be from 0 to {len(record) - 1}, got {image.tolist()}")
         plan = self._plan(record, layer, max_bytes, True, _options(overlap, kernel))
-        positions = Positions.of(image.cpu(), torch.zeros((len(image), record.rank), dtype=torch.int64), record.device)
-        values = signal.to(record.device).reshape(-1, *above).clone()
-        windows = Windows(values, Window.full(above), positions)
-        results = self._down(record, plan, windows, None, progress)
+        units = torch.zeros((2 + record.rank, len(image)), dtype=torch.int64)
+        units[0] = image
+        buffer = UnitBuffer(plan.origins, len(image), record.dtype, record.device)
+        buffer.fill(units.numpy(), None)
+        values, here = signal.to(record.device).reshape(-1, *above).clone(), (0,) * record.rank
+        windows = Windows(values, Window.full(above), buffer.positions(here, here))
+        results = empty_results(record, plan, len(image))
+        if len(image):
+            with progress_bar(len(image), "projecting", "unit", progress) as bar:
+                walk = Walk(plan, record.steps, record.kept, None, results, bar)
+                walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(image))
         shapes = record.shapes[: self._inputs]
         return tuple(result.reshape(-1, *of) for result, of in zip(results, shapes, strict=True) if of is not None)
-
-    def _down(
-        self,
-        record: Record,
-        plan: Plan,
-        windows: Windows,
-        scale: Tensor | None,
-        progress: bool | None,
-    ) -> list[Tensor]:
-        """What arrives at every input, (U, C, [[d,] h,] w) in the windows of the plan."""
-        results = [
-            torch.empty((len(windows), below.channels, *below.size), dtype=record.dtype, device=record.device)
-            for below in plan.inputs
-        ]
-        if len(windows):
-            with progress_bar(len(windows), "projecting", "unit", progress) as bar:
-                walk = Walk(plan, record.steps, record.kept, scale, results, bar)
-                walk.down({plan.value: [windows]}, len(plan.steps) - 1, 0, len(windows))
-        return results
 
     def plan(
         self,

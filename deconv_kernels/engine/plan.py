@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from ..terminal import aligned
 from .fields import Window, as_map, rank_of, receptive_fields
+from .positions import Origins
 from .steps.base import Options, PlannedStep, Step
 from .trace.tape import Tape
 
@@ -43,6 +45,11 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     fields: tuple[Window | None, ...]
     inputs: tuple[Window, ...]
+
+    @functools.cached_property
+    def origins(self) -> Origins:
+        """Of the windows whose origins the way back reads, and of those on the inputs."""
+        return Origins(self.top.rank, (*(planned.source for planned in self.steps), *self.inputs))
 
     @property
     def multiply_adds(self) -> int:
@@ -106,6 +113,7 @@ def make_plan(
     Raises:
         UnknownLayer: a layer the network does not have.
     """
+    options = options or Options()
     top = tape.layer(layer).value
     rank = rank_of(shapes[0] or ())
     shape = as_map(shapes[top] or (), rank)
@@ -135,9 +143,10 @@ def make_plan(
                 value=link.value,
                 sources=link.sources,
                 above=above,
+                source=step.source(above, options),
                 below=below,
                 shapes=read,
-                options=options or Options(),
+                options=options,
                 seeded=seeded,
                 settled=len(above_it) != 1 or not above_it[0].waits,
                 multiply_adds=0 if seeded else step.multiply_adds(above, as_map(read[0], rank)[0]),

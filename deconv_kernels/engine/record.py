@@ -274,10 +274,24 @@ class Record:
         """
         if units.activation is not None:
             return units.activation
-        maps = self._activations(self.name(units.layer), "seed='activation' for units without activation")
-        if maps.dim() != len(units.columns):
-            maps = maps.reshape(len(maps), -1)
-        return maps[tuple(units.table()[: maps.dim()].to(maps.device))].cpu()
+        image, channel, *place = units.table().to(self.device)
+        return self.at(units.layer, image, channel, torch.stack(place, -1)).cpu()
+
+    def at(self, layer: LayerLike, image: Tensor, channel: Tensor, place: Tensor) -> Tensor:
+        """The activations at some places of a layer, (U,), which are not waited for.
+
+        Args:
+            layer: one whose activations were kept.
+            image, channel: (U,) int64, on the device of the record.
+            place: (U, rank) int64, there too.
+
+        Raises:
+            ValueError: they were not.
+        """
+        maps = self._activations(self.name(layer), "seed='activation' for units without activation")
+        if maps.dim() != len(columns_of(self.rank)):
+            return maps.reshape(len(maps), -1)[image, channel]
+        return maps[(image, channel, *place.unbind(-1))]
 
     def check(self, units: Units) -> None:
         """Whether all units are in the record.

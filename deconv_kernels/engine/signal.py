@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.layout import empty, is_channels_last
 from .fields import Window
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Where the units of one walk are.
-
-    Attributes:
-        image: (U,) int64, on the device of the walk.
-        place: (U, rank) int64, on the device of the walk: [[z,] y,] x.
-        first, last: bounds of these along every axis, known on the host.
-    """
-
-    image: Tensor
-    place: Tensor
-    first: tuple[int, ...]
-    last: tuple[int, ...]
-
-    @classmethod
-    def of(cls, image: Tensor, place: Tensor, device: torch.device) -> Positions:
-        """Positions of host tensors, moved to `device`."""
-        host = place.numpy() if len(place) else np.zeros((1, place.shape[1]), int)
-        return cls(image.to(device), place.to(device), tuple(host.min(0).tolist()), tuple(host.max(0).tolist()))
-
-    def origins(self, window: Window) -> Tensor:
-        """The first position of every unit's window, (U, rank) int64."""
-        stride, offset = _affine(window, self.place.device)
-        return self.place * stride + offset
-
-    def boxes(self, window: Window) -> Tensor:
-        """The first position of every unit's window, and the one after its last, (U, 2 * rank) int64."""
-        origins = self.origins(window)
-        return torch.cat((origins, origins + _size(window, self.place.device)), dim=1)
-
-    def of_units(self, units: slice | Tensor) -> Positions:
-        """Those of some of the units; `first` and `last` stay those of all."""
-        return Positions(self.image[units], self.place[units], self.first, self.last)
-
-
-@functools.lru_cache(maxsize=1024)
-def _affine(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
-    stride, offset = [axis.stride for axis in window.axes], [axis.offset for axis in window.axes]
-    return torch.tensor(stride, device=device), torch.tensor(offset, device=device)
-
-
-@functools.lru_cache(maxsize=1024)
-def _size(window: Window, device: torch.device) -> Tensor:
-    return torch.tensor(window.size, device=device)
+from .positions import Positions
 
 
 class Unpooling(Protocol):
@@ -128,8 +81,9 @@ class Windows:
         values = self.settle_().values
         if self.channel is None:
             return values
-        spread = values.new_zeros((len(values), self.window.channels, *values.shape[2:]))
-        return spread.scatter_(1, self.channel.view(values.shape), values)
+        return zeros(values, self.window.channels, values.shape[2:]).scatter_(
+            1, self.channel.view(values.shape), values
+        )
 
     def move(self, values: Tensor, reached: Window, below: Window) -> Windows:
         """The windows one map down.
@@ -177,11 +131,7 @@ class Windows:
             window: covers all of theirs.
         """
         first = next((part for part in parts if part.window == window and part.channel is None), None)
-        if first is None:
-            shape = (len(parts[0]), window.channels, *window.size)
-            total = parts[0].values.new_zeros(shape)
-        else:
-            total = first.dense()
+        total = zeros(parts[0].values, window.channels, window.size) if first is None else first.dense()
         result = Windows(total, window, parts[0].positions, nonnegative=all(part.nonnegative for part in parts))
         for part in parts:
             if part is not first:
@@ -242,6 +192,11 @@ def along(values: Tensor, axis: int, rank: int) -> Tensor:
     return values.view(shape)
 
 
+def zeros(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """Windows (U, C, *size) of zeros for the units of others, all channels of a position together in memory."""
+    return empty((len(like), channels, *size), like.dtype, like.device, True, len(size)).zero_()
+
+
 def place(values: Tensor, origin: Tensor, length: int, dimension: int) -> Tensor:
     """Puts windows into zero frames along one axis; what does not fit is cut off.
 
@@ -252,7 +207,7 @@ def place(values: Tensor, origin: Tensor, length: int, dimension: int) -> Tensor
         dimension: that of the axis, from 2.
 
     Returns:
-        `values` with `length` elements along `dimension`.
+        `values` with `length` elements along `dimension`, in their memory format.
     """
     index = torch.arange(length, device=origin.device) - origin[:, None]
     outside = (index < 0) | (index >= values.shape[dimension])
@@ -260,7 +215,11 @@ def place(values: Tensor, origin: Tensor, length: int, dimension: int) -> Tensor
     size = list(values.shape)
     size[dimension] = length
     index = along(index.clamp_(0, values.shape[dimension] - 1), axis, rank).expand(size)
-    return values.gather(dimension, index).masked_fill_(along(outside, axis, rank), 0)
+    if is_channels_last(values, rank):
+        placed = values.movedim(1, -1).gather(dimension - 1, index.movedim(1, -1)).movedim(-1, 1)
+    else:
+        placed = values.gather(dimension, index)
+    return placed.masked_fill_(along(outside, axis, rank), 0)
 
 
 def _shift(values: Tensor, offset: int, length: int, dimension: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The way down of one plan: takes signal through the planned steps to the images."""
+"""The way down of one plan: takes signal through the planned steps to the images, from units or from whole maps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ops.geometry import PerAxis
 from ..terminal import Progress, Silent
 from .plan import Plan
+from .positions import UnitBuffer
+from .record import Record
 from .signal import Windows
 from .steps.base import Kept, Step
+from .units import Units
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Walk:
         plan: of their layer.
         steps: with the record's weights, by their numbers.
         kept: what the record holds for every step.
-        scale: (U, 1, ...), what every projection is multiplied by, or None.
+        scale: (U,), what every projection is multiplied by, or None.
         results: (U, C, [[d,] h,] w) for every input, filled from the bottom.
         bar: shows how many units have arrived.
     """
@@ -72,7 +76,7 @@ class Walk:
             elif scale is None:
                 result.copy_(arrived.dense())
             else:
-                torch.mul(arrived.dense(), scale, out=result)
+                torch.mul(arrived.dense(), scale.view(-1, *(1,) * (result.dim() - 1)), out=result)
         self.bar.update(units)
 
     def _arrived(self, pending: dict[int, list[Windows]], value: int) -> Windows | None:
@@ -85,3 +89,60 @@ class Walk:
         if len(parts) == 1 and (parts[0].window is field or parts[0].window == field):
             return parts[0]
         return Windows.sum(parts, field)
+
+
+class UnitWalk:
+    """The way from so many units of a layer down to the images, in memory that stays where it is.
+
+    Once units have been sent to it, running it neither waits for the device nor copies between it and the host.
+
+    Args:
+        record: of the images.
+        plan: of the layer.
+        units: how many.
+        scaled: by their activations.
+
+    Attributes:
+        results: (U, C, [[d,] h,] w) for every input, in the windows of the plan.
+    """
+
+    def __init__(self, record: Record, plan: Plan, units: int, scaled: bool) -> None:
+        self.record, self.plan, self.units, self.scaled = record, plan, units, scaled
+        self.buffer = UnitBuffer(plan.origins, units, record.dtype, record.device)
+        self.results = empty_results(record, plan, units)
+
+    def send(self, units: Units, input: int) -> Tensor:
+        """Sends as many units to the device.
+
+        Returns:
+            Where their windows lie on an input, (U, 2 * rank) int64 on the host.
+
+        Raises:
+            ValueError: activations are needed that neither the units nor the record have.
+        """
+        buffer, record = self.buffer, self.record
+        table = buffer.fill(units.table().numpy(), units.activation if self.scaled else None)
+        if self.scaled and units.activation is None:
+            buffer.scale.copy_(record.at(units.layer, buffer.image, buffer.channel, buffer.table[0]))
+        return self.plan.origins.boxes(table, self.plan.inputs[input])
+
+    def run(self, first: PerAxis, last: PerAxis, bar: Progress | Silent) -> None:
+        """Takes a signal of one from every unit down to the images.
+
+        Args:
+            first, last: bounds of where the units are in their maps.
+            bar: shows how many have arrived.
+        """
+        record, plan, buffer = self.record, self.plan, self.buffer
+        seeds = Windows.seeds(buffer.channel, buffer.positions(first, last), plan.top, record.dtype)
+        scale = buffer.scale if self.scaled else None
+        walk = Walk(plan, record.steps, record.kept, scale, self.results, bar)
+        walk.down({plan.value: [seeds]}, len(plan.steps) - 1, 0, self.units)
+
+
+def empty_results(record: Record, plan: Plan, units: int) -> list[Tensor]:
+    """Memory for what arrives at every input, (U, C, [[d,] h,] w) in the windows of a plan."""
+    return [
+        torch.empty((units, below.channels, *below.size), dtype=record.dtype, device=record.device)
+        for below in plan.inputs
+    ]

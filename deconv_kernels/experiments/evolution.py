@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import whole_number
-from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.deconvnet import Deconvnet
+from ..engine.projections import Projections
 from ..engine.units import Units
 from ..terminal import Progress
 from .common.batches import check_data, images_of

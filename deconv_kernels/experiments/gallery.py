@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..checks import at_least
 from ..data.crops import Crop
-from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.deconvnet import Deconvnet
+from ..engine.projections import Projections
 from ..engine.record import Record
 from ..engine.units import Units
 from ..terminal import Progress

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.deconvnet import Deconvnet
+from ..engine.projections import Projections
 from ..engine.record import Record
 from ..engine.units import Units
 from .common.files import Parts

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of, whole_number
 from ..data.writing import being_written
-from ..engine.deconvnet import Projections
+from ..engine.projections import Projections
 from ..engine.units import Units
 from ..ops import backproject2d, max_pool2d, max_unpool2d, switches_to_indices
 from ..terminal import Progress

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..checks import at_least
-from ..engine.deconvnet import Deconvnet, Projections
+from ..engine.deconvnet import Deconvnet
+from ..engine.projections import Projections
 from .tensorboard import add_projections
 
 __all__ = ["ProjectionCallback"]

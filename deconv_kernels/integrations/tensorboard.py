@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..checks import at_least
-from ..engine.deconvnet import Projections
 from ..engine.pictures import mosaic
+from ..engine.projections import Projections
 
 __all__ = ["add_projections"]
 

@@ -400,7 +400,7 @@ def _weight(step: Convolution | Linear) -> Tensor:
 
 
 def _factor(step: BatchNormalization) -> Tensor:
-    return step.scale().detach()
+    return step.scale.detach()
 
 
 _BY_ATEN = (

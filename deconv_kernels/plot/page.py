@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.writing import write_text
-from ..engine.deconvnet import Projections
 from ..engine.pictures import Pixels, address_of, as_file, with_contrast
+from ..engine.projections import Projections
 from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
 from ..experiments.report import Report

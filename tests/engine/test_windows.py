@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from properties import given, settings, st
 from torch import Tensor
 
+from deconv_kernels import Units
 from deconv_kernels.engine.fields import Axis, Window, as_map, receptive_fields
-from deconv_kernels.engine.signal import Positions, Windows, place
+from deconv_kernels.engine.positions import Origins, Positions, UnitBuffer
+from deconv_kernels.engine.signal import Windows, place
 from deconv_kernels.engine.steps.base import Step
 from deconv_kernels.engine.steps.convolution import Convolution
 from deconv_kernels.engine.steps.linear import Flatten, Linear
@@ -131,12 +133,18 @@ def test_place_puts_windows_where_a_loop_puts_them(
     assert torch.equal(placed, expected)
 
 
+def positions_of(image: Tensor, place: Tensor, *windows: Window) -> Positions:
+    """Units at some places, in a walk that asks for the origins of some windows."""
+    buffer = UnitBuffer(Origins(place.shape[1], windows), len(image), torch.float32, torch.device("cpu"))
+    units = Units.of_table("", torch.cat((image[None], image[None], place.T)))
+    buffer.fill(units.table().numpy(), None)
+    return buffer.positions(*units.bounds())
+
+
 @pytest.mark.parametrize(("size", "offset", "length"), [(5, -2, 4), (3, 0, 5), (7, -1, 5), (4, 0, 4), (3, -1, 4)])
 def test_whole_maps_are_cut_and_padded(size: int, offset: int, length: int) -> None:
     values = torch.randn(2, 3, size, 2)
-    positions = Positions.of(
-        torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64), torch.device("cpu")
-    )
+    positions = positions_of(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64))
     reached = Window(3, (Axis(length, size, 0, offset), Axis.full(2)))
     moved = Windows(values, reached, positions).move(values, reached, Window.full((3, length, 2)))
     expected = place(values, torch.tensor([offset, offset]), length, 2)
@@ -159,7 +167,7 @@ def test_crop_and_clearing_agree_with_loops(
     maps = torch.randn(2, 3, height, width)
     window = Window(3, (Axis(height, size, 1, offset), Axis.full(width)))
     values = torch.randn(len(units), 3, size, width)
-    windows = Windows(values.clone(), window, Positions.of(image, yx, torch.device("cpu")))
+    windows = Windows(values.clone(), window, positions_of(image, yx, window))
     cropped = windows.crop(maps)
     cleared = windows.clear_overhang().values
     for u, (n, row, _) in enumerate(units):

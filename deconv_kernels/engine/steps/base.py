@@ -127,6 +127,10 @@ class Step:
         """
         return (window,)
 
+    def source(self, above: Window, options: Options) -> Window:
+        """The window that the way back reads of the recorded maps, or sends on, for one on the output."""
+        return above
+
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         """Sends windows on the output back to the inputs.
 
@@ -180,6 +184,7 @@ class PlannedStep:
         number: its own, in the tape.
         value, sources: the numbers of the value it makes and of those it reads.
         above: the window of a unit on its output.
+        source: the same, or what it grows to before it is sent on.
         below: on each of its inputs; None where no signal goes.
         shapes: of its inputs, for one image.
         options: of the projection.
@@ -195,6 +200,7 @@ class PlannedStep:
     value: int
     sources: tuple[int, ...]
     above: Window
+    source: Window
     below: tuple[Window | None, ...]
     shapes: tuple[tuple[int, ...], ...]
     options: Options

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...ops import Backprojection, backends, pack_weight, send_back
 from ...ops.geometry import PerAxis
+from ...ops.layout import empty
 from ..expressions import Expression
 from ..fields import Axis, Window, as_map
 from ..ranks import CONVOLVE, CONVOLVE_TRANSPOSED
-from ..signal import Windows
+from ..signal import Windows, zeros
 from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, on_whole, require_maps
 from .pooling import PooledSignal
 from .sliding import Sliding
@@ -102,12 +103,15 @@ class Convolution(Sliding):
         if windows.channel is not None:
             values = self._seeded(windows.settle_().values, windows.channel)
             return windows.move(values, self.slid(windows.window, below.shape), below).clear_overhang()
+        if planned.options.kernel == "dense":
+            return self._dense(windows, below)
         dense = self._dense_units(windows, below.channels, planned.options.kernel)
         if dense is None:
             return self._sparse(windows, below)
         if bool(dense.all()):
             return self._dense(windows, below)
-        values = self.weight.new_empty((len(windows), below.channels, *below.size))
+        shape = (len(windows), below.channels, *below.size)
+        values = empty(shape, windows.values.dtype, windows.values.device, True, self.rank)
         for units, send in ((dense, self._dense), (~dense, self._sparse)):
             values[units] = send(windows.of_units(units), below).values
         return Windows(values, below, windows.positions)
@@ -125,8 +129,6 @@ class Convolution(Sliding):
 
         Each unit's own density decides, so that its result does not depend on the company it is in.
         """
-        if kernel == "dense":
-            return torch.ones(len(windows), dtype=torch.bool)
         settled = windows.unpooling is None and not windows.rectify
         large = self.multiply_adds(windows.window, channels) >= DENSE_WORK
         if kernel == "sparse" or not settled or not large or windows.values.device.type != "cpu":
@@ -142,15 +144,16 @@ class Convolution(Sliding):
         values = self._filters_of_units[channel].mul_(seed).permute(self._channels_first)
         units, channels = values.shape[:2]
         if any(d > 1 for d in self.dilation):
-            spread = values.new_zeros((units, channels, *self.extent))
+            spread = zeros(values, channels, self.extent)
             taps: Any = (..., *(slice(None, None, d) for d in self.dilation))
             spread[taps] = values
             values = spread
         if self.groups == 1:
             return values
-        grouped = values.new_zeros((units, self.groups, *values.shape[1:]))
-        grouped[torch.arange(units, device=channel.device), channel // (len(self.weight) // self.groups)] = values
-        return grouped.flatten(1, 2)
+        grouped = zeros(values, self.groups * channels, values.shape[2:])
+        group = channel // (len(self.weight) // self.groups)
+        grouped.unflatten(1, (self.groups, channels))[torch.arange(units, device=channel.device), group] = values
+        return grouped
 
     def _sparse(self, windows: Windows, below: Window) -> Windows:
         """Unpooling, rectification and transposed convolution in one op that skips what is zero."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..fields import Window, as_map
-from ..signal import Windows
+from ..signal import Windows, zeros
 from .base import Function, Kept, PlannedStep, Shapes, Signals, Step, are_equal, are_maps, batched_maps, on_whole
 from .whole import Whole
 
@@ -174,6 +174,6 @@ class ChannelSlice(Whole):
         window = windows.settle_().window._replace(channels=channels)
         if windows.channel is not None:
             return (replace(windows, window=window, channel=windows.channel + first),)
-        values = windows.values.new_zeros((len(windows), channels, *window.size))
+        values = zeros(windows.values, channels, window.size)
         values[:, first:stop] = windows.values
         return (replace(windows, values=values, window=window),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -200,13 +201,14 @@ class BatchNormalization(Pointwise):
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         return F.batch_norm(inputs[0], self.mean, self.variance, self.weight, self.bias, False, 0.0, self.epsilon), ()
 
+    @functools.cached_property
     def scale(self) -> Tensor:
         """What every channel is multiplied by, (C,)."""
         scale = torch.rsqrt(self.variance + self.epsilon)
         return scale if self.weight is None else scale * self.weight
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
-        scale, channel, shape, rank = self.scale(), windows.channel, planned.shapes[0], windows.window.rank
+        scale, channel, shape, rank = self.scale, windows.channel, planned.shapes[0], windows.window.rank
         if len(shape) not in (1, rank + 1):  # its channels are not those of the window
             scale = scale.view(-1, *(1,) * (len(shape) - 1)).expand(shape).flatten()
         of_units = scale[None] if channel is None else scale[channel][:, None]

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...ops.geometry import PerAxis
+from ...ops.layout import empty
 from ..fields import Window
 from ..ranks import MAX_POOL, MAX_UNPOOL, MAX_UNPOOL_WINDOW
 from ..signal import Windows, along
-from .base import Function, Kept, PlannedStep, Shapes, Signals, Step, are_maps, on_whole, require_maps
+from .base import Function, Kept, Options, PlannedStep, Shapes, Signals, Step, are_maps, on_whole, require_maps
 from .pointwise import Identity
 from .sliding import Sliding
 from .whole import Passing
@@ -62,19 +63,20 @@ class MaxPool(Sliding):
         reach = [d * (k - 1) // s for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)]
         return tuple(0 if axis.is_full else count for axis, count in zip(window.axes, reach, strict=True))
 
+    def source(self, above: Window, options: Options) -> Window:
+        """With the neighbours that come later: after it along the first axis, on both sides along the others."""
+        if options.overlap != "last" or above.rank != self.rank:
+            return above
+        beside = self._neighbours(above)
+        axes = zip(above.axes, (0, *beside[1:]), beside, strict=True)
+        grown = (a._replace(size=a.size + first + last, offset=a.offset - first) for a, first, last in axes)
+        return Window(above.channels, tuple(grown))
+
     def send_windows(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Windows:
-        values, source, overlap = windows.dense(), windows.window, planned.options.overlap
-        beside = self._neighbours(source) if overlap == "last" else ()
-        if any(beside):
-            # Those that come later: after the window along the first axis, on both sides of it along the others.
-            before = (0, *beside[1:])
-            values = F.pad(values, [side for both in zip(before[::-1], beside[::-1], strict=True) for side in both])
-            axes = zip(source.axes, before, beside, strict=True)
-            source = Window(
-                source.channels,
-                tuple(a._replace(size=a.size + first + last, offset=a.offset - first) for a, first, last in axes),
-            )
-        pooled = PooledSignal(self, source, kept[0], overlap)
+        values, source = windows.dense(), planned.source
+        if source is not planned.above:
+            values = windows.move(values, windows.window, source).values
+        pooled = PooledSignal(self, source, kept[0], planned.options.overlap)
         return replace(windows, values=values, window=planned.reached, channel=None, unpooling=pooled)
 
     def send_whole(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
@@ -141,6 +143,7 @@ class AveragePool(Sliding):
         super().__init__(name, kernel, stride, padding, (1,) * len(kernel))
         self.padding, self.ceil_mode = padding, ceil_mode
         self.count_include_pad, self.divisor = count_include_pad, divisor
+        self._made: dict[Any, Tensor] = {}
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
         return self._mean(require_maps(self.name, inputs[0], self.rank)), ()
@@ -184,17 +187,24 @@ class AveragePool(Sliding):
         if self.divisor is not None:
             share = 1 / self.divisor
         else:
-            shares = windows.values.new_ones(())
-            for number, (axis, inputs) in enumerate(zip(source.axes, below.axes, strict=True)):
-                of_axis = windows.values.new_tensor(self._shares(number, axis.length, inputs.length))
-                shares = shares[..., None] * of_axis
-            share = windows.under(shares.expand(1, source.channels, *shares.shape))
+            share = windows.under(self._share(source, below, windows.values))
         values = windows.multiply_(share).dense()
         reached = self.slid(source, below.shape)
-        spread = values.new_empty((len(values), reached.channels, *reached.size))
+        shape = (len(values), reached.channels, *reached.size)
+        spread = empty(shape, values.dtype, values.device, True, self.rank)
         result = windows.move(self._spread(values, spread), reached, below).clear_overhang()
         result.nonnegative = nonnegative
         return result
+
+    def _share(self, above: Window, below: Window, like: Tensor) -> Tensor:
+        """For maps of these shapes, what of each value every element of its window gets, (1, C, ...), made once."""
+        key = above.shape, below.shape, like.dtype, like.device
+        if key not in self._made:
+            share = like.new_ones(())
+            for number, (axis, inputs) in enumerate(zip(above.axes, below.axes, strict=True)):
+                share = share[..., None] * like.new_tensor(self._shares(number, axis.length, inputs.length))
+            self._made[key] = share.expand(1, above.channels, *share.shape)
+        return self._made[key]
 
     def _spread(self, values: Tensor, like: Tensor) -> Tensor:
         """Every value in all of its pooling window, added up where windows overlap, in a map of some shape."""
