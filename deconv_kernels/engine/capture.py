@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..terminal import Silent
 from .plan import Plan
+from .positions import Bounds
 from .projections import Projections
 from .record import Record
 from .units import Units
@@ -38,7 +39,7 @@ class Captured:
         self._graph = None
         if record.device.type == "cuda":
             anywhere = (0,) * record.rank, tuple(axis.length - 1 for axis in plan.top.axes)
-            self._graph = _captured(lambda: self._walk.run(*anywhere, Silent()), record.device, self.layer)
+            self._graph = _captured(lambda: self._walk.run(anywhere, Silent()), record.device, self.layer)
 
     def __repr__(self) -> str:
         return f"Captured({self.layer!r}, {self._walk.units} units at once, on {self.record.device})"
@@ -59,27 +60,28 @@ class Captured:
         record, walk = self.record, self._walk
         if record.name(units.layer) != self.layer:
             raise ValueError(f"units must be of the layer {self.layer!r} that was captured, got {units.layer!r}")
-        record.check(units)
-        result = walk.results[self.input]
-        windows = result.new_empty((len(units), *result.shape[1:]))
-        boxes = torch.empty((len(units), 2 * record.rank), dtype=torch.int64)
-        for start in range(0, len(units), walk.units):
-            part = slice(start, start + walk.units)
-            boxes[part] = self._replayed(units[part])
-            windows[part].copy_(result[: len(units) - start])
-        return Projections(units, windows, boxes, self.shape)
+        bounds = record.check(units)
+        starts = range(0, max(len(units), 1), walk.units)
+        parts = [units] if len(starts) == 1 else [units[start : start + walk.units] for start in starts]
+        windows, boxes = zip(*(self._replayed(part, bounds) for part in parts), strict=True)
+        if len(parts) == 1:
+            return Projections(units, windows[0], boxes[0], self.shape)
+        return Projections(units, torch.cat(windows), torch.cat(boxes), self.shape)
 
-    def _replayed(self, units: Units) -> Tensor:
-        """Projects no more units than were captured, and returns their boxes."""
-        count = len(units)
-        if count < self._walk.units:  # the last of them stands for those that are not there
-            units = units[torch.arange(self._walk.units).clamp_(max=count - 1)]
-        boxes = self._walk.send(units, self.input)
+    def _replayed(self, units: Units, bounds: Bounds) -> tuple[Tensor, Tensor]:
+        """The windows and the boxes of no more units than were captured."""
+        count, walk = len(units), self._walk
+        result = walk.results[self.input]
+        if count == 0:
+            return result[:0].clone(), torch.zeros((0, 2 * self.record.rank), dtype=torch.int64)
+        if count < walk.units:  # the last of them stands for those that are not there
+            units = units[torch.arange(walk.units).clamp_(max=count - 1)]
+        boxes = walk.send(units, self.input)
         if self._graph is None:
-            self._walk.run(*units.bounds(), Silent())
+            walk.run(bounds, Silent())
         else:
             self._graph.replay()
-        return boxes[:count]
+        return result[:count].clone(), boxes[:count]
 
 
 def _captured(run: Callable[[], None], device: torch.device, layer: str) -> torch.cuda.CUDAGraph:

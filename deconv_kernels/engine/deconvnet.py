@@ -401,13 +401,13 @@ class Deconvnet:
         record.attach(self._tape_of(record))
         self._check_input(input)
         one_of("seed", seed, SEEDS)
-        record.check(units)
+        bounds = record.check(units)
         plan = self._plan(record, units.layer, max_bytes, False, _options(overlap, kernel))
         walk = UnitWalk(record, plan, len(units), scaled=seed == "activation")
         boxes = walk.send(units, input)
         if len(units):
             with progress_bar(len(units), "projecting", "unit", progress) as bar:
-                walk.run(*units.bounds(), bar)
+                walk.run(bounds, bar)
         return Projections(units, walk.results[input], boxes, record.shapes[input] or ())
 
     @torch.no_grad()
@@ -511,7 +511,7 @@ class Deconvnet:
         buffer = UnitBuffer(plan.origins, len(image), record.dtype, record.device)
         buffer.fill(units.numpy(), None)
         values, here = signal.to(record.device).reshape(-1, *above).clone(), (0,) * record.rank
-        windows = Windows(values, Window.full(above), buffer.positions(here, here))
+        windows = Windows(values, Window.full(above), buffer.positions((here, here)))
         results = empty_results(record, plan, len(image))
         if len(image):
             with progress_bar(len(image), "projecting", "unit", progress) as bar:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .fields import Window
 
+Bounds = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 class Origins:
     """Where some windows begin, for any units.
@@ -28,6 +30,7 @@ class Origins:
         self.numbers = {window: number for number, window in enumerate(dict.fromkeys(windows), 1)}
         axes = [window.axes for window in self.numbers]
         self._stride = np.array([[(1,) * rank], *([[axis.stride for axis in of]] for of in axes)], np.int64)
+        self._size = [np.ones(rank, np.int64), *(np.array(window.size) for window in self.numbers)]
         self._offset = np.array([[(0,) * rank], *([[axis.offset for axis in of]] for of in axes)], np.int64)
 
     def __len__(self) -> int:
@@ -40,8 +43,8 @@ class Origins:
 
     def boxes(self, table: np.ndarray, window: Window) -> Tensor:
         """Where one of the windows begins for every unit and where it ends, half open, (U, 2 * rank) int64."""
-        first = table[self.numbers[window]]
-        return torch.from_numpy(np.concatenate((first, first + np.array(window.size)), axis=1))
+        number = self.numbers[window]
+        return torch.from_numpy(np.concatenate((table[number], table[number] + self._size[number]), axis=1))
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,13 @@ class Positions:
         image: (U,) int64, on the device of the walk.
         table: (W, U, rank) int64, there too: for every window, where it begins for every unit.
         numbers: of the windows in it.
-        first, last: bounds of the units' places along every axis, known on the host.
+        bounds: the least and the greatest of the units' places along every axis, known on the host.
     """
 
     image: Tensor
     table: Tensor
     numbers: Mapping[Window, int]
-    first: tuple[int, ...]
-    last: tuple[int, ...]
+    bounds: Bounds
 
     @property
     def place(self) -> Tensor:
@@ -71,8 +73,8 @@ class Positions:
         return self.table[self.numbers[window]]
 
     def of_units(self, units: slice | Tensor) -> Positions:
-        """Those of some of the units; `first` and `last` stay those of all."""
-        return Positions(self.image[units], self.table[:, units], self.numbers, self.first, self.last)
+        """Those of some of the units; the bounds stay those of all."""
+        return Positions(self.image[units], self.table[:, units], self.numbers, self.bounds)
 
 
 class UnitBuffer:
@@ -92,10 +94,9 @@ class UnitBuffer:
 
     def __init__(self, origins: Origins, units: int, dtype: torch.dtype, device: torch.device) -> None:
         self.origins, self.units, self.dtype = origins, units, dtype
-        self._memory = torch.zeros(units * (3 + len(origins) * origins.rank), dtype=torch.int64, device=device)
-        self.image, self.channel, scale, table = self._memory.split(
-            [units, units, units, len(self._memory) - 3 * units]
-        )
+        self._of_table = units * len(origins) * origins.rank
+        self._memory = torch.zeros(3 * units + self._of_table, dtype=torch.int64, device=device)
+        self.image, self.channel, scale, table = self._memory.split_with_sizes([units, units, units, self._of_table])
         self.scale = scale.view(dtype)[:units]
         self.table = table.view(len(origins), units, origins.rank)
 
@@ -109,22 +110,22 @@ class UnitBuffer:
         Returns:
             The table on the host; on the CPU it is the buffer's own.
         """
-        count, device = self.units, self._memory.device
-        host = self._memory
-        if device.type != "cpu":
+        count, host, there = self.units, self._memory, self.scale
+        if not host.is_cpu:
             # Each time another piece of pinned memory: the copy out of the last one may still be under way.
-            host = torch.empty(len(host), dtype=torch.int64, pin_memory=device.type == "cuda")
+            host = torch.empty(3 * count + self._of_table, dtype=torch.int64, pin_memory=host.is_cuda)
+            there = host[2 * count : 3 * count].view(self.dtype)[:count]
         numbers = host.numpy()
         numbers[: 2 * count].reshape(2, count)[:] = units[:2]
         if scale is not None:
-            host[2 * count : 3 * count].view(self.dtype)[:count].copy_(scale)
+            there.copy_(scale)
         table = numbers[3 * count :].reshape(len(self.origins), count, self.origins.rank)
-        if count:
+        if count:  # without any, they may have another rank
             self.origins.table(units[2:].T, table)
         if host is not self._memory:
             self._memory.copy_(host, non_blocking=True)
         return table
 
-    def positions(self, first: tuple[int, ...], last: tuple[int, ...]) -> Positions:
-        """Where the units are that the buffer holds when this is read, between two places of their maps."""
-        return Positions(self.image, self.table, self.origins.numbers, first, last)
+    def positions(self, bounds: Bounds) -> Positions:
+        """Where the units are that the buffer holds when this is read."""
+        return Positions(self.image, self.table, self.origins.numbers, bounds)

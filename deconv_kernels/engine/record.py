@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checks import at_least
 from .fields import Shape, as_map, rank_of
 from .fingerprint import fingerprint
+from .positions import Bounds
 from .steps.base import Kept, Step
 from .trace.tape import Layer, LayerNames, Tape
 from .units import LayerLike, Units, as_index, columns_of
@@ -293,14 +294,17 @@ class Record:
             return maps.reshape(len(maps), -1)[image, channel]
         return maps[(image, channel, *place.unbind(-1))]
 
-    def check(self, units: Units) -> None:
+    def check(self, units: Units) -> Bounds:
         """Whether all units are in the record.
+
+        Returns:
+            The least and the greatest of their places along every axis; zeros without units.
 
         Raises:
             ValueError: one is not.
         """
         if not len(units):
-            return
+            return (0,) * self.rank, (0,) * self.rank
         layer = self.name(units.layer)
         channels, *size = self.shape(layer)
         if units.rank != self.rank:
@@ -308,13 +312,15 @@ class Record:
                 f"units of {layer!r} are named by {', '.join(columns_of(self.rank))}, as its images have the shape "
                 f"{self.shapes[0]}; got {', '.join(units.columns)}"
             )
-        highest = units.table().numpy().max(axis=1).tolist()
+        table = units.table().numpy()
+        highest = table.max(axis=1).tolist()
         for name, value, length in zip(units.columns, highest, (len(self), channels, *size), strict=True):
             if value >= length:
                 raise ValueError(
                     f"{name} of a unit of {layer!r} must be below {length}, got {value} "
                     f"(the record has {len(self)} images, the layer {channels} maps of {'x'.join(map(str, size))})"
                 )
+        return tuple(table[2:].min(axis=1).tolist()), tuple(highest[2:])
 
     def _peaks(self, layer: str) -> Peaks:
         name = self.layer(layer).step

@@ -104,8 +104,9 @@ class Windows:
 
     def clear_overhang(self) -> Windows:
         """Zeroes, in place, what lies outside the map."""
+        first, last = self.positions.bounds
         for number, axis in enumerate(self.window.axes):
-            if axis.overhangs(self.positions.first[number], self.positions.last[number]):
+            if axis.overhangs(first[number], last[number]):
                 origin = axis.origin(self.positions.place[:, number])
                 index = origin[:, None] + torch.arange(axis.size, device=origin.device)
                 outside = (index < 0) | (index >= axis.length)

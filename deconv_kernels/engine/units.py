@@ -124,11 +124,6 @@ class Units:
         """The names of the rows of `table`."""
         return columns_of(self.rank)
 
-    def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The least and the greatest place along every axis of their maps; there must be units."""
-        place = self._table.numpy()[2:]
-        return tuple(place.min(1).tolist()), tuple(place.max(1).tolist())
-
     def table(self) -> Tensor:
         """image, channel, [[z,] y,] x as the rows of one tensor, (2 + rank, U) int64."""
         return self._table

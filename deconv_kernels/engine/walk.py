@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.geometry import PerAxis
 from ..terminal import Progress, Silent
 from .plan import Plan
-from .positions import UnitBuffer
+from .positions import Bounds, UnitBuffer
 from .record import Record
 from .signal import Windows
 from .steps.base import Kept, Step
@@ -126,15 +125,15 @@ class UnitWalk:
             buffer.scale.copy_(record.at(units.layer, buffer.image, buffer.channel, buffer.table[0]))
         return self.plan.origins.boxes(table, self.plan.inputs[input])
 
-    def run(self, first: PerAxis, last: PerAxis, bar: Progress | Silent) -> None:
+    def run(self, bounds: Bounds, bar: Progress | Silent) -> None:
         """Takes a signal of one from every unit down to the images.
 
         Args:
-            first, last: bounds of where the units are in their maps.
+            bounds: of the units' places.
             bar: shows how many have arrived.
         """
         record, plan, buffer = self.record, self.plan, self.buffer
-        seeds = Windows.seeds(buffer.channel, buffer.positions(first, last), plan.top, record.dtype)
+        seeds = Windows.seeds(buffer.channel, buffer.positions(bounds), plan.top, record.dtype)
         scale = buffer.scale if self.scaled else None
         walk = Walk(plan, record.steps, record.kept, scale, self.results, bar)
         walk.down({plan.value: [seeds]}, len(plan.steps) - 1, 0, self.units)

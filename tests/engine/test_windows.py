@@ -138,7 +138,7 @@ def positions_of(image: Tensor, place: Tensor, *windows: Window) -> Positions:
     buffer = UnitBuffer(Origins(place.shape[1], windows), len(image), torch.float32, torch.device("cpu"))
     units = Units.of_table("", torch.cat((image[None], image[None], place.T)))
     buffer.fill(units.table().numpy(), None)
-    return buffer.positions(*units.bounds())
+    return buffer.positions((tuple(place.amin(0).tolist()), tuple(place.amax(0).tolist())))
 
 
 @pytest.mark.parametrize(("size", "offset", "length"), [(5, -2, 4), (3, 0, 5), (7, -1, 5), (4, 0, 4), (3, -1, 4)])
