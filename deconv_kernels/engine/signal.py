@@ -193,6 +193,12 @@ def along(values: Tensor, axis: int, rank: int) -> Tensor:
     return values.view(shape)
 
 
+def channels_innermost(maps: Tensor) -> Tensor:
+    """(N, C, ...) with all channels of a position together in memory, by its strides also where there is only one."""
+    moved = maps.movedim(1, -1).contiguous()
+    return moved.view(moved.shape).movedim(-1, 1)
+
+
 def zeros(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """Windows (U, C, *size) of zeros for the units of others, all channels of a position together in memory."""
     return empty((len(like), channels, *size), like.dtype, like.device, True, len(size)).zero_()

@@ -212,23 +212,19 @@ def operator(name: str, input: Tensor) -> Callable[..., Any]:
     """
     if _forced is not None:
         _check_device(_forced, input.device)
-    elif name in ("backproject2d", "backproject3d") and input.is_cuda and _on_matrix_units(input):
+    elif name in ("backproject2d", "backproject3d") and input.is_cuda and _on_matrix_units(input.dtype):
         return getattr(torch.ops.deconv_kernels_triton, name).default
     return _operators[name]
 
 
-def _on_matrix_units(input: Tensor) -> bool:
-    """Whether windows are large enough, and of a type, for Triton's kernel on the matrix units.
+def _on_matrix_units(dtype: torch.dtype) -> bool:
+    """Whether Triton's kernel, on the matrix units, sends back windows of a type on a GPU; CUDA C++ has the rest.
 
-    The CUDA C++ kernel has the rest: small windows, and types that the matrix units do not take, where it skips zeros.
-    The bound follows from how the two divide their work; it has not been tuned on a card.
+    Nothing else decides, so that the bits of a window depend on no other window and on no size.
     """
-    if input.shape[2] * input.shape[3] < _SMALLEST_ON_MATRIX_UNITS or why_not("triton") is not None:
+    if why_not("triton") is not None:
         return False
-    return allows_tf32() if input.dtype == torch.float32 else input.dtype != torch.float64
-
-
-_SMALLEST_ON_MATRIX_UNITS = 49  # positions of a window
+    return allows_tf32() if dtype == torch.float32 else dtype.itemsize == 2
 
 
 def _force(backend: str | None) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,6 +145,23 @@ def test_devices_are_not_mixed() -> None:
     values, switches = dk.max_pool2d(map, 2)
     with pytest.raises(ValueError, match="switches must be on the device of input, cuda:0, got cpu"):
         dk.max_unpool2d(values, switches.cpu(), 2)
+
+
+@pytest.mark.parametrize("float32_precision", ["ieee", "tf32"], indirect=True)
+def test_what_the_matrix_units_take_is_theirs_whatever_its_size(
+    float32_precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def namespace(dtype: torch.dtype, *shape: int) -> str:
+        maps = SimpleNamespace(is_cuda=True, dtype=dtype, shape=shape)
+        return backends.operator(f"backproject{len(shape) - 2}d", maps).namespace  # type: ignore[arg-type]
+
+    for triton in (True, False):
+        monkeypatch.setattr(backends, "why_not", lambda name, triton=triton: None if triton else "not installed")
+        for shape in ((1, 512, 1, 1), (9, 64, 3, 3), (4096, 64, 192, 192), (2, 3, 2, 1, 1)):
+            for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+                fast = dtype.itemsize == 2 or (dtype == torch.float32 and float32_precision == "tf32")
+                expected = "triton" if triton and fast else "cuda"
+                assert namespace(dtype, *shape) == NAMESPACES[expected]
 
 
 @pytest.mark.parametrize("float32_precision", ["ieee", "tf32"], indirect=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..expressions import Expression
 from ..fields import Window, as_map
-from ..signal import Windows
+from ..signal import Windows, channels_innermost
 from ..weights import Weights
 
 Kept = tuple[Tensor, ...]
@@ -247,7 +247,7 @@ def are_equal(shapes: Shapes) -> bool:
 def on_whole(signal: Tensor, shape: Sequence[int], windows: Windows, nonnegative: bool = False) -> Windows:
     """Signal (U, *shape) on a whole value, for the units of `windows`."""
     window = Window.full(as_map(shape, windows.window.rank))
-    values = signal.reshape(len(signal), window.channels, *window.size)
+    values = channels_innermost(signal.reshape(len(signal), window.channels, *window.size))
     return Windows(values, window, windows.positions, nonnegative=nonnegative)
 
 

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops import Backprojection, backends, pack_weight, send_back
+from ...ops import Backprojection, send_back
 from ...ops.geometry import PerAxis
 from ...ops.layout import empty
 from ..expressions import Expression
 from ..fields import Axis, Window, as_map
 from ..ranks import CONVOLVE, CONVOLVE_TRANSPOSED
-from ..signal import Windows, zeros
+from ..signal import Windows, channels_innermost, zeros
 from .base import Function, FunctionStep, Kept, PlannedStep, Shapes, Signals, on_whole, require_maps
+from .packing import Packing
 from .pooling import PooledSignal
 from .sliding import Sliding
 from .whole import Whole
@@ -32,7 +33,7 @@ DENSE_FROM = 0.7
 DENSE_WORK = 20_000_000  # multiply-adds of one unit
 
 
-class Convolution(Sliding):
+class Convolution(Sliding, Packing):
     """A convolution; backwards a transposed convolution with the same weight, without the bias.
 
     Args:
@@ -65,7 +66,6 @@ class Convolution(Sliding):
         self.weight, self.bias = weight, bias  # type: ignore[assignment]
         self.padding, self.groups = padding, groups
         self._channels_first = (0, len(kernel) + 1, *range(1, len(kernel) + 1))
-        self._made: tuple[str, Tensor] | None = None
         self._routes: dict[Any, Route] = {}
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
@@ -83,7 +83,7 @@ class Convolution(Sliding):
     @functools.cached_property
     def _filters_of_units(self) -> Tensor:
         """The weight as (K, [[kd,] kh,] kw, C / groups)."""
-        return self.weight.movedim(1, -1).contiguous()
+        return channels_innermost(self.weight).movedim(1, -1)
 
     def multiply_adds(self, above: Window, channels: int) -> int:
         return above.elements * channels // self.groups * math.prod(self.kernel)
@@ -115,14 +115,6 @@ class Convolution(Sliding):
         for units, send in ((dense, self._dense), (~dense, self._sparse)):
             values[units] = send(windows.of_units(units), below).values
         return Windows(values, below, windows.positions)
-
-    def _packed(self) -> Tensor:
-        """The weight as `backproject2d` reads it; made once for each backend."""
-        backend = backends.chosen(self.weight.device)
-        made = self._made  # another thread may put its own there
-        if made is None or made[0] != backend:
-            self._made = made = backend, pack_weight(self.weight, self.stride, self.dilation, self.groups)
-        return made[1]
 
     def _dense_units(self, windows: Windows, channels: int, kernel: str) -> Tensor | None:
         """Which units a dense convolution serves better, (U,); None where that is none.
@@ -169,7 +161,7 @@ class Convolution(Sliding):
             windows.positions.image,
             windows.positions.origins(route.source),
             None if pooled is None else pooled.switches,
-            self._packed(),
+            self.packed(self.weight, self.stride, self.dilation, self.groups),
             route.geometry,
         )
         return windows.move(values, route.reached, below)

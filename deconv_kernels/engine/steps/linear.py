@@ -13,6 +13,7 @@ from ..expressions import Expression
 from ..fields import Window, as_map
 from ..signal import Windows
 from .base import Kept, PlannedStep, Shapes, Signals, Step, on_whole
+from .packing import Packing
 
 
 class Flatten(Step):
@@ -45,7 +46,7 @@ class Flatten(Step):
         return (on_whole(windows.dense(), planned.shapes[0], windows, windows.nonnegative),)
 
 
-class Linear(Step):
+class Linear(Packing):
     """A fully connected layer over the last dimension; backwards its transposed weight.
 
     Args:
@@ -85,13 +86,14 @@ class Linear(Step):
         if windows.unpooling is not None:
             windows.settle_()
         # Nor would it here.
+        of_one_position = weight[:, :, None, None]
         values = send_back(
             windows.values.view(-1, len(weight), 1, 1),
-            weight[:, :, None, None],
+            of_one_position,
             positions.image,
             positions.image.new_zeros((len(windows), 2)),
             None,
-            None,
+            self.packed(of_one_position),
             _ONE_POSITION._replace(relu=windows.rectify),
         )
         return (on_whole(values, shape, windows),)

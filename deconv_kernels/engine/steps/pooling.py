@@ -16,7 +16,7 @@ from ...ops.geometry import PerAxis
 from ...ops.layout import empty
 from ..fields import Window
 from ..ranks import MAX_POOL, MAX_UNPOOL, MAX_UNPOOL_WINDOW
-from ..signal import Windows, along
+from ..signal import Windows, along, channels_innermost
 from .base import Function, Kept, Options, PlannedStep, Shapes, Signals, Step, are_maps, on_whole, require_maps
 from .pointwise import Identity
 from .sliding import Sliding
@@ -49,7 +49,7 @@ class MaxPool(Sliding):
         x = require_maps(self.name, inputs[0], self.rank)
         values, switches = MAX_POOL[self.rank](x, *self.geometry, self.ceil_mode, relu=self.relu)
         # The way back reads all channels of a position together.
-        return values, (_channels_innermost(switches),)
+        return values, (channels_innermost(switches),)
 
     def on_patches(self, patches: Tensor, origin: Tensor, length: PerAxis) -> Tensor:
         return MAX_POOL[self.rank](patches, self.kernel, self.stride, 0, self.dilation, relu=self.relu)[0]
@@ -85,11 +85,6 @@ class MaxPool(Sliding):
         signal = windows.whole().reshape(switches.shape)
         unpooled = MAX_UNPOOL[self.rank](signal, switches, *self.geometry, shape[1:], overlap=overlap)
         return (on_whole(unpooled, shape, windows, windows.nonnegative),)
-
-
-def _channels_innermost(x: Tensor) -> Tensor:
-    """The same, all channels of a position together in memory."""
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 @dataclass(frozen=True)
