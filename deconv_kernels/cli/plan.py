@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import click
+
 from ..checks import at_least
 from . import options
 from .answer import Answer
 from .options import Machine, UntrainedNetwork, group, option
+
+_PRECISIONS = ("float64", "float32", "tf32", "bfloat16", "float16")  # of engine/cards.py, which needs torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +22,16 @@ class Settings:
     layers: str = options.layers("Whose units are projected, separated by commas, such as conv5_3.", required=True)
     units: int = option(1, "How many of each layer.")
     size: int = options.size()
+    precision: str = option("tf32", "Of the model of a card.", type=click.Choice(_PRECISIONS))
 
 
 @options.command("plan", Settings)
 def command(settings: Settings) -> Answer:
     """Print how units would be projected: the steps, their windows, costs and kernels, and how many units at once.
 
-    The device need not be there. No weights are needed: known models are only looked at.
+    The device need not be there. No weights are needed: known models are only looked at. A card as the device (a100,
+    h100 or h200) prints a model of what each step costs there at the least, by what the maker says of the card; it is
+    not a measurement.
 
     \b
     Example:
@@ -32,6 +39,7 @@ def command(settings: Settings) -> Answer:
     """
     import torch
 
+    from ..engine.cards import CARDS, CardModel
     from ..engine.deconvnet import Deconvnet
     from ..engine.plan import DEVICE_BYTES, HOST_BYTES
     from ..experiments.common.layers import taking
@@ -40,9 +48,10 @@ def command(settings: Settings) -> Answer:
 
     named, device, size = settings.network, settings.network.machine.device, settings.size
     set_threads(named.machine.threads)
-    budgets = {"cpu": HOST_BYTES, "cuda": DEVICE_BYTES}
+    budgets = {"cpu": HOST_BYTES, "cuda": DEVICE_BYTES, **dict.fromkeys(CARDS, DEVICE_BYTES)}
     if device not in budgets:
-        raise ValueError(f"device must be cpu or cuda, got {device!r}")
+        cards = ", ".join(CARDS)
+        raise ValueError(f"device must be cpu or cuda, got {device!r}; cards that there is a model of: {cards}")
     at_least("units", settings.units, 1)
     at_least("size", size, 1)
     if named.model in ARCHITECTURES and named.weights is None:
@@ -60,5 +69,9 @@ def command(settings: Settings) -> Answer:
         with taking(f"images of {size}x{size} are too small for {layer} of {named.model}"):
             record = net.record(images, layer, progress=False)
         plans.append(net.plan(record, layer, max_bytes=budgets[device]))
+    if device in CARDS:
+        models = [CardModel(plan, settings.units, device, settings.precision) for plan in plans]
+        tables = "\n\n".join(model.table() for model in models)
+        return Answer([tables], found={"models": [model.as_dict() for model in models]})
     tables = "\n\n".join(plan.table(settings.units) for plan in plans)
     return Answer([tables], found={"plans": [plan.as_dict(settings.units) for plan in plans]})

@@ -83,9 +83,9 @@ class Plan:
         rows = [("step", "kind", "window", "units at once", "multiply-adds", "memory", "kernel")]
         for step in plan["steps"]:
             windows = " and ".join(" x ".join(map(str, window)) for window in step["windows"])
-            needs = _quantity(step["multiply_adds"], "", 1000), _quantity(step["bytes"], "B", 1024)
+            needs = quantity(step["multiply_adds"], "", 1000), quantity(step["bytes"], "B", 1024)
             rows.append((step["step"], step["kind"], windows, f"{step['units_at_once']:,}", *needs, step["kernel"]))
-        total, result = _quantity(plan["multiply_adds"], "", 1000), _quantity(plan["result_bytes"], "B", 1024)
+        total, result = quantity(plan["multiply_adds"], "", 1000), quantity(plan["result_bytes"], "B", 1024)
         costs = f"{total} multiply-adds, zeros included; {result} of projections in float32"
         return "\n".join([*aligned(rows, left=range(7)), f"{units:,} units of {self.layer}: {costs}"])
 
@@ -149,7 +149,7 @@ def make_plan(
                 options=options,
                 seeded=seeded,
                 settled=len(above_it) != 1 or not above_it[0].waits,
-                multiply_adds=0 if seeded else step.multiply_adds(above, as_map(read[0], rank)[0]),
+                multiply_adds=0 if seeded else step.multiply_adds(above, read[0]),
                 bytes=size,
                 units_at_once=max(1, max_bytes // size),
             )
@@ -158,7 +158,8 @@ def make_plan(
     return Plan(layer, top, units, tuple(reversed(planned)), tuple(fields), inputs)
 
 
-def _quantity(value: float, unit: str, base: int) -> str:
+def quantity(value: float, unit: str, base: int) -> str:
+    """An amount in three digits with the prefix that goes with it, in steps of 1000 or 1024."""
     prefixes = ["", "K", "M", "G", "T", "P"]
     while value >= min(base, 1000) and len(prefixes) > 1:
         value /= base

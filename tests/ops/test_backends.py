@@ -156,7 +156,8 @@ def test_what_the_matrix_units_take_is_theirs_whatever_its_size(
         return backends.operator(f"backproject{len(shape) - 2}d", maps).namespace  # type: ignore[arg-type]
 
     for triton in (True, False):
-        monkeypatch.setattr(backends, "why_not", lambda name, triton=triton: None if triton else "not installed")
+        reason = None if triton else "it is not installed"
+        monkeypatch.setattr("deconv_kernels.ops.backends.why_not", lambda name, reason=reason: reason)
         for shape in ((1, 512, 1, 1), (9, 64, 3, 3), (4096, 64, 192, 192), (2, 3, 2, 1, 1)):
             for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
                 fast = dtype.itemsize == 2 or (dtype == torch.float32 and float32_precision == "tf32")

@@ -141,8 +141,12 @@ class Step:
         """
         return (windows,)
 
-    def multiply_adds(self, above: Window, channels: int) -> int:
-        """Of one unit, whose window on the output is `above`, to an input of some channels, zeros included."""
+    def multiply_adds(self, above: Window, read: Sequence[int]) -> int:
+        """Of one unit, whose window on the output is `above`, to an input of a shape for one image, zeros included."""
+        return 0
+
+    def kept_bytes(self, above: Window) -> int:
+        """Of a record, what the way back of one unit reads here."""
         return 0
 
     def bytes(self, above: Window, below: Sequence[Window], itemsize: int) -> int:

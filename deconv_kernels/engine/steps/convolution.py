@@ -85,8 +85,8 @@ class Convolution(Sliding, Packing):
         """The weight as (K, [[kd,] kh,] kw, C / groups)."""
         return channels_innermost(self.weight).movedim(1, -1)
 
-    def multiply_adds(self, above: Window, channels: int) -> int:
-        return above.elements * channels // self.groups * math.prod(self.kernel)
+    def multiply_adds(self, above: Window, read: Sequence[int]) -> int:
+        return above.elements * read[0] // self.groups * math.prod(self.kernel)
 
     def kernel_of(self, planned: PlannedStep) -> str:
         chosen = planned.options.kernel
@@ -122,7 +122,7 @@ class Convolution(Sliding, Packing):
         Each unit's own density decides, so that its result does not depend on the company it is in.
         """
         settled = windows.unpooling is None and not windows.rectify
-        large = self.multiply_adds(windows.window, channels) >= DENSE_WORK
+        large = self.multiply_adds(windows.window, (channels,)) >= DENSE_WORK
         if kernel == "sparse" or not settled or not large or windows.values.device.type != "cpu":
             _log.debug("%s: sparse", self.name)
             return None

@@ -98,6 +98,9 @@ class Linear(Packing):
         )
         return (on_whole(values, shape, windows),)
 
+    def multiply_adds(self, above: Window, read: Sequence[int]) -> int:
+        return above.elements * read[-1]
+
     def kernel_of(self, planned: PlannedStep) -> str:
         return "row of the weights" if planned.seeded else "backproject2d"
 

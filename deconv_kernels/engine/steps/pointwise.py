@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedModule
 from ..expressions import Expression
+from ..fields import Window
 from ..signal import Windows
 from .base import Function, FunctionStep, Kept, PlannedStep, Signals, Step, are_maps, batched_maps
 
@@ -61,6 +62,9 @@ class Rectifier(Pointwise):
         if self.ceiling < math.inf:
             return (F.hardtanh_ if owned else F.hardtanh)(inputs[0], 0.0, self.ceiling)
         return (torch.relu_ if owned else torch.relu)(inputs[0])
+
+    def kept_bytes(self, above: Window) -> int:
+        return 0 if self.rule == "deconvnet" else above.elements
 
     def fuses(self, keeps: bool) -> bool:
         return self.ceiling == math.inf and (self.rule == "deconvnet" or not keeps)

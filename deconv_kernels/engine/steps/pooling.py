@@ -58,6 +58,9 @@ class MaxPool(Sliding):
         """The step below reads pooled values and their switches."""
         return above.elements * (itemsize + 1)
 
+    def kept_bytes(self, above: Window) -> int:
+        return above.elements  # a switch is a byte
+
     def _neighbours(self, window: Window) -> PerAxis:
         """How many pooling windows beside a window overlap it; where the last one wins, their zeros can."""
         reach = [d * (k - 1) // s for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)]
