@@ -6,19 +6,18 @@ everywhere and need no file; the images are noise.
 
 from __future__ import annotations
 
-import collections
-import re
+import contextlib
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from gpu_ops import DEVICE, PRECISIONS, SEED, assert_close, backproject, replayed, rounding
+from gpu_ops import DEVICE, PRECISIONS, SEED, assert_close, rounding
 from torch import Tensor, nn
 
 from deconv_kernels import Deconvnet, Record, Units
+from deconv_kernels.engine.cards import CARDS, CardModel
 from deconv_kernels.models import VGG16
 
 SIZE = 224
@@ -83,8 +82,13 @@ def against_the_cpu(take: Take, layers: tuple[str, ...] = LAYERS, size: int = SI
             units = some_units(expected, layer)
             exact = cpu.project(expected, units, progress=False)
             found = device.project(record, units, progress=False)
-            assert torch.equal(found.boxes.cpu(), exact.boxes)
+            assert torch.equal(found.boxes, exact.boxes)
             assert_close(found.windows, exact.windows, f"projections of {layer}")
+            with waiting_forbidden():
+                again = device.project(record, units, progress=False)
+            replayed = device.capture(record, layer, units=4).project(units)
+            for other in (again, replayed):
+                assert torch.equal(other.windows, found.windows), "another call gives other bits"
             return {"units": len(units)}
 
         take("what is recorded", recorded)
@@ -97,6 +101,7 @@ def all_units(take: Take, layers: tuple[str, ...] | None = None, images: int = I
     """The strongest units of every map, in every precision: seconds by layer, and how far they are from float32."""
     inputs = noise(images, size)
     first: dict[str, tuple[Units, Tensor]] = {}
+    card = known_card()
 
     def run(precision: str) -> Outcome:
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -106,6 +111,7 @@ def all_units(take: Take, layers: tuple[str, ...] | None = None, images: int = I
         record = net.record(inputs.to(dtype), chosen, progress=False)
         recording = _now() - begun
         seconds: dict[str, float] = {}
+        least: dict[str, float] = {}
         deviation: dict[str, float] = {}
         projections = 0
         for layer in chosen:
@@ -115,6 +121,9 @@ def all_units(take: Take, layers: tuple[str, ...] | None = None, images: int = I
             for units in parts:
                 projections += len(net.project(record, units, progress=False).windows)
             seconds[layer] = _now() - begun
+            if card is not None:
+                count = sum(map(len, parts))
+                least[layer] = CardModel(net.plan(record, layer), count, card, precision).total.seconds
             sampled = first[layer][0] if layer in first else parts[0]
             sample = net.project(record, sampled, seed="one", progress=False).windows.float().cpu()
             assert bool(sample.isfinite().all()) and bool(sample.any()), f"projections of {layer}: not finite, or zero"
@@ -125,6 +134,7 @@ def all_units(take: Take, layers: tuple[str, ...] | None = None, images: int = I
             "seconds_recording": recording,
             "seconds_projecting": sum(seconds.values()),
             "seconds_by_layer": seconds,
+            "least_seconds_by_layer": least,  # of a model: by what the maker says of the card
             "deviation_from_float32": deviation,  # of the same units, switches of another rounding included
         }
 
@@ -137,48 +147,49 @@ def all_units(take: Take, layers: tuple[str, ...] | None = None, images: int = I
         take(f"all units in {precision}", step)
 
 
+def known_card() -> str | None:
+    """The card of which there is a model, if the device is one."""
+    name = torch.cuda.get_device_name().lower() if DEVICE == "cuda" else ""
+    return next((card for card in CARDS if card in name), None)
+
+
 def one_unit(take: Take, size: int = SIZE) -> None:
-    """One unit of conv1_2: what a call costs, where it synchronises, and what of it a CUDA graph can hold today."""
+    """One unit of conv1_2: what a call costs, that it does not wait for the device, and what it costs captured."""
     with rounding("float32"):
         net = network(DEVICE)
         record = net.record(noise(1, size), "conv1_2", progress=False)
         units = record.strongest("conv1_2", 1, [5])
+        expected = net.project(record, units, progress=False).windows
 
-        def project() -> Tensor:
-            return net.project(record, units, progress=False).windows
-
-        expected = project()
+        def not_waiting() -> None:
+            with waiting_forbidden():
+                found = net.project(record, units, progress=False).windows
+            assert torch.equal(found, expected)
 
         def captured() -> Outcome:
-            try:
-                assert_close(replayed(project), expected.double())
-            except AssertionError:
-                raise
-            except Exception as error:  # known: it synchronises; the reason is what is asked for
-                return {"captured": False, "reason": f"{type(error).__name__}: {error}"[:1000]}
-            return {"captured": True}
+            replay = net.capture(record, "conv1_2", units=1)
+            with waiting_forbidden():
+                found = replay.project(units).windows
+            assert torch.equal(found, expected)
+            return _cost(lambda: replay.project(units))
 
-        take("one unit, eager", lambda: _cost(project))
-        take("where it synchronises", lambda: {"places": _synchronisations(project)})
-        operations = _two_operations(net)
-        take("its two backprojections, eager", lambda: _cost(operations))
-        take("its two backprojections, captured", lambda: _captured_cost(operations))
+        take("one unit, eager", lambda: _cost(lambda: net.project(record, units, progress=False)))
+        take("one unit, without waiting for the device", not_waiting)
         take("one unit, captured", captured)  # last, because a capture that failed may leave the stream unusable
 
 
-def _two_operations(net: Deconvnet) -> Callable[[], Tensor]:
-    """What a projection from conv1_2 computes on the device: twice the same op, on one window of 1 x 1."""
-    weights = [dict(net.model.named_modules())[name].weight.detach() for name in ("conv1_2", "conv1_1")]
-    seed = torch.zeros(1, weights[0].shape[0], 1, 1, device=DEVICE)
-    seed[0, 5] = 1
-    image = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    origin = torch.tensor([[100, 100]], device=DEVICE)
-
-    def run() -> Tensor:
-        windows = backproject(seed, weights[0], image, origin, None, None)
-        return backproject(windows, weights[1], image, origin, None, None)
-
-    return run
+@contextlib.contextmanager
+def waiting_forbidden() -> Iterator[None]:
+    """Inside, what waits for the device raises an error."""
+    if DEVICE != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _cost(run: Callable[[], Any]) -> Outcome:
@@ -190,31 +201,6 @@ def _cost(run: Callable[[], Any]) -> Outcome:
         host.append(time.perf_counter() - begun)
         whole.append(_now() - begun)
     return {"host_seconds": statistics.median(host), "seconds_until_done": statistics.median(whole)}
-
-
-def _captured_cost(run: Callable[[], Tensor]) -> Outcome:
-    expected = run()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-    result.fill_(torch.nan)
-    graph.replay()
-    assert_close(result, expected.double())
-    return _cost(graph.replay)
-
-
-def _synchronisations(run: Callable[[], Any]) -> dict[str, int]:
-    """The lines at which a call waits for the device, and how often each."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            run()
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-    places = [f"{re.sub(r'.*/', '', warning.filename)}:{warning.lineno}" for warning in caught]
-    return dict(collections.Counter(places))
 
 
 def _parts(record: Record, layer: str) -> Iterator[Units]:

@@ -148,6 +148,8 @@ def graphics_card(result: Row) -> list[str]:
         f"{result['time'][:10]}; the checks {'passed' if result.get('passed') else 'did not all pass'}. Medians by "
         "CUDA events, interleaved; a ratio above 1 means ours is faster.",
         "",
+        *stage_rows(result),
+        *engine_rows(result),
     ]
     for stage, title in (("benchmarks", "pooling and unpooling"), ("backprojections", "backproject2d")):
         outcome = result["stages"].get(stage, {})
@@ -175,6 +177,40 @@ def graphics_card(result: Row) -> list[str]:
             body.append(cells)
         lines += [f"**{title}**", "", *table(header, body), ""]
     return lines
+
+
+def stage_rows(result: Row) -> list[str]:
+    """What became of every stage."""
+    body = []
+    for name, outcome in result["stages"].items():
+        errors = [row["case"] for row in outcome.get("results", []) if "error" in row]
+        told = "; ".join(filter(None, (outcome.get("reason"), outcome.get("verdict"), ", ".join(errors[:3]))))
+        body.append([name, outcome["status"], f"{outcome.get('seconds', 0):.0f} s", told.replace("|", "/")])
+    return [*table(["stage", "outcome", "took", "why"], body), ""]
+
+
+def engine_rows(result: Row) -> list[str]:
+    """The units of a whole VGG16 in every precision, and one unit alone."""
+    of_stage = {name: result["stages"].get(name, {}).get("results", []) for name in ("whole", "unit")}
+    whole = [
+        [
+            row["case"],
+            f"{row['projections']:,}",
+            *(f"{row[kind]:.2f} s" for kind in ("seconds_recording", "seconds_projecting")),
+            f"{least:.2f} s" if (least := sum(row.get("least_seconds_by_layer", {}).values())) else "no model",
+            f"{max(row['deviation_from_float32'].values()):.1e}",
+        ]
+        for row in of_stage["whole"]
+        if "projections" in row
+    ]
+    unit = [
+        [row["case"], *(f"{row[kind] * 1e6:.0f} us" for kind in ("host_seconds", "seconds_until_done"))]
+        for row in of_stage["unit"]
+        if "host_seconds" in row
+    ]
+    header = ["VGG16", "projections", "recording", "projecting", "at the least, by the model", "largest deviation"]
+    lines = ["**projections**", "", *table(header, whole), ""] if whole else ["**projections**: not measured.", ""]
+    return lines + ([*table(["conv1_2", "host", "until done"], unit), ""] if unit else [])
 
 
 def heading(result: Row) -> list[str]:

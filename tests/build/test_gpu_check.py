@@ -290,9 +290,12 @@ def test_the_engine_stages_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     steps = own.Steps(None, limit=1000)
     engine.against_the_cpu(steps.take, ("conv1_2", "conv3_1"), size=32)
     engine.all_units(steps.take, ("conv1_2",), images=2, size=32)
-    assert [step.get("error") for step in steps.found] == [None] * 6
-    assert [step["case"] for step in steps.found][3:] == [f"all units in {name}" for name in ops.PRECISIONS]
-    for step in steps.found[3:]:
+    monkeypatch.setattr(engine, "CALLS", 1)
+    engine.one_unit(steps.take, size=32)
+    assert [step.get("error") for step in steps.found] == [None] * 9
+    assert [step["case"] for step in steps.found[3:6]] == [f"all units in {name}" for name in ops.PRECISIONS]
+    assert [step["case"] for step in steps.found[6:]][-1] == "one unit, captured"
+    for step in steps.found[3:6]:
         assert step["projections"] == 64 * 2 and step["seconds_by_layer"].keys() == {"conv1_2"}
     assert steps.found[3]["deviation_from_float32"] == {"conv1_2": 0.0}
     assert 0 < steps.found[5]["deviation_from_float32"]["conv1_2"] < 0.5

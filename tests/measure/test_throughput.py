@@ -291,10 +291,21 @@ def test_report_makes_tables_and_plots_of_results(report: Any, tmp_path: Path) -
         "case": "max_pool2d k2s2", "seconds": {"cuda": 1e-3, "ATen": 2e-3, "copy": 9.1e-4},
         "share_of_copy": {"cuda": 0.91}, "speedup_over": {"ATen": {"cuda": 2.0}}, "not_run": {},
     }  # fmt: skip
+    whole = {
+        "case": "all units in tf32", "projections": 38016, "seconds_recording": 0.5, "seconds_projecting": 1.75,
+        "least_seconds_by_layer": {"conv1_1": 0.25, "conv1_2": 0.125}, "deviation_from_float32": {"conv1_1": 0.002},
+    }  # fmt: skip
+    failed = {"case": "all units in bfloat16", "error": "out of memory"}
+    unit = {"case": "one unit, captured", "host_seconds": 2e-5, "seconds_until_done": 4e-5}
     card = {
         "card": "Some GPU", "torch": "2.13", "triton": "3.9", "cuda": "13", "time": "2026-01-03T00:00:00Z",
-        "passed": False, "stages": {"benchmarks": {"results": [case, {"case": "max_unpool2d", "error": "wrong"}]},
-                                    "backprojections": {"status": "not run", "reason": "no time left"}},
+        "passed": False,
+        "stages": {
+            "benchmarks": {"status": "failed", "results": [case, {"case": "max_unpool2d", "error": "wrong"}]},
+            "backprojections": {"status": "not run", "reason": "no time left"},
+            "whole": {"status": "failed", "seconds": 21.4, "results": [whole, failed]},
+            "unit": {"status": "passed", "seconds": 3.0, "results": [unit]},
+        },
     }  # fmt: skip
     (results / "card.json").write_text(json.dumps(card))
     report.generate(results, page)
@@ -310,6 +321,10 @@ def test_report_makes_tables_and_plots_of_results(report: Any, tmp_path: Path) -
     assert "| max_pool2d k2s2 | 1.00 ms | 2x | 91% |" in text
     assert "| max_unpool2d | wrong |" in text
     assert "**backproject2d**: not measured (no time left)" in text
+    assert "| backprojections | not run | 0 s | no time left |" in text
+    assert "| whole | failed | 21 s | all units in bfloat16 |" in text
+    assert "| all units in tf32 | 38,016 | 0.50 s | 1.75 s | 0.38 s | 2.0e-03 |" in text
+    assert "| one unit, captured | 20 us | 40 us |" in text
     for name in ("projections.png", "bandwidth.png"):
         assert (docs / name).read_bytes().startswith(b"\x89PNG")
     written = text
