@@ -149,6 +149,7 @@ class SetPart:
         self.graph.output(whole)
 
     def __call__(self, whole: Tensor, part: Tensor, *read: Any) -> Tensor:
+        whole = whole.contiguous()  # in any other format `view` might be impossible
         given, known = iter((whole, *read)), dict[Node, Any]()
         for node in self.graph.nodes:
             if node.op == "output":
