@@ -6,13 +6,16 @@
 
 namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 
-// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches.
+// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches. Channels are read eight
+// at a time, for the reading of weights takes what the processor can read.
 template <int kY, int kX, typename C, int N>
 inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint8_t* channels, int64_t count,
                          const C* weights) {
   constexpr int kTaps = 9;
-  for (int64_t entry = 0; entry < count; ++entry) {
-    const C* line = as_one_register(weights + static_cast<int64_t>(channels[entry]) * (kTaps * kLine<C>));
+  uint64_t eight = 0;
+  for (int64_t entry = 0; entry < count; ++entry, eight >>= 8) {
+    if (entry % 8 == 0) std::memcpy(&eight, channels + entry, sizeof(eight));
+    const C* line = as_one_register(weights + static_cast<int64_t>(eight & 0xff) * (kTaps * kLine<C>));
     const Vector<C, N> value = broadcast<C, N>(values + entry);
 #pragma GCC unroll 3
     for (int y = 0; y < 3; ++y) {
