@@ -368,6 +368,7 @@ class Deconvnet:
         max_bytes: int | None = None,
         progress: bool | None = None,
         input: int = 0,
+        out: Tensor | None = None,
     ) -> Projections:
         """Projects units back to pixels, each inside its receptive field.
 
@@ -387,13 +388,17 @@ class Deconvnet:
                 By default 32 MiB on the CPU and 1 GiB elsewhere.
             progress: show a progress bar; by default on a terminal when it takes more than a second.
             input: to which of the network's inputs, where it has several.
+            out: takes the windows as they come and becomes `windows` of the result: a tensor of the shape that
+                `plan(record, layer).shape(len(units), input)` says, of the network's dtype and on its device. Over a
+                memory-mapped file (`torch.from_file`) it may be larger than the memory.
 
         Returns:
             The projections, in the order of the units.
 
         Raises:
+            TypeError: an `out` that is not a tensor.
             ValueError: a record of another network, a unit outside the record, an unknown seed, overlap, kernel or
-                input, or activations that the record has not kept.
+                input, activations that the record has not kept, or an `out` of another shape, dtype or device.
             UnknownLayer: a layer the model does not have.
 
         Source: Zeiler & Fergus 2013, section 2.1.
@@ -403,7 +408,7 @@ class Deconvnet:
         one_of("seed", seed, SEEDS)
         bounds = record.check(units)
         plan = self._plan(record, units.layer, max_bytes, False, _options(overlap, kernel))
-        walk = UnitWalk(record, plan, len(units), scaled=seed == "activation")
+        walk = UnitWalk(record, plan, len(units), seed == "activation", input, out)
         boxes = walk.send(units, input)
         if len(units):
             with progress_bar(len(units), "projecting", "unit", progress) as bar:

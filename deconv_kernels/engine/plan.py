@@ -56,6 +56,11 @@ class Plan:
         """Of one unit, zeros included."""
         return sum(step.multiply_adds for step in self.steps)
 
+    def shape(self, units: int, input: int = 0) -> tuple[int, ...]:
+        """(U, C, [[d,] h,] w) of the windows that so many units have on an input."""
+        window = self.inputs[input]
+        return units, window.channels, *window.size
+
     def as_dict(self, units: int) -> dict[str, Any]:
         """The plan for a number of units in plain numbers and texts: its steps from the units down to the images."""
         steps = []

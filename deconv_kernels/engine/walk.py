@@ -100,15 +100,18 @@ class UnitWalk:
         plan: of the layer.
         units: how many.
         scaled: by their activations.
+        input, out: an input, and what takes its results.
 
     Attributes:
         results: (U, C, [[d,] h,] w) for every input, in the windows of the plan.
     """
 
-    def __init__(self, record: Record, plan: Plan, units: int, scaled: bool) -> None:
+    def __init__(
+        self, record: Record, plan: Plan, units: int, scaled: bool, input: int = 0, out: Tensor | None = None
+    ) -> None:
         self.record, self.plan, self.units, self.scaled = record, plan, units, scaled
         self.buffer = UnitBuffer(plan.origins, units, record.dtype, record.device)
-        self.results = empty_results(record, plan, units)
+        self.results = empty_results(record, plan, units, input, out)
 
     def send(self, units: Units, input: int) -> Tensor:
         """Sends as many units to the device.
@@ -139,9 +142,28 @@ class UnitWalk:
         walk.down({plan.value: [seeds]}, len(plan.steps) - 1, 0, self.units)
 
 
-def empty_results(record: Record, plan: Plan, units: int) -> list[Tensor]:
-    """Memory for what arrives at every input, (U, C, [[d,] h,] w) in the windows of a plan."""
-    return [
-        torch.empty((units, below.channels, *below.size), dtype=record.dtype, device=record.device)
-        for below in plan.inputs
-    ]
+def empty_results(record: Record, plan: Plan, units: int, input: int = 0, out: Tensor | None = None) -> list[Tensor]:
+    """Memory for what arrives at every input, (U, C, [[d,] h,] w) in the windows of a plan.
+
+    Args:
+        record: of the images.
+        plan: of the layer.
+        units: how many.
+        input, out: an input, and its memory; all others, and this one without it, get new memory.
+
+    Raises:
+        TypeError, ValueError: `out` cannot take the results.
+    """
+    if out is not None and not isinstance(out, Tensor):
+        raise TypeError(f"out must be a Tensor, got {type(out).__name__}")
+    results = []
+    for number in range(len(plan.inputs)):
+        shape = plan.shape(units, number)
+        if number != input or out is None:
+            results.append(torch.empty(shape, dtype=record.dtype, device=record.device))
+        elif (tuple(out.shape), out.dtype, out.device) != (shape, record.dtype, record.device):
+            given = f"{tuple(out.shape)} of {out.dtype} on {out.device}"
+            raise ValueError(f"out must be {shape} of {record.dtype} on {record.device}, got {given}")
+        else:
+            results.append(out)
+    return results

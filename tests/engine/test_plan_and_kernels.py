@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deconv_kernels import Deconvnet, Record, Units, UnknownLayer, models
@@ -196,3 +199,29 @@ def test_a_plan_names_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels("auto") == [sparse, sparse, "slice of the weights"]
     monkeypatch.setattr(convolution, "DENSE_WORK", 1)
     assert kernels("auto") == ["backproject2d or torch", "backproject2d or torch", "slice of the weights"]
+
+
+@pytest.mark.parametrize("input", [0, 1])
+def test_results_go_to_a_file_as_they_come(input: int, tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(2, 4, 5)
+
+        def forward(self, images: Tensor, maps: Tensor) -> Tensor:
+            return F.max_pool2d((self.one(images) + self.other(maps)).relu(), 2)
+
+    net = Deconvnet(Pair().eval())
+    record = net.record([torch.randn(3, 3, 12, 12), torch.randn(3, 2, 16, 16)], net.output)
+    units = some_units(record, net.output, 40)
+    shape = net.plan(record, net.output).shape(len(units), input)
+    path = tmp_path / "windows"
+    out = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
+    found = net.project(record, units, "one", input=input, max_bytes=2_000, out=out)
+    expected = net.project(record, units, "one", input=input)
+    assert found.windows is out
+    assert torch.equal(out, expected.windows) and torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(torch.from_file(str(path), size=math.prod(shape)).view(shape), expected.windows)
+    for wrong in (out[:1], out.double(), out.to("meta")):
+        with pytest.raises(ValueError, match=rf"out must be \({shape[0]}, {shape[1]}, .* of torch.float32 on cpu, got"):
+            net.project(record, units, "one", input=input, out=wrong)
