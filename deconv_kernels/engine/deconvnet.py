@@ -385,7 +385,7 @@ class Deconvnet:
             kernel: what runs convolutions backwards: "sparse" (`backproject2d`), "dense" (unpooling, rectification and
                 torch's transposed convolution), or "auto", which is sparse but for large signals with few zeros.
             max_bytes: working memory for the windows of one step; each step takes as many units at once as fit.
-                By default 32 MiB on the CPU and 1 GiB elsewhere.
+                By default 8 MiB on the CPU and 1 GiB elsewhere.
             progress: show a progress bar; by default on a terminal when it takes more than a second.
             input: to which of the network's inputs, where it has several.
             out: takes the windows as they come and becomes `windows` of the result: a tensor of the shape that

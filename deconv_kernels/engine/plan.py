@@ -17,7 +17,7 @@ from .trace.tape import Tape
 
 # Working memory for the windows above and below a step: on the CPU as much as stays near the cores, elsewhere as much
 # as keeps the device busy.
-HOST_BYTES = 2**25
+HOST_BYTES = 2**23
 DEVICE_BYTES = 2**30
 
 

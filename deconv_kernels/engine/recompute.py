@@ -131,7 +131,7 @@ class Recomputation:
         layers: whose outputs are wanted.
         input: the number of the input that the rectangle changes.
         max_bytes: working memory for the windows; as many positions are computed at once as fit, and at least one.
-            By default 32 MiB on the CPU and 1 GiB elsewhere.
+            By default 8 MiB on the CPU and 1 GiB elsewhere.
 
     Attributes:
         clean: the output of every layer for the clean image, (C, [[D,] H,] W) or (F,).

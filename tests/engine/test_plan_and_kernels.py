@@ -172,7 +172,7 @@ def test_the_plan_of_vgg16_is_known() -> None:
     assert by_name["conv4_3"].multiply_adds == 14 * 14 * 9 * 512 * 512
     assert by_name["conv5_3"].multiply_adds == 0, "a seed takes a slice of the weights"
     assert 7.2e9 < plan.multiply_adds < 7.5e9
-    assert by_name["conv1_2"].units_at_once == max(1, 2**25 // (4 * (64 * 192 * 192 + 64 * 194 * 194)))
+    assert by_name["conv1_2"].units_at_once == max(1, 2**23 // (4 * (64 * 192 * 192 + 64 * 194 * 194)))
     smaller = make_plan(net.tape, "conv5_3", record.shapes, torch.float32, 2**20)
     assert all(a.units_at_once <= b.units_at_once for a, b in zip(smaller.steps, plan.steps, strict=True))
     table = plan.table(4608)
