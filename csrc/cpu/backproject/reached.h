@@ -43,4 +43,22 @@ inline Reached reached(int64_t origin, int64_t step, int64_t base, int64_t map_e
   return part;
 }
 
+// The same along all axes, of one unit.
+struct ReachedBox {
+  Reached planes;
+  Reached rows;
+  Reached columns;
+
+  ReachedBox(const BackprojectParams& p, int64_t unit) {
+    const PerAxis origin = origin_of(p, unit);
+    planes = reached(origin.z, p.step.z, p.base.z, p.end.z, p.full.z, p.begin.z, p.size.z);
+    rows = reached(origin.y, p.step.y, p.base.y, p.end.y, p.full.y, p.begin.y, p.size.y);
+    columns = reached(origin.x, p.step.x, p.base.x, p.end.x, p.full.x, p.begin.x, p.size.x);
+  }
+
+  bool has_row(int64_t plane, int64_t row) const {
+    return plane >= planes.begin && plane < planes.end && row >= rows.begin && row < rows.end;
+  }
+};
+
 }  // namespace deconv_kernels::DECONV_CPU_CAPABILITY

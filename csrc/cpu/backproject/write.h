@@ -16,23 +16,6 @@ struct HeldRows {
   int64_t wide;
 };
 
-struct ReachedBox {
-  Reached planes;
-  Reached rows;
-  Reached columns;
-
-  ReachedBox(const BackprojectParams& p, int64_t unit) {
-    const PerAxis origin = origin_of(p, unit);
-    planes = reached(origin.z, p.step.z, p.base.z, p.end.z, p.full.z, p.begin.z, p.size.z);
-    rows = reached(origin.y, p.step.y, p.base.y, p.end.y, p.full.y, p.begin.y, p.size.y);
-    columns = reached(origin.x, p.step.x, p.base.x, p.end.x, p.full.x, p.begin.x, p.size.x);
-  }
-
-  bool has_row(int64_t plane, int64_t row) const {
-    return plane >= planes.begin && plane < planes.end && row >= rows.begin && row < rows.end;
-  }
-};
-
 // Writes what a task has summed of one plane of a unit's result.
 template <typename T>
 void write_rows(const BackprojectParams& p, const SendTask& task, const HeldRows<Compute<T>>& held, int64_t unit,
