@@ -6,8 +6,8 @@
 
 namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 
-// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches. Channels are read eight
-// at a time, for the reading of weights takes what the processor can read.
+// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches. Channels are read
+// eight at a time, for the reading of weights takes what the processor can read.
 template <int kY, int kX, typename C, int N>
 inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint8_t* channels, int64_t count,
                          const C* weights) {
