@@ -109,8 +109,8 @@ def _is_linear(call: Call) -> bool:
         return not _not_linear(call, call.node.target)
     if call.node.op == "call_module" or not is_linear(call.node, lambda n: n in call.signals or n in call.parts):
         return False
-    source = call.node.args[0] if call.node.args else None
-    if is_along_the_batch(call.node) and not (isinstance(source, Node) and _puts_parts_first(source)):
+    moves_parts = any(isinstance(n, Node) and _puts_parts_first(n) for n in (call.node, *call.node.args[:1]))
+    if is_along_the_batch(call.node) and not moves_parts:
         _along_the_batch(call, "along the dimension of the batch it mixes images; name another dimension by number")
     return True
 
@@ -290,14 +290,6 @@ def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
     if call.looked_at or isinstance(size, Node):
         return call.whole(linear=True)
     return AdaptiveAveragePool(call.name, call.function)
-
-
-def _mean(call: Call) -> list[Step]:
-    dimensions = call.argument(1, "dim", call.node.kwargs.get("axis"))
-    listed = dimensions if isinstance(dimensions, tuple | list) else [dimensions]
-    if not listed or any(not isinstance(d, int) or d in (0, -4) for d in listed):
-        return _along_the_batch(call, "dimensions of one image are needed, such as in x.mean((2, 3))")
-    return call.whole(linear=True)
 
 
 def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
@@ -550,28 +542,9 @@ def _view(call: Call) -> list[Step] | Step:
     )
 
 
-def _moves_no_batch(*positions: int) -> Callable[[Call], list[Step]]:
-    """For views whose dimensions, given at these positions, must not be the batch."""
-
-    def build(call: Call) -> list[Step]:
-        given = [call.node.args[position] for position in positions if len(call.node.args) > position]
-        named = [value for key, value in call.node.kwargs.items() if key.startswith("dim")]
-        dimensions = given + named
-        needed = "the batch dimension must stay where it is; name the other dimensions by number"
-        if not dimensions:
-            raise call.refused(needed)
-        if any(not isinstance(d, int) or d == 0 or d < -3 for d in dimensions):
-            return _along_the_batch(call, needed)
-        return call.whole(linear=True)
-
-    return build
-
-
-def _flip(call: Call) -> list[Step]:
-    dimensions = _numbers(call, "dims")
-    if any(not isinstance(d, int) or d in (0, -4) for d in dimensions):
-        return _along_the_batch(call, "flipping the batch dimension mixes images")
-    return call.whole(linear=True)
+def _squeeze(call: Call) -> None:
+    if call.argument(1, "dim") is None:
+        raise call.refused("it takes the batch too where that is one image; name the other dimensions by number")
 
 
 def _permute(call: Call) -> list[Step]:
@@ -671,13 +644,6 @@ def _concatenate(call: Call) -> list[Step] | Step:
         return call.whole(linear=True)
     call.reads = list(maps)
     return Concatenate(call.name, dimension)
-
-
-def _stack(call: Call) -> list[Step]:
-    dimension = call.argument(1, "dim", 0)
-    if dimension == 0 or not isinstance(dimension, int):
-        return _along_the_batch(call, "stacking before the batch dimension moves it; name another dimension")
-    return call.whole(linear=True)
 
 
 def _dropout(call: Call) -> Step:
@@ -804,17 +770,14 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
         (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
         lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
     ),
-    **dict.fromkeys((torch.mean, "mean", torch.sum, "sum"), _mean),
-    **dict.fromkeys((torch.flip, "flip"), _flip),
     **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function)),
     **dict.fromkeys(
         (torch.flatten, "flatten"),
         lambda call: _flatten(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)),
     ),
     **dict.fromkeys(("view", "reshape", torch.reshape), _view),
+    **dict.fromkeys((torch.squeeze, "squeeze"), _squeeze),
     **dict.fromkeys((torch.permute, "permute"), _permute),
-    **dict.fromkeys((torch.transpose, "transpose"), _moves_no_batch(1, 2)),
-    **dict.fromkeys((torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze"), _moves_no_batch(1)),
     operator.getitem: _item,
     getattr: _attribute,
     **dict.fromkeys((torch.detach, "detach"), lambda call: _linear_map(call) if _is_for_its_size(call) else None),
@@ -838,5 +801,4 @@ _FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
     **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function, -1.0)),
     set_item: _set_item,
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
-    torch.stack: _stack,
 }

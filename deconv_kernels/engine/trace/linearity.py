@@ -18,7 +18,7 @@ from ..nodes import Node, SetPart
 
 # A line for every function: its parameters in their order. It is linear, or linear with something constant added,
 # together in those with a star, all others held constant; in one element of those with a plus. Of several lines any one
-# holds. Those with an @ name dimensions, none of which may be that of the batch.
+# holds. Those with an @ name dimensions, none of which may be that of the batch, as all are that are not named.
 _VIEWS = """
 adjoint *input
 bfloat16 *input
@@ -48,13 +48,13 @@ reshape *input
 reshape_as *input *other
 select *input @dim index
 split *tensor split_size_or_sections @dim=0
-squeeze *input
+squeeze *input @dim
 swapaxes *input @axis0 @axis1
 swapdims *input @dim0 @dim1
 t *input
 tensor_split *input indices_or_sections @dim=0
 to *input *other
-transpose *input
+transpose *input @dim0 @dim1
 type *input dtype
 type_as *input *other
 unbind *input @dim=0
@@ -88,9 +88,9 @@ copy *input *src
 cumsum *input @dim
 cumulative_trapezoid *y x
 deg2rad *input
-diag_embed *input offset @dim1 @dim2
+diag_embed *input offset @dim1=-2 @dim2=-1
 diagonal_scatter *input *src offset @dim1=0 @dim2=1
-diff *input n @dim prepend append
+diff *input n @dim=-1 prepend append
 div *input other
 divide *input other
 dstack *tensors
@@ -116,7 +116,7 @@ lerp *input *end weight
 lerp input end *weight
 masked_fill *input mask value
 masked_scatter *input mask *source
-mean *input
+mean *input @dim
 mul *input other
 mul input *other
 multiply *input other
@@ -142,7 +142,7 @@ select_scatter *input *src @dim index
 slice_scatter *input *src @dim=0
 stack *tensors @dim=0
 sub *input *other
-sum *input
+sum *input @dim
 take_along_dim *input indices @dim
 tile *input
 trapezoid *y x
@@ -188,8 +188,8 @@ mm input *mat2
 multi_dot +tensors
 tensordot *a b dims
 tensordot a *b dims
-vecdot *x y @dim
-vecdot x *y @dim
+vecdot *x y @dim=-1
+vecdot x *y @dim=-1
 """
 
 
@@ -267,7 +267,8 @@ def is_along_the_batch(node: Node) -> bool:
         for parameter in parameters:
             value = given.get(parameter.name)
             value = parameter.default if value is None else value
-            if parameter.mark == "@" and 0 in (value if isinstance(value, tuple | list) else (value,)):
+            named = value if isinstance(value, tuple | list) else (value,)
+            if parameter.mark == "@" and (not named or any(not isinstance(d, int) or d == 0 for d in named)):
                 return True
     return False
 
