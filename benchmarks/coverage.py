@@ -42,6 +42,7 @@ from deconv_kernels.measure.baselines import installed, node_of
 PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
 EXACT = 1e-9
 SIDES = (64, 96, 128, 192)
+_NOT_EXAMINED = ("too large", "too slow", "no network")
 _UNITS_TRIED = 4  # until one has a gradient
 _NO_MEMORY = "can't allocate memory"
 MOST_MEMORY = 8 << 30
@@ -390,8 +391,13 @@ def page(results: dict[str, list[Found]], how: str) -> str:
         lines += ["", f"## {name}", ""]
         lines += ["| network | parameters | images | gradient | deviation | traced | deconvnet, guided | with rules |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+        left = {verdict: [each.network for each in found if each.verdict == verdict] for verdict in _NOT_EXAMINED}
         for each in found:
-            lines.append(f"| {' | '.join(_row(each))} |")
+            if each.verdict not in left:
+                lines.append(f"| {' | '.join(_row(each))} |")
+        for verdict, networks in left.items():
+            if networks:
+                lines += ["", f"{verdict.capitalize()}: {', '.join(networks)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -9,11 +9,10 @@ functions of torch that they come from, of which `layers` knows the steps.
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import operator
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 from unittest.mock import patch
@@ -25,25 +24,21 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram, export
 from torch.export.graph_signature import InputKind
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from ... import ops
 from ...ops.dispatch import FakeTensor, FakeTensorMode, OpOverload
 from ..errors import UnsupportedModule
-from ..nodes import LAYER, NO_GRAD, VALUE, Applied, Node, Region, describe, overwritten, set_item
+from ..nodes import NO_GRAD, VALUE, Applied, Node
 from ..weights import tensors_within
+from .aten import as_written
 from .functions import APPLIED, AppliedCall, kept_whole
-from .layers import is_known, normalizes
-from .rules import is_spelling
+from .regions import BATCH, STACK, between_maps, collapse, innermost, is_complex, keeps_batch, module_calls, regions
 from .tracer import TRACING, ModuleCall, functions_apply, input_names, to_trace, untraceable
 from .views import write_back
 
-BATCH, OTHER_BATCH = 1_000_003, 1_000_211
-_STACK = "nn_module_stack"
+_OTHER_BATCH = 1_000_211
 _ADAPTIVE_MAX_POOLS = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 # Where torch writes, beside raising it, that sizes of maps do not go together.
 _LOG_OF_SHAPES = logging.getLogger("torch._subclasses.fake_tensor")
-_NO_END = 2**63 - 1
 _MOST_TAKEN = 100
 _SET_GRAD_ENABLED = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
@@ -69,21 +64,21 @@ def exported_apart(
         UnsupportedModule: torch.export cannot trace it for such images, or it depends on the size of the batch.
     """
     root, graph = _written(model, arguments, inputs, like, BATCH)
-    if str(graph) != str(_written(model, arguments, inputs, like, OTHER_BATCH)[1]):
+    if str(graph) != str(_written(model, arguments, inputs, like, _OTHER_BATCH)[1]):
         raise UnsupportedModule(f"{type(model).__name__} computes otherwise for another size of the batch")
     write_back(graph, root)
     for node in graph.nodes:  # maps may lie otherwise in memory than torch.export thinks
         node.target = "reshape" if node.target == "view" else node.target
-    for path, nodes in _regions(graph, root, leaves):
-        _collapse(graph, nodes, root, path)
+    for path, nodes in regions(graph, root, leaves):
+        collapse(graph, nodes, root, path)
     returned = [n for node in graph.nodes if node.op == "output" for n in node.all_input_nodes]
-    if len(returned) == 1 and not _keeps_batch(returned[0]):
+    if len(returned) == 1 and not keeps_batch(returned[0]):
         raise UnsupportedModule(f"in what {type(model).__name__} returns, images have no dimension of their own")
-    if any(_is_complex(node) for node in returned):
+    if any(is_complex(node) for node in returned):
         raise UnsupportedModule(f"{type(model).__name__} returns complex numbers, and signals are real")
-    for nodes in _between_maps(graph):
-        _collapse(graph, nodes, root, _innermost(nodes))
-    return root, _module_calls(graph, root), graph
+    for nodes in between_maps(graph):
+        collapse(graph, nodes, root, innermost(nodes))
+    return root, module_calls(graph, root), graph
 
 
 def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
@@ -281,7 +276,7 @@ class _Writer:
             raise self._refused(f"calls {node.target}")
         applied = self.calls[args[1]] if node.target is APPLIED else None
         if applied is None:
-            target, args, kwargs = _as_written(node.target, args, kwargs)
+            target, args, kwargs = as_written(node.target, args, kwargs)
         else:
             target, (args, kwargs) = Applied(applied.function), applied.arguments(args[0])
         if target is None:
@@ -290,12 +285,12 @@ class _Writer:
         if target in _ADAPTIVE_MAX_POOLS:
             alone = not any(user.args[1] == 1 and user.users for user in node.users)
             target = target if alone else getattr(F, f"{target.__name__}_with_indices")
-        first = next((x for x in args if isinstance(x, Node) and _keeps_batch(x, self.batch)), self.images[0])
+        first = next((x for x in args if isinstance(x, Node) and keeps_batch(x, self.batch)), self.images[0])
         args, kwargs = self._sized((args, kwargs), first, node)
         made = self.graph.create_node(
             "call_method" if isinstance(target, str) else "call_function", target, args, kwargs
         )
-        made.meta.update({key: node.meta[key] for key in (VALUE, _STACK) if key in node.meta})
+        made.meta.update({key: node.meta[key] for key in (VALUE, STACK) if key in node.meta})
         if no_grad:
             made.meta[NO_GRAD] = True
         if not alone:
@@ -333,296 +328,3 @@ def hold(root: nn.Module, path: str, tensor: Tensor) -> None:
     module = root.get_submodule(owner)
     if not hasattr(module, name):
         setattr(module, name, tensor)
-
-
-def _as_written(
-    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """A call of ATen as that of a function of torch or, by its name, of a method; None for what changes nothing."""
-    if not isinstance(target, OpOverload):
-        return target, args, kwargs
-    name = target._opname
-    if target.namespace == "deconv_kernels" and name in ("max_pool2d", "max_pool3d"):
-        input, bias, *window, relu = args
-        return getattr(ops, name), (input, *window), {"bias": bias, "relu": relu}
-    if target.namespace != "aten":
-        return target, args, kwargs
-    if name.startswith("_assert"):
-        return None, (), {}
-    if name in _REWRITTEN:
-        return _REWRITTEN[name](*args, **kwargs)
-    kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "layout") or value}
-    if "dropout" in name:
-        return F.dropout, args, kwargs
-    found = _function(_NAMES.get(name, name))
-    if found is None and name.endswith("_"):
-        return _function(name[:-1]) or target, args, {**kwargs, "inplace": True}
-    return found or target, args, kwargs
-
-
-def _function(name: str) -> Any:
-    candidates = [getattr(room, name, None) for room in (F, torch)]
-    candidates.append(getattr(torch.linalg, name.removeprefix("linalg_"), None) if name.startswith("linalg_") else None)
-    if callable(getattr(Tensor, name, None)):
-        candidates.append(name)
-    known = [c for c in candidates if c is not None and (is_known(c) or is_spelling(c))]
-    return next(iter(known or [c for c in (*candidates[1:], candidates[0]) if c is not None]), None)
-
-
-def _item(x: Node, *index: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    return operator.getitem, (x, index), {}
-
-
-def _slice(x: Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
-    if start in (None, 0) and end in (None, _NO_END) and step == 1:
-        return None, (x,), {}
-    dim %= x.meta[VALUE].dim()
-    return _item(x, *[slice(None)] * dim, slice(start, None if end == _NO_END else end, None if step == 1 else step))
-
-
-def _index(x: Node, indices: Sequence[Any]) -> Any:
-    return _item(x, *(slice(None) if index is None else index for index in indices))
-
-
-def _index_put(x: Node, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
-    if accumulate:
-        return "index_put_", (x, tuple(indices), values, True), {}
-    return set_item, (x, tuple(slice(None) if index is None else index for index in indices), values), {}
-
-
-def _interpolate(mode: str) -> Any:
-    def rewritten(x: Node, size: Any, *rest: Any) -> Any:
-        align, scales = (rest[0], rest[1:]) if mode in ("bilinear", "bicubic", "linear", "trilinear") else (None, rest)
-        factors = scales[0] if scales and isinstance(scales[0], tuple | list) else None
-        return F.interpolate, (x, None if size is None else list(size), factors, mode, align or None), {}
-
-    return rewritten
-
-
-def _padded(mode: str) -> Any:
-    return lambda x, sides, value=0: (F.pad, (x, list(sides), mode, *([value] if mode == "constant" else [])), {})
-
-
-_NAMES = {"split_with_sizes": "split", "log_sigmoid": "logsigmoid", "detach_": "detach", "_unsafe_view": "view"}
-_REWRITTEN: dict[str, Any] = {
-    "batch_norm": lambda x, w, b, m, v, training, momentum, eps, *_: (
-        F.batch_norm,
-        (x, m, v, w, b, training, momentum, eps),
-        {},
-    ),
-    "instance_norm": lambda x, w, b, m, v, own, momentum, eps, *_: (
-        F.instance_norm,
-        (x, m, v, w, b, own, momentum, eps),
-        {},
-    ),
-    "layer_norm": lambda *args, **named: (F.layer_norm, args[:5], named),
-    "group_norm": lambda *args, **named: (F.group_norm, args[:5], named),
-    "im2col": lambda x, *window: (F.unfold, (x, *window), {}),
-    "col2im": lambda x, *window: (F.fold, (x, *window), {}),
-    "mT": lambda x: (torch.transpose, (x, -2, -1), {}),
-    "slice": _slice,
-    "index": _index,
-    "index_put_": _index_put,
-    "alias": lambda x: (F.dropout, (x, 0.0, False), {}),
-    "lift_fresh_copy": lambda x: (torch.clone, (x,), {}),
-    "to": lambda x, *to, **named: (
-        "to",
-        (x, *(what for what in to if isinstance(what, torch.dtype | torch.device | Node))),
-        {name: what for name, what in named.items() if name in ("dtype", "device")},
-    ),
-    "constant_pad_nd": _padded("constant"),
-    **{
-        f"{kind}ion_pad{n}d": _padded(mode)
-        for kind, mode in (("reflect", "reflect"), ("replicat", "replicate"))
-        for n in (1, 2, 3)
-    },
-    **{
-        f"upsample_{mode}{n}d": _interpolate("nearest-exact" if "exact" in mode else mode)
-        for mode in ("nearest", "_nearest_exact", "linear", "bilinear", "bicubic", "trilinear")
-        for n in (1, 2, 3)
-    },
-}
-
-
-def _regions(graph: torch.fx.Graph, root: nn.Module, leaves: Collection[Any]) -> Iterator[tuple[str, list[Node]]]:
-    """The nodes of the modules that are to be one node each, with the modules' paths."""
-    types = [
-        kind for kind in leaves if isinstance(kind, type) and issubclass(kind, nn.Module) and not is_spelling(kind)
-    ]
-    paths = [
-        path
-        for path, module in root.named_modules(remove_duplicate=False)
-        if path and (normalizes(module) or any(_is_a(module, kind) for kind in types))
-    ]
-    for path in paths:
-        calls: dict[str, list[Node]] = {}
-        for node in graph.nodes:
-            for key, (of, _) in node.meta.get(_STACK, {}).items():
-                if of == path:
-                    calls.setdefault(key, []).append(node)
-        for nodes in calls.values():
-            if len(nodes) > 1 or not isinstance(nodes[0].target, Region):
-                yield path, nodes
-
-
-def _is_a(module: nn.Module, kind: type[nn.Module]) -> bool:
-    return isinstance(module, kind) and type(module).forward is kind.forward
-
-
-def _innermost(nodes: Sequence[Node]) -> str:
-    """The path of the innermost module to which some nodes all belong."""
-    stacks = [[path for path, _ in node.meta.get(_STACK, {}).values()] for node in nodes]
-    common = [path for path in stacks[0] if all(path in stack for stack in stacks)]
-    return common[-1] if common else ""
-
-
-def _collapse(graph: torch.fx.Graph, nodes: Sequence[Node], root: nn.Module, path: str) -> None:
-    """Makes one node of several, which belong to the module at a path."""
-    nodes = _with_sizes(graph, nodes)
-    members = set(nodes)
-    read = dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n not in members)
-    for node in nodes:
-        if any(target in read for target in overwritten(node, root)):
-            raise UnsupportedModule(f"{describe(node, root)} writes into what {path!r} is given; make it out of place")
-    returned = [node for node in nodes if any(user not in members for user in node.users)]
-    inside = torch.fx.Graph()
-    copies = {n: inside.placeholder(n.name) for n in read}
-    for node in nodes:
-        copies[node] = inside.node_copy(node, copies.__getitem__)
-    inside.output(copies[returned[0]] if len(returned) == 1 else tuple(copies[n] for n in returned))
-    module = root.get_submodule(path)
-    with graph.inserting_after(nodes[-1]):
-        made = graph.call_function(Region(module, inside), tuple(read))
-    inner = {key: of for key, of in nodes[-1].meta.get(_STACK, {}).items() if of[0] == path or path.startswith(of[0])}
-    made.meta.update(
-        {
-            _STACK: inner,
-            VALUE: returned[0].meta[VALUE] if len(returned) == 1 else tuple(n.meta[VALUE] for n in returned),
-        }
-    )
-    last = made
-    for number, node in enumerate(returned):
-        result = made
-        if len(returned) > 1:
-            with graph.inserting_after(last):
-                result = last = graph.call_function(operator.getitem, (made, number))
-            result.meta.update({_STACK: inner, VALUE: node.meta[VALUE]})
-        node.replace_all_uses_with(result, delete_user_cb=lambda user: user not in members)
-    for node in reversed(nodes):
-        graph.erase_node(node)
-    _put_in_order(graph)
-
-
-def _with_sizes(graph: torch.fx.Graph, nodes: Sequence[Node]) -> list[Node]:
-    """Nodes together with what they ask for the number of images of one another's values, theirs alone from now on."""
-    members, own = set(nodes), dict[Node, Node]()
-    for node in list(graph.nodes):
-        asks = node.op == "call_method" and node.target == "size" and node.args[0] in members
-        if asks or (_STACK not in node.meta and node.target is operator.mul and node.args[0] in own):
-            with graph.inserting_after(node):
-                own[node] = graph.node_copy(node, lambda n: own.get(n, n))
-    for node, copied in reversed(own.items()):
-        node.replace_all_uses_with(copied, delete_user_cb=members.union(own.values()).__contains__)
-        if copied.users:
-            members.add(copied)
-        else:
-            graph.erase_node(copied)
-        if not node.users:
-            graph.erase_node(node)
-    return [node for node in graph.nodes if node in members]
-
-
-def _put_in_order(graph: torch.fx.Graph) -> None:
-    """Moves nodes behind what they read."""
-    order: dict[Node, None] = {}
-    waiting = list(graph.nodes)
-    while waiting:
-        left = []
-        for node in waiting:
-            if all(read in order for read in node.all_input_nodes):
-                order[node] = None
-            else:
-                left.append(node)
-        if len(left) == len(waiting):
-            raise UnsupportedModule(f"{left[0].name!r} is computed together with what it reads")
-        waiting = left
-    for before, node in itertools.pairwise(order):
-        if before.next is not node:
-            before.append(node)
-
-
-def _signals(graph: torch.fx.Graph) -> set[Node]:
-    """The nodes whose values are computed from what is in the images."""
-    found: set[Node] = set()
-    for node in graph.nodes:
-        sizes = node.op == "call_method" and node.target == "size"
-        if node.op == "placeholder" or (not sizes and any(read in found for read in node.all_input_nodes)):
-            found.add(node)
-    return found
-
-
-def _keeps_batch(node: Node, batch: int = BATCH) -> bool:
-    """Whether the first dimension of a value is that of the batch."""
-    value = node.meta.get(VALUE)
-    parts = value if isinstance(value, tuple | list) else (value,)
-    return all(not isinstance(x, Tensor) or (x.dim() > 0 and x.shape[0] == batch) for x in parts)
-
-
-def _is_complex(node: Node) -> bool:
-    return any(isinstance(x, Tensor) and x.is_complex() for x in tree_leaves(node.meta.get(VALUE)))
-
-
-def _between_maps(graph: torch.fx.Graph) -> list[list[Node]]:
-    """Groups of nodes between which there are no maps: where images have no dimension of their own, or numbers are
-    complex. Each comes with the nodes that make maps again."""
-    signals = _signals(graph)
-    lost = {node for node in signals if node.op != "output" and (not _keeps_batch(node) or _is_complex(node))}
-    groups: list[set[Node]] = []
-    for node in graph.nodes:
-        if node not in signals or node.op == "output":
-            continue
-        near = {read for read in node.all_input_nodes if read in lost}
-        if node in lost or near:
-            joined = {node} | near
-            for group in [group for group in groups if group & joined]:
-                joined |= group
-                groups.remove(group)
-            groups.append(joined)
-    order = {node: number for number, node in enumerate(graph.nodes)}
-    return [sorted(_convex(group, graph), key=order.__getitem__) for group in groups]
-
-
-def _convex(group: set[Node], graph: torch.fx.Graph) -> set[Node]:
-    """A group with the nodes between its members."""
-    after: set[Node] = set()
-    for node in graph.nodes:
-        if node in group or any(read in after for read in node.all_input_nodes):
-            after.add(node)
-    before: set[Node] = set()
-    for node in reversed(graph.nodes):
-        if node in group or any(user in before for user in node.users):
-            before.add(node)
-    return {node for node in after & before if node.op != "output"}
-
-
-def _module_calls(graph: torch.fx.Graph, root: nn.Module) -> list[ModuleCall]:
-    """The calls of modules, and with a node that is all that a module computes the name of that module."""
-    own_path = {module: path for path, module in root.named_modules()}
-    signals, order = _signals(graph), list(graph.nodes)
-    calls: dict[str, tuple[str, list[Node]]] = {}
-    for node in order:
-        for key, (path, _) in node.meta.get(_STACK, {}).items():
-            if path:
-                calls.setdefault(key, (own_path[root.get_submodule(path)], []))[1].append(node)
-    paths = [path for path, _ in calls.values()]
-    found = []
-    for path, nodes in calls.values():
-        members = set(nodes)
-        given = dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n in signals - members)
-        returned = [n for n in nodes if n in signals and any(user not in members for user in n.users)]
-        computed = [n for n in nodes if n in signals]
-        if len(computed) == 1 and paths.count(path) == 1 and not any(p.startswith(f"{path}.") for p in paths):
-            computed[0].meta[LAYER] = path
-        before = order[order.index(nodes[0]) - 1]
-        found.append(ModuleCall(path, tuple(given), tuple(returned), before, nodes[-1]))
-    return found

@@ -29,7 +29,7 @@ from ..errors import NeedsSizes, UnsupportedModule
 from ..nodes import CONSTANT, IN_PLACE_OPERATORS, NO_GRAD, Applied, Node, set_data, set_item
 from ..weights import copy_in_eval
 from .constants import Constants, assume, computes_with, is_random
-from .layers import known_type
+from .operations import known_type
 
 _TORCH = Path(torch.__file__).parent
 TRACING = threading.RLock()
