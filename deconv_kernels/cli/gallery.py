@@ -13,10 +13,10 @@ from .gallery_settings import Settings
 
 @options.command("gallery", Settings)
 def command(settings: Settings) -> Answer:
-    """Draw what maps respond to in photographs: their strongest activations, projected back to pixels.
+    """Draw what maps respond to in images: their strongest activations, projected back to pixels.
 
     Writes per layer one figure, the first layer's filters, the units as a table and the projections as arrays. Further
-    photographs may follow the options, as in --images *.jpg.
+    photographs may follow the options, as in --images *.jpg. Volumes are drawn as rows of slices, signals as lines.
 
     \b
     Example:

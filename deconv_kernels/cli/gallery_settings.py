@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from . import options
-from .options import OVERLAPS, Network, PhotographSources, group, option
+from .options import OVERLAPS, ImageSources, Network, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Settings:
     """What to draw."""
 
     network: Network = group(Network)
-    photographs: PhotographSources = group(PhotographSources)
+    images: ImageSources = group(ImageSources)
     layers: str = options.layers("Layers to draw, separated by commas, such as conv3_3,conv5_3.", required=True)
     maps: int = options.maps()
     k: int = options.k()

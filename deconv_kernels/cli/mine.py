@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checks import at_least
 from . import options
 from .answer import Answer
-from .options import Network, PhotographSources, group, option
+from .options import ImageSources, Network, group, option
 
 _BATCHES_PER_PART = 8
 
@@ -18,7 +18,7 @@ class Settings:
     """What to look for, and where."""
 
     network: Network = group(Network)
-    photographs: PhotographSources = group(PhotographSources)
+    images: ImageSources = group(ImageSources)
     layers: str = options.layers("Layers to mine, separated by commas, such as conv3_3,conv5_3.", required=True)
     k: int = option(9, "Units per map, of each kind.", "-k")
     weakest: bool = option(False, "Find the weakest of the positive activations too.", is_flag=True)
@@ -32,13 +32,13 @@ class Settings:
 
 @options.command("mine", Settings)
 def command(settings: Settings) -> Answer | None:
-    """Find the strongest activations of every map in photographs, and if asked the weakest positive ones and quantiles.
+    """Find the strongest activations of every map in images, and if asked the weakest positive ones and quantiles.
 
-    Writes the units (units.csv), the crops they are in (crops.csv), and everything for Python (mined.npz, read by
-    deconv_kernels.experiments.mining.Mined.load). Strongest activations are responses: only those above zero count, so
-    that a map that responds in few crops has few, and a dead one none. Layers are ranked as they are, before any
-    rectifier that follows. An interrupted run goes on where it stopped when it is started again. Several processes
-    share the work under torchrun --nproc-per-node 2 -m deconv_kernels mine.
+    Writes the units (units.csv), the crops they are in (crops.csv; volumes.csv or signals.csv of tensors), and
+    everything for Python (mined.npz, read by deconv_kernels.experiments.mining.Mined.load). Strongest activations are
+    responses: only those above zero count, so that a map that responds in few crops has few, and a dead one none.
+    Layers are ranked as they are, before any rectifier that follows. An interrupted run goes on where it stopped when
+    it is started again. Several processes share the work under torchrun --nproc-per-node 2 -m deconv_kernels mine.
 
     \b
     Example:
@@ -54,36 +54,31 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     """What one of several processes does; the first one writes and tells."""
     from contextlib import nullcontext
 
-    import torch
     from torch.utils.data import DataLoader
 
-    from ..data.crops import CropImages, crop_table, cut, plan_crops
-    from ..data.photographs import load_photographs
     from ..data.tables import write_csv
+    from ..engine.units import AXES
     from ..experiments.common.files import Parts, files_in, written_at_once
+    from ..experiments.common.layers import chosen_layers
     from ..experiments.common.tracing import forward_only
     from ..experiments.mining import mine
     from ..terminal import aligned
-    from .subject import layers_of, load
+    from .shown import show_crops
 
     size, batch_size, output = settings.size, settings.batch_size, settings.output
     wanted = _quantiles(settings.quantiles)
-    subject = load(settings.network, size)
-    photographs = load_photographs(settings.photographs.sources)
-    planned = plan_crops(photographs, size, settings.crops)
+    shown = show_crops(settings.network, settings.images.sources, size, settings.crops)
     at_least("batch-size", batch_size, 1)
-    net = forward_only(subject.model)
-    crops = CropImages(photographs, planned, size, subject.weights.preprocess)
-    chosen = layers_of(subject.model, settings.layers)
-    net.shapes(subject.inputs(cut(photographs, planned[:1], size)), chosen)
-    told = [settings.network.model, subject.weights.source, str(subject.device), settings.layers, settings.k]
+    net = forward_only(shown.model, shown.first)
+    chosen = chosen_layers(net, options.names(settings.layers))
+    net.shapes(shown.first, chosen)
+    told = [settings.network.model, shown.source, str(shown.device), settings.layers, settings.k]
     told += [settings.weakest, wanted, settings.all_positions, size, settings.crops, batch_size]
-    pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
-    parts = Parts.of_run(output, "mine", told, net, *pixels)
+    parts = Parts.of_run(output, "mine", told, net, *shown.contents)
     with written_at_once(Path(output)) if rank == 0 else nullcontext() as draft:
         mined = mine(
             net,
-            DataLoader(crops, batch_size=batch_size),
+            DataLoader(shown.dataset, batch_size=batch_size),
             chosen,
             settings.k,
             one_per_image=not settings.all_positions,
@@ -96,16 +91,17 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
             return None
         responses = mined.responses()
         responses.save(draft / "mined.npz")
-        head = ("layer", "kind", "map", "rank", "crop", "y", "x", "activation")
+        axes = AXES[2 - shown.first.dim() :]
+        head = ("layer", "kind", "map", "rank", shown.one, *axes, "activation")
         write_csv(draft / "units.csv", head, responses.table())
-        write_csv(draft / "crops.csv", *crop_table(planned, photographs))
+        write_csv(draft / f"{shown.one}s.csv", *shown.table())
         files = files_in(draft)
     parts.remove()
     by = f" by {world} processes" if world > 1 else ""
-    end = f"{mined.images} crops of {len(photographs)} photographs mined{by}; units and numbers in {output}"
+    end = f"{shown.said} mined{by}; units and numbers in {output}"
     lines = [*aligned(list(mined.summary())), *mined.remarks(net.tape), end]
     counts = {layer: len(units) for layer, units in responses.strongest.items()}
-    found = {"crops": mined.images, "photographs": len(photographs), "processes": world, "strongest": counts}
+    found = {f"{shown.one}s": mined.images, "files": shown.count_of_files, "processes": world, "strongest": counts}
     return Answer(lines, output, files, found)
 
 

@@ -332,3 +332,19 @@ class PhotographSources:
     def sources(self) -> tuple[str, ...]:
         """All of them."""
         return self.images + self.more_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSources(PhotographSources):
+    """Photographs, or tensors: --images, and those that follow the options."""
+
+    images: tuple[str, ...] = option(
+        help="A photograph, a folder of them (hidden files are left out), or 'samples': photographs that installed "
+        "packages ship. May be repeated, and further photographs may follow the options, as in --images *.jpg. "
+        "Transparent parts are shown on white; photographs smaller than what the network sees are enlarged. Or "
+        "volumes, signals or images as the network reads them, in .npy, .npz, .pt or .wav files or folders of them, all "
+        "of one size and each with its channels first: --size, --crops, --mean and --std are for photographs.",
+        required=True,
+        multiple=True,
+        type=Words("photographs", ("samples",), "file"),
+    )

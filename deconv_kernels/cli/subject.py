@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import at_least
+from ..data.tensor_images import SUFFIXES
 from ..experiments.common.layers import chosen_layers
 from ..experiments.common.tracing import forward_only
 from ..models import Weights, load_weights
@@ -39,13 +40,33 @@ def load(network: Network, size: int) -> Subject:
     mean, deviation = network.reading.constants()
     weights = load_weights(network.model, network.weights, size=size, mean=mean, deviation=deviation)
     model = weights.model()
-    if other := {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}:
+    first = first_convolution(model)
+    if first is not None and len(first.kernel_size) != 2:
+        what = "volumes" if len(first.kernel_size) == 3 else "signals"
         raise ValueError(
-            f"model {network.model!r} has parameters of {other.pop()}; commands run networks of torch.float32"
+            f"model {network.model!r} reads {what}, not photographs: gallery and mine take them as tensors "
+            f"({', '.join(SUFFIXES)}), and Deconvnet and the functions of experiments in Python"
         )
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = on_device(model, device, network.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Subject(weights, model, device)
+
+
+def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
+    """A network's first convolution, which says how many axes and channels its images have."""
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
+
+
+def on_device(model: nn.Module, device: torch.device, name: str) -> nn.Module:
+    """A network on a device.
+
+    Raises:
+        ValueError: its parameters are not of float32; `name` is what to call it.
+    """
+    if other := {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}:
+        raise ValueError(f"model {name!r} has parameters of {other.pop()}; commands run networks of torch.float32")
+    return model.to(device)
 
 
 def layers_of(network: nn.Module, separated: str) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from .pictures import Pixels
 
-__all__ = ["Sheet", "sheet", "traces"]
+__all__ = ["Sheet", "beneath", "lines", "sheet", "traces"]
 
 _INCHES = 2.4  # of a picture
 _TITLE = 0.3
@@ -75,14 +77,33 @@ def traces(maps: Sequence[tuple[Tensor, Tensor | None]], titles: Sequence[str], 
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if place < len(maps):
-            projected, seen = maps[place]
-            for number in range(len(projected)):
-                if seen is not None:
-                    centred = seen[number] - seen[number].mean(1, keepdim=True)
-                    axes.plot(_at_height(centred, -number), color="0.6", linewidth=1)
-                axes.plot(_at_height(projected[number], -number), linewidth=1)
+            lines(axes, *maps[place])
             axes.set_title(titles[place], fontsize=8).set_parse_math(False)
     return figure
+
+
+def lines(axes: Axes, projected: Tensor, seen: Tensor | None) -> None:
+    """Draws signals one above the other, each as high as the gap between two.
+
+    Args:
+        axes: where.
+        projected: (U, C, w).
+        seen: what they were seen in, in grey, (U, C, w) or None.
+    """
+    for number in range(len(projected)):
+        if seen is not None:
+            centred = seen[number] - seen[number].mean(1, keepdim=True)
+            axes.plot(_at_height(centred, -number), color="0.6", linewidth=1)
+        axes.plot(_at_height(projected[number], -number), linewidth=1)
+
+
+def beneath(signals: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Tensor:
+    """What signals (N, C, L) hold in boxes x0, x1, the nearest element outside: (U, C, w), on the host."""
+    windows = [
+        signals[number][:, torch.arange(start, stop).clamp_(0, signals.shape[2] - 1)]
+        for number, (start, stop) in zip(image, boxes, strict=True)
+    ]
+    return torch.stack(windows).detach().cpu() if windows else signals.new_empty(0, signals.shape[1], 1).cpu()
 
 
 def _at_height(signal: Tensor, height: float) -> NDArray[np.float64]:

@@ -16,11 +16,13 @@ from torch import Tensor
 __all__ = [
     "Pixels",
     "address_of",
+    "as_colours",
     "as_file",
     "mosaic",
     "patches",
     "side_by_side",
     "slices",
+    "visible",
     "with_contrast",
 ]
 
@@ -49,6 +51,38 @@ def with_contrast(values: Tensor, saturated: float = 0.02) -> Pixels:
         levels = np.rint(value * ((255 - _GREY) / full) + _GREY)
         picture[:] = np.moveaxis(np.clip(levels, 0, 255), 0, -1)
     return pictures
+
+
+def visible(inputs: Tensor) -> Tensor:
+    """Images or volumes as a network takes them, to look at, each from its lowest to its highest value.
+
+    Args:
+        inputs: (N, C, [D,] H, W), of one or three channels; signals and rows are returned as they are.
+
+    Returns:
+        uint8 RGB (N, 3, [D,] H, W), on the host.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    if inputs.dim() not in (4, 5):
+        return inputs
+    values = as_colours(inputs.detach().float().cpu())
+    low, high = (end(values.flatten(1), 1) for end in (torch.amin, torch.amax))
+    spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    ones = (1,) * (inputs.dim() - 1)
+    return ((values - low.view(-1, *ones)) / spread.view(-1, *ones) * 255).round().to(torch.uint8)
+
+
+def as_colours(values: Tensor) -> Tensor:
+    """Values (N, C, [D,] H, W) as red, green and blue: three channels are these, and one is grey.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    if values.shape[1] not in (1, 3):
+        raise ValueError(f"images of 1 or 3 channels can be drawn, got {values.shape[1]} channels")
+    return values.expand(-1, 3, *values.shape[2:])
 
 
 def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Pixels:

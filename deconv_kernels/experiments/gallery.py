@@ -20,12 +20,12 @@ from ..data.crops import Crop
 from ..engine.deconvnet import Deconvnet
 from ..engine.projections import Projections
 from ..engine.record import Record
-from ..engine.units import Units
+from ..engine.units import AXES, Units
 from ..terminal import Progress
 from .common.clock import now
 from .common.responses import by_map, ranks, receptive_field, rectifier_of, strongest_responses
 
-__all__ = ["Gallery", "LayerGallery", "choose_maps", "distinct", "gallery", "strongest"]
+__all__ = ["Gallery", "LayerGallery", "choose_maps", "distinct", "gallery", "strongest", "table_head"]
 
 _CHUNK = 48
 
@@ -40,7 +40,7 @@ class LayerGallery:
         channels: how many maps the layer has.
         maps: the chosen ones. One without units is dead: it responds in no image.
         projections: of at most k units for each of them, by map, then by falling activation.
-        field: what a unit sees of an image however large it is, rows and columns, or None for all of it.
+        field: what a unit sees of an image however large it is, along each axis, or None for all of it.
         seconds: how long projecting took.
     """
 
@@ -81,16 +81,25 @@ class LayerGallery:
         return {channel: count for channel, count in self.counts.items() if 0 < count < k}
 
     def table(self) -> Iterator[list[object]]:
-        """One row per unit, under `TABLE_HEAD`; ranks count from 1 in every map."""
+        """One row per unit, under `table_head`; ranks count from 1 in every map."""
         units = self.projections.units
         assert units.activation is not None
-        columns = (units.channel, ranks(units), units.image, units.y, units.x, units.activation, self.projections.boxes)
+        image, channel, *place = units.table()
+        columns = (channel, ranks(units), image, *place, units.activation, self.projections.boxes)
         for *numbers, box in zip(*(column.tolist() for column in columns), strict=True):
             yield [self.layer, *numbers, *box, self.rectified_by or ""]
 
 
-TABLE_HEAD = ("layer", "map", "rank", "crop", "y", "x", "activation", "y0", "x0", "y1", "x1", "rectified_by")
-"""What the columns of `LayerGallery.table` are called."""
+def table_head(image: str, rank: int) -> tuple[str, ...]:
+    """What the columns of `LayerGallery.table` are called.
+
+    Args:
+        image: what an image is called, such as "crop".
+        rank: how many axes images have.
+    """
+    axes = AXES[-rank:]
+    box = (f"{axis}{end}" for end in (0, 1) for axis in axes)
+    return ("layer", "map", "rank", image, *axes, "activation", *box, "rectified_by")
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ def gallery(
 
     Args:
         net: the network.
-        images: (N, C, H, W) as it takes them.
+        images: (N, C, H, W), (N, C, D, H, W) or (N, C, L) as it takes them.
         layers: whose maps; see `rectifier_of`.
         maps: maps per layer, chosen at random, or all where a layer has fewer.
         k: units per map, at most one per image.

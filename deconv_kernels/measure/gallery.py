@@ -47,7 +47,7 @@ class LayerRates:
     sample: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
     difference: float | None = None
-    window: tuple[int, ...] = (0, 0)
+    window: tuple[int, ...] = ()
     rectified_by: str | None = None
     dead: tuple[int, ...] = ()
     fewer: Mapping[int, int] = field(default_factory=dict)
@@ -56,12 +56,15 @@ class LayerRates:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: its output folder and files, how long recording and projecting took, and the rates per layer."""
+    """What a run did: its output folder and files, how long recording and projecting took, and the rates per layer.
+
+    `one` is what an image is called, such as "crop"; `images` says how many were shown, of what.
+    """
 
     folder: str
     files: tuple[str, ...]
-    crops: int
-    photographs: int
+    one: str
+    images: str
     record_seconds: float
     project_seconds: float
     rates: tuple[LayerRates, ...]
@@ -74,7 +77,7 @@ class Summary:
     def lines(self) -> list[str]:
         """The summary for people, line by line."""
         lines = [
-            f"{self.projections} projections of units in {self.crops} crops of {self.photographs} photographs: "
+            f"{self.projections} projections of units in {self.images}: "
             f"recorded in {self.record_seconds:.1f} s, projected in {self.project_seconds:.1f} s "
             f"({self.projections / self.project_seconds:,.0f} per second)"
         ]
@@ -91,9 +94,9 @@ class Summary:
             )
         for rate in self.rates:
             if rate.fewer:
-                lines.append(f"layer {rate.layer}: {_maps(rate.fewer)} in fewer crops than asked for")
+                lines.append(f"layer {rate.layer}: {_maps(rate.fewer)} in fewer {self.one}s than asked for")
             if rate.dead:
-                lines.append(f"layer {rate.layer}: {_maps(rate.dead)} in no crop (dead)")
+                lines.append(f"layer {rate.layer}: {_maps(rate.dead)} in no {self.one} (dead)")
         if compared:
             lines.append(
                 f"Differences, of {sample} units of each layer from the definition of a projection and from the "

@@ -15,8 +15,8 @@ from ..checks import at_least, shown
 from ..data.crops import cut, plan_centres
 from ..data.photographs import Photograph, load_photographs
 from ..engine.deconvnet import Deconvnet
-from ..engine.figures import Sheet, sheet, traces
-from ..engine.pictures import mosaic, patches, side_by_side, slices
+from ..engine.figures import Sheet, beneath, sheet, traces
+from ..engine.pictures import mosaic, patches, side_by_side, slices, visible
 from ..engine.units import LayerLike
 from ..models import GREY, TORCHVISION, Preprocessing, Weights
 
@@ -68,7 +68,7 @@ def draw_strongest(
         for part in each
     ]
     if inputs.dim() == 3:
-        seen = _under(inputs, units.image.tolist(), found.boxes.tolist())
+        seen = beneath(inputs, units.image.tolist(), found.boxes.tolist())
         return traces([(found.windows[part], seen[part]) for part in each], titles, _COLUMNS, title)
     tiles = found.images(full=False, to_rgb=to_rgb)
     beside = patches(pixels, units.image.tolist(), found.boxes.tolist())
@@ -83,15 +83,6 @@ def draw_strongest(
     return sheet(drawn, titles, _COLUMNS, title)
 
 
-def _under(signals: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Tensor:
-    """What signals (N, C, L) hold in boxes x0, x1, the nearest element outside: (U, C, w)."""
-    windows = [
-        signals[number][:, torch.arange(start, stop).clamp_(0, signals.shape[2] - 1)]
-        for number, (start, stop) in zip(image, boxes, strict=True)
-    ]
-    return torch.stack(windows).detach().cpu()
-
-
 def _read(
     images: object, preprocess: Preprocess | None, size: int, network: nn.Module
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor] | None]:
@@ -101,7 +92,7 @@ def _read(
     if isinstance(images, Tensor) and images.is_floating_point():
         if preprocess is not None:
             raise ValueError("images of floating point are what the model reads: leave preprocess out")
-        return images, _visible(images), None
+        return images, visible(images), None
     known = _known(preprocess, network)
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
@@ -119,7 +110,7 @@ def _read(
         return known(pixels), pixels, known.to_rgb
     assert preprocess is not None
     inputs = torch.cat([_given(preprocess, photograph) for photograph in photographs])
-    return inputs, _visible(inputs), None
+    return inputs, visible(inputs), None
 
 
 def _known(preprocess: Preprocess | None, network: nn.Module) -> Preprocessing | None:
@@ -162,16 +153,3 @@ def _given(preprocess: Callable[[Any], Any], photograph: Photograph) -> Tensor:
     if not isinstance(image, Tensor) or image.dim() not in (3, 4):
         raise TypeError(f"preprocess must return a tensor (C, H, W) for a PIL image, got {shown(image)}")
     return image if image.dim() == 4 else image[None]
-
-
-def _visible(inputs: Tensor) -> Tensor:
-    """Images as the model takes them as pixels to look at, each from its lowest to its highest value: uint8 RGB."""
-    if inputs.dim() not in (4, 5):
-        return inputs
-    if inputs.shape[1] not in (1, 3):
-        raise ValueError(f"show draws images of 1 or 3 channels, got {tuple(inputs.shape)}")
-    low, high = (end(inputs.detach().float().cpu().flatten(1), 1) for end in (torch.amin, torch.amax))
-    spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
-    ones = (1,) * (inputs.dim() - 1)
-    shares = (inputs.detach().float().cpu() - low.view(-1, *ones)) / spread.view(-1, *ones)
-    return (shares * 255).round().to(torch.uint8).expand(-1, 3, *inputs.shape[2:])

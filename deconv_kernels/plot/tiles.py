@@ -51,8 +51,15 @@ def as_pixels(levels: Tensor) -> Pixels:
     return levels.round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).numpy()
 
 
-def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], columns: int = 4) -> None:
-    """Draws maps in a grid, each as a square grid of projections beside the same grid of patches.
+def draw_maps(
+    path: Path,
+    title: str,
+    caption: str,
+    maps: Sequence[MapTiles],
+    columns: int = 4,
+    tiles_abreast: int | None = None,
+) -> None:
+    """Draws maps in a grid, each as a grid of projections beside the same grid of patches.
 
     A map with fewer tiles than another leaves the places of the others white.
 
@@ -61,14 +68,18 @@ def draw_maps(path: Path, title: str, caption: str, maps: Sequence[MapTiles], co
         title, caption: the words above the maps; the caption may have several lines.
         maps: tiles of one size.
         columns: how many maps stand side by side at most.
+        tiles_abreast: how many tiles of a map do; by default as many as make a square of them.
     """
-    side = maps[0].projections.shape[1]
-    factor = max(1, round(112 / side))
-    gap = max(2, side * factor // 48)
+    side = max(maps[0].projections.shape[1:3])
+    factor = max(1, round((112 if tiles_abreast is None else 448) / side))
+    gap = max(2, maps[0].projections.shape[1] * factor // 48)
     shape = (max(1, *(len(entry.projections) for entry in maps)), *maps[0].projections.shape[1:])
     blocks = [
         side_by_side(
-            [mosaic(_enlarge(_filled(tiles, shape), factor), gap) for tiles in (entry.projections, entry.patches)],
+            [
+                mosaic(_enlarge(_filled(tiles, shape), factor), gap, tiles_abreast)
+                for tiles in (entry.projections, entry.patches)
+            ],
             4 * gap,
         )
         for entry in maps

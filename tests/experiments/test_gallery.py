@@ -19,7 +19,7 @@ from torch import nn
 from deconv_kernels import Deconvnet, plot
 from deconv_kernels.cli.gallery_job import GalleryJob
 from deconv_kernels.cli.gallery_settings import Settings
-from deconv_kernels.cli.options import Machine, Network, PhotographSources
+from deconv_kernels.cli.options import ImageSources, Machine, Network
 from deconv_kernels.engine.units import Units
 from deconv_kernels.experiments.common.responses import (
     by_map,
@@ -72,7 +72,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def settings(folder, weights):
     return Settings(
-        network=Network(model="alexnet", weights=str(weights)), photographs=PhotographSources(images=(str(folder),)),
+        network=Network(model="alexnet", weights=str(weights)), images=ImageSources(images=(str(folder),)),
         layers="conv1,conv2", maps=3, k=4, crops=10, sample=1,
     )  # fmt: skip
 
@@ -422,7 +422,7 @@ class TestGallery:
         place = f"{Path(__file__)}:Residual"
         settings = Settings(
             network=Network(model=place, weights=str(tmp_path / "own.pth")),
-            photographs=PhotographSources(images=(str(folder),)),
+            images=ImageSources(images=(str(folder),)),
             layers="first,second,third,relu_2", maps=8, k=4, crops=9, sample=0,
         )  # fmt: skip
         drawn = {}

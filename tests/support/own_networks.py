@@ -165,3 +165,42 @@ class ForEvenSizes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(F.pad(x, (0, 1, 0, 1))))
         return self.head(self.block(F.max_pool2d(x, 2)).mean((2, 3)))
+
+
+class VolumeBlock(nn.Module):
+    """A residual block of volumes with batch normalisation."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv3d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm3d(width)
+        self.conv2, self.bn2 = nn.Conv3d(width, width, 3, 1, 1, bias=False), nn.BatchNorm3d(width)
+        self.relu, self.skip = nn.ReLU(), nn.Conv3d(channels, width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(y + self.skip(x))
+
+
+def volume_residual() -> nn.Module:
+    first = (nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool3d((1, 3, 2), (1, 2, 2)))
+    return nn.Sequential(*first, VolumeBlock(4, 6, 2), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+class VolumeUNet(nn.Module):
+    """One level of a U-Net of volumes, which ends in maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.bn, self.pool = nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.MaxPool3d(2)
+        self.middle, self.up = nn.Conv3d(4, 6, 3, padding=1), nn.ConvTranspose3d(6, 4, 2, 2)
+        self.head = nn.Conv3d(8, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn(self.down(x)))
+        return self.head(torch.cat([y, F.relu(self.up(F.relu(self.middle(self.pool(y)))))], 1))
+
+
+def signal_chain() -> nn.Module:
+    """Of signals of two channels, with batch normalisation and overlapping pools."""
+    first = (nn.Conv1d(2, 6, 7, 2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(3, 2))
+    return nn.Sequential(*first, nn.Conv1d(6, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 4))

@@ -1,0 +1,199 @@
+"""What a command shows a network: crops of photographs, or volumes, signals and images that are tensors in files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from ..data.crops import Crop, CropImages, crop_table, cut, plan_crops
+from ..data.photographs import Photograph, load_photographs
+from ..data.tensor_images import TensorImages, hold_tensors, load_tensor_images
+from ..engine.pictures import as_colours, visible
+from ..models import load_network
+from .options import Network
+from .subject import Subject, device_of, first_convolution, load, on_device
+
+__all__ = ["Shown", "ShownCrops", "ShownTensors", "show_crops"]
+
+_KINDS = {1: "signal", 2: "image", 3: "volume"}
+
+
+class Shown(ABC):
+    """A network on its device, and images to show it.
+
+    Attributes:
+        model: in evaluation mode.
+        device: where it is.
+        source: where its weights come from, in words.
+        names: what to call the images.
+        one: what one of them is called, in tables and captions.
+        files: what they come from, in words: how many files, and of what.
+        count_of_files: how many.
+        crops: where they were cut out of photographs; None of tensors.
+        dataset: the images, one by one, as the network reads them.
+        contents: all that they are made of, by which a run that goes on knows them again.
+    """
+
+    model: nn.Module
+    device: torch.device
+    source: str
+    names: Sequence[str]
+    one: str
+    files: str
+    count_of_files: int
+    crops: Sequence[Crop] | None
+    dataset: Dataset[Any]
+    contents: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def said(self) -> str:
+        """How many there are of what, in words."""
+        return f"{len(self)} {self.one}{'s' * (len(self) != 1)} of {self.files}"
+
+    @property
+    @abstractmethod
+    def first(self) -> Tensor:
+        """A batch of one image such as they are, (1, C, [[D,] H,] W), on the network's device."""
+
+    @abstractmethod
+    def inputs(self) -> Tensor:
+        """All images as the network reads them, (N, C, [[D,] H,] W), on the host."""
+
+    @abstractmethod
+    def pixels(self) -> Tensor:
+        """All of them as they are drawn: uint8 RGB (N, 3, [D,] H, W); of signals what the network reads."""
+
+    @abstractmethod
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        """Where they come from: a head, and a row for each."""
+
+    @property
+    @abstractmethod
+    def to_rgb(self) -> Callable[[Tensor], Tensor]:
+        """Makes RGB of projections, zero into zero."""
+
+
+class ShownCrops(Shown):
+    """Crops of photographs.
+
+    Args:
+        subject: the network.
+        photographs, crops: what to cut, and where.
+        size: rows and columns of a crop as the network sees it.
+    """
+
+    one = "crop"
+
+    def __init__(self, subject: Subject, photographs: Sequence[Photograph], crops: Sequence[Crop], size: int) -> None:
+        self.model, self.device, self.weights = subject.model, subject.device, subject.weights
+        self.source = subject.weights.source
+        self.names = [photographs[crop.photograph].name for crop in crops]
+        self.count_of_files = len(photographs)
+        self.files = f"{self.count_of_files} photographs"
+        self.crops: Sequence[Crop] = crops
+        self.photographs, self.size = photographs, size
+        self.dataset = CropImages(photographs, crops, size, subject.weights.preprocess)
+        self.contents = [torch.tensor(photograph.pixels) for photograph in photographs]
+
+    @property
+    def first(self) -> Tensor:
+        return self.weights.preprocess(cut(self.photographs, self.crops[:1], self.size)).to(self.device)
+
+    def inputs(self) -> Tensor:
+        return self.weights.preprocess(self.pixels()).contiguous(memory_format=torch.channels_last)
+
+    def pixels(self) -> Tensor:
+        return cut(self.photographs, self.crops, self.size)
+
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        return crop_table(self.crops, self.photographs)
+
+    @property
+    def to_rgb(self) -> Callable[[Tensor], Tensor]:
+        return self.weights.preprocessing.to_rgb
+
+
+class ShownTensors(Shown):
+    """Images that are tensors in files.
+
+    Args:
+        model: the network, on its device.
+        source: where its weights come from, in words.
+        device: where it is.
+        images: what to show it.
+    """
+
+    crops = None
+
+    def __init__(self, model: nn.Module, source: str, device: torch.device, images: TensorImages) -> None:
+        self.model, self.source, self.device, self.images = model, source, device, images
+        self.names, self.one = images.names, _KINDS[images.values.dim() - 2]
+        self.count_of_files = len(set(images.files))
+        self.files = f"{self.count_of_files} file{'s' * (self.count_of_files != 1)}"
+        self.dataset, self.contents = TensorDataset(images.values), [images.values]
+
+    @property
+    def first(self) -> Tensor:
+        return self.images.values[:1].to(self.device)
+
+    def inputs(self) -> Tensor:
+        return self.images.values
+
+    def pixels(self) -> Tensor:
+        return visible(self.images.values)
+
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        places = zip(self.images.files, self.images.places, strict=True)
+        return [self.one, "file", "number"], [[n, file, place] for n, (file, place) in enumerate(places)]
+
+    @property
+    def to_rgb(self) -> Callable[[Tensor], Tensor]:
+        return as_colours
+
+
+def show_crops(network: Network, sources: Sequence[str], size: int, limit: int) -> Shown:
+    """Crops of photographs, at several scales, or the tensors of files.
+
+    Args:
+        network: what a command knows of it.
+        sources: files and folders.
+        size: rows and columns of the crops.
+        limit: crops at most.
+
+    Raises:
+        ValueError: something about the options cannot work.
+    """
+    if _are_tensors(sources):
+        return _show_tensors(network, sources)
+    subject = load(network, size)
+    photographs = load_photographs(sources)
+    return ShownCrops(subject, photographs, plan_crops(photographs, size, limit), size)
+
+
+def _are_tensors(sources: Sequence[str]) -> bool:
+    """Whether the files named are tensors; what is not there is left to whoever reads photographs."""
+    there = [source for source in sources if Path(source).exists()]
+    return bool(there) and hold_tensors(there)
+
+
+def _show_tensors(network: Network, sources: Sequence[str]) -> ShownTensors:
+    if network.reading.mean or network.reading.std:
+        raise ValueError("tensors are shown to the network as they are: leave --mean and --std out")
+    device = device_of(network.machine)
+    model, source = load_network(network.model, network.weights)
+    first = first_convolution(model)
+    if first is None:
+        raise ValueError(
+            f"model {network.model!r} has no convolution, which would say how many axes and channels its images have"
+        )
+    images = load_tensor_images(sources, len(first.kernel_size), first.in_channels)
+    return ShownTensors(on_device(model, device, network.model), source, device, images)

@@ -1,0 +1,217 @@
+"""Commands on volumes and signals in files: what they write is the definition's, of the tensors as they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import own_networks
+import pytest
+import torch
+from click.testing import CliRunner
+from networks import Trace
+from PIL import Image
+from torch import Tensor
+
+from deconv_kernels import reference
+from deconv_kernels.cli import main
+from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.units import AXES
+from deconv_kernels.models import load_network
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network of own_networks.py, the shape of its images, and two of its layers."""
+
+    name: str
+    shape: tuple[int, ...]
+    layers: tuple[str, str]
+
+    @property
+    def model(self) -> str:
+        return f"{Path(own_networks.__file__)}:{self.name}"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return AXES[1 - len(self.shape) :]
+
+
+KINDS = {
+    "residual network of volumes": Kind("volume_residual", (1, 6, 13, 15), ("1", "3")),
+    "U-Net of volumes": Kind("VolumeUNet", (1, 6, 10, 12), ("bn", "middle")),
+    "chain of signals": Kind("signal_chain", (2, 61), ("0", "4")),
+}
+each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+def written(kind: Kind, folder: Path) -> Tensor:
+    """Five images in files of several kinds, as the commands read them."""
+    seed = torch.seed() % 2**31
+    print("images from seed", seed)
+    torch.manual_seed(seed)
+    images = torch.randn(5, *kind.shape)
+    folder.mkdir()
+    np.save(folder / "a.npy", images[0].numpy() if len(images[0]) > 1 else images[0, 0].numpy())
+    np.savez(folder / "b.npz", first=images[1].numpy(), second=images[2].double().numpy())
+    torch.save(images[3:], folder / "c.pt")
+    (folder / ".hidden.npy").write_bytes(b"")
+    return images
+
+
+def run(command: str, kind: Kind, images: Path, output: Path, *options: str) -> dict[str, object]:
+    arguments = (command, "--model", kind.model, "--images", str(images), "-o", str(output), "--json", *options)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    told: dict[str, object] = json.loads(result.stdout)
+    return told
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(row: dict[str, str], names: Sequence[str]) -> list[int]:
+    return [int(row[name]) for name in names]
+
+
+def picture(path: Path) -> tuple[int, int]:
+    """The size of a figure, of which something has to be drawn."""
+    with Image.open(path) as image:
+        assert len(set(image.convert("L").resize((40, 40)).tobytes())) > 3
+        return image.size
+
+
+@each_kind
+def test_gallery(kind: Kind, tmp_path: Path) -> None:
+    images = written(kind, tmp_path / "images")
+    run(
+        "gallery",
+        kind,
+        tmp_path / "images",
+        tmp_path / "out",
+        "--layers",
+        ",".join(kind.layers),
+        "--maps",
+        "2",
+        "-k",
+        "3",
+    )
+    network, one = load_network(kind.model)[0].double(), "volume" if len(kind.shape) == 4 else "signal"
+    net, trace = Deconvnet(network), Trace(network)
+    files = [row["file"] for row in table(tmp_path / "out" / f"{one}s.csv")]
+    assert files == ["a.npy", "b.npz", "b.npz", "c.pt", "c.pt"]
+    rows = table(tmp_path / "out" / "units.csv")
+    for layer in kind.layers:
+        picture(tmp_path / "out" / f"{layer}.png")
+        of_layer = [row for row in rows if row["layer"] == layer]
+        with np.load(tmp_path / "out" / "projections.npz") as arrays:
+            windows = torch.from_numpy(arrays[layer]).double()
+        assert len(windows) == len(of_layer)
+        for row, window in zip(of_layer, windows, strict=True):
+            node = trace.nodes[net.layer(row["rectified_by"] or layer).step]
+            at = torch.tensor([numbers(row, (one, "map", *kind.axes))])
+            exact, activation = reference.project(trace.module, images.double(), node, at)
+            assert isinstance(exact, Tensor)
+            assert float(row["activation"]) == pytest.approx(float(activation), rel=1e-4, abs=1e-5)
+            frame = exact[0] * activation
+            placed = torch.zeros_like(frame)
+            starts, stops = (numbers(row, [f"{axis}{end}" for axis in kind.axes]) for end in (0, 1))
+            bounds = [(max(a, 0), min(b, n)) for a, b, n in zip(starts, stops, frame.shape[1:], strict=True)]
+            inside = tuple(slice(a - at, b - at) for (a, b), at in zip(bounds, starts, strict=True))
+            placed[(slice(None), *(slice(a, b) for a, b in bounds))] = window[(slice(None), *inside)]
+            assert float((placed - frame).abs().max()) <= 1e-4 * float(frame.abs().max()) + 1e-9
+
+
+@each_kind
+def test_mine(kind: Kind, tmp_path: Path) -> None:
+    images = written(kind, tmp_path / "images")
+    run(
+        "mine",
+        kind,
+        tmp_path / "images",
+        tmp_path / "out",
+        "--layers",
+        ",".join(kind.layers),
+        "-k",
+        "2",
+        "--batch-size",
+        "2",
+    )
+    one = "volume" if len(kind.shape) == 4 else "signal"
+    record = Deconvnet(load_network(kind.model)[0]).record(images, kind.layers, activations=True)
+    for layer in kind.layers:
+        maps, found = record.activations[layer], record.strongest(layer, 2)
+        assert found.activation is not None
+        rows = [row for row in table(tmp_path / "out" / "units.csv") if row["layer"] == layer]
+        assert len(rows) == int((found.activation > 0).sum())
+        for row in rows:
+            image, channel, *place = numbers(row, (one, "map", *kind.axes))
+            assert float(row["activation"]) == pytest.approx(float(maps[(image, channel, *place)]), rel=1e-4, abs=1e-5)
+            assert float(row["activation"]) == pytest.approx(float(maps[image, channel].max()), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_recorded_sounds_are_numbers_from_minus_one_to_one(width: int, tmp_path: Path) -> None:
+    from deconv_kernels.data.tensor_images import load_tensor_images
+
+    values = np.array([[-1.0, 0.5], [0.0, -0.25], [0.75, 0.125]])
+    integers = np.rint(values * 2 ** (8 * width - 1)).astype(np.int64) + 128 * (width == 1)
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setnchannels(2)
+        sound.setsampwidth(width)
+        sound.setframerate(8000)
+        sound.writeframes(integers.astype({1: "u1", 2: "<i2", 4: "<i4"}[width]).tobytes())
+    found = load_tensor_images([tmp_path / "sound.wav"], rank=1, channels=2)
+    assert found.names == ("sound.wav",) and torch.equal(found.values[0], torch.from_numpy(values.T).float())
+
+
+def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    kind = KINDS["U-Net of volumes"]
+    written(kind, tmp_path / "images")
+    for name, array in {
+        "nan": np.full((4, 4, 4), np.nan),
+        "flat": np.zeros((4, 4)),
+        "empty": np.zeros((0, 4, 4)),
+        "small": np.zeros((4, 4, 4)),
+        "complex": np.zeros((4, 4, 4), complex),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "photograph.png")
+    images = str(tmp_path / "images")
+    for sources, options, said in (
+        (["nan.npy"], (), "not finite"),
+        (["flat.npy"], (), r"reads \(D, H, W\), \(1, D, H, W\) or \(N, 1, D, H, W\), got \(4, 4\)"),
+        (["empty.npy"], (), "arrays of numbers"),
+        (["complex.npy"], (), "arrays of numbers"),
+        (["pickled.npy"], (), "cannot be read"),
+        (["small.npy", images], (), "one size: small.npy holds 1x4x4x4 and a.npy 1x6x10x12"),
+        (["photograph.png", images], (), "either photographs or tensors"),
+        (["photograph.png"], (), "reads volumes, not photographs"),
+        ([images], ("--mean", "0.5"), "leave --mean and --std out"),
+        ([images], ("--distinct",), "leave --distinct out"),
+        ([images], ("-k", "6"), "5 volumes are too few for the 6 strongest"),
+    ):
+        given = [part for source in sources for part in ("--images", str(tmp_path / source))]
+        arguments = ("gallery", "--model", kind.model, *given, "--layers", "bn", "-o", str(tmp_path / "out"), *options)
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2 and not (tmp_path / "out").exists(), result.output
+        assert re.search(said, " ".join(result.output.split())), (said, result.output)
+
+
+def test_a_network_without_convolutions_does_not_say_what_its_images_are(tmp_path: Path) -> None:
+    (tmp_path / "row.py").write_text(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(4, 2))\n"
+    )
+    np.save(tmp_path / "row.npy", np.zeros((1, 4)))
+    arguments = ["mine", "--model", f"{tmp_path / 'row.py'}:build", "--images", str(tmp_path / "row.npy")]
+    result = CliRunner().invoke(main, [*arguments, "--layers", "0", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "has no convolution" in result.output
