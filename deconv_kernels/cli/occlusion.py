@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import options
 from .answer import Answer
-from .options import Network, PhotographSources, group, option
+from .options import ImageSources, Network, along, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +17,14 @@ class Settings:
     """What to hide, and what to watch."""
 
     network: Network = group(Network)
-    photographs: PhotographSources = group(PhotographSources)
+    images: ImageSources = group(ImageSources)
     layers: str = options.layers(
         "One layer, whose strongest map is watched, rectified if a rectifier follows; by default the last that has "
         "maps."
     )
     map: int | None = option(None, "Watch this map instead of the strongest.", type=int)
-    occluder: int = options.occluder(help="Rows and columns of the square.")
-    stride: int = options.stride()
+    occluder: str = option("32", "Rows and columns of the square; or one number for each axis, as in 4,16,16.")
+    stride: str = option("8", "Pixels from one position of the square to the next; or one number for each axis.")
     cover: bool = option(
         True,
         "End rows and columns with a position at the border, even if it is nearer than the stride.",
@@ -33,7 +34,7 @@ class Settings:
     fill: str = option(
         "mean",
         "The colour of the square: mean (what preprocessing subtracts, zero in the network's input), image (each "
-        "photograph's own mean), a grey level 0..255 or R,G,B.",
+        "photograph's own mean), a grey level 0..255 or R,G,B; in tensors a number, or one for each channel.",
     )
     units: int | None = option(
         None,
@@ -57,11 +58,12 @@ class Settings:
 
 @options.command("occlusion", Settings)
 def command(settings: Settings) -> Answer:
-    """Slide a grey square over photographs and see which parts a map and the network's answer owe to them.
+    """Slide a grey square over images and see which parts a map and the network's answer owe to them.
 
-    Each photograph's central square is looked at. Writes a figure (occlusion.png), every position as a table
-    (occlusion.csv), the arrays (occlusion.npz) and the main numbers (occlusion.json). Probabilities need a network that
-    ends in one value for each class. An interrupted run goes on with the photographs that are left.
+    Each photograph's central square is looked at. Through volumes a cube slides, along signals a span. Writes a figure
+    (occlusion.png), every position as a table (occlusion.csv), the arrays (occlusion.npz) and the main numbers
+    (occlusion.json). Probabilities need a network that ends in one value for each class. An interrupted run goes on
+    with the images that are left.
 
     \b
     Example:
@@ -69,47 +71,43 @@ def command(settings: Settings) -> Answer:
     """
     import numpy as np
 
-    from ..data.crops import cut, plan_centres
-    from ..data.photographs import load_photographs
     from ..data.tables import write_csv
     from ..data.writing import being_written, write_json
     from ..experiments import occlusion as experiment
     from ..experiments.common.files import Parts, files_in, written_at_once
-    from ..plot.occlusion import draw_occlusions
+    from ..plot.occlusion import Drawn, draw_occlusions
     from ..terminal import aligned
-    from .fills import describe_fill, fill_colour
     from .labels import class_names, read_labels
-    from .subject import load
+    from .shown import ShownCrops, show_centres
 
-    model, size, fill = settings.network.model, settings.size, settings.fill
-    subject = load(settings.network, size)
-    photographs = load_photographs(settings.photographs.sources)
-    called = [photograph.name for photograph in photographs]
-    pixels = cut(photographs, plan_centres(photographs, size), size)
-    inputs = subject.inputs(pixels)
+    model, size = settings.network.model, settings.size
+    shown = show_centres(settings.network, settings.images.sources, size)
+    called, inputs = list(shown.names), shown.inputs().to(shown.device)
+    occluder, stride = (along(getattr(settings, name), inputs.dim() - 2) for name in ("occluder", "stride"))
     asked = options.names(settings.layers) if settings.layers else None
-    watch = experiment.watch(subject.model, inputs, asked, settings.logits, settings.units)
-    classes = class_names(settings.classes, subject.weights.classes)
-    wanted = read_labels(settings.labels, settings.classes, len(photographs), classes)
+    watch = experiment.watch(shown.model, inputs, asked, settings.logits, settings.units)
+    classes = class_names(settings.classes, shown.weights.classes if isinstance(shown, ShownCrops) else ())
+    wanted = read_labels(settings.labels, settings.classes, len(shown), classes)
     watch.check_labels(wanted, settings.probabilities)
-    colour = "mean" if fill == "image" else fill_colour(subject.weights, fill, ("image",))
-    told: dict[str, Any] = {"model": model, "weights": subject.weights.source, "images": called, "asked": watch.asked}
-    told |= {"layer": watch.layer} | options.values(settings, "map", "occluder", "stride", "cover", "fill")
+    colour, filled = shown.fill(settings.fill)
+    told: dict[str, Any] = {"model": model, "weights": shown.source, "images": called, "asked": watch.asked}
+    told |= {"layer": watch.layer} | options.values(settings, "map", "cover", "fill")
+    told |= {"occluder": occluder, "stride": stride}
     told |= {"units": watch.units, "logits": watch.logits, "probabilities": settings.probabilities}
     told |= {"labels": wanted, "size": size}
-    parts = Parts.of_run(settings.output, "occlusion", told, subject.model, inputs)
+    parts = Parts.of_run(settings.output, "occlusion", told, shown.model, inputs)
     with written_at_once(Path(settings.output)) as draft:
         labels = None if isinstance(wanted, str) else wanted
-        how = {"size": settings.occluder, "fill": colour, "softmax": not settings.probabilities}
-        how |= options.values(settings, "stride", "cover", "map")
+        how = {"size": occluder, "stride": stride, "fill": colour, "softmax": not settings.probabilities}
+        how |= options.values(settings, "cover", "map")
         found = watch.occlude_each(inputs, called, labels, parts, **how)
         write_csv(draft / "occlusion.csv", *experiment.table(found, called))
         with being_written(draft / "occlusion.npz"):
             np.savez_compressed(draft / "occlusion.npz", **experiment.stacked(found))
         told["found"] = [{"image": name, **each.numbers()} for name, each in zip(called, found, strict=True)]
         write_json(draft / "occlusion.json", told, allow_nan=False)
-        filled = describe_fill(subject.weights, fill)
-        draw_occlusions(draft / "occlusion.png", told, found, pixels, classes, subject.weights, colour, filled)
+        drawn = Drawn(told, classes, filled, shown.one, partial(shown.covered, colour), shown.to_rgb)
+        draw_occlusions(draft / "occlusion.png", found, drawn)
         files = files_in(draft)
     parts.remove()
     lines = [*aligned(experiment.summary(found, called, classes)), *watch.remarks(found, called, classes, model)]

@@ -161,6 +161,20 @@ def numbers(option: str, separated: str, kind: Callable[[str], T], what: str = "
         raise ValueError(f"{option} must be {what} separated by commas, got {separated!r}") from error
 
 
+def along(text: str, rank: int) -> int | tuple[int, ...]:
+    """A whole number, which stands for all axes, or one for each, separated by commas.
+
+    Raises:
+        ValueError: something else, or another number of them.
+    """
+    given = numbers("sizes and steps", text, int, "whole numbers")
+    if len(given) not in (1, rank):
+        raise ValueError(
+            f"sizes and steps must be one whole number, or {rank} for the axes of the images, got {text!r}"
+        )
+    return given[0] if len(given) == 1 else given
+
+
 def steps(option: str, text: str) -> tuple[float, ...]:
     """The parameters that FROM,TO,STEP stand for, both ends included."""
     try:
@@ -342,8 +356,8 @@ class ImageSources(PhotographSources):
         help="A photograph, a folder of them (hidden files are left out), or 'samples': photographs that installed "
         "packages ship. May be repeated, and further photographs may follow the options, as in --images *.jpg. "
         "Transparent parts are shown on white; photographs smaller than what the network sees are enlarged. Or "
-        "volumes, signals or images as the network reads them, in .npy, .npz, .pt or .wav files or folders of them, all "
-        "of one size and each with its channels first: --size, --crops, --mean and --std are for photographs.",
+        "volumes, signals or images as the network reads them, in .npy, .npz, .pt or .wav files or folders of them, "
+        "all of one size and each with its channels first: --size, --crops, --mean and --std are for photographs.",
         required=True,
         multiple=True,
         type=Words("photographs", ("samples",), "file"),

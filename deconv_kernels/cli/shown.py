@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from ..data.crops import Crop, CropImages, crop_table, cut, plan_crops
+from ..data.crops import Crop, CropImages, crop_table, cut, plan_centres, plan_crops
 from ..data.photographs import Photograph, load_photographs
 from ..data.tensor_images import TensorImages, hold_tensors, load_tensor_images
 from ..engine.pictures import as_colours, visible
+from ..experiments.occlusion import colour_of, occluded
 from ..models import load_network
-from .options import Network
+from .fills import describe_fill, fill_colour
+from .options import Network, numbers
 from .subject import Subject, device_of, first_convolution, load, on_device
 
-__all__ = ["Shown", "ShownCrops", "ShownTensors", "show_crops"]
+__all__ = ["Shown", "ShownCrops", "ShownTensors", "show_centres", "show_crops"]
+
+Fill = float | str | Tensor
 
 _KINDS = {1: "signal", 2: "image", 3: "volume"}
 
@@ -73,6 +77,24 @@ class Shown(ABC):
         """All of them as they are drawn: uint8 RGB (N, 3, [D,] H, W); of signals what the network reads."""
 
     @abstractmethod
+    def fill(self, text: str) -> tuple[Fill, str]:
+        """What stands in the place of hidden parts, as the network reads it, or "mean" for each image's own; in words.
+
+        Raises:
+            ValueError: a text that says nothing of the kind.
+        """
+
+    @abstractmethod
+    def covered(self, fill: Fill, number: int, origin: Sequence[int], size: Sequence[int]) -> Tensor:
+        """An image as it is drawn, with a part hidden; of a signal what the network reads.
+
+        Args:
+            fill: what stands there, as `fill` says it.
+            number: which image.
+            origin, size: [[z,] y,] x of the part's first pixel, and how many there are along each axis.
+        """
+
+    @abstractmethod
     def table(self) -> tuple[list[str], list[list[object]]]:
         """Where they come from: a head, and a row for each."""
 
@@ -114,6 +136,16 @@ class ShownCrops(Shown):
     def pixels(self) -> Tensor:
         return cut(self.photographs, self.crops, self.size)
 
+    def fill(self, text: str) -> tuple[Fill, str]:
+        colour = "mean" if text == "image" else fill_colour(self.weights, text, ("image",))
+        return colour, describe_fill(self.weights, text)
+
+    def covered(self, fill: Fill, number: int, origin: Sequence[int], size: Sequence[int]) -> Tensor:
+        pixels = cut(self.photographs, self.crops[number : number + 1], self.size)[0]
+        colour = colour_of(self.weights.preprocess(pixels), fill)
+        paint = self.weights.deprocess(colour[:, None, None]).round().clamp(0, 255).to(torch.uint8)
+        return occluded(pixels, torch.tensor([list(origin)]), paint.expand(-1, *size))[0]
+
     def table(self) -> tuple[list[str], list[list[object]]]:
         return crop_table(self.crops, self.photographs)
 
@@ -151,6 +183,17 @@ class ShownTensors(Shown):
     def pixels(self) -> Tensor:
         return visible(self.images.values)
 
+    def fill(self, text: str) -> tuple[Fill, str]:
+        if text in ("mean", "image"):
+            return (0.0, "zero") if text == "mean" else ("mean", f"the mean of each {self.one}")
+        values = torch.tensor(numbers("fill", text, float, "mean, image or numbers"))
+        return (values if len(values) > 1 else float(values[0])), text
+
+    def covered(self, fill: Fill, number: int, origin: Sequence[int], size: Sequence[int]) -> Tensor:
+        image = self.images.values[number]
+        content = colour_of(image, fill).view(-1, *[1] * len(size)).expand(-1, *size)
+        return visible(occluded(image, torch.tensor([list(origin)]), content))[0]
+
     def table(self) -> tuple[list[str], list[list[object]]]:
         places = zip(self.images.files, self.images.places, strict=True)
         return [self.one, "file", "number"], [[n, file, place] for n, (file, place) in enumerate(places)]
@@ -177,6 +220,22 @@ def show_crops(network: Network, sources: Sequence[str], size: int, limit: int) 
     subject = load(network, size)
     photographs = load_photographs(sources)
     return ShownCrops(subject, photographs, plan_crops(photographs, size, limit), size)
+
+
+def show_centres(network: Network, sources: Sequence[str], size: int) -> Shown:
+    """The central squares of photographs, or the tensors of files.
+
+    Args:
+        network, sources, size: as for `show_crops`.
+
+    Raises:
+        ValueError: something about the options cannot work.
+    """
+    if _are_tensors(sources):
+        return _show_tensors(network, sources)
+    subject = load(network, size)
+    photographs = load_photographs(sources)
+    return ShownCrops(subject, photographs, plan_centres(photographs, size), size)
 
 
 def _are_tensors(sources: Sequence[str]) -> bool:

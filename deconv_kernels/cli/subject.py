@@ -44,7 +44,7 @@ def load(network: Network, size: int) -> Subject:
     if first is not None and len(first.kernel_size) != 2:
         what = "volumes" if len(first.kernel_size) == 3 else "signals"
         raise ValueError(
-            f"model {network.model!r} reads {what}, not photographs: gallery and mine take them as tensors "
+            f"model {network.model!r} reads {what}, not photographs: gallery, mine and occlusion take them as tensors "
             f"({', '.join(SUFFIXES)}), and Deconvnet and the functions of experiments in Python"
         )
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -18,18 +17,18 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from ..engine.pictures import Pixels, with_contrast
-from ..experiments.occlusion import Occlusion, colour_of, occluded
-from ..models import Weights
+from ..experiments.occlusion import Occlusion
 from .figures import heat, new_figure, picture, save
 from .text import class_name, layer_name, shortened
 
-__all__ = ["OccludedImage", "draw_occlusion", "draw_occlusions"]
+__all__ = ["Drawn", "OccludedImage", "draw_occluded_signals", "draw_occlusion", "draw_occlusions"]
 
 _COLOURS = 9
 _PANEL = 2.75
 _LEGEND_ROWS = 5
 _CUT = 24
 _NAME = 30
+_PLANES = 5
 
 
 @dataclass(frozen=True)
@@ -55,61 +54,166 @@ class OccludedImage:
         return shortened(class_name(number, self.classes), _CUT)
 
 
-def draw_occlusions(
-    path: Path,
-    told: Mapping[str, Any],
-    found: Sequence[Occlusion],
-    pixels: Tensor,
-    classes: Sequence[str],
-    weights: Weights,
-    colour: float | str | Tensor,
-    filled: str,
-) -> None:
-    """Draws the experiment on photographs, with the square on each a quarter of the way down and to the right.
+@dataclass(frozen=True)
+class Drawn:
+    """What the figure says, and how images are drawn.
+
+    Attributes:
+        told: what `deconv-kernels occlusion` writes of its settings.
+        classes: their names, from class 0 on.
+        filled: what is in the occluder, in words.
+        one: what an image is called, such as "crop".
+        covered: makes of the number of an image, and the origin and the size of a part, uint8 RGB (3, [D,] H, W) with
+            that part hidden; of a signal (C, L) as the network reads it.
+        to_rgb: makes RGB of projections, zero into zero.
+    """
+
+    told: Mapping[str, Any]
+    classes: Sequence[str]
+    filled: str
+    one: str
+    covered: Callable[[int, Sequence[int], Sequence[int]], Tensor]
+    to_rgb: Callable[[Tensor], Tensor]
+
+
+def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> None:
+    """Draws the experiment: a row for each image, some planes of volumes, and curves of signals.
+
+    The occluder is drawn on each a quarter of the way down and to the right.
 
     Args:
         path: the PNG to write.
-        told: what `deconv-kernels occlusion` writes of its settings.
-        found: what became of each photograph.
-        pixels: uint8 RGB (N, 3, H, W), the photographs.
-        classes: their names, from class 0 on.
-        weights: the network's.
-        colour: of the square, as `occlude` takes it.
-        filled: the same in words.
+        found: what became of each image.
+        drawn: its words and colours.
     """
-    rows = []
-    for each, name, image in zip(found, told["images"], pixels, strict=True):
-        paint = weights.deprocess(colour_of(weights.preprocess(image), colour)[:, None, None])
-        square = paint.round().clamp(0, 255).to(torch.uint8).expand(-1, *each.size)
-        corner = torch.stack([along[len(along) // 4] for along in each.places])
-        shown = occluded(image, corner[None], square)[0].permute(1, 2, 0).numpy()
-        projection = None
-        if each.projection is not None:
-            projection = with_contrast(weights.preprocessing.to_rgb(each.projection)[None])[0]
-        rows.append(OccludedImage(name, shown, each, projection, classes))
-    asked, layer, size, first = told["asked"], told["layer"], told["size"], found[0]
+    told, first = drawn.told, found[0]
+    rank = len(first.size)
+    asked, layer = told["asked"], told["layer"]
     what = f"layer {layer} and the answer owe" if told["logits"] else f"layer {layer} owes"
     rectifies = f" Layer {layer} rectifies {asked}." if layer != asked else ""
     grid = "x".join(str(len(along)) for along in first.places)
-    draw_occlusion(
-        path,
-        f"{told['model']}: what {what} to each part of the image",
-        f"A square of {first.size[0]}x{first.size[1]} pixels, filled with {filled}, drawn in (a) at one of its "
-        f"{grid} positions, slides over central squares of photographs at {size}x{size}"
-        f"{_steps(first, told['stride'])}. Every cell of a map lies at the middle of the square it stands for."
-        f"{rectifies} Weights: {told['weights']}.",
-        rows,
+    occluder = {1: "span", 2: "square", 3: "cube"}[rank]
+    where = (
+        f"over central squares of photographs at {told['size']}x{told['size']}"
+        if drawn.one == "crop"
+        else (f"{'along' if rank == 1 else 'through'} {drawn.one}s")
     )
+    title = f"{told['model']}: what {what} to each part of the {'image' if rank == 2 else drawn.one}"
+    caption = (
+        f"A {occluder} of {'x'.join(map(str, first.size))} pixels, filled with {drawn.filled}, drawn in (a) at one of "
+        f"its {grid} positions, slides {where}{_steps(first, told['stride'])}. "
+        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies} "
+        f"Weights: {told['weights']}."
+    )
+    if rank == 1:
+        return draw_occluded_signals(path, title, caption, found, drawn)
+    rows = [row for number, each in enumerate(found) for row in _rows(each, number, drawn)]
+    draw_occlusion(path, title, caption, rows)
 
 
-def _steps(found: Occlusion, stride: int) -> str:
-    """How the square moves, which is the same for rows and columns."""
+def _rows(found: Occlusion, number: int, drawn: Drawn) -> list[OccludedImage]:
+    """One row for an image; of a volume one for each of some planes of positions."""
+    name = drawn.told["images"][number]
+    corner = [int(along[len(along) // 4]) for along in found.places]
+    projected = None if found.projection is None else with_contrast(drawn.to_rgb(found.projection[None]))[0]
+    if found.planes is None:
+        shown = drawn.covered(number, corner, found.size).permute(1, 2, 0).numpy()
+        return [OccludedImage(name, shown, found, projected, drawn.classes)]
+    rows = []
+    for place in np.unique(np.linspace(0, len(found.planes) - 1, min(_PLANES, len(found.planes))).round().astype(int)):
+        begin = int(found.planes[place])
+        plane = begin + found.size[0] // 2
+        shown = drawn.covered(number, [begin, *corner[1:]], found.size)[:, plane].permute(1, 2, 0).numpy()
+        of_plane = None if projected is None else projected[plane]
+        rows.append(OccludedImage(f"{name}, plane {plane}", shown, _of_plane(found, place), of_plane, drawn.classes))
+    return rows
+
+
+def _of_plane(found: Occlusion, place: int) -> Occlusion:
+    """What became of a volume with the occluder at one of its planes, as of an image."""
+    by_position = ("activation", "probability", "most_probable", "highest_probability")
+    kept: dict[str, Any] = {name: None if (of := getattr(found, name)) is None else of[place] for name in by_position}
+    return replace(found, size=found.size[1:], planes=None, **kept)
+
+
+def _steps(found: Occlusion, stride: int | Sequence[int]) -> str:
+    """How the occluder moves, which of images is the same for rows and columns."""
+    if not isinstance(stride, int):
+        return f" in steps of {'x'.join(map(str, stride))} pixels"
     steps = found.places[0].diff().tolist()
     if not steps:
         return ""
-    if steps[-1] == stride:
+    if steps[-1] == stride or len(found.size) == 3:
         return f" in steps of {stride} pixels"
     return f" in steps of {stride} pixels, the last of {steps[-1]}" if len(steps) > 1 else f" in a step of {steps[0]}"
+
+
+def draw_occluded_signals(path: Path, title: str, caption: str, found: Sequence[Occlusion], drawn: Drawn) -> None:
+    """Draws the experiment on signals: for each (a) the signal, and by the middle of the span (b) the total activation
+    of its strongest map and (d) the probability of the true class; in (c) that map projected back.
+
+    Args:
+        path: the PNG to write.
+        title, caption: the words above.
+        found: what became of each signal.
+        drawn: its words and colours.
+    """
+    panels: list[Callable[[Axes, int], None]] = [lambda axes, number: _draw_signal(axes, found[number], number, drawn)]
+    if any(each.activation is not None for each in found):
+        panels.append(lambda axes, number: _draw_activations(axes, found[number]))
+    if any(each.projection is not None for each in found):
+        panels.append(lambda axes, number: _draw_projected(axes, found[number]))
+    if any(each.probability is not None for each in found):
+        panels.append(lambda axes, number: _draw_probabilities(axes, found[number], drawn.classes))
+    caption += " Dashed lines are the clean signal's."
+    figure, area = new_figure(title, caption, 9.0, len(found) * len(panels) * 1.1)
+    grid = area.subplots(len(found) * len(panels), 1, squeeze=False)[:, 0]
+    length = drawn.covered(0, [0], found[0].size).shape[1]
+    for place, axes in enumerate(grid):
+        number, panel = divmod(place, len(panels))
+        panels[panel](axes, number)
+        axes.tick_params(labelsize=7)
+        axes.set_xlim(0, length - 1)
+    save(figure, path)
+
+
+def _draw_signal(axes: Axes, found: Occlusion, number: int, drawn: Drawn) -> None:
+    begin, (size,) = int(found.columns[len(found.columns) // 4]), found.size
+    axes.plot(drawn.covered(number, [begin], found.size).T.numpy(), color="0.3", linewidth=1)
+    axes.axvspan(begin, begin + size - 1, color="0.85", zorder=0)
+    axes.set_title(f"(a) {shortened(drawn.told['images'][number], _NAME)}", fontsize=9)
+
+
+def _draw_activations(axes: Axes, found: Occlusion) -> None:
+    layer = shortened(layer_name(found.layer or ""), _CUT)
+    _draw_curve(axes, found, found.activation, found.clean_activation)
+    axes.set_title(f"(b) {layer}, map {found.map}: total activation", fontsize=9)
+
+
+def _draw_probabilities(axes: Axes, found: Occlusion, classes: Sequence[str]) -> None:
+    _draw_curve(axes, found, found.probability, found.clean_probability)
+    if found.label is not None:
+        axes.set_title(f"(d) probability of {shortened(class_name(found.label, classes), _CUT)}", fontsize=9)
+
+
+def _draw_curve(axes: Axes, found: Occlusion, values: Tensor | None, clean: float | None) -> None:
+    """Values by the middle of the span, over the whole signal."""
+    if values is None or clean is None:
+        axes.set_axis_off()
+        return
+    middles = found.columns + (found.size[0] - 1) / 2
+    axes.plot(middles.numpy(), values.numpy(), marker=".", markersize=3, linewidth=1.2)
+    axes.axhline(clean, color="0.5", linestyle="--", linewidth=0.8)
+
+
+def _draw_projected(axes: Axes, found: Occlusion) -> None:
+    if found.projection is None:
+        axes.set_axis_off()
+        return
+    axes.plot(found.projection.T.numpy(), linewidth=1)
+    count = 0 if found.units is None else len(found.units)
+    units = "strongest unit" if count == 1 else f"{count} strongest units"
+    axes.set_title(f"(c) its {units} projected", fontsize=9)
 
 
 def draw_occlusion(path: Path, title: str, caption: str, images: Sequence[OccludedImage]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import wave
 from collections.abc import Sequence
@@ -156,6 +157,31 @@ def test_mine(kind: Kind, tmp_path: Path) -> None:
             image, channel, *place = numbers(row, (one, "map", *kind.axes))
             assert float(row["activation"]) == pytest.approx(float(maps[(image, channel, *place)]), rel=1e-4, abs=1e-5)
             assert float(row["activation"]) == pytest.approx(float(maps[image, channel].max()), rel=1e-4, abs=1e-5)
+
+
+@each_kind
+def test_occlusion(kind: Kind, tmp_path: Path) -> None:
+    """The map's sum, and the probability, at every position are what the network makes of the hidden image."""
+    images = written(kind, tmp_path / "images")
+    size, fill = [n // 2 for n in kind.shape[1:]], [0.5, -1.5][: kind.shape[0]]
+    options = ("--occluder", ",".join(map(str, size)), "--stride", "5", "--fill", ",".join(map(str, fill)))
+    run("occlusion", kind, tmp_path / "images", tmp_path / "out", "--layers", kind.layers[1], *options)
+    picture(tmp_path / "out" / "occlusion.png")
+    told = json.loads((tmp_path / "out" / "occlusion.json").read_text())
+    assert told["images"] == ["a.npy", "b.npz 0", "b.npz 1", "c.pt 0", "c.pt 1"]
+    rows = table(tmp_path / "out" / "occlusion.csv")
+    assert len(rows) == 5 * math.prod(len(range(0, n - s, 5)) + 1 for n, s in zip(kind.shape[1:], size, strict=True))
+    hidden = images[[told["images"].index(row["image"]) for row in rows]]
+    for image, row in zip(hidden, rows, strict=True):
+        begins = zip(numbers(row, kind.axes), size, strict=True)
+        part = image[(slice(None), *(slice(begin, begin + length) for begin, length in begins))]
+        part[:] = torch.tensor(fill).view(-1, *[1] * len(size))
+    network = load_network(kind.model)[0]
+    found = Deconvnet(network).record(hidden, told["layer"], activations=True).activations[told["layer"]]
+    for row, maps in zip(rows, found, strict=True):
+        watched = told["found"][told["images"].index(row["image"])]["map"]
+        assert float(row["activation"]) == pytest.approx(float(maps[watched].sum()), rel=1e-3, abs=1e-4)
+    assert ("probability" in rows[0]) == (kind.name != "VolumeUNet")
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])

@@ -441,11 +441,11 @@ class TestGallery:
         rows = list(csv.DictReader((tmp_path / "out" / "units.csv").open()))
         assert all(float(row["activation"]) > 0 for row in rows)
         windows = np.load(tmp_path / "out" / "projections.npz")
-        inputs = job.weights.preprocess(cut(job.photographs, job.crops))
+        inputs = job.shown.weights.preprocess(cut(job.shown.photographs, job.shown.crops))
         with torch.no_grad():
-            first = F.relu(job.model.norm(job.model.first(inputs)))
-            second = job.model.second(first)
-            maps = {"first": first, "second": second, "third": F.relu(job.model.third(F.relu(second + first)))}
+            first = F.relu(job.shown.model.norm(job.shown.model.first(inputs)))
+            second = job.shown.model.second(first)
+            maps = {"first": first, "second": second, "third": F.relu(job.shown.model.third(F.relu(second + first)))}
         maps["relu_2"] = maps["third"]
         for layer, rectifier in (("first", "relu"), ("second", ""), ("third", "relu_2"), ("relu_2", "")):
             mine = [row for row in rows if row["layer"] == layer]
@@ -476,7 +476,7 @@ class TestGallery:
 
     def test_a_layer_of_dead_maps_has_a_figure(self, own, tmp_path):
         job, drawn = own
-        job.model.third.bias.data.fill_(-1e4)
+        job.shown.model.third.bias.data.fill_(-1e4)
         for distinct_places in (False, True):
             job.settings, job.layers = replace(job.settings, distinct=distinct_places, sample=2), ("third",)
             summary = job.run(tmp_path / "out", progress=False)
@@ -494,8 +494,8 @@ class TestGallery:
         }  # fmt: skip
 
         with torch.no_grad():
-            conv1 = job.model.conv1(job.weights.preprocess(cut(job.photographs, job.crops)))
-            conv2 = job.model[1:4](conv1)
+            conv1 = job.shown.model.conv1(job.shown.weights.preprocess(cut(job.shown.photographs, job.shown.crops)))
+            conv2 = job.shown.model[1:4](conv1)
         rows = list(csv.DictReader((tmp_path / "out" / "units.csv").open()))
         assert len(rows) == 2 * 3 * 4 == summary.projections
         for layer, maps in (("conv1", conv1), ("conv2", conv2)):
@@ -519,13 +519,13 @@ class TestGallery:
         assert windows["conv2"].shape == (12, 3, 51, 51)
         inside = np.zeros((3, 11, 11), dtype=bool)
         inside[:, max(0, -box[0]) : 224 - box[0], max(0, -box[1]) : 224 - box[1]] = True
-        filter_ = job.model.conv1.weight[int(first["map"])].numpy()
+        filter_ = job.shown.model.conv1.weight[int(first["map"])].numpy()
         expected = np.where(inside, filter_ * float(first["activation"]), 0)
         np.testing.assert_allclose(windows["conv1"][0], expected, rtol=1e-5)
 
         crops = list(csv.DictReader((tmp_path / "out" / "crops.csv").open()))
         assert [(row["photograph"], int(row["side"])) for row in crops] == [
-            (job.photographs[crop.photograph].name, crop.side) for crop in job.crops
+            (job.shown.photographs[crop.photograph].name, crop.side) for crop in job.shown.crops
         ]
         written = json.loads((tmp_path / "out" / "gallery.json").read_text())
         assert written["settings"]["layers"] == ["conv1", "conv2"]
@@ -547,10 +547,10 @@ class TestGallery:
 
     def test_projections_of_the_figure_are_distinct_places(self, settings):
         job = GalleryJob(replace(settings, crops=30, distinct=True))
-        inputs = job.weights.preprocess(cut(job.photographs, job.crops))
+        inputs = job.shown.weights.preprocess(cut(job.shown.photographs, job.shown.crops))
         record = job.net.record(inputs, ["relu2"], progress=False)
         maps = choose_maps("conv2", record.shape("relu2")[0], 3, settings.seed)
-        units = strongest(job.net, record, "relu2", settings.k, maps, job.crops)
+        units = strongest(job.net, record, "relu2", settings.k, maps, job.shown.crops)
         channels = units.channel.unique().tolist()
         first_of_each = record.strongest("relu2", 1, channels)
         assert torch.equal(units.activation[::4], first_of_each.activation)
