@@ -162,15 +162,15 @@ def test_mine(kind: Kind, tmp_path: Path) -> None:
 @each_kind
 def test_occlusion(kind: Kind, tmp_path: Path) -> None:
     """The map's sum, and the probability, at every position are what the network makes of the hidden image."""
-    images = written(kind, tmp_path / "images")
+    images = written(kind, tmp_path / "images")[1:3]
     size, fill = [n // 2 for n in kind.shape[1:]], [0.5, -1.5][: kind.shape[0]]
     options = ("--occluder", ",".join(map(str, size)), "--stride", "5", "--fill", ",".join(map(str, fill)))
-    run("occlusion", kind, tmp_path / "images", tmp_path / "out", "--layers", kind.layers[1], *options)
+    run("occlusion", kind, tmp_path / "images" / "b.npz", tmp_path / "out", "--layers", kind.layers[1], *options)
     picture(tmp_path / "out" / "occlusion.png")
     told = json.loads((tmp_path / "out" / "occlusion.json").read_text())
-    assert told["images"] == ["a.npy", "b.npz 0", "b.npz 1", "c.pt 0", "c.pt 1"]
+    assert told["images"] == ["b.npz 0", "b.npz 1"]
     rows = table(tmp_path / "out" / "occlusion.csv")
-    assert len(rows) == 5 * math.prod(len(range(0, n - s, 5)) + 1 for n, s in zip(kind.shape[1:], size, strict=True))
+    assert len(rows) == 2 * math.prod(len(range(0, n - s, 5)) + 1 for n, s in zip(kind.shape[1:], size, strict=True))
     hidden = images[[told["images"].index(row["image"]) for row in rows]]
     for image, row in zip(hidden, rows, strict=True):
         begins = zip(numbers(row, kind.axes), size, strict=True)
