@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from . import options
@@ -29,4 +27,4 @@ def command(settings: Settings) -> Answer:
         summary = GalleryJob(settings).run(settings.output)
     except WrongResult as error:
         raise click.ClickException(str(error)) from error
-    return Answer(summary.lines(), summary.folder, summary.files, asdict(summary))
+    return Answer(summary.lines(), summary.folder, summary.files, summary.told())

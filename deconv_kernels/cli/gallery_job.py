@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from ..checks import at_least
@@ -87,11 +86,12 @@ class GalleryJob:
                 (*files_in(draft), "gallery.json"),
                 shown.one,
                 shown.said,
+                shown.counts,
                 found.record_seconds,
                 sum(layer.seconds for layer in found.layers),
                 rates,
             )
-            content = {"settings": self._told(), "weights": shown.source, **asdict(summary)}
+            content = {"settings": self._told(), "weights": shown.source, **summary.told()}
             write_json(draft / "gallery.json", content)
         return summary
 

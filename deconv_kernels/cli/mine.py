@@ -101,7 +101,7 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     end = f"{shown.said} mined{by}; units and numbers in {output}"
     lines = [*aligned(list(mined.summary())), *mined.remarks(net.tape), end]
     counts = {layer: len(units) for layer, units in responses.strongest.items()}
-    found = {f"{shown.one}s": mined.images, "files": shown.count_of_files, "processes": world, "strongest": counts}
+    found = {**shown.counts, "processes": world, "strongest": counts}
     return Answer(lines, output, files, found)
 
 

@@ -37,8 +37,8 @@ class Shown(ABC):
         source: where its weights come from, in words.
         names: what to call the images.
         one: what one of them is called, in tables and captions.
-        files: what they come from, in words: how many files, and of what.
-        count_of_files: how many.
+        origin: what they come from: "photographs" or "tensor files".
+        sources: how many of these.
         crops: where they were cut out of photographs; None of tensors.
         dataset: the images, one by one, as the network reads them.
         contents: all that they are made of, by which a run that goes on knows them again.
@@ -49,8 +49,8 @@ class Shown(ABC):
     source: str
     names: Sequence[str]
     one: str
-    files: str
-    count_of_files: int
+    origin: str
+    sources: int
     crops: Sequence[Crop] | None
     dataset: Dataset[Any]
     contents: Sequence[Tensor]
@@ -61,7 +61,12 @@ class Shown(ABC):
     @property
     def said(self) -> str:
         """How many there are of what, in words."""
-        return f"{len(self)} {self.one}{'s' * (len(self) != 1)} of {self.files}"
+        return f"{len(self)} {self.one}{'s' * (len(self) != 1)} of {self.sources} {self.origin}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The same as numbers by name."""
+        return {f"{self.one}s": len(self), self.origin.replace(" ", "_"): self.sources}
 
     @property
     @abstractmethod
@@ -113,14 +118,13 @@ class ShownCrops(Shown):
         size: rows and columns of a crop as the network sees it.
     """
 
-    one = "crop"
+    one, origin = "crop", "photographs"
 
     def __init__(self, subject: Subject, photographs: Sequence[Photograph], crops: Sequence[Crop], size: int) -> None:
         self.model, self.device, self.weights = subject.model, subject.device, subject.weights
         self.source = subject.weights.source
         self.names = [photographs[crop.photograph].name for crop in crops]
-        self.count_of_files = len(photographs)
-        self.files = f"{self.count_of_files} photographs"
+        self.sources = len(photographs)
         self.crops: Sequence[Crop] = crops
         self.photographs, self.size = photographs, size
         self.dataset = CropImages(photographs, crops, size, subject.weights.preprocess)
@@ -164,13 +168,13 @@ class ShownTensors(Shown):
         images: what to show it.
     """
 
+    origin = "tensor files"
     crops = None
 
     def __init__(self, model: nn.Module, source: str, device: torch.device, images: TensorImages) -> None:
         self.model, self.source, self.device, self.images = model, source, device, images
         self.names, self.one = images.names, _KINDS[images.values.dim() - 2]
-        self.count_of_files = len(set(images.files))
-        self.files = f"{self.count_of_files} file{'s' * (self.count_of_files != 1)}"
+        self.sources = len(set(images.files))
         self.dataset, self.contents = TensorDataset(images.values), [images.values]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -58,13 +58,15 @@ class LayerRates:
 class Summary:
     """What a run did: its output folder and files, how long recording and projecting took, and the rates per layer.
 
-    `one` is what an image is called, such as "crop"; `images` says how many were shown, of what.
+    `one` is what an image is called, such as "crop"; `images` says how many were shown, of what, and `counts` says it in
+    numbers by name.
     """
 
     folder: str
     files: tuple[str, ...]
     one: str
     images: str
+    counts: Mapping[str, int]
     record_seconds: float
     project_seconds: float
     rates: tuple[LayerRates, ...]
@@ -73,6 +75,11 @@ class Summary:
     def projections(self) -> int:
         """How many units were projected."""
         return sum(rate.units for rate in self.rates)
+
+    def told(self) -> dict[str, object]:
+        """All of it, as JSON takes it."""
+        told = asdict(self)
+        return {**told.pop("counts"), **told}
 
     def lines(self) -> list[str]:
         """The summary for people, line by line."""
