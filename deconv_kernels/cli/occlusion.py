@@ -9,7 +9,7 @@ from typing import Any
 
 from . import options
 from .answer import Answer
-from .options import ImageSources, Network, along, group, option
+from .options import ImageSources, Network, PerAxis, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,12 @@ class Settings:
         "maps."
     )
     map: int | None = option(None, "Watch this map instead of the strongest.", type=int)
-    occluder: str = option("32", "Rows and columns of the square; or one number for each axis, as in 4,16,16.")
-    stride: str = option("8", "Pixels from one position of the square to the next; or one number for each axis.")
+    occluder: int | tuple[int, ...] = options.occluder(
+        help="Rows and columns of the square; or a number for each axis, as in 4,16,16.", type=PerAxis()
+    )
+    stride: int | tuple[int, ...] = option(
+        8, "Pixels from one position of the square to the next; or a number for each axis.", type=PerAxis()
+    )
     cover: bool = option(
         True,
         "End rows and columns with a position at the border, even if it is nearer than the stride.",
@@ -83,7 +87,6 @@ def command(settings: Settings) -> Answer:
     model, size = settings.network.model, settings.size
     shown = show_centres(settings.network, settings.images.sources, size)
     called, inputs = list(shown.names), shown.inputs().to(shown.device)
-    occluder, stride = (along(getattr(settings, name), inputs.dim() - 2) for name in ("occluder", "stride"))
     asked = options.names(settings.layers) if settings.layers else None
     watch = experiment.watch(shown.model, inputs, asked, settings.logits, settings.units)
     classes = class_names(settings.classes, shown.weights.classes if isinstance(shown, ShownCrops) else ())
@@ -91,15 +94,14 @@ def command(settings: Settings) -> Answer:
     watch.check_labels(wanted, settings.probabilities)
     colour, filled = shown.fill(settings.fill)
     told: dict[str, Any] = {"model": model, "weights": shown.source, "images": called, "asked": watch.asked}
-    told |= {"layer": watch.layer} | options.values(settings, "map", "cover", "fill")
-    told |= {"occluder": occluder, "stride": stride}
+    told |= {"layer": watch.layer} | options.values(settings, "map", "occluder", "stride", "cover", "fill")
     told |= {"units": watch.units, "logits": watch.logits, "probabilities": settings.probabilities}
     told |= {"labels": wanted, "size": size}
     parts = Parts.of_run(settings.output, "occlusion", told, shown.model, inputs)
     with written_at_once(Path(settings.output)) as draft:
         labels = None if isinstance(wanted, str) else wanted
-        how = {"size": occluder, "stride": stride, "fill": colour, "softmax": not settings.probabilities}
-        how |= options.values(settings, "cover", "map")
+        how = {"size": settings.occluder, "fill": colour, "softmax": not settings.probabilities}
+        how |= options.values(settings, "stride", "cover", "map")
         found = watch.occlude_each(inputs, called, labels, parts, **how)
         write_csv(draft / "occlusion.csv", *experiment.table(found, called))
         with being_written(draft / "occlusion.npz"):

@@ -161,18 +161,19 @@ def numbers(option: str, separated: str, kind: Callable[[str], T], what: str = "
         raise ValueError(f"{option} must be {what} separated by commas, got {separated!r}") from error
 
 
-def along(text: str, rank: int) -> int | tuple[int, ...]:
-    """A whole number, which stands for all axes, or one for each, separated by commas.
+class PerAxis(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A whole number for all axes of the images, or one for each, separated by commas."""
 
-    Raises:
-        ValueError: something else, or another number of them.
-    """
-    given = numbers("sizes and steps", text, int, "whole numbers")
-    if len(given) not in (1, rank):
-        raise ValueError(
-            f"sizes and steps must be one whole number, or {rank} for the axes of the images, got {text!r}"
-        )
-    return given[0] if len(given) == 1 else given
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, ...]:
+        if isinstance(value, int):
+            return value
+        try:
+            given = numbers("it", value, int, "whole numbers")
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return given[0] if len(given) == 1 else given
 
 
 def steps(option: str, text: str) -> tuple[float, ...]:

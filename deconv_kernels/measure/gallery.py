@@ -58,8 +58,8 @@ class LayerRates:
 class Summary:
     """What a run did: its output folder and files, how long recording and projecting took, and the rates per layer.
 
-    `one` is what an image is called, such as "crop"; `images` says how many were shown, of what, and `counts` says it in
-    numbers by name.
+    `one` is what an image is called, such as "crop"; `images` says how many were shown, of what, and `counts` says so
+    in numbers by name.
     """
 
     folder: str
