@@ -132,7 +132,7 @@ def draw(result: Row) -> Figure:
             chosen = [row for row in rows if row["layer"] == layer and row["pooled"] == pooled]
             label = f"{layer}, {'pooled' if pooled else 'rectified'} signal"
             points = [(row["useful"] / row["bytes"], row["useful"] / row["seconds"] / 1e9) for row in chosen]
-            panel.scatter(*zip(*points, strict=True), 26, marker=marker, label=label)
+            panel.scatter(*zip(*points, strict=True), s=26, marker=marker, label=label)
     low, high = panel.get_xlim()[0], max(row["useful"] / row["bytes"] for row in rows) * 2
     low = max(low, min(row["useful"] / row["bytes"] for row in rows) / 2)
     panel.plot([low, max(low, peak / bandwidth), high], [min(peak, low * bandwidth), peak, peak], color="black")
