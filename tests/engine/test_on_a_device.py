@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from networks import NETWORKS, Network, some_units
+from no_launches import launching_nothing
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -43,6 +44,7 @@ FEW_LAUNCHES = ("AlexNet", "VGG16", "VGG11 with batch norm", "ResNet-18", "Dense
 FEW_LAUNCHES += ("ECG ResNet", "C3D")
 MOST_LAUNCHES = 3  # of a step, on an average of its walk
 MOST_CALLS = 400  # of functions written in Python, for one small unit
+MOST_COMPILED = 3  # of a convolution: Triton compiles again where a size is one, or a multiple of 16
 # Networks whose own code makes a constant on the host whenever it is called, or compares values there.
 MAKE_CONSTANTS = {"coordinates as channels", "quantised"}
 
@@ -188,6 +190,25 @@ def test_one_unit_is_little_work_for_the_host(launches: Launches, monkeypatch: p
         calls = python_calls(functools.partial(project, units))
         print(f"{name}: {count} launches, {calls} calls of functions in Python")
         assert calls <= MOST_CALLS
+
+
+def test_kernels_are_compiled_for_layers_and_not_for_numbers_of_units() -> None:
+    """What Triton would compile on its way to a card, a tile for each kernel: nothing is compiled and nothing runs."""
+    net = Deconvnet(VGG16(features_only=True).eval())
+    layers = ("conv1_2", "conv2_2", "conv3_3")
+    record = net.record(torch.randn(1, 3, 64, 64), layers)
+    asked: dict[str, set[str]] = {}
+    with launching_nothing(), triton.knobs.runtime.scope():
+        for layer in layers:
+            kernels = asked[layer] = set[str]()
+            triton.knobs.runtime.jit_cache_hook = lambda *, repr, of=kernels, **about: of.add(str(about)) or True
+            for count in (1, 2, 3, 5, 16, 27, 160):
+                shape = record.shape(layer)
+                units = Units.of_table(layer, torch.stack([torch.randint(n, (count,)) for n in (1, *shape)]))
+                net.project(record, units, "one")
+            convolutions = sum(planned.kernel == "backproject2d" for planned in net.plan(record, layer).steps)
+            print(f"{layer}: {len(kernels)} kernels for {convolutions} convolutions")
+            assert convolutions and len(kernels) <= MOST_COMPILED * convolutions
 
 
 def python_calls(run: Callable[[], object]) -> int:
