@@ -44,7 +44,8 @@ oldest: $(OLDEST)/.environment ## Build with the oldest torch and Python that ar
 	CMAKE_BUILD_TYPE=Debug DECONV_WERROR=ON DECONV_CUDA_ARCHS=80-virtual \
 	  $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
 	cd tests && $(abspath $(OLDEST))/bin/python -c $(VERSIONS)
-	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider ops/test_backends.py engine/test_windows.py
+	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider \
+	  ops/test_backends.py ops/test_triton_aot.py engine/test_windows.py engine/test_on_a_device.py engine/test_capture.py
 	cd tests && $(abspath $(OLDEST))/bin/python -m pytest -q -p no:cacheprovider --backend cpu \
 	  -k 'not caches and not depend_on_its_batch' $(OLDEST_OPS)
 
