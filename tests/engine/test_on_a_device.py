@@ -44,7 +44,7 @@ FEW_LAUNCHES = ("AlexNet", "VGG16", "VGG11 with batch norm", "ResNet-18", "Dense
 FEW_LAUNCHES += ("ECG ResNet", "C3D")
 MOST_LAUNCHES = 3  # of a step, on an average of its walk
 MOST_CALLS = 400  # of functions written in Python, for one small unit
-MOST_COMPILED = 4  # of a convolution: Triton compiles again where a size is one, or a size or an address a multiple of 16
+MOST_COMPILED = 4  # of a convolution: Triton does so again where a size or an address is a multiple of 16, or one
 # Networks whose own code makes a constant on the host whenever it is called, or compares values there.
 MAKE_CONSTANTS = {"coordinates as channels", "quantised"}
 
