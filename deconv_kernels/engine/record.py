@@ -33,6 +33,14 @@ class Peaks:
     value: Tensor
     place: Tensor
 
+    def __setstate__(self, state: dict[str, Tensor]) -> None:
+        if state.keys() != {"value", "place"}:
+            raise ValueError(
+                f"this record was pickled by another version: its peaks have {', '.join(state)}, not value and place; "
+                "record the images again"
+            )
+        self.__dict__.update(state)
+
     @classmethod
     def of(cls, maps: Tensor, rank: int) -> Peaks:
         """The peaks of (N, C, [[D,] H,] W) or rows (N, ...); the first in row-major order where several are equal."""

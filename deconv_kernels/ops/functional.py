@@ -767,7 +767,8 @@ def switches_to_indices(
     Args:
         switches: as `max_pool1d`, `max_pool2d` or `max_pool3d` returned them.
         input_size: (L,), (H, W) or (D, H, W) of the map that was pooled, or the whole shape of maps of two or three
-            dimensions; four entries are (N, C, H, W), and (C, D, H, W) where `kernel_size` has three.
+            dimensions; four entries are (N, C, H, W), and (C, D, H, W) where `kernel_size` has three, or where the
+            second is not the second of the switches.
         kernel_size, stride, padding, dilation: those of the pooling.
 
     Returns:
@@ -889,5 +890,13 @@ def _rank_of(input_size: Sequence[int], kernel_size: IntOrPerAxis, pooled: Tenso
     if entries == 3:
         return 2 if isinstance(pooled, Tensor) and pooled.dim() == 3 else 3
     if entries == 4:
-        return 3 if isinstance(kernel_size, Sequence) and len(kernel_size) == 3 else 2
+        of_volume = isinstance(kernel_size, Sequence) and len(kernel_size) == 3
+        return 3 if of_volume or not _of_images(pooled, input_size) else 2
     return {1: 1, 5: 3}.get(entries, 2)
+
+
+def _of_images(pooled: Tensor, shape: Sequence[int]) -> bool:
+    """Whether a shape of four entries may be that of images whose pooled maps are given: (N, C, H, W)."""
+    if not isinstance(pooled, Tensor) or pooled.dim() != 4 or isinstance(shape[1], Tensor):
+        return True
+    return pooled.shape[0] != shape[0] or pooled.shape[1] == shape[1]

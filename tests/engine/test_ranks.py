@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ def test_occlusion_by_spans_and_cubes(rank: int) -> None:
     assert found.projection.shape == images.shape[1:] and found.units.shape == (1, rank)
     for raised in found.raises():
         assert raised.place in set(map(tuple, origins.tolist()))
+
+
+@pytest.mark.parametrize("rank", RANKED)
+def test_records_of_other_versions_are_refused(rank: int) -> None:
+    _, _, _, record = recorded(rank)
+    (peaks,), (same,) = record.peaks.values(), pickle.loads(pickle.dumps(record)).peaks.values()
+    assert torch.equal(same.place, peaks.place) and torch.equal(same.value, peaks.value)
+    vars(peaks)["x"] = vars(peaks).pop("place")
+    with pytest.raises(
+        ValueError, match="pickled by another version: its peaks have value, x.*record the images again"
+    ):
+        pickle.loads(pickle.dumps(record))
 
 
 def test_the_ends_of_recurrent_networks_are_refused_by_name_and_whole_under_gradient() -> None:

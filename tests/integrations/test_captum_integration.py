@@ -99,7 +99,7 @@ class Dense(nn.Module):
 def ready(model: nn.Module) -> nn.Module:
     """In float64, where no rounding decides a maximum; with statistics and biases of its own."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, -1, 1)
@@ -406,6 +406,38 @@ class TestNeurons:
         for given in (False, True):
             with pytest.raises(UnsupportedModule, match="'pair'.*than one tensor"):
                 getattr(ours, method)(model, model.pair).attribute(x, (0, 0, 0), None, given)
+
+
+class Ranked(nn.Module):
+    """A residual network of signals or volumes on which Captum is right."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        convolution = {1: nn.Conv1d, 3: nn.Conv3d}[rank]
+        self.stem, self.relu = convolution(2, 4, 3, padding=1), nn.ReLU()
+        self.pool = {1: nn.MaxPool1d(3, 2), 3: nn.MaxPool3d((1, 3, 2), (1, 2, 2))}[rank]
+        self.conv, self.norm = convolution(4, 4, 3, padding=1), {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[rank](4)
+        self.last, self.fc = nn.ReLU(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu(self.stem(x)))
+        return self.fc(self.last(x + self.norm(self.conv(x))).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("method", [*OF_OUTPUTS, *OF_NEURONS])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_signals_and_volumes(theirs: Any, rank: int, method: str) -> None:
+    model = ready(Ranked(rank))
+    inputs = torch.randn(2, 2, *(5, 9, 8)[3 - rank :], dtype=torch.float64)
+    if method in OF_OUTPUTS:
+        for target in (1, [2, 0]):
+            expected = getattr(theirs, method)(model).attribute(inputs.clone().requires_grad_(), target)
+            assert_close(getattr(ours, method)(model).attribute(inputs, target), expected.detach())
+        return
+    maps = Deconvnet(model).record(inputs, "conv", activations=True).activations["conv"]
+    for unit in ((0, *(0,) * rank), tuple(int(n) - 1 for n in maps.shape[1:])):
+        expected = getattr(theirs, method)(model, model.conv).attribute(inputs.clone().requires_grad_(), unit)
+        assert_close(getattr(ours, method)(model, model.conv).attribute(inputs, unit), expected.detach())
 
 
 class Trap(nn.Module):
