@@ -215,6 +215,10 @@ def examine(network: Network, size: tuple[int, ...]) -> Found:
     except Exception as error:  # whatever a collection raises at what it cannot build here
         return Found(network.name, "no network", _line(error))
     found.parameters = sum(parameter.numel() for parameter in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():  # as the head of some networks before they are trained, which has no gradient then
+                parameter.normal_(0, 0.1)
     images = torch.randn(2, *size, dtype=torch.float64)
     start = time.perf_counter()
     try:
