@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 from networks import NETWORKS, Network, some_units
-from no_launches import launching_nothing
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +32,8 @@ from deconv_kernels.ops.library import without_rank
 triton = pytest.importorskip("triton", reason="the package triton is not installed")
 if backends.triton_interprets():
     pytest.skip("TRITON_INTERPRET=1: kernels run on the CPU", allow_module_level=True)
+
+from no_launches import launching_nothing  # noqa: E402
 
 from deconv_kernels.ops import triton as triton_ops  # noqa: E402
 
