@@ -45,7 +45,7 @@ def load(network: Network, size: int) -> Subject:
         what = "volumes" if len(first.kernel_size) == 3 else "signals"
         raise ValueError(
             f"model {network.model!r} reads {what}, not photographs: gallery, mine and occlusion take them as tensors "
-            f"({', '.join(SUFFIXES)}), and Deconvnet and the functions of experiments in Python"
+            f"({', '.join(SUFFIXES)})"
         )
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
     model = on_device(model, device, network.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
