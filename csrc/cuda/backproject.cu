@@ -13,15 +13,16 @@ Tensor backproject(const BackprojectCall& call) {
   const MapShape& windows = call.windows;
   const MapShape& maps = call.maps;
   const Placement& place = call.placement;
-  if (call.packed.has_value())
-    check_packed(*call.packed, packed_sizes(c, call.weight.dim()), input.scalar_type(), input);
   MapShape shape = windows.resized(place.size);
   shape.channels = c.outputs * c.groups;
 
   const torch::stable::accelerator::DeviceGuard guard(input.get_device_index());
   const Tensor values = dense(input, windows);
   const Tensor codes = call.switches.has_value() ? dense(*call.switches, maps) : Tensor();
-  const Tensor weights = call.packed.has_value() ? *call.packed : packed_copy(call.weight, c);
+  // Triton's kernel packs the same numbers in another order.
+  const Tensor weights =
+      call.packed.has_value() ? torch::stable::contiguous(*call.packed) : packed_copy(call.weight, c);
+  check_packed(weights, packed_sizes(c, call.weight.dim()), input.scalar_type(), input);
   const Tensor images = torch::stable::contiguous(call.image);
   const Tensor origins = torch::stable::contiguous(call.origin);
   Tensor output = empty_map(shape, input.scalar_type(), input);

@@ -54,7 +54,7 @@ def pack_weight(namespace: str, weight: Tensor, convolution: Convolution) -> Ten
     if namespace == library.REFERENCE_NAMESPACE or (cpp and library.cpu_error is not None):
         return reference.pack_weight(weight, convolution)
     if not cpp:
-        return taps_first(weight)
+        return taps_first(weight, for_tf32=namespace == library.TRITON_NAMESPACE)
     sums = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return weight.new_empty(packed_size(weight, convolution), dtype=sums)
 

@@ -62,6 +62,11 @@ def empty_like(map: Tensor, size: PerAxis, dtype: torch.dtype | None = None) -> 
     return empty((*map.shape[:-rank], *size), dtype or map.dtype, map.device, is_channels_last(map, rank), rank)
 
 
-def taps_first(weight: Tensor) -> Tensor:
-    """A dense copy of a (K, C / groups, kh, kw) weight as (kh, kw, K, C / groups), as GPUs read it; of any rank."""
+def taps_first(weight: Tensor, for_tf32: bool) -> Tensor:
+    """A dense copy of a (K, C / groups, kh, kw) weight as (kh, kw, K, C / groups), as GPUs read it; of any rank.
+
+    C / groups is innermost, but K in float32 `for_tf32`: matrix units take factors in TF32 along what they sum over.
+    """
+    if for_tf32 and weight.dtype == torch.float32:
+        return weight.movedim((1, 0), (-2, -1)).clone(memory_format=torch.contiguous_format).transpose(-1, -2)
     return weight.movedim((0, 1), (-2, -1)).clone(memory_format=torch.contiguous_format)

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import math
 import os
 import random
 import shutil
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from pooling_cases import (
     DTYPES,
     GEOMETRIES,
+    OTHER_GEOMETRIES,
     Geometry,
     assert_same_bits,
     aten_pool,
@@ -65,6 +67,7 @@ GEOMETRIES_HERE = [g for g in GEOMETRIES if g.size[0] * g.size[1] <= LARGEST_IMA
     Geometry((12, 11), (3, 3), (2, 2), (1, 0)),
     Geometry((9, 13), (2, 2), (2, 2), (1, 0), ceil_mode=True),
     Geometry((27, 5), (3, 3), (2, 2), (0, 1), ceil_mode=True),
+    *(g for g in OTHER_GEOMETRIES if g.rank == 3 and not g.windows_off_the_map.any()),
 ]
 
 
@@ -112,14 +115,14 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def cases() -> list[tuple[Geometry, torch.dtype, bool]]:
-    """Every geometry in every dtype and layout, and some random ones."""
+    """Every geometry of images and volumes in every dtype and layout, and some random ones of images."""
     geometries = GEOMETRIES_HERE + [random_geometry() for _ in range(8)]
     return list(itertools.product(geometries, DTYPES, (False, True)))
 
 
 def random_size(geometry: Geometry) -> tuple[int, int]:
     """(N, C), with few channels where the map is large."""
-    affordable = [c for c in CHANNELS if c * geometry.size[0] * geometry.size[1] <= LARGEST_IMAGE]
+    affordable = [c for c in CHANNELS if c * math.prod(geometry.size) <= LARGEST_IMAGE]
     return random.randint(1, 2), random.choice(affordable or [1])
 
 
@@ -146,7 +149,7 @@ def run(counts: dict[str, int], path: str, function: Any, *arguments: Any) -> bo
     return True
 
 
-def check_max_pool2d(host: Any) -> dict[str, int]:
+def check_max_pool(host: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for geometry, dtype, channels_last in cases():
         shape = (*random_size(geometry), *geometry.size)
@@ -183,7 +186,7 @@ def check_max_pool2d(host: Any) -> dict[str, int]:
     return counts
 
 
-def check_max_unpool2d(host: Any) -> dict[str, int]:
+def check_max_unpool(host: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for geometry, dtype, channels_last in cases():
         shape = (*random_size(geometry), *geometry.pooled)
@@ -213,25 +216,26 @@ def check_max_unpool2d(host: Any) -> dict[str, int]:
     return counts
 
 
-def random_windows(units: int, images: int, pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def random_windows(units: int, images: int, pooled: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Images and origins of windows; some overhang the map, are far from it, or belong to no image."""
     far = torch.tensor([-(2**63), 2**63 - 1, -(2**31), 2**31])
     image = torch.randint(-1, images + 1, (units,))
-    origin = torch.randint(*random.choice(((-6, max(pooled) + 2), (-1, min(pooled)))), (units, 2))
+    shape = units, len(pooled)
+    origin = torch.randint(*random.choice(((-6, max(pooled) + 2), (-1, min(pooled)))), shape)
     image = torch.where(torch.rand(units) < 0.05, far[torch.randint(0, 4, (units,))], image)
-    origin = torch.where(torch.rand(units, 2) < 0.05, far[torch.randint(0, 4, (units, 2))], origin)
+    origin = torch.where(torch.rand(shape) < 0.05, far[torch.randint(0, 4, shape)], origin)
     return image, origin
 
 
-def check_max_unpool2d_window(host: Any) -> dict[str, int]:
+def check_max_unpool_window(host: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for geometry, dtype, channels_last in cases():
         images, channels = random_size(geometry)
-        units, window = random.randint(1, 4), (random.randint(1, 5), random.randint(1, 6))
+        units, window = random.randint(1, 4), tuple(random.randint(1, 5) for _ in geometry.size)
         size = tuple((n - 1) * s + e for n, s, e in zip(window, geometry.stride, geometry.extent, strict=True))
-        if channels * size[0] * size[1] > 4 * LARGEST_IMAGE:
+        if channels * math.prod(size) > 4 * LARGEST_IMAGE:
             continue
-        local = Geometry(size, geometry.kernel, geometry.stride, (0, 0), geometry.dilation)  # type: ignore[arg-type]
+        local = Geometry(size, geometry.kernel, geometry.stride, (0,) * geometry.rank, geometry.dilation)
         values = random_values((units, channels, *window), dtype)
         switches = random_switches((images, channels, *geometry.pooled), geometry)
         image, origin = random_windows(units, images, geometry.pooled)
@@ -489,14 +493,16 @@ def check_signal(host: Any) -> None:
         torch.testing.assert_close(outcome[0], signal, rtol=0, atol=0, msg=f"the signal of {case}")
 
 
-def named_by(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-    """The row and column that each switch names, and whether the map has them."""
-    y = torch.arange(codes.shape[2])[:, None] * geometry.stride[0] - geometry.padding[0]
-    x = torch.arange(codes.shape[3]) * geometry.stride[1] - geometry.padding[1]
-    y = y + codes // geometry.kernel[1] * geometry.dilation[0]
-    x = x + codes % geometry.kernel[1] * geometry.dilation[1]
-    inside = (y >= 0) & (y < geometry.size[0]) & (x >= 0) & (x < geometry.size[1])
-    return y, x, inside & (codes >= 0) & (codes < geometry.kernel[0] * geometry.kernel[1])
+def named_by(codes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The index that each switch names, and whether the map has it."""
+    index, inside = torch.zeros_like(codes), (codes >= 0) & (codes < math.prod(geometry.kernel))
+    for axis in range(geometry.rank):
+        tap = codes // math.prod(geometry.kernel[axis + 1 :]) % geometry.kernel[axis]
+        start = torch.arange(codes.shape[2 + axis]) * geometry.stride[axis] - geometry.padding[axis]
+        place = start.view(-1, *(1,) * (geometry.rank - 1 - axis)) + tap * geometry.dilation[axis]
+        inside = inside & (place >= 0) & (place < geometry.size[axis])
+        index = index * geometry.size[axis] + place
+    return index, inside
 
 
 def converted(
@@ -519,20 +525,20 @@ def check_switches(host: Any) -> dict[str, int]:
         switches = random_switches(shape, geometry)
         convert = functools.partial(converted, host, geometry, channels_last, random.random() < 0.3)
         indices = convert(switches, torch.int64)
-        y, x, inside = named_by(switches.long(), geometry)
-        expected = torch.where(inside, y * geometry.size[1] + x, 0)
+        named, inside = named_by(switches.long(), geometry)
+        expected = torch.where(inside, named, 0)
         assert_same_bits(indices, expected, f"indices {geometry} {channels_last=}")
         back = convert(indices, switches.dtype)
         assert torch.equal(back[inside], switches[inside]), f"switches {geometry} {channels_last=}"
 
         wild = torch.randint(-(2**63), 2**63 - 1, shape)
-        near = torch.randint(-2, geometry.size[0] * geometry.size[1] + 2, shape)
+        near = torch.randint(-2, math.prod(geometry.size) + 2, shape)
         given = torch.where(torch.rand(shape) < 0.2, wild, near)
         none = 255 if switches.dtype == torch.uint8 else -1
         expected = torch.full(shape, none)
-        for code in range(geometry.kernel[0] * geometry.kernel[1]):
-            y, x, inside = named_by(torch.full(shape, code), geometry)
-            expected = torch.where(inside & (y * geometry.size[1] + x == given), code, expected)
+        for code in range(math.prod(geometry.kernel)):
+            named, inside = named_by(torch.full(shape, code), geometry)
+            expected = torch.where(inside & (named == given), code, expected)
         assert_same_bits(convert(given, switches.dtype), expected.to(switches.dtype), f"wild {geometry}")
         counts["switches"] += 1
     return counts
@@ -682,9 +688,9 @@ def check_backproject3d(host: Any) -> dict[str, int]:
 CHECKS = {
     "backproject2d": check_backproject2d,
     "backproject3d": check_backproject3d,
-    "max_pool2d": check_max_pool2d,
-    "max_unpool2d": check_max_unpool2d,
-    "max_unpool2d_window": check_max_unpool2d_window,
+    "max_pool": check_max_pool,
+    "max_unpool": check_max_unpool,
+    "max_unpool_window": check_max_unpool_window,
     "switches": check_switches,
     "numbers": check_numbers,
     "lanes": check_lanes,
@@ -734,9 +740,9 @@ def test_kernels_under_sanitizers(host_module: Path, check: str, seed: int) -> N
         assert set(counts) == {"automatic", "tiles", "patches", "shared"}, "not every kernel ran"
     if check == "backproject3d":
         assert set(counts) == {"tiles", "patches"}, "not every kernel ran"
-    if check in ("max_pool2d", "max_unpool2d"):
+    if check in ("max_pool", "max_unpool"):
         assert set(counts) == set(PATHS), "not every kernel ran"
-    if check == "max_unpool2d_window":
+    if check == "max_unpool_window":
         assert set(counts) == {"automatic", "columns", "general"}, "not every kernel ran"
     assert all(int(count) > 0 for count in counts.values())
 

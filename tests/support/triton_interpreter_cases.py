@@ -468,10 +468,13 @@ def test_backproject2d_with_a_packed_weight() -> None:
     arguments = backproject_arguments(Convolution((3, 2), 6, 8, groups=2), POOLS[0], torch.float32, "contiguous", True)
     packed = kernels.pack_weight(arguments["weight"], (1, 1), (1, 1), 2)
     assert_same_bits(packed, arguments["weight"].permute(2, 3, 0, 1), "packed")
-    assert packed.is_contiguous()
+    assert packed.transpose(-1, -2).is_contiguous()
+    assert kernels.pack_weight(arguments["weight"].half(), (1, 1), (1, 1), 2).is_contiguous()
     expected = kernels.backproject2d(*arguments.values())
-    arguments |= {"packed": packed, "weight": torch.full_like(arguments["weight"], torch.nan)}
-    assert_same_bits(kernels.backproject2d(*arguments.values()), expected, "with the packed weight")
+    arguments |= {"weight": torch.full_like(arguments["weight"], torch.nan)}
+    for order in (packed.contiguous(), packed.permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1), packed):
+        arguments |= {"packed": order}
+        assert_same_bits(kernels.backproject2d(*arguments.values()), expected, f"packed with strides {order.stride()}")
     lists = {name: list(value) for name, value in arguments.items() if isinstance(value, tuple)}
     assert_same_bits(
         kernels.backproject2d(*(arguments | lists).values()), expected, "with lists, as torch's dispatcher has them"

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from deconv_kernels.ops.geometry import PerAxis, Pooling
+from deconv_kernels.ops.layout import is_channels_last
 
 WARPS = 4
 THREADS = (64 if torch.version.hip else 32) * WARPS
@@ -47,35 +49,25 @@ def tile_shape(columns: int, elements: int) -> tuple[int, int]:
     return elements // width, width
 
 
-def index_type(*tensors: torch.Tensor) -> tl.dtype:
+def channels_innermost(maps: Tensor, rank: int) -> bool:
+    """Whether kernels take `maps` with channels side by side; both layouts of one channel are the same memory."""
+    return maps.shape[-1 - rank] > 1 and is_channels_last(maps, rank)
+
+
+def index_type(*tensors: Tensor) -> tl.dtype:
     """The integer type that counts the elements of every one of `tensors`, with room for a tile that overhangs them."""
     return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
 
 
-def by_axis(**numbers: Sequence[int]) -> dict[str, int]:
-    """Numbers for each axis as arguments of a kernel: `STRIDE` as STRIDE_Y and STRIDE_X, `base` as base_y ..."""
-    axes = {name: "ZYX" if name.isupper() else "zyx" for name in numbers}
-    return {
-        f"{name}_{axis}": value
-        for name, values in numbers.items()
-        for axis, value in zip(axes[name][-len(values) :], values, strict=True)
-    }
+def on_three_axes(numbers: Sequence[int], absent: int = 1) -> PerAxis:
+    """One number for each of three axes, `absent` for those that are not there."""
+    return (absent,) * (3 - len(numbers)) + tuple(numbers)
 
 
-def window_arguments(pooling: Pooling) -> dict[str, int]:
-    """A pooling as arguments of a kernel, of three dimensions: along an axis that is not there nothing is pooled."""
+def of_three_axes(pooling: Pooling) -> Pooling:
+    """A pooling of three dimensions: along an axis that is not there nothing is pooled."""
     axes = zip(Pooling.one_position(3 - pooling.rank), pooling, strict=True)
-    kernel, stride, padding, dilation = (absent + given for absent, given in axes)
-    return by_axis(KERNEL=kernel, STRIDE=stride, PADDING=padding, DILATION=dilation)
-
-
-def size_arguments(**sizes: PerAxis) -> dict[str, int]:
-    """Sizes of maps as arguments of a kernel: `pooled` as pooled_depth, pooled_height and pooled_width."""
-    return {
-        f"{name}_{axis}": length
-        for name, size in sizes.items()
-        for axis, length in zip(("depth", "height", "width"), (1,) * (3 - len(size)) + tuple(size), strict=True)
-    }
+    return Pooling(*(absent + given for absent, given in axes))
 
 
 def launch(
@@ -150,6 +142,12 @@ def known_multiple(size, UNIT: tl.constexpr):
 
 
 @triton.jit
+def of_known_width(size, UNIT: tl.constexpr):
+    """A size whose width is a multiple of UNIT, in a form that tells the compiler so."""
+    return size[0], size[1], known_multiple(size[2], UNIT)
+
+
+@triton.jit
 def tile_position(columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.constexpr):
     """The rows [ROWS, 1] of this program's tile, and its first column."""
     column_tiles = tl.cdiv(columns, COLUMNS)
@@ -160,17 +158,41 @@ def tile_position(columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.
 
 
 @triton.jit
-def map_position(row, column, depth, height, width, CHANNELS_LAST: tl.constexpr):
-    """Map, z, y and x of the elements of a tile; in channels_last all channels of an image are one map."""
-    if CHANNELS_LAST:
-        line = row // width
-        x = (row - line * width).to(tl.int32)
-    else:
-        line = row
-        x = column
-    plane = line // height
-    map = plane // depth
-    return map, (plane - map * depth).to(tl.int32), (line - plane * height).to(tl.int32), x
+def map_position(row, column, size, CHANNELS_LAST: tl.constexpr):
+    """Map, z, y and x of the elements of a tile of maps of `size`; in channels_last all of an image are one map."""
+    line = row // size[2] if CHANNELS_LAST else row
+    x = (row - line * size[2]).to(tl.int32) if CHANNELS_LAST else column
+    plane = line // size[1]
+    map = plane // size[0]
+    return map, (plane - map * size[0]).to(tl.int32), (line - plane * size[1]).to(tl.int32), x
+
+
+@triton.jit
+def on_map(z, y, x, size):
+    """Whether positions lie on a map of `size`."""
+    return (z >= 0) & (z < size[0]) & (y >= 0) & (y < size[1]) & (x >= 0) & (x < size[2])
+
+
+@triton.jit
+def offset_in(map, z, y, x, size):
+    """The offset of a position in maps of `size` that lie one after the other, in the integer type of `map`."""
+    return ((map * size[0] + z) * size[1] + y) * size[2] + x
+
+
+@triton.jit
+def window_start(z, y, x, POOLING: tl.constexpr):
+    """Where windows begin, some of them before the map."""
+    start_z = z * POOLING.stride[0] - POOLING.padding[0]
+    start_y = y * POOLING.stride[1] - POOLING.padding[1]
+    return start_z, start_y, x * POOLING.stride[2] - POOLING.padding[2]
+
+
+@triton.jit
+def tap_position(start_z, start_y, start_x, tap, POOLING: tl.constexpr):
+    """The position that windows see through their tap number `tap`, in row-major order."""
+    z = start_z + tap // (POOLING.kernel_size[1] * POOLING.kernel_size[2]) * POOLING.dilation[0]
+    y = start_y + tap // POOLING.kernel_size[2] % POOLING.kernel_size[1] * POOLING.dilation[1]
+    return z, y, start_x + tap % POOLING.kernel_size[2] * POOLING.dilation[2]
 
 
 @triton.jit

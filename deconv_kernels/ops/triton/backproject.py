@@ -11,7 +11,6 @@ of one phase with the taps of that phase.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -23,6 +22,7 @@ from deconv_kernels.ops.geometry import Backprojection, Convolution, PerAxis, Po
 from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, spatial_size, taps_first
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import Tile, comparable
+from deconv_kernels.ops.triton._common import on_three_axes as deep
 from deconv_kernels.ops.triton.max_unpool_window import max_unpool_window
 
 # Where more windows than this may name a position, unpooling once costs less than asking them all for every tap.
@@ -66,7 +66,7 @@ def backproject(
     else:
         switches = dense(switches, True, rank)
     input = dense(input, True, rank)
-    packed = pack_weight(weight, convolution) if packed is None else packed.contiguous()
+    packed = (pack_weight(weight, convolution) if packed is None else packed).flatten(0, -3)
     units, channels = input.shape[:2]
     features = weight.size(1)
     output = empty((units, groups * features, *size), input.dtype, input.device, True, rank)
@@ -74,11 +74,6 @@ def backproject(
     cells = tuple(triton.cdiv(length, apart) for length, apart in zip(size, stride, strict=True))
     rows = units * math.prod(cells)
     axes = list(zip(stride, dilation, strict=True))
-
-    def deep(values: Sequence[int], absent: int = 1) -> tuple[int, ...]:
-        """With an entry for each of three axes."""
-        return (absent,) * (3 - rank) + tuple(values)
-
     precision = float32_precision()
     tensors = [tensor for tensor in (input, packed, switches, output) if tensor is not None]
     arguments = {
@@ -92,29 +87,26 @@ def backproject(
         "channels": channels // groups,
         "features": features,
         "groups": groups,
+        "tap_step": packed.stride(0),
+        "channel_step": packed.stride(1),
+        "feature_step": packed.stride(2),
         "images": 0 if switches is None else switches.size(0),
-        **_common.size_arguments(
-            pooled=spatial_size(input, rank),
-            switches=(0,) * rank if switches is None else spatial_size(switches, rank),
-            output=size,
-            cells=cells,
-            map=map_size,
-        ),
-        **_common.by_axis(
-            phases=deep(phases),
-            begin=deep([min(place, FARTHEST_BEGIN) for place in begin], 0),
-            base=deep(base, 0),
-            POOL_KERNEL=deep(pooling.kernel_size),
-            POOL_STRIDE=deep(pooling.stride),
-            POOL_DILATION=deep(pooling.dilation),
-            KERNEL=deep(weight.shape[2:]),
-            STRIDE=deep(stride),
-            DILATION=deep(dilation),
-            STEP=deep(step),
-            WINDOWS=deep(windows),
-            COMMON=deep([math.gcd(*axis) for axis in axes]),
-            INVERSE=deep([inverse(*axis) for axis in axes], 0),
-        ),
+        "pooled_size": deep(spatial_size(input, rank)),
+        "switches_size": deep((1,) * rank if switches is None else spatial_size(switches, rank)),
+        "output_size": deep(size),
+        "cells": deep(cells),
+        "map_size": deep(map_size),
+        "phases": deep(phases),
+        "begin": deep([min(place, FARTHEST_BEGIN) for place in begin], 0),
+        "base": deep(base, 0),
+        "POOLING": _common.of_three_axes(pooling),
+        "WINDOWS": deep(windows),
+        "KERNEL": deep(weight.shape[2:]),
+        "STRIDE": deep(stride),
+        "DILATION": deep(dilation),
+        "STEP": deep(step),
+        "COMMON": deep([math.gcd(*axis) for axis in axes]),
+        "INVERSE": deep([inverse(*axis) for axis in axes], 0),
         "RANK": rank,
         "LAST": geometry.overlap == "last",
         "RELU": relu,
@@ -136,8 +128,11 @@ def backproject(
 
 
 def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
-    """The weight as the kernel reads it: ([kd, ]kh, kw, K, C / groups), dense."""
-    return taps_first(weight)
+    """The weight as ([kd, ]kh, kw, K, C / groups), in the order in which the kernel copies 16 bytes at a time.
+
+    With C / groups innermost, products in TF32 would copy four. The kernel takes any order.
+    """
+    return taps_first(weight, for_tf32=True)
 
 
 def windows_of(pooling: Pooling) -> PerAxis:
@@ -195,32 +190,34 @@ def taps_of_phase(
     DILATION: tl.constexpr,
     COMMON: tl.constexpr,
     INVERSE: tl.constexpr,
+    AXIS: tl.constexpr,
 ):
     """Whether taps reach a phase, the first that does, how many do, and the signal that the first brings to cell 0.
 
     Tap `t` reaches the positions that are `t * DILATION` modulo STRIDE. So if any tap reaches a phase, then every
     `STRIDE // COMMON`-th does. Where none does, tap 0 stands for it.
     """
-    position = begin + phase
-    remainder = position % STRIDE
-    first = remainder // COMMON * INVERSE % (STRIDE // COMMON)
-    reached = (remainder % COMMON == 0) & (first < KERNEL)
+    APART: tl.constexpr = STRIDE[AXIS] // COMMON[AXIS]
+    position = begin[AXIS] + phase
+    remainder = position % STRIDE[AXIS]
+    first = remainder // COMMON[AXIS] * INVERSE[AXIS] % APART
+    reached = (remainder % COMMON[AXIS] == 0) & (first < KERNEL[AXIS])
     first = tl.where(reached, first, 0)
-    count = tl.where(reached, tl.cdiv(KERNEL - first, STRIDE // COMMON), 1)
-    return reached, first, count, (position - first * DILATION) // STRIDE
+    count = tl.where(reached, tl.cdiv(KERNEL[AXIS] - first, APART), 1)
+    return reached, first, count, (position - first * DILATION[AXIS]) // STRIDE[AXIS]
 
 
 @triton.jit
-def tap_of_window(window, position, first, count, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr):
+def tap_of_window(window, position, first, count, POOLING: tl.constexpr, AXIS: tl.constexpr):
     """The tap through which a pooling window sees a position, and whether it does; all are unsigned."""
-    EXTENT: tl.constexpr = DILATION * (KERNEL - 1) + 1
-    offset = position - window * STRIDE
+    EXTENT: tl.constexpr = POOLING.dilation[AXIS] * (POOLING.kernel_size[AXIS] - 1) + 1
+    offset = position - window * POOLING.stride[AXIS]
     sees = window - first < count
-    if EXTENT % STRIDE != 0:
+    if EXTENT % POOLING.stride[AXIS] != 0:
         sees = sees & (offset < EXTENT)
-    if DILATION > 1:
-        sees = sees & (offset % DILATION == 0)
-    return offset // DILATION, sees
+    if POOLING.dilation[AXIS] > 1:
+        sees = sees & (offset % POOLING.dilation[AXIS] == 0)
+    return offset // POOLING.dilation[AXIS], sees
 
 
 @triton.jit
@@ -249,63 +246,28 @@ def backproject_kernel(
     channels,
     features,
     groups,
+    tap_step,
+    channel_step,
+    feature_step,
     images,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    switches_depth,
-    switches_height,
-    switches_width,
-    output_depth,
-    output_height,
-    output_width,
-    cells_depth,
-    cells_height,
-    cells_width,
-    map_depth,
-    map_height,
-    map_width,
-    phases_z,
-    phases_y,
-    phases_x,
-    begin_z,
-    begin_y,
-    begin_x,
-    base_z,
-    base_y,
-    base_x,
-    POOL_KERNEL_Z: tl.constexpr,
-    POOL_KERNEL_Y: tl.constexpr,
-    POOL_KERNEL_X: tl.constexpr,
-    POOL_STRIDE_Z: tl.constexpr,
-    POOL_STRIDE_Y: tl.constexpr,
-    POOL_STRIDE_X: tl.constexpr,
-    POOL_DILATION_Z: tl.constexpr,
-    POOL_DILATION_Y: tl.constexpr,
-    POOL_DILATION_X: tl.constexpr,
-    WINDOWS_Z: tl.constexpr,
-    WINDOWS_Y: tl.constexpr,
-    WINDOWS_X: tl.constexpr,
+    pooled_size,
+    switches_size,
+    output_size,
+    cells,
+    map_size,
+    phases,
+    begin,
+    base,
+    POOLING: tl.constexpr,
+    WINDOWS: tl.constexpr,
     LAST: tl.constexpr,
     RELU: tl.constexpr,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
-    COMMON_Z: tl.constexpr,
-    COMMON_Y: tl.constexpr,
-    COMMON_X: tl.constexpr,
-    INVERSE_Z: tl.constexpr,
-    INVERSE_Y: tl.constexpr,
-    INVERSE_X: tl.constexpr,
-    STEP_Z: tl.constexpr,
-    STEP_Y: tl.constexpr,
-    STEP_X: tl.constexpr,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    DILATION: tl.constexpr,
+    STEP: tl.constexpr,
+    COMMON: tl.constexpr,
+    INVERSE: tl.constexpr,
     RANK: tl.constexpr,
     BOUNDED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -319,72 +281,73 @@ def backproject_kernel(
     program = tl.program_id(0)
     rest = program // feature_tiles
     feature = (program - rest * feature_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
-    phases = phases_z * phases_y * phases_x
-    phase = rest % phases
-    rest = rest // phases
+    all_phases = phases[0] * phases[1] * phases[2]
+    phase = rest % all_phases
+    rest = rest // all_phases
     group = rest % groups
     row = (rest // groups).to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
 
-    line = row // cells_width
-    plane = line // cells_height
-    unit = plane // cells_depth if RANK == 3 else plane
-    cell_z = (plane - unit * cells_depth).to(tl.int32)
-    cell_y = (line - plane * cells_height).to(tl.int32)
-    cell_x = (row - line * cells_width).to(tl.int32)
-    phase_y = phase // phases_x
-    phase_z = phase_y // phases_y if RANK == 3 else 0
-    phase_y = phase_y - phase_z * phases_y
-    phase_x = phase % phases_x
-    z = cell_z * STRIDE_Z + phase_z if RANK == 3 else 0
-    y = cell_y * STRIDE_Y + phase_y
-    x = cell_x * STRIDE_X + phase_x
-    written = (row < rows) & (y < output_height) & (x < output_width)
+    line = row // cells[2]
+    plane = line // cells[1]
+    unit = plane // cells[0] if RANK == 3 else plane
+    cell_z = (plane - unit * cells[0]).to(tl.int32)
+    cell_y = (line - plane * cells[1]).to(tl.int32)
+    cell_x = (row - line * cells[2]).to(tl.int32)
+    phase_y = phase // phases[2]
+    phase_z = phase_y // phases[1] if RANK == 3 else 0
+    phase_y = phase_y - phase_z * phases[1]
+    phase_x = phase % phases[2]
+    z = cell_z * STRIDE[0] + phase_z if RANK == 3 else 0
+    y = cell_y * STRIDE[1] + phase_y
+    x = cell_x * STRIDE[2] + phase_x
+    written = (row < rows) & (y < output_size[1]) & (x < output_size[2])
     if RANK == 3:
-        written = written & (z < output_depth)
+        written = written & (z < output_size[0])
 
     reached_y, first_tap_y, taps_y, signal_y = taps_of_phase(
-        phase_y, begin_y, KERNEL_Y, STRIDE_Y, DILATION_Y, COMMON_Y, INVERSE_Y
+        phase_y, begin, KERNEL, STRIDE, DILATION, COMMON, INVERSE, 1
     )
     reached_x, first_tap_x, taps_x, signal_x = taps_of_phase(
-        phase_x, begin_x, KERNEL_X, STRIDE_X, DILATION_X, COMMON_X, INVERSE_X
+        phase_x, begin, KERNEL, STRIDE, DILATION, COMMON, INVERSE, 2
     )
     inside = written & reached_y & reached_x
     taps_z = 1
     if RANK == 3:
         reached_z, first_tap_z, taps_z, signal_z = taps_of_phase(
-            phase_z, begin_z, KERNEL_Z, STRIDE_Z, DILATION_Z, COMMON_Z, INVERSE_Z
+            phase_z, begin, KERNEL, STRIDE, DILATION, COMMON, INVERSE, 0
         )
         inside = inside & reached_z
         origin_z = tl.load(origin + RANK * unit, mask=written, other=0)
     origin_y = tl.load(origin + RANK * unit + RANK - 2, mask=written, other=0)
     origin_x = tl.load(origin + RANK * unit + RANK - 1, mask=written, other=0)
     if BOUNDED:
-        map_y = origin_y * STEP_Y + base_y + y
-        map_x = origin_x * STEP_X + base_x + x
-        inside = inside & (map_y >= 0) & (map_y < map_height) & (map_x >= 0) & (map_x < map_width)
+        map_y = origin_y * STEP[1] + base[1] + y
+        map_x = origin_x * STEP[2] + base[2] + x
+        inside = inside & (map_y >= 0) & (map_y < map_size[1]) & (map_x >= 0) & (map_x < map_size[2])
         if RANK == 3:
-            map_z = origin_z * STEP_Z + base_z + z
-            inside = inside & (map_z >= 0) & (map_z < map_depth)
+            map_z = origin_z * STEP[0] + base[0] + z
+            inside = inside & (map_z >= 0) & (map_z < map_size[0])
 
     all_channels = channels * groups
-    map = unit * pooled_depth * pooled_height * pooled_width * all_channels + group * channels
+    map = unit * pooled_size[0] * pooled_size[1] * pooled_size[2] * all_channels + group * channels
     if switches is None:
         exists = inside
-        first_y, count_y = windows_on_map(tl.zeros_like(cell_y), exists, pooled_height, pooled_height)
-        first_x, count_x = windows_on_map(tl.zeros_like(cell_x), exists, pooled_width, pooled_width)
+        first_y, count_y = windows_on_map(tl.zeros_like(cell_y), exists, pooled_size[1], pooled_size[1])
+        first_x, count_x = windows_on_map(tl.zeros_like(cell_x), exists, pooled_size[2], pooled_size[2])
         if RANK == 3:
-            first_z, count_z = windows_on_map(tl.zeros_like(cell_z), exists, pooled_depth, pooled_depth)
+            first_z, count_z = windows_on_map(tl.zeros_like(cell_z), exists, pooled_size[0], pooled_size[0])
     else:
         source = tl.load(image + unit, mask=written, other=-1)
         exists = inside & (source >= 0) & (source < images)
-        first_y, count_y = windows_on_map(origin_y, exists, pooled_height, switches_height)
-        first_x, count_x = windows_on_map(origin_x, exists, pooled_width, switches_width)
+        first_y, count_y = windows_on_map(origin_y, exists, pooled_size[1], switches_size[1])
+        first_x, count_x = windows_on_map(origin_x, exists, pooled_size[2], switches_size[2])
         if RANK == 3:
-            first_z, count_z = windows_on_map(origin_z, exists, pooled_depth, switches_depth)
-            source = source * switches_depth + origin_z
-        source = (source * switches_height + origin_y) * switches_width + origin_x
+            first_z, count_z = windows_on_map(origin_z, exists, pooled_size[0], switches_size[0])
+            source = source * switches_size[0] + origin_z
+        source = (source * switches_size[1] + origin_y) * switches_size[2] + origin_x
         switches_map = (source * all_channels + group * channels).to(INDEX)
 
+    factor_column = feature.to(INDEX) * feature_step
     dtype: tl.constexpr = input.dtype.element_ty
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float64 if dtype == tl.float64 else tl.float32)
     # At least one step: where a loop might be skipped, ptxas lets no two products of Hopper's overlap.
@@ -401,46 +364,40 @@ def backproject_kernel(
 
         # Unsigned, so that what lies before the map lies far behind its end.
         if RANK == 3:
-            position_z = (cell_z + (signal_z - tap_z * (DILATION_Z // COMMON_Z))).to(tl.uint32)
-        position_y = (cell_y + (signal_y - tap_y * (DILATION_Y // COMMON_Y))).to(tl.uint32)
-        position_x = (cell_x + (signal_x - tap_x * (DILATION_X // COMMON_X))).to(tl.uint32)
+            position_z = (cell_z + (signal_z - tap_z * (DILATION[0] // COMMON[0]))).to(tl.uint32)
+        position_y = (cell_y + (signal_y - tap_y * (DILATION[1] // COMMON[1]))).to(tl.uint32)
+        position_x = (cell_x + (signal_x - tap_x * (DILATION[2] // COMMON[2]))).to(tl.uint32)
         signal = tl.zeros((BLOCK_M, BLOCK_K), dtype)
-        if WINDOWS_Z * WINDOWS_Y * WINDOWS_X > 1:
+        if WINDOWS[0] * WINDOWS[1] * WINDOWS[2] > 1:
             signal = comparable(signal)
-        for back_z in tl.static_range(WINDOWS_Z - 1, -1, -1):
+        for back_z in tl.static_range(WINDOWS[0] - 1, -1, -1):
             if RANK == 3:
-                window_z = position_z // POOL_STRIDE_Z - back_z
-                pool_tap_z, sees_z = tap_of_window(
-                    window_z, position_z, first_z, count_z, POOL_KERNEL_Z, POOL_STRIDE_Z, POOL_DILATION_Z
-                )
-            for back_y in tl.static_range(WINDOWS_Y - 1, -1, -1):
-                window_y = position_y // POOL_STRIDE_Y - back_y
-                pool_tap, sees_y = tap_of_window(
-                    window_y, position_y, first_y, count_y, POOL_KERNEL_Y, POOL_STRIDE_Y, POOL_DILATION_Y
-                )
+                window_z = position_z // POOLING.stride[0] - back_z
+                pool_tap_z, sees_z = tap_of_window(window_z, position_z, first_z, count_z, POOLING, 0)
+            for back_y in tl.static_range(WINDOWS[1] - 1, -1, -1):
+                window_y = position_y // POOLING.stride[1] - back_y
+                pool_tap, sees_y = tap_of_window(window_y, position_y, first_y, count_y, POOLING, 1)
                 pooled_row = window_y.to(INDEX)
                 switches_row = pooled_row
                 if RANK == 3:
-                    pool_tap += pool_tap_z * POOL_KERNEL_Y
+                    pool_tap += pool_tap_z * POOLING.kernel_size[1]
                     sees_y = sees_y & sees_z
-                    pooled_row += window_z.to(INDEX) * pooled_height
-                    switches_row += window_z.to(INDEX) * switches_height
-                for back_x in tl.static_range(WINDOWS_X - 1, -1, -1):
-                    window_x = position_x // POOL_STRIDE_X - back_x
-                    pool_tap_x, sees_x = tap_of_window(
-                        window_x, position_x, first_x, count_x, POOL_KERNEL_X, POOL_STRIDE_X, POOL_DILATION_X
-                    )
+                    pooled_row += window_z.to(INDEX) * pooled_size[1]
+                    switches_row += window_z.to(INDEX) * switches_size[1]
+                for back_x in tl.static_range(WINDOWS[2] - 1, -1, -1):
+                    window_x = position_x // POOLING.stride[2] - back_x
+                    pool_tap_x, sees_x = tap_of_window(window_x, position_x, first_x, count_x, POOLING, 2)
                     sees = (sees_y & sees_x)[:, None] & in_channels[None, :]
-                    offset = map + (pooled_row * pooled_width + window_x) * all_channels
+                    offset = map + (pooled_row * pooled_size[2] + window_x) * all_channels
                     value = tl.load(input + offset[:, None] + channel[None, :], mask=sees, other=0.0)
                     if switches is not None:
-                        offset = switches_map + (switches_row * switches_width + window_x) * all_channels
+                        offset = switches_map + (switches_row * switches_size[2] + window_x) * all_channels
                         switch = tl.load(switches + offset[:, None] + channel[None, :], mask=sees, other=0)
-                        code = (pool_tap * POOL_KERNEL_X + pool_tap_x).to(tl.int32)
+                        code = (pool_tap * POOLING.kernel_size[2] + pool_tap_x).to(tl.int32)
                         chosen = switch.to(tl.int32) == code[:, None]
                     if switches is None:
                         signal = value
-                    elif WINDOWS_Z * WINDOWS_Y * WINDOWS_X == 1:
+                    elif WINDOWS[0] * WINDOWS[1] * WINDOWS[2] == 1:
                         signal = tl.where(chosen, value, signal)
                     elif LAST:
                         signal = tl.where(chosen & sees, comparable(value), signal)
@@ -449,16 +406,17 @@ def backproject_kernel(
         if RELU:
             signal = positive(signal)
 
-        tap = (first_tap_y + tap_y * (STRIDE_Y // COMMON_Y)) * KERNEL_X + first_tap_x + tap_x * (STRIDE_X // COMMON_X)
+        kernel_y = first_tap_y + tap_y * (STRIDE[1] // COMMON[1])
         if RANK == 3:
-            tap += (first_tap_z + tap_z * (STRIDE_Z // COMMON_Z)) * KERNEL_Y * KERNEL_X
-        offset = (tap * all_channels + group * channels + channel).to(INDEX) * features
+            kernel_y += (first_tap_z + tap_z * (STRIDE[0] // COMMON[0])) * KERNEL[1]
+        tap = kernel_y * KERNEL[2] + first_tap_x + tap_x * (STRIDE[2] // COMMON[2])
+        offset = tap.to(INDEX) * tap_step + (group * channels + channel).to(INDEX) * channel_step
         mask = in_channels[:, None] & (feature < features)[None, :]
-        factor = tl.load(weight + offset[:, None] + feature[None, :], mask=mask, other=0.0)
+        factor = tl.load(weight + offset[:, None] + factor_column[None, :], mask=mask, other=0.0)
         total = tl.dot(signal.to(dtype), factor, total, input_precision=PRECISION, out_dtype=total.dtype)
 
     total = tl.where(inside[:, None], total, 0.0)
-    line = (unit * output_depth + z) * output_height + y if RANK == 3 else unit * output_height + y
-    offset = (line * output_width + x) * (groups * features) + group * features
+    line = (unit * output_size[0] + z) * output_size[1] + y if RANK == 3 else unit * output_size[1] + y
+    offset = (line * output_size[2] + x) * (groups * features) + group * features
     mask = written[:, None] & (feature < features)[None, :]
     tl.store(output + offset[:, None] + feature[None, :], total.to(dtype), mask=mask)

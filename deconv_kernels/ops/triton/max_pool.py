@@ -7,9 +7,19 @@ import triton.language as tl
 from torch import Tensor
 
 from deconv_kernels.ops.geometry import Pooling
-from deconv_kernels.ops.layout import dense, empty_like, is_channels_last, spatial_size
+from deconv_kernels.ops.layout import dense, empty_like, spatial_size
 from deconv_kernels.ops.triton import _common
-from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
+from deconv_kernels.ops.triton._common import (
+    comparable,
+    known_multiple,
+    map_position,
+    offset_in,
+    on_map,
+    rectified,
+    tap_position,
+    tile_position,
+    window_start,
+)
 
 # Elements of a large window that one program looks at in one step.
 LARGE_WINDOW_STEP = 1024
@@ -20,22 +30,21 @@ def max_pool(
 ) -> tuple[Tensor, Tensor]:
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
     rank = pooling.rank
-    channels_last = is_channels_last(input, rank)
+    channels_last = _common.channels_innermost(input, rank)
     channels, size = input.shape[-1 - rank], spatial_size(input, rank)
     width = size[-1]
     pooled = pooling.pooled_size(size, ceil_mode)
     output, switches = empty_like(input, pooled), empty_like(input, pooled, pooling.switch_dtype())
     input = dense(input, channels_last, rank)
-    channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
-
     arguments = {
         "input": input,
         "bias": None if bias is None else bias.contiguous(),
         "output": output,
         "switches": switches,
         "channels": channels,
-        **_common.size_arguments(map=size, pooled=pooled),
-        **_common.window_arguments(pooling),
+        "map_size": _common.on_three_axes(size),
+        "pooled_size": _common.on_three_axes(pooled),
+        "POOLING": _common.of_three_axes(pooling),
         "RELU": relu,
         "HAS_BIAS": bias is not None,
         "CHANNELS_LAST": channels_last,
@@ -87,6 +96,21 @@ def biased(value, bias, HAS_BIAS: tl.constexpr):
 
 
 @triton.jit
+def taps_before_map(start, DILATION: tl.constexpr):
+    """How many taps of a window lie before the map, along one axis."""
+    return tl.where(start < 0, (DILATION - 1 - start) // DILATION, 0)
+
+
+@triton.jit
+def first_tap_inside(start_z, start_y, start_x, POOLING: tl.constexpr):
+    """The first tap inside the map; tap 0 wherever a window does not start in the padding."""
+    z = taps_before_map(start_z, POOLING.dilation[0])
+    y = taps_before_map(start_y, POOLING.dilation[1])
+    x = taps_before_map(start_x, POOLING.dilation[2])
+    return (z * POOLING.kernel_size[1] + y) * POOLING.kernel_size[2] + x
+
+
+@triton.jit
 def max_pool_kernel(
     input,
     bias,
@@ -95,24 +119,9 @@ def max_pool_kernel(
     rows,
     columns,
     channels,
-    map_depth,
-    map_height,
-    map_width,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    PADDING_Z: tl.constexpr,
-    PADDING_Y: tl.constexpr,
-    PADDING_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    map_size,
+    pooled_size,
+    POOLING: tl.constexpr,
     RELU: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     OVERHANGS: tl.constexpr,
@@ -131,52 +140,46 @@ def max_pool_kernel(
     """
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    plane, pooled_z, pooled_y, pooled_x = map_position(
-        row, column, pooled_depth, pooled_height, pooled_width, CHANNELS_LAST
-    )
+    map, pooled_z, pooled_y, pooled_x = map_position(row, column, pooled_size, CHANNELS_LAST)
+    columns = known_multiple(columns, OUTPUT_ALIGNMENT)
+    depth, height, width = map_size
     if CHANNELS_LAST:
-        columns = known_multiple(columns, OUTPUT_ALIGNMENT)
         pixel = columns
-        base = plane * map_depth * map_height * map_width * pixel + column
+        base = map * depth * height * width * pixel + column
         channel = column
     else:
-        columns = known_multiple(columns, OUTPUT_ALIGNMENT)
-        map_width = known_multiple(map_width, INPUT_ALIGNMENT)
+        width = known_multiple(width, INPUT_ALIGNMENT)
         pixel = 1
-        base = plane * map_depth * map_height * map_width
-        channel = (plane % channels).to(tl.int32)
+        base = map * depth * height * width
+        channel = (map % channels).to(tl.int32)
 
     inside = (row < rows) & (column < columns)
     shift = 0.0
     if HAS_BIAS:
         shift = tl.load(bias + channel, mask=(row < rows) & (channel < channels), other=0.0)
-    start_z = pooled_z * STRIDE_Z - PADDING_Z
-    start_y = pooled_y * STRIDE_Y - PADDING_Y
-    start_x = pooled_x * STRIDE_X - PADDING_X
-    # The first tap inside the map along each axis; tap 0 wherever a window does not start in the padding.
-    first_z = tl.where(start_z < 0, (DILATION_Z - 1 - start_z) // DILATION_Z, 0)
-    first_y = tl.where(start_y < 0, (DILATION_Y - 1 - start_y) // DILATION_Y, 0)
-    first_x = tl.where(start_x < 0, (DILATION_X - 1 - start_x) // DILATION_X, 0)
+    start_z, start_y, start_x = window_start(pooled_z, pooled_y, pooled_x, POOLING)
+    first = first_tap_inside(start_z, start_y, start_x, POOLING)
+    TAPS_OF_ROW: tl.constexpr = POOLING.kernel_size[2]
 
-    for tap_zy in tl.static_range(KERNEL_Z * KERNEL_Y):
-        tap_z = tap_zy // KERNEL_Y
-        tap_y = tap_zy % KERNEL_Y
-        z = start_z + tap_z * DILATION_Z
-        y = start_y + tap_y * DILATION_Y
-        row_inside = (z >= 0) & (z < map_depth) & (y >= 0) & (y < map_height)
-        line = input + (base + (z.to(INDEX) * map_height + y) * map_width * pixel)
+    for tap_zy in tl.static_range(POOLING.kernel_size[0] * POOLING.kernel_size[1]):
+        tap_z = tap_zy // POOLING.kernel_size[1]
+        tap_y = tap_zy % POOLING.kernel_size[1]
+        z = start_z + tap_z * POOLING.dilation[0]
+        y = start_y + tap_y * POOLING.dilation[1]
+        row_inside = (z >= 0) & (z < depth) & (y >= 0) & (y < height)
+        line = input + (base + (z.to(INDEX) * height + y) * width * pixel)
         if PAIRED:
             pair_column = 2 * first_column + tl.arange(0, 2 * COLUMNS)[None, :]
-            pair_inside = (row < rows) & (pair_column < map_width)
+            pair_inside = (row < rows) & (pair_column < width)
             if OVERHANGS:
                 pair_inside = pair_inside & row_inside
             pair = tl.load(line + pair_column, mask=pair_inside, other=0.0)
             even, odd = tl.split(tl.reshape(pair, (ROWS, COLUMNS, 2)))
-        for tap_x in tl.static_range(KERNEL_X):
-            x = start_x + tap_x * DILATION_X
+        for tap_x in tl.static_range(TAPS_OF_ROW):
+            x = start_x + tap_x * POOLING.dilation[2]
             valid = inside
             if OVERHANGS:
-                valid = inside & row_inside & (x >= 0) & (x < map_width)
+                valid = inside & row_inside & (x >= 0) & (x < width)
             if not PAIRED:
                 raw = tl.load(line + x * pixel, mask=valid, other=0.0)
             elif tap_x == 0:
@@ -194,18 +197,19 @@ def max_pool_kernel(
                 switch = tl.zeros_like(value).to(tl.int32)
             else:
                 larger = (value > maximum) | (value != value)
+                tap = tap_zy * POOLING.kernel_size[2] + tap_x
                 may_be_first = (
-                    tap_z * DILATION_Z < PADDING_Z + DILATION_Z
-                    and tap_y * DILATION_Y < PADDING_Y + DILATION_Y
-                    and tap_x * DILATION_X < PADDING_X + DILATION_X
+                    tap_z * POOLING.dilation[0] < POOLING.padding[0] + POOLING.dilation[0]
+                    and tap_y * POOLING.dilation[1] < POOLING.padding[1] + POOLING.dilation[1]
+                    and tap_x * POOLING.dilation[2] < POOLING.padding[2] + POOLING.dilation[2]
                 )
                 if may_be_first:
-                    first = valid & (first_z == tap_z) & (first_y == tap_y) & (first_x == tap_x)
-                    maximum = tl.where(first, first_value, tl.where(larger, value, maximum))
-                    switch = tl.where(first | larger, tap_zy * KERNEL_X + tap_x, switch)
+                    is_first = valid & (first == tap)
+                    maximum = tl.where(is_first, first_value, tl.where(larger, value, maximum))
+                    switch = tl.where(is_first | larger, tap, switch)
                 else:
                     maximum = tl.where(larger, value, maximum)
-                    switch = tl.where(larger, tap_zy * KERNEL_X + tap_x, switch)
+                    switch = tl.where(larger, tap, switch)
 
     out = row * columns + column
     tl.store(output + out, maximum.to(output.dtype.element_ty), mask=inside)
@@ -220,24 +224,9 @@ def max_pool_large_kernel(
     switches,
     columns,
     channels,
-    map_depth,
-    map_height,
-    map_width,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    PADDING_Z: tl.constexpr,
-    PADDING_Y: tl.constexpr,
-    PADDING_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    map_size,
+    pooled_size,
+    POOLING: tl.constexpr,
     RELU: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -246,26 +235,20 @@ def max_pool_large_kernel(
     COLUMNS: tl.constexpr,
 ):
     """One program per window (and block of channels in channels_last), TAPS of its taps at a time."""
-    PLANE: tl.constexpr = KERNEL_Y * KERNEL_X
-    WINDOW: tl.constexpr = KERNEL_Z * PLANE
+    WINDOW: tl.constexpr = POOLING.kernel_size[0] * POOLING.kernel_size[1] * POOLING.kernel_size[2]
     column_tiles = tl.cdiv(columns, COLUMNS)
     program = tl.program_id(0)
     row = (program // column_tiles).to(INDEX)
     column = program % column_tiles * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    line = row // pooled_width
-    plane = line // pooled_height
-    map = plane // pooled_depth
-    start_x = (row - line * pooled_width).to(tl.int32) * STRIDE_X - PADDING_X
-    start_y = (line - plane * pooled_height).to(tl.int32) * STRIDE_Y - PADDING_Y
-    start_z = (plane - map * pooled_depth).to(tl.int32) * STRIDE_Z - PADDING_Z
+    line = row // pooled_size[2]
+    map, pooled_z, pooled_y, pooled_x = map_position(line, row - line * pooled_size[2], pooled_size, False)
+    start_z, start_y, start_x = window_start(pooled_z, pooled_y, pooled_x.to(tl.int32), POOLING)
     channel = column if CHANNELS_LAST else column + (map % channels).to(tl.int32)
-    base = input + (map * map_depth * map_height * map_width * columns + column)
+    base = input + (offset_in(map, 0, 0, 0, map_size) * columns + column)
     shift = 0.0
     if HAS_BIAS:
         shift = tl.load(bias + channel, mask=column < columns, other=0.0)
-    first_z = tl.where(start_z < 0, (DILATION_Z - 1 - start_z) // DILATION_Z, 0)
-    first_y = tl.where(start_y < 0, (DILATION_Y - 1 - start_y) // DILATION_Y, 0)
-    first_x = tl.where(start_x < 0, (DILATION_X - 1 - start_x) // DILATION_X, 0)
+    first = first_tap_inside(start_z, start_y, start_x, POOLING)
 
     # Each lane keeps the maximum of its own taps; a tap of WINDOW says that it has met none inside the map.
     maximum = tl.full(
@@ -274,15 +257,12 @@ def max_pool_large_kernel(
     chosen = tl.full((TAPS, COLUMNS), WINDOW, tl.int32)
     for first_tap in range(0, WINDOW, TAPS):
         tap = first_tap + tl.arange(0, TAPS)[:, None]
-        z = start_z + tap // PLANE * DILATION_Z
-        y = start_y + tap // KERNEL_X % KERNEL_Y * DILATION_Y
-        x = start_x + tap % KERNEL_X * DILATION_X
-        valid = (tap < WINDOW) & (z >= 0) & (z < map_depth) & (y >= 0) & (y < map_height) & (x >= 0) & (x < map_width)
-        valid = valid & (column < columns)
-        raw = tl.load(base + ((z.to(INDEX) * map_height + y) * map_width + x) * columns, mask=valid, other=0.0)
-        value = biased(raw, shift, HAS_BIAS)
+        z, y, x = tap_position(start_z, start_y, start_x, tap, POOLING)
+        valid = (tap < WINDOW) & on_map(z, y, x, map_size) & (column < columns)
+        offset = offset_in(0, z.to(INDEX), y, x, map_size)
+        value = biased(tl.load(base + offset * columns, mask=valid, other=0.0), shift, HAS_BIAS)
         if RELU:
-            value = tl.where(tap == (first_z * KERNEL_Y + first_y) * KERNEL_X + first_x, rectified(value), value)
+            value = tl.where(tap == first, rectified(value), value)
         larger = valid & ((value > maximum) | (value != value) | (chosen == WINDOW))
         maximum = tl.where(larger, value, maximum)
         chosen = tl.where(larger, tap, chosen)
@@ -295,11 +275,9 @@ def max_pool_large_kernel(
     first_largest = tl.min(tl.where((numbers == largest[None, :]) & (is_nan == 0), chosen, WINDOW), axis=0)
     tap = tl.where(last_nan >= 0, last_nan, first_largest)[None, :]
     found = (tap < WINDOW) & (column < columns)
-    z = start_z + tap // PLANE * DILATION_Z
-    y = start_y + tap // KERNEL_X % KERNEL_Y * DILATION_Y
-    x = start_x + tap % KERNEL_X * DILATION_X
-    raw = tl.load(base + ((z.to(INDEX) * map_height + y) * map_width + x) * columns, mask=found, other=0.0)
-    value = biased(raw, shift, HAS_BIAS)
+    z, y, x = tap_position(start_z, start_y, start_x, tap, POOLING)
+    offset = offset_in(0, z.to(INDEX), y, x, map_size)
+    value = biased(tl.load(base + offset * columns, mask=found, other=0.0), shift, HAS_BIAS)
     if RELU:
         value = rectified(value)
     value = tl.where(found, value, float("-inf"))

@@ -9,9 +9,18 @@ import triton.language as tl
 from torch import Tensor
 
 from deconv_kernels.ops.geometry import PerAxis, Pooling
-from deconv_kernels.ops.layout import dense, empty_like, is_channels_last, spatial_size
+from deconv_kernels.ops.layout import dense, empty_like, spatial_size
 from deconv_kernels.ops.triton import _common
-from deconv_kernels.ops.triton._common import comparable, known_multiple, map_position, rectified, tile_position
+from deconv_kernels.ops.triton._common import (
+    comparable,
+    known_multiple,
+    map_position,
+    of_known_width,
+    offset_in,
+    on_map,
+    rectified,
+    tile_position,
+)
 
 # A cell of at most this many positions is kept in registers.
 LARGEST_CELL = 16
@@ -36,13 +45,12 @@ def unpool(
 ) -> Tensor:
     """Unpools maps, or windows of the maps that `switches` belongs to where `image` and `origin` are given."""
     rank = pooling.rank
-    channels_last = is_channels_last(input, rank)
+    channels_last = _common.channels_innermost(input, rank)
     output = empty_like(input, output_size)
     input = dense(input, channels_last, rank)
     switches = dense(switches, channels_last, rank)
     channels, pooled = input.shape[-1 - rank], spatial_size(input, rank)
     width = output_size[-1]
-    channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     arguments = {
         "input": input,
         "switches": switches,
@@ -51,8 +59,10 @@ def unpool(
         "output": output,
         "channels": channels,
         "images": 0 if image is None else switches.size(0),
-        **_common.size_arguments(pooled=pooled, switches=spatial_size(switches, rank), map=output_size),
-        **_common.window_arguments(pooling),
+        "pooled_size": _common.on_three_axes(pooled),
+        "switches_size": _common.on_three_axes(spatial_size(switches, rank)),
+        "map_size": _common.on_three_axes(output_size),
+        "POOLING": _common.of_three_axes(pooling),
         "LAST": overlap == "last",
         "RELU": relu,
         "WINDOWED": image is not None,
@@ -69,8 +79,13 @@ def unpool(
         columns = channels if channels_last else cells[-1]
         row_alignment = _common.alignment(channels if channels_last else width)
         elements = min(vector, row_alignment) // (1 if channels_last else min(stride[-1], row_alignment))
+        reaches = list(zip(pooling.extent(), pooling.stride, pooling.padding, strict=True))
+        before = [(extent - 1 - padding) // step for extent, step, padding in reaches]
+        after = [(padding + step - 1) // step for _, step, padding in reaches]
         arguments |= {
-            **_common.size_arguments(cells=cells),
+            "cells": _common.on_three_axes(cells),
+            "BEFORE": _common.on_three_axes(before, 0),
+            "AFTER": _common.on_three_axes(after, 0),
             "POOLED_ALIGNMENT": _common.alignment(channels if channels_last else pooled[-1]),
             "OUTPUT_ALIGNMENT": row_alignment,
         }
@@ -80,7 +95,8 @@ def unpool(
         columns = channels if channels_last else width
         row_alignment = _common.alignment(columns)
         elements = min(vector, row_alignment)
-        arguments |= {"OUTPUT_ALIGNMENT": row_alignment}
+        before = [(extent - 1) // step for extent, step in zip(pooling.extent(), stride, strict=True)]
+        arguments |= {"BEFORE": _common.on_three_axes(before, 0), "OUTPUT_ALIGNMENT": row_alignment}
         rows = output.numel() // columns
     if row_alignment == 1:
         elements = _common.UNALIGNED_ELEMENTS
@@ -136,22 +152,21 @@ def added_at(
     total,
     value,
     switch,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    POOLING: tl.constexpr,
     LAST: tl.constexpr,
 ):
-    """`total` of the position at OFFSET_Z, OFFSET_Y, OFFSET_X in a window, after that window."""
-    TAP_Z: tl.constexpr = OFFSET_Z // DILATION_Z
-    TAP_Y: tl.constexpr = OFFSET_Y // DILATION_Y
-    TAP_X: tl.constexpr = OFFSET_X // DILATION_X
-    on_tap: tl.constexpr = OFFSET_Z % DILATION_Z == 0 and OFFSET_Y % DILATION_Y == 0 and OFFSET_X % DILATION_X == 0
-    in_rows: tl.constexpr = TAP_Z >= 0 and TAP_Z < KERNEL_Z and TAP_Y >= 0 and TAP_Y < KERNEL_Y
-    if on_tap and in_rows and TAP_X >= 0 and TAP_X < KERNEL_X:
-        total = added(total, value, switch == (TAP_Z * KERNEL_Y + TAP_Y) * KERNEL_X + TAP_X, LAST)
+    """`total` of the position that lies OFFSET_Z, OFFSET_Y, OFFSET_X from a window on the map, after that window."""
+    from_z: tl.constexpr = OFFSET_Z + POOLING.padding[0]
+    from_y: tl.constexpr = OFFSET_Y + POOLING.padding[1]
+    from_x: tl.constexpr = OFFSET_X + POOLING.padding[2]
+    z: tl.constexpr = from_z // POOLING.dilation[0]
+    y: tl.constexpr = from_y // POOLING.dilation[1]
+    x: tl.constexpr = from_x // POOLING.dilation[2]
+    in_z: tl.constexpr = from_z % POOLING.dilation[0] == 0 and z >= 0 and z < POOLING.kernel_size[0]
+    in_y: tl.constexpr = from_y % POOLING.dilation[1] == 0 and y >= 0 and y < POOLING.kernel_size[1]
+    in_x: tl.constexpr = from_x % POOLING.dilation[2] == 0 and x >= 0 and x < POOLING.kernel_size[2]
+    if in_z and in_y and in_x:
+        total = added(total, value, switch == (z * POOLING.kernel_size[1] + y) * POOLING.kernel_size[2] + x, LAST)
     return total
 
 
@@ -172,30 +187,13 @@ def max_unpool_cell_kernel(
     columns,
     channels,
     images,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    switches_depth,
-    switches_height,
-    switches_width,
-    map_depth,
-    map_height,
-    map_width,
-    cells_depth,
-    cells_height,
-    cells_width,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    PADDING_Z: tl.constexpr,
-    PADDING_Y: tl.constexpr,
-    PADDING_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    pooled_size,
+    switches_size,
+    map_size,
+    cells,
+    POOLING: tl.constexpr,
+    BEFORE: tl.constexpr,
+    AFTER: tl.constexpr,
     LAST: tl.constexpr,
     RELU: tl.constexpr,
     WINDOWED: tl.constexpr,
@@ -207,17 +205,14 @@ def max_unpool_cell_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Small windows; a tile is [ROWS, COLUMNS] cells of STRIDE_Z x STRIDE_Y x STRIDE_X output positions.
+    """Small windows; a tile is [ROWS, COLUMNS] cells of as many output positions as windows are apart.
 
     Each position of a cell sees a fixed set of windows, counted from the cell's own, through fixed taps. So every
     window is loaded once per cell, and what its switch is compared with is known at compile time.
     """
-    EXTENT_Z: tl.constexpr = DILATION_Z * (KERNEL_Z - 1) + 1
-    EXTENT_Y: tl.constexpr = DILATION_Y * (KERNEL_Y - 1) + 1
-    EXTENT_X: tl.constexpr = DILATION_X * (KERNEL_X - 1) + 1
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    map, cell_z, cell_y, cell_x = map_position(row, column, cells_depth, cells_height, cells_width, CHANNELS_LAST)
+    map, cell_z, cell_y, cell_x = map_position(row, column, cells, CHANNELS_LAST)
     inside = row < rows
     if CHANNELS_LAST:
         columns = known_multiple(columns, OUTPUT_ALIGNMENT)
@@ -225,10 +220,10 @@ def max_unpool_cell_kernel(
         lane = column
         inside = inside & (column < columns)
     else:
-        pooled_width = known_multiple(pooled_width, POOLED_ALIGNMENT)
+        pooled_size = of_known_width(pooled_size, POOLED_ALIGNMENT)
         if not WINDOWED:
-            switches_width = pooled_width
-        map_width = known_multiple(map_width, OUTPUT_ALIGNMENT)
+            switches_size = pooled_size
+        map_size = of_known_width(map_size, OUTPUT_ALIGNMENT)
         pixel = 1
         lane = 0
     source, first_z, first_y, first_x, exists = switch_map(
@@ -236,75 +231,66 @@ def max_unpool_cell_kernel(
     )
 
     dtype: tl.constexpr = input.dtype.element_ty
+    CELL: tl.constexpr = POOLING.stride[0] * POOLING.stride[1] * POOLING.stride[2]
+    STEPS: tl.constexpr = POOLING.stride[2]
     totals = ()  # one for each position of the cell, in row-major order
-    for _ in tl.static_range(STRIDE_Z * STRIDE_Y * STRIDE_X):
+    for _ in tl.static_range(CELL):
         totals += (tl.zeros((ROWS, COLUMNS), tl.float64 if dtype == tl.float64 else tl.float32),)
-    for window_z in tl.static_range(
-        -((EXTENT_Z - 1 - PADDING_Z) // STRIDE_Z), (PADDING_Z + STRIDE_Z - 1) // STRIDE_Z + 1
-    ):
-        z = cell_z + window_z
-        z_inside = (z >= 0) & (z < pooled_depth)
-        for window_y in tl.static_range(
-            -((EXTENT_Y - 1 - PADDING_Y) // STRIDE_Y), (PADDING_Y + STRIDE_Y - 1) // STRIDE_Y + 1
-        ):
-            y = cell_y + window_y
-            row_inside = z_inside & (y >= 0) & (y < pooled_height)
-            for window_x in tl.static_range(
-                -((EXTENT_X - 1 - PADDING_X) // STRIDE_X), (PADDING_X + STRIDE_X - 1) // STRIDE_X + 1
-            ):
-                x = cell_x + window_x
-                valid = inside & row_inside & (x < pooled_width)
-                if window_x < 0:
-                    valid = valid & (x >= 0)
-                offset = ((map * pooled_depth + z) * pooled_height + y) * pooled_width + x
-                value = tl.load(input + offset * pixel + lane, mask=valid, other=0.0)
-                switch_z = first_z + z
-                switch_y = first_y + y
-                switch_x = first_x + x
-                recorded = valid
-                if WINDOWED:
-                    recorded = valid & exists & (switch_y >= 0) & (switch_y < switches_height)
-                    recorded = recorded & (switch_x >= 0) & (switch_x < switches_width)
-                    recorded = recorded & (switch_z >= 0) & (switch_z < switches_depth)
-                offset = (source * switches_depth + switch_z) * switches_height + switch_y
-                offset = (offset * switches_width + switch_x) * pixel + lane
+    for away_z in tl.static_range(0 - BEFORE[0], 1 + AFTER[0]):
+        for away_y in tl.static_range(0 - BEFORE[1], 1 + AFTER[1]):
+            for away_x in tl.static_range(0 - BEFORE[2], 1 + AFTER[2]):
+                z = cell_z + away_z
+                y = cell_y + away_y
+                x = cell_x + away_x
+                valid = inside & on_map(z, y, x, pooled_size)
+                offset = offset_in(map, z, y, x, pooled_size)
+                value = comparable(tl.load(input + offset * pixel + lane, mask=valid, other=0.0))
+                z = first_z + z
+                y = first_y + y
+                x = first_x + x
+                recorded = valid & exists & on_map(z, y, x, switches_size) if WINDOWED else valid
                 # Small windows have uint8 switches and none names position 255.
-                switch = tl.load(switches + offset, mask=recorded, other=255)
-                value = comparable(value)
+                offset = offset_in(source, z, y, x, switches_size)
+                switch = tl.load(switches + offset * pixel + lane, mask=recorded, other=255)
                 updated = ()
-                for position in tl.static_range(STRIDE_Z * STRIDE_Y * STRIDE_X):
+                for position in tl.static_range(CELL):
                     total = added_at(
-                        position // (STRIDE_Y * STRIDE_X) + PADDING_Z - window_z * STRIDE_Z,
-                        position // STRIDE_X % STRIDE_Y + PADDING_Y - window_y * STRIDE_Y,
-                        position % STRIDE_X + PADDING_X - window_x * STRIDE_X,
+                        position // (POOLING.stride[1] * POOLING.stride[2]) - away_z * POOLING.stride[0],
+                        position // POOLING.stride[2] % POOLING.stride[1] - away_y * POOLING.stride[1],
+                        position % POOLING.stride[2] - away_x * POOLING.stride[2],
                         totals[position],
                         value,
                         switch,
-                        KERNEL_Z,
-                        KERNEL_Y,
-                        KERNEL_X,
-                        DILATION_Z,
-                        DILATION_Y,
-                        DILATION_X,
+                        POOLING,
                         LAST,
                     )
                     updated += (total,)
                 totals = updated
 
-    for line in tl.static_range(STRIDE_Z * STRIDE_Y):
-        z = cell_z * STRIDE_Z + line // STRIDE_Y
-        y = cell_y * STRIDE_Y + line % STRIDE_Y
-        start = output + ((map * map_depth + z) * map_height + y) * map_width * pixel + lane
-        on_map = (z < map_depth) & (y < map_height)
-        if STRIDE_X == 2 and not CHANNELS_LAST:
+    for line in tl.static_range(POOLING.stride[0] * POOLING.stride[1]):
+        z = cell_z * POOLING.stride[0] + line // POOLING.stride[1]
+        y = cell_y * POOLING.stride[1] + line % POOLING.stride[1]
+        start = output + offset_in(map, z, y, 0, map_size) * pixel + lane
+        on_rows = (z < map_size[0]) & (y < map_size[1])
+        if POOLING.stride[2] == 2 and not CHANNELS_LAST:
             both = tl.interleave(result(totals[2 * line], dtype, RELU), result(totals[2 * line + 1], dtype, RELU))
             x = 2 * first_column + tl.arange(0, 2 * COLUMNS)[None, :]
-            tl.store(start + x, both, mask=(row < rows) & on_map & (x < map_width))
+            tl.store(start + x, both, mask=(row < rows) & on_rows & (x < map_size[2]))
         else:
-            for step in tl.static_range(STRIDE_X):
-                x = cell_x * STRIDE_X + step
-                total = result(totals[line * STRIDE_X + step], dtype, RELU)
-                tl.store(start + x * pixel, total, mask=inside & on_map & (x < map_width))
+            for step in tl.static_range(STEPS):
+                x = cell_x * POOLING.stride[2] + step
+                total = result(totals[line * POOLING.stride[2] + step], dtype, RELU)
+                tl.store(start + x * pixel, total, mask=inside & on_rows & (x < map_size[2]))
+
+
+@triton.jit
+def window_back(position, back, BEFORE: tl.constexpr, POOLING: tl.constexpr, AXIS: tl.constexpr):
+    """Of the windows that may see `position`, number `back`; the tap it sees it through, and whether it does."""
+    position += POOLING.padding[AXIS]
+    window = position // POOLING.stride[AXIS] - BEFORE[AXIS] + back
+    offset = position - window * POOLING.stride[AXIS]
+    tap = offset // POOLING.dilation[AXIS]
+    return window, tap, (tap < POOLING.kernel_size[AXIS]) & (offset % POOLING.dilation[AXIS] == 0)
 
 
 @triton.jit
@@ -318,27 +304,11 @@ def max_unpool_kernel(
     columns,
     channels,
     images,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    switches_depth,
-    switches_height,
-    switches_width,
-    map_depth,
-    map_height,
-    map_width,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    PADDING_Z: tl.constexpr,
-    PADDING_Y: tl.constexpr,
-    PADDING_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    pooled_size,
+    switches_size,
+    map_size,
+    POOLING: tl.constexpr,
+    BEFORE: tl.constexpr,
     LAST: tl.constexpr,
     RELU: tl.constexpr,
     WINDOWED: tl.constexpr,
@@ -350,12 +320,9 @@ def max_unpool_kernel(
     COLUMNS: tl.constexpr,
 ):
     """Any window; a tile is [ROWS, COLUMNS] output elements, and each asks in turn the windows that can reach it."""
-    EXTENT_Z: tl.constexpr = DILATION_Z * (KERNEL_Z - 1) + 1
-    EXTENT_Y: tl.constexpr = DILATION_Y * (KERNEL_Y - 1) + 1
-    EXTENT_X: tl.constexpr = DILATION_X * (KERNEL_X - 1) + 1
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    map, z, y, x = map_position(row, column, map_depth, map_height, map_width, CHANNELS_LAST)
+    map, z, y, x = map_position(row, column, map_size, CHANNELS_LAST)
     columns = known_multiple(columns, OUTPUT_ALIGNMENT)
     inside = (row < rows) & (column < columns)
     if CHANNELS_LAST:
@@ -370,37 +337,22 @@ def max_unpool_kernel(
 
     dtype: tl.constexpr = input.dtype.element_ty
     total = tl.zeros((ROWS, COLUMNS), tl.float64 if dtype == tl.float64 else tl.float32)
-    z = z + PADDING_Z
-    y = y + PADDING_Y
-    x = x + PADDING_X
-    for back_z in range((EXTENT_Z - 1) // STRIDE_Z + 1):
-        window_z = z // STRIDE_Z - (EXTENT_Z - 1) // STRIDE_Z + back_z
-        offset_z = z - window_z * STRIDE_Z
-        z_sees = (window_z >= 0) & (window_z < pooled_depth) & (offset_z < EXTENT_Z) & (offset_z % DILATION_Z == 0)
-        switch_z = first_z + window_z
-        if WINDOWED:
-            z_sees = z_sees & exists & (switch_z >= 0) & (switch_z < switches_depth)
-        for back_y in range((EXTENT_Y - 1) // STRIDE_Y + 1):
-            window_y = y // STRIDE_Y - (EXTENT_Y - 1) // STRIDE_Y + back_y
-            offset_y = y - window_y * STRIDE_Y
-            y_sees = (window_y >= 0) & (window_y < pooled_height) & (offset_y < EXTENT_Y) & (offset_y % DILATION_Y == 0)
-            y_sees = y_sees & z_sees
-            switch_y = first_y + window_y
-            if WINDOWED:
-                y_sees = y_sees & (switch_y >= 0) & (switch_y < switches_height)
-            for back_x in range((EXTENT_X - 1) // STRIDE_X + 1):
-                window_x = x // STRIDE_X - (EXTENT_X - 1) // STRIDE_X + back_x
-                offset_x = x - window_x * STRIDE_X
-                sees = (window_x >= 0) & (window_x < pooled_width) & (offset_x < EXTENT_X)
-                sees = sees & (offset_x % DILATION_X == 0) & y_sees & inside
+    for back_z in range(1 + BEFORE[0]):
+        window_z, tap_z, sees_z = window_back(z, back_z, BEFORE, POOLING, 0)
+        for back_y in range(1 + BEFORE[1]):
+            window_y, tap_y, sees_y = window_back(y, back_y, BEFORE, POOLING, 1)
+            for back_x in range(1 + BEFORE[2]):
+                window_x, tap_x, sees_x = window_back(x, back_x, BEFORE, POOLING, 2)
+                sees = inside & sees_z & sees_y & sees_x & on_map(window_z, window_y, window_x, pooled_size)
+                offset = offset_in(map, window_z, window_y, window_x, pooled_size)
+                switch_z = first_z + window_z
+                switch_y = first_y + window_y
                 switch_x = first_x + window_x
                 if WINDOWED:
-                    sees = sees & (switch_x >= 0) & (switch_x < switches_width)
-                tap = (offset_z // DILATION_Z * KERNEL_Y + offset_y // DILATION_Y) * KERNEL_X + offset_x // DILATION_X
-                offset = (source * switches_depth + switch_z) * switches_height + switch_y
-                offset = (offset * switches_width + switch_x) * pixel + lane
-                chosen = sees & (tl.load(switches + offset, mask=sees, other=0).to(tl.int32) == tap)
-                offset = ((map * pooled_depth + window_z) * pooled_height + window_y) * pooled_width + window_x
+                    sees = sees & exists & on_map(switch_z, switch_y, switch_x, switches_size)
                 value = comparable(tl.load(input + (offset * pixel + lane), mask=sees, other=0.0))
-                total = added(total, value, chosen, LAST)
+                offset = offset_in(source, switch_z, switch_y, switch_x, switches_size)
+                switch = tl.load(switches + (offset * pixel + lane), mask=sees, other=0).to(tl.int32)
+                tap = (tap_z * POOLING.kernel_size[1] + tap_y) * POOLING.kernel_size[2] + tap_x
+                total = added(total, value, sees & (switch == tap), LAST)
     tl.store(output + row * columns + column, result(total, dtype, RELU), mask=inside)

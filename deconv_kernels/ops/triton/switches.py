@@ -11,9 +11,17 @@ import triton.language as tl
 from torch import Tensor
 
 from deconv_kernels.ops.geometry import PerAxis, Pooling
-from deconv_kernels.ops.layout import dense, empty_like, is_channels_last, spatial_size
+from deconv_kernels.ops.layout import dense, empty_like, spatial_size
 from deconv_kernels.ops.triton import _common
-from deconv_kernels.ops.triton._common import known_multiple, map_position, tile_position
+from deconv_kernels.ops.triton._common import (
+    known_multiple,
+    map_position,
+    offset_in,
+    on_map,
+    tap_position,
+    tile_position,
+    window_start,
+)
 
 # Elements a thread converts: one 16-byte access of int64 indices.
 ELEMENTS = 2
@@ -37,11 +45,10 @@ def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) 
 
 def _convert(kernel: Any, source: Tensor, dtype: torch.dtype, input_size: PerAxis, pooling: Pooling) -> Tensor:
     rank = pooling.rank
-    channels_last = is_channels_last(source, rank)
+    channels_last = _common.channels_innermost(source, rank)
     channels, pooled = source.shape[-1 - rank], spatial_size(source, rank)
     output = empty_like(source, pooled, dtype)
     source = dense(source, channels_last, rank)
-    channels_last = channels_last and channels > 1  # both layouts of one channel are the same memory
     columns = channels if channels_last else pooled[-1]
     rows = source.numel() // columns
     tile = _common.tile_shape(columns, _common.THREADS * ELEMENTS)
@@ -50,8 +57,9 @@ def _convert(kernel: Any, source: Tensor, dtype: torch.dtype, input_size: PerAxi
         "output": output,
         "rows": rows,
         "columns": columns,
-        **_common.size_arguments(pooled=pooled, map=input_size),
-        **_common.window_arguments(pooling),
+        "pooled_size": _common.on_three_axes(pooled),
+        "map_size": _common.on_three_axes(input_size),
+        "POOLING": _common.of_three_axes(pooling),
         "CHANNELS_LAST": channels_last,
         "ALIGNMENT": _common.alignment(columns),
         "INDEX": _common.index_type(source),
@@ -70,24 +78,9 @@ def switches_to_indices_kernel(
     output,
     rows,
     columns,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    map_depth,
-    map_height,
-    map_width,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    PADDING_Z: tl.constexpr,
-    PADDING_Y: tl.constexpr,
-    PADDING_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    pooled_size,
+    map_size,
+    POOLING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     INDEX: tl.constexpr,
@@ -97,19 +90,23 @@ def switches_to_indices_kernel(
 ):
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    _, pooled_z, pooled_y, pooled_x = map_position(
-        row, column, pooled_depth, pooled_height, pooled_width, CHANNELS_LAST
-    )
+    _, pooled_z, pooled_y, pooled_x = map_position(row, column, pooled_size, CHANNELS_LAST)
+    start_z, start_y, start_x = window_start(pooled_z, pooled_y, pooled_x, POOLING)
     columns = known_multiple(columns, ALIGNMENT)
     inside = (row < rows) & (column < columns)
     switch = tl.load(source + row * columns + column, mask=inside, other=0).to(tl.int32)
-    z = pooled_z * STRIDE_Z - PADDING_Z + switch // (KERNEL_Y * KERNEL_X) * DILATION_Z
-    y = pooled_y * STRIDE_Y - PADDING_Y + switch // KERNEL_X % KERNEL_Y * DILATION_Y
-    x = pooled_x * STRIDE_X - PADDING_X + switch % KERNEL_X * DILATION_X
-    valid = (switch >= 0) & (switch < KERNEL_Z * KERNEL_Y * KERNEL_X) & (z >= 0) & (z < map_depth)
-    valid = valid & (y >= 0) & (y < map_height) & (x >= 0) & (x < map_width)
-    index = tl.where(valid, (z.to(MAP_INDEX) * map_height + y) * map_width + x, 0)
+    z, y, x = tap_position(start_z, start_y, start_x, switch, POOLING)
+    taps = POOLING.kernel_size[0] * POOLING.kernel_size[1] * POOLING.kernel_size[2]
+    valid = (switch >= 0) & (switch < taps) & on_map(z, y, x, map_size)
+    index = tl.where(valid, offset_in(0, z.to(MAP_INDEX), y, x, map_size), 0)
     tl.store(output + row * columns + column, index.to(tl.int64), mask=inside)
+
+
+@triton.jit
+def tap_at(offset, KERNEL: tl.constexpr, DILATION: tl.constexpr):
+    """The tap at `offset` from where a window starts, and whether there is one, along one axis."""
+    tap = offset // DILATION
+    return tap, (offset >= 0) & (tap < KERNEL) & (offset % DILATION == 0)
 
 
 @triton.jit
@@ -118,24 +115,9 @@ def indices_to_switches_kernel(
     output,
     rows,
     columns,
-    pooled_depth,
-    pooled_height,
-    pooled_width,
-    map_depth,
-    map_height,
-    map_width,
-    KERNEL_Z: tl.constexpr,
-    KERNEL_Y: tl.constexpr,
-    KERNEL_X: tl.constexpr,
-    STRIDE_Z: tl.constexpr,
-    STRIDE_Y: tl.constexpr,
-    STRIDE_X: tl.constexpr,
-    PADDING_Z: tl.constexpr,
-    PADDING_Y: tl.constexpr,
-    PADDING_X: tl.constexpr,
-    DILATION_Z: tl.constexpr,
-    DILATION_Y: tl.constexpr,
-    DILATION_X: tl.constexpr,
+    pooled_size,
+    map_size,
+    POOLING: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     INDEX: tl.constexpr,
@@ -145,24 +127,17 @@ def indices_to_switches_kernel(
 ):
     row, first_column = tile_position(columns, ROWS, COLUMNS, INDEX)
     column = first_column + tl.arange(0, COLUMNS)[None, :]
-    _, pooled_z, pooled_y, pooled_x = map_position(
-        row, column, pooled_depth, pooled_height, pooled_width, CHANNELS_LAST
-    )
+    _, pooled_z, pooled_y, pooled_x = map_position(row, column, pooled_size, CHANNELS_LAST)
+    start_z, start_y, start_x = window_start(pooled_z, pooled_y, pooled_x, POOLING)
     columns = known_multiple(columns, ALIGNMENT)
     inside = (row < rows) & (column < columns)
     index = tl.load(source + row * columns + column, mask=inside, other=-1)
-    on_map = (index >= 0) & (index < tl.cast(map_depth, tl.int64) * map_height * map_width)
-    index = tl.where(on_map, index, 0).to(MAP_INDEX)
-    line = index // map_width
-    plane = line // map_height
-    offset_z = plane.to(tl.int32) - (pooled_z * STRIDE_Z - PADDING_Z)
-    offset_y = (line - plane * map_height).to(tl.int32) - (pooled_y * STRIDE_Y - PADDING_Y)
-    offset_x = (index - line * map_width).to(tl.int32) - (pooled_x * STRIDE_X - PADDING_X)
-    tap_z = offset_z // DILATION_Z
-    tap_y = offset_y // DILATION_Y
-    tap_x = offset_x // DILATION_X
-    valid = on_map & (offset_z >= 0) & (tap_z < KERNEL_Z) & (offset_z % DILATION_Z == 0)
-    valid = valid & (offset_y >= 0) & (tap_y < KERNEL_Y) & (offset_y % DILATION_Y == 0)
-    valid = valid & (offset_x >= 0) & (tap_x < KERNEL_X) & (offset_x % DILATION_X == 0)
-    switch = tl.where(valid, (tap_z * KERNEL_Y + tap_y) * KERNEL_X + tap_x, -1)
+    named = (index >= 0) & (index < tl.cast(map_size[0], tl.int64) * map_size[1] * map_size[2])
+    index = tl.where(named, index, 0).to(MAP_INDEX)
+    _, z, y, x = map_position(index, 0, map_size, True)
+    tap_z, sees_z = tap_at(z - start_z, POOLING.kernel_size[0], POOLING.dilation[0])
+    tap_y, sees_y = tap_at(y - start_y, POOLING.kernel_size[1], POOLING.dilation[1])
+    tap_x, sees_x = tap_at(x - start_x, POOLING.kernel_size[2], POOLING.dilation[2])
+    tap = (tap_z * POOLING.kernel_size[1] + tap_y) * POOLING.kernel_size[2] + tap_x
+    switch = tl.where(named & sees_z & sees_y & sees_x, tap, -1)
     tl.store(output + row * columns + column, switch.to(output.dtype.element_ty), mask=inside)
