@@ -212,9 +212,12 @@ def operator(name: str, input: Tensor) -> Callable[..., Any]:
     """
     if _forced is not None:
         _check_device(_forced, input.device)
-    elif name in ("backproject2d", "backproject3d") and input.is_cuda and _on_matrix_units(input.dtype):
+    elif name in _ON_MATRIX_UNITS and input.is_cuda and _on_matrix_units(input.dtype):
         return getattr(torch.ops.deconv_kernels_triton, name).default
     return _operators[name]
+
+
+_ON_MATRIX_UNITS = ("backproject2d", "backproject3d", "pack_weight")
 
 
 def _on_matrix_units(dtype: torch.dtype) -> bool:

@@ -153,7 +153,9 @@ def test_what_the_matrix_units_take_is_theirs_whatever_its_size(
 ) -> None:
     def namespace(dtype: torch.dtype, *shape: int) -> str:
         maps = SimpleNamespace(is_cuda=True, dtype=dtype, shape=shape)
-        return backends.operator(f"backproject{len(shape) - 2}d", maps).namespace  # type: ignore[arg-type]
+        operators = [backends.operator(name, maps) for name in (f"backproject{len(shape) - 2}d", "pack_weight")]  # type: ignore[arg-type]
+        assert operators[0].namespace == operators[1].namespace  # type: ignore[attr-defined]
+        return operators[0].namespace  # type: ignore[attr-defined]
 
     for triton in (True, False):
         reason = None if triton else "it is not installed"
