@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...ops import backends, pack_weight
@@ -13,11 +12,11 @@ from .base import Step
 class Packing(Step):
     """A step that sends its signal through a weight of its own."""
 
-    _made: tuple[tuple[str, torch.device], Tensor] | None = None
+    _made: tuple[tuple[str, bool], Tensor] | None = None
 
     def packed(self, weight: Tensor, stride: IntOrPerAxis = 1, dilation: IntOrPerAxis = 1, groups: int = 1) -> Tensor:
-        """Its weight as the op reads it; made once for each device and operator that packs."""
-        packs = str(backends.operator("pack_weight", weight)), weight.device
+        """Its weight as the op reads it; made once for each backend and precision."""
+        packs = backends.chosen(weight.device), backends.allows_tf32()
         made = self._made  # another thread may put its own there
         if made is None or made[0] != packs:
             self._made = made = packs, pack_weight(weight, stride, dilation, groups)
