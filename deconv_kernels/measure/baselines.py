@@ -476,12 +476,14 @@ def _differentiated(
 ) -> Signals:
     """The signal on the inputs of a step, which is run again on those of the units' images."""
     with torch.inference_mode(False), torch.enable_grad():
-        inputs = [x[image].requires_grad_(x.is_floating_point()) for x in kept]
+        # Contiguous, since torch's gradient of instance normalisation is wrong for one image in channels_last.
+        inputs = [x[image].contiguous().requires_grad_(x.is_floating_point()) for x in kept]
         y, _ = step.run(inputs, owned=False)
         sources = [x for x in inputs if x.requires_grad]
         if not y.requires_grad:
             return [None] * len(inputs)
-        found = iter(torch.autograd.grad(y, sources, signal.reshape(y.shape), allow_unused=True))
+        arrived = signal.reshape(y.shape).contiguous()
+        found = iter(torch.autograd.grad(y, sources, arrived, allow_unused=True))
     gradients = [next(found) if x.requires_grad else None for x in inputs]
     return [g if g is None else _laid_out(g.clone(), memory_format) for g in gradients]
 
