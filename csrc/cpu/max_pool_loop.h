@@ -235,7 +235,9 @@ void pool_rows_channels_last(const MaxPoolParams& p, int64_t begin, int64_t end)
         Maximum<T, N> maxima[kVectors];
         const auto tap = [&](int64_t row_of_map, int64_t tap_x, int v) {
           const int64_t pixel = row_of_map * p.size.x + x.start + tap_x * p.pooling.x.dilation;
-          const auto seen = load<T, N>(from + pixel * p.channels + channel + v * N);
+          const T* const at_tap = from + pixel * p.channels + channel + v * N;
+          prefetch_ahead<N>(at_tap);
+          const auto seen = load<T, N>(at_tap);
           if constexpr (!kBias) return seen;
           return round_to<T, N>(seen + load<T, N>(static_cast<const T*>(p.bias) + channel + v * N));
         };
