@@ -63,18 +63,6 @@ inline void check_images(const int64_t* image, int64_t units, int64_t images) {
   }
 }
 
-// Runs body(begin, end) over the rows of a result, in parallel where there is enough to do.
-template <typename Body>
-void parallel_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
-  constexpr int64_t kElementsPerTask = 16384;
-  const int64_t grain = kElementsPerTask / elements_per_row + 1;
-  if (rows <= grain) {
-    if (rows > 0) body(0, rows);
-    return;
-  }
-  torch::stable::parallel_for(0, rows, grain, body);
-}
-
 // Runs body(task) for every task, on all threads where `parallel`; whoever is free takes the next.
 template <typename Body>
 void run_tasks(int64_t tasks, bool parallel, const Body& body) {
@@ -87,6 +75,22 @@ void run_tasks(int64_t tasks, bool parallel, const Body& body) {
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t task = next++; task < tasks; task = next++) body(task);
   });
+}
+
+// Runs body(begin, end) over the rows of a result, in parallel where there is enough to do. There are more pieces than
+// threads, so that a thread that other programs hold up does not hold up its share.
+template <typename Body>
+void parallel_rows(int64_t rows, int64_t elements_per_row, const Body& body) {
+  constexpr int64_t kElementsPerTask = 16384;
+  constexpr int64_t kTasksPerThread = 4;
+  const int64_t grain = kElementsPerTask / elements_per_row + 1;
+  if (rows <= grain) {
+    if (rows > 0) body(0, rows);
+    return;
+  }
+  const int64_t most = kTasksPerThread * static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t tasks = std::min(most, ceil_divide(rows, grain));
+  run_tasks(tasks, true, [&](int64_t task) { body(task * rows / tasks, (task + 1) * rows / tasks); });
 }
 
 // The phases of one axis, and the memory they live in.

@@ -48,22 +48,52 @@ struct TapRange {
   bool empty() const { return first >= end; }
 };
 
-// The planes of taps of a row of windows, as far as they lie inside the map.
+// The planes of taps of a row of windows, as far as they lie inside the map. They begin at those of the plane of
+// windows with the given number and go on to the next one.
 template <typename T>
-struct TapPlanes {
-  TapRange z;
-  const T* first;
-  int64_t step;       // from one to the next, in elements
-  int64_t code;       // switch of the first tap of the first one
-  int64_t code_step;  // from one to the next
+class TapPlanes {
+ public:
+  TapPlanes(const MaxPoolParams& params, int64_t number)
+      : p_(params),
+        map_(number / params.pooled.z),
+        pooled_z_(number % params.pooled.z),
+        plane_(params.size.y * params.size.x),
+        taps_(params.pooling.y.kernel * params.pooling.x.kernel) {
+    find();
+  }
 
-  TapPlanes(const MaxPoolParams& p, int64_t number)
-      : z(number % p.pooled.z, p.size.z, p.pooling.z),
-        first(static_cast<const T*>(p.input) +
-              (number / p.pooled.z * p.size.z + z.start + z.first * p.pooling.z.dilation) * p.size.y * p.size.x),
-        step(p.pooling.z.dilation * p.size.y * p.size.x),
-        code(z.first * p.pooling.y.kernel * p.pooling.x.kernel),
-        code_step(p.pooling.y.kernel * p.pooling.x.kernel) {}
+  void next() {
+    if (++pooled_z_ == p_.pooled.z) {
+      pooled_z_ = 0;
+      ++map_;
+    }
+    find();
+  }
+
+  bool empty() const { return count_ <= 0; }
+  int64_t map() const { return map_; }  // number of the map, over all images and channels
+  int64_t count() const { return count_; }
+  const T* first() const { return first_; }
+  int64_t step() const { return p_.pooling.z.dilation * plane_; }  // from one to the next, in elements
+  int64_t code() const { return code_; }                           // switch of the first tap of the first one
+  int64_t code_step() const { return taps_; }                      // from one to the next
+
+ private:
+  void find() {
+    const TapRange z(pooled_z_, p_.size.z, p_.pooling.z);
+    count_ = z.end - z.first;
+    first_ = static_cast<const T*>(p_.input) + (map_ * p_.size.z + z.start + z.first * p_.pooling.z.dilation) * plane_;
+    code_ = z.first * taps_;
+  }
+
+  const MaxPoolParams& p_;
+  int64_t map_;
+  int64_t pooled_z_;
+  int64_t plane_;
+  int64_t taps_;  // of a plane
+  int64_t count_;
+  const T* first_;
+  int64_t code_;
 };
 
 // N neighbouring windows of one row, `stride` elements apart in memory, whose taps [x_first, x_end) all lie inside.
@@ -80,8 +110,8 @@ inline void pool_windows(const TapPlanes<T>& planes, const MaxPoolParams& p, con
   const auto row_at = [&](const T* plane, int64_t tap_y) {
     return plane + (y.start + tap_y * p.pooling.y.dilation) * p.size.x + x_start;
   };
-  [[maybe_unused]] const int64_t count = planes.z.end - planes.z.first;
-  const int64_t first_code = kVolume ? planes.code : 0;
+  [[maybe_unused]] const int64_t count = planes.count();
+  const int64_t first_code = kVolume ? planes.code() : 0;
   if constexpr (kPairs) {
     // One pair of loads holds the even and the odd taps of all N windows.
     const auto see_row = [&](const T* row, int64_t code, bool is_first) {
@@ -102,18 +132,18 @@ inline void pool_windows(const TapPlanes<T>& planes, const MaxPoolParams& p, con
         see_row(row_at(plane, tap_y), code + tap_y * axis.kernel, false);
       }
     };
-    see_row(row_at(planes.first, y.first), first_code + y.first * axis.kernel, true);
-    see_plane(planes.first, first_code, y.first + 1);
+    see_row(row_at(planes.first(), y.first), first_code + y.first * axis.kernel, true);
+    see_plane(planes.first(), first_code, y.first + 1);
     if constexpr (kVolume) {
       for (int64_t number = 1; number < count; ++number) {
-        see_plane(planes.first + number * planes.step, first_code + number * planes.code_step, y.first);
+        see_plane(planes.first() + number * planes.step(), first_code + number * planes.code_step(), y.first);
       }
     }
   } else {
     const auto tap = [&](const T* row, int64_t tap_x) {
       return biased(load_strided<T, N, kStride>(row + tap_x * axis.dilation, axis.stride));
     };
-    maximum.start(tap(row_at(planes.first, y.first), x_first), first_code + y.first * axis.kernel + x_first, p.relu);
+    maximum.start(tap(row_at(planes.first(), y.first), x_first), first_code + y.first * axis.kernel + x_first, p.relu);
     const auto see_plane = [&](const T* plane, int64_t code, bool is_first) {
       for (int64_t tap_y = y.first; tap_y < y.end; ++tap_y) {
         const T* row = row_at(plane, tap_y);
@@ -122,10 +152,10 @@ inline void pool_windows(const TapPlanes<T>& planes, const MaxPoolParams& p, con
         }
       }
     };
-    see_plane(planes.first, first_code, true);
+    see_plane(planes.first(), first_code, true);
     if constexpr (kVolume) {
       for (int64_t number = 1; number < count; ++number) {
-        see_plane(planes.first + number * planes.step, first_code + number * planes.code_step, false);
+        see_plane(planes.first() + number * planes.step(), first_code + number * planes.code_step(), false);
       }
     }
   }
@@ -156,22 +186,21 @@ void pool_rows(const MaxPoolParams& p, int64_t begin, int64_t end) {
   const int64_t last = inner_end < p.pooled.x ? inner_end : p.pooled.x;
   const int64_t first = ceil_divide(axis.padding, axis.stride);
   const int64_t inner_begin = first < last ? first : last;
-  int64_t number = begin / p.pooled.y;
   int64_t pooled_y = begin % p.pooled.y;
-  TapPlanes<T> planes(p, number);
+  TapPlanes<T> planes(p, begin / p.pooled.y);
   for (int64_t row = begin; row < end; ++row, ++pooled_y) {
     if (pooled_y == p.pooled.y) {
       pooled_y = 0;
-      planes = TapPlanes<T>(p, ++number);
+      planes.next();
     }
     const TapRange y(pooled_y, p.size.y, p.pooling.y);
     const int64_t at = row * p.pooled.x;
-    if (y.empty() || planes.z.empty()) {
+    if (y.empty() || planes.empty()) {
       store_empty_windows(p, values, p.switches, at, at + p.pooled.x);
       continue;
     }
     Compute<T> bias{};
-    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + number / p.pooled.z % p.channels);
+    if constexpr (kBias) bias = load_one(static_cast<const T*>(p.bias) + planes.map() % p.channels);
     const auto border = [&](int64_t border_begin, int64_t border_end) {
       for (int64_t pooled = border_begin; pooled < border_end; ++pooled) {
         const TapRange x(pooled, p.size.x, axis);

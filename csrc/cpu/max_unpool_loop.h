@@ -394,8 +394,8 @@ class Band {
   // The most output rows it takes at a time.
   int64_t height() const { return height_; }
 
-  // Writes the output rows [begin, end) of plane `z`, whose first row is `out`.
-  void unpool(const UnitMap<T, S>& map, int64_t z, int64_t begin, int64_t end, T* out) {
+  // Writes the output rows [begin, end) of the plane that `planes` of windows see, whose first row is `out`.
+  void unpool(const UnitMap<T, S>& map, const PhaseWalk& planes, int64_t begin, int64_t end, T* out) {
     const Axis& axis = p_.pooling.y;
     int64_t first = map.begin_y;
     int64_t last = map.end_y;
@@ -406,7 +406,6 @@ class Band {
     const int64_t top = window_start(first, axis);
     const int64_t rows = first < last ? (last - 1 - first) * axis.stride + extent(axis) : 0;
     for (int64_t at = 0; at < rows * width_; ++at) sums_[at] = 0;
-    const PhaseWalk planes(p_.pooling.z, p_.phases_z, z);
     for (const PhaseTap* tap = planes.begin(); tap != planes.end(); ++tap) {
       const int64_t plane = planes.window - tap->back;
       if (plane < map.begin_z || plane >= map.end_z) continue;
@@ -479,15 +478,22 @@ template <typename T, typename S, bool kLast>
 void scatter_rows(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   Band<T, S, kLast> band(p);
   RowPlace place(p, begin);
+  PhaseWalk planes(p.pooling.z, p.phases_z, place.z);
   for (int64_t row = begin; row < end;) {
     const UnitMap<T, S> map(p, place.unit, place.channel, p.channels, 1);
     int64_t rows = p.unpooled.y - place.y;
     if (rows > end - row) rows = end - row;
     if (rows > band.height()) rows = band.height();
-    band.unpool(map, place.z, place.y, place.y + rows, static_cast<T*>(p.output) + (row - place.y) * p.unpooled.x);
+    band.unpool(map, planes, place.y, place.y + rows, static_cast<T*>(p.output) + (row - place.y) * p.unpooled.x);
     row += rows;
     place.y += rows;
-    if (place.y == p.unpooled.y) place.next_plane(p);
+    if (place.y < p.unpooled.y) continue;
+    place.next_plane(p);
+    if (place.z > 0) {
+      planes.next();
+    } else {
+      planes.restart();
+    }
   }
 }
 
