@@ -198,10 +198,19 @@ def check_map(name: str, tensor: Tensor, rank: int, dtypes: Sequence[torch.dtype
     _check_strided(name, tensor)
     if tensor.dtype not in dtypes:
         _wrong_dtype(name, tensor, dtypes)
-    if tensor.dim() not in (rank + 1, rank + 2):
-        raise ValueError(f"{name} must have shape (C, {AXES[rank]}) or (N, C, {AXES[rank]}), got {tuple(tensor.shape)}")
-    if 0 in tensor.shape[-1 - rank :]:
-        raise ValueError(f"{name} may be empty only in its batch dimension, got shape {tuple(tensor.shape)}")
+    check_shape(name, tensor.shape, rank)
+
+
+def check_shape(name: str, shape: Sequence[int], rank: int) -> None:
+    """The shape of a map of `rank` dimensions that is not empty, with channels, alone or in a batch.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if len(shape) not in (rank + 1, rank + 2):
+        raise ValueError(f"{name} must have shape (C, {AXES[rank]}) or (N, C, {AXES[rank]}), got {tuple(shape)}")
+    if 0 in shape[-1 - rank :]:
+        raise ValueError(f"{name} may be empty only in its batch dimension, got shape {tuple(shape)}")
 
 
 def check_like(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype], of: str, like: Tensor) -> None:

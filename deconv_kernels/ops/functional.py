@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from . import checks
-from .checks import AXES, FLOATING, check_map, check_tensor, check_weight, given_crop, given_size
+from .checks import AXES, FLOATING, check_map, check_shape, check_tensor, check_weight, given_crop, given_size
 from .dispatch import call
 from .geometry import Backprojection, Convolution, IntOrPerAxis, PerAxis, Placement, Pooling, bounded
 from .layout import spatial_size
@@ -854,15 +856,34 @@ def _max_unpool(
     if output_size is not None:
         size = given_size("output_size", output_size, rank, "input", input)
     else:
-        check_map("input", input, rank, FLOATING)
-        size = pooling.unpooled_size(spatial_size(input, rank))
-        if min(size) < 1:
-            raise ValueError(f"output_size must be given: full windows padded by {pooling.padding} leave a {size} map")
+        check_tensor("input", input)
+        size = _size_of_full_windows(pooling, input.shape)
     if rank != 1:
         return call(f"max_unpool{rank}d", (input, switches), *pooling, size, overlap, relu)
     checks.max_unpool(input, switches, pooling, size, overlap, relu)
     rows = input.unsqueeze(-2), switches.unsqueeze(-2)
     return call("max_unpool2d", rows, *pooling.of_rows(), (1, *size), overlap, relu).squeeze(-2)
+
+
+def _size_of_full_windows(pooling: Pooling, shape: torch.Size) -> PerAxis:
+    """Size of the smallest map that a pooled map (C, ...) or (N, C, ...) can come from."""
+    if is_compiling():
+        return _checked_size_of_full_windows(pooling, shape)
+    try:
+        return _cached_size_of_full_windows(pooling, shape)
+    except TypeError:  # symbolic sizes, which no cache takes
+        return _checked_size_of_full_windows(pooling, shape)
+
+
+def _checked_size_of_full_windows(pooling: Pooling, shape: torch.Size) -> PerAxis:
+    check_shape("input", shape, pooling.rank)
+    size = pooling.unpooled_size(tuple(shape[-pooling.rank :]))
+    if min(size) < 1:
+        raise ValueError(f"output_size must be given: full windows padded by {pooling.padding} leave a {size} map")
+    return size
+
+
+_cached_size_of_full_windows = functools.lru_cache(maxsize=1024)(_checked_size_of_full_windows)
 
 
 def _max_unpool_window(
