@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import statistics
 import sys
@@ -11,16 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor, nn
+# Threads stay on a processor each. OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_PROC_BIND", "true")
 
-from deconv_kernels import backends, models
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from deconv_kernels import backends, models  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 SECONDS = 1.0  # that one comparison may take, within the limits on its rounds
-FEWEST_ROUNDS, MOST_ROUNDS, WARM_UP = 7, 60, 3
+FEWEST_ROUNDS, MOST_ROUNDS, WARM_UP = 7, 200, 3
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -68,10 +72,37 @@ def bytes_of(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+class Load:
+    """How busy other programs keep the processors from here on."""
+
+    def __init__(self) -> None:
+        self._before = self._seconds()
+
+    @staticmethod
+    def _seconds() -> tuple[float, float, float] | None:
+        """Of all processors together, those spent, those spent in work, and those in work of this program."""
+        try:
+            fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        except OSError:
+            return None
+        total, idle = sum(map(int, fields)), int(fields[3]) + int(fields[4])
+        tick = os.sysconf("SC_CLK_TCK")
+        return total / tick, (total - idle) / tick, time.process_time()
+
+    def of_others(self) -> float | None:
+        """The share of the processors' time that others took; None where the system does not tell."""
+        after = self._seconds()
+        if self._before is None or after is None:
+            return None
+        total, work, own = (now - then for now, then in zip(after, self._before, strict=True))
+        return max(0.0, work - own) / total if total > 0 else None
+
+
 class Comparison:
     """Times our callable under pytest-benchmark, and between its rounds, in turn, every baseline.
 
-    Medians, ratios and, with `bytes_moved`, the share of a copy's bandwidth go to the benchmark's extra_info.
+    Medians with their quartiles, ratios, the load of others meanwhile and, with `bytes_moved`, the copy's bandwidth and
+    the share of it go to the benchmark's extra_info.
     """
 
     def __init__(self, benchmark: Any, seconds: float) -> None:
@@ -110,16 +141,19 @@ class Comparison:
         for seconds in times.values():
             seconds.clear()
         rounds = min(max(rounds, FEWEST_ROUNDS), MOST_ROUNDS)
+        load = Load()
         self.benchmark.pedantic(repeated, args=(ours,), setup=time_the_others, rounds=rounds, iterations=1)
         if self.benchmark.disabled:
             return {}
-        medians = {"ours": self.benchmark.stats.stats.median / calls}
-        medians |= {name: statistics.median(seconds) for name, seconds in times.items()}
-        info = {**description, "rounds": rounds, "seconds": medians}
+        times["ours"] = [seconds / calls for seconds in self.benchmark.stats.stats.data]
+        medians = {name: statistics.median(times[name]) for name in ("ours", *others)}
+        info = {**description, "rounds": rounds, "seconds": medians, "load_of_others": load.of_others()}
+        info["quartiles"] = {name: statistics.quantiles(times[name], n=4)[::2] for name in medians}
         info["ratios"] = {name: medians[name] / medians["ours"] for name in baselines}
         if bytes_moved is not None:
             info["bytes_moved"] = bytes_moved
             info["share_of_copy"] = medians["copy"] / medians["ours"]
+            info["copy_bandwidth"] = bytes_moved / medians["copy"]  # read and written together
         self.benchmark.extra_info.update(info)
         return medians
 

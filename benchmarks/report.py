@@ -63,6 +63,15 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} µs" if seconds < 1e-4 else f"{seconds * 1e3:.2f} ms"
 
 
+def spread(row: Row, name: str) -> str:
+    """A median, and where it is known half the distance of the quartiles around it."""
+    median = row["seconds"][name]
+    if name not in row.get("quartiles", {}):
+        return milliseconds(median)
+    low, high = row["quartiles"][name]
+    return f"{milliseconds(median)} ± {(high - low) / 2 / median:.0%}"
+
+
 def times(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2g}x"
 
@@ -83,16 +92,25 @@ def rendered(rows: list[Row]) -> list[str]:
         names = list(dict.fromkeys(name for row in chosen for name in row["ratios"]))
         header = ["shape", "layout", "ours", *(f"{name}" for name in names), *(f"ours vs {name}" for name in names)]
         shares = any("share_of_copy" in row for row in chosen)
+        conditions = any("load_of_others" in row for row in chosen)
         body = []
         for row in chosen:
             seconds, ratios = row["seconds"], row["ratios"]
             size = "x".join(map(str, row.get("size", ())))
             cells = [row["shape"] if size in ("", row["shape"]) else f"{row['shape']} ({size})", row.get("layout", "")]
-            cells += [milliseconds(seconds["ours"])]
-            cells += [milliseconds(seconds[name]) if name in ratios else "" for name in names]
+            cells += [spread(row, name) if name in seconds else "" for name in ("ours", *names)]
             cells += [times(ratios[name]) if name in ratios else "" for name in names]
-            body.append(cells + ([f"{row['share_of_copy']:.0%}"] if "share_of_copy" in row else [""] * shares))
-        lines += [f"**{op}**", "", *table(header + (["of copy bandwidth"] if shares else []), body), ""]
+            if shares:
+                cells += [f"{row['share_of_copy']:.0%}" if "share_of_copy" in row else ""]
+            if shares and conditions:
+                cells += [f"{row['copy_bandwidth'] / 1e9:.0f} GB/s" if "copy_bandwidth" in row else ""]
+            if conditions:
+                load = row.get("load_of_others")
+                cells += ["" if load is None else f"{load:.0%}"]
+            body.append(cells)
+        header += ["of copy bandwidth"] * shares + ["copy"] * (shares and conditions)
+        header += ["time taken by others"] * conditions
+        lines += [f"**{op}**", "", *table(header, body), ""]
     return lines
 
 
