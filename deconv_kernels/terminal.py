@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -104,11 +105,15 @@ def aligned(rows: Sequence[Sequence[object]], left: Collection[int] = (0,)) -> l
         left: the columns whose cells begin at the left; the others end at the right, as numbers do.
     """
     texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in texts
-    ]
+    widths = [max(map(_columns, column)) for column in zip(*texts, strict=True)]
+
+    def filled(place: int, cell: str) -> str:
+        blank = " " * (widths[place] - _columns(cell))
+        return cell + blank if place in left else blank + cell
+
+    return ["  ".join(filled(place, cell) for place, cell in enumerate(row)).rstrip() for row in texts]
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: two for each Chinese, Japanese or Korean character."""
+    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)

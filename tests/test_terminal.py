@@ -55,3 +55,5 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     rows = [("layer", "units"), ("conv1", 7), ("c", 1234)]
     assert terminal.aligned(rows) == ["layer  units", "conv1      7", "c       1234"]
     assert terminal.aligned(rows, left=(0, 1)) == ["layer  units", "conv1  7", "c      1234"]
+    rows = [("写真.png", 7), ("e\u0301te.png", 12), ("cat.png", 345)]  # two columns a character; an accent takes none
+    assert terminal.aligned(rows) == ["写真.png    7", "e\u0301te.png    12", "cat.png   345"]

@@ -138,7 +138,7 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     except BrokenPipeError:  # nobody reads on, which click answers
         raise
     except MemoryError as error:
-        raise UserError(f"not enough memory: {error}") from error
+        raise UserError(f"not enough memory: {error} (docs/faq.md says what bounds it)") from error
     except kinds as error:
         page = getattr(error, "page", None)
         raise UserError(f"{error} (explained in {page})" if page else str(error)) from error

@@ -115,7 +115,10 @@ def usable_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r}: this PyTorch sees no CUDA device; take 'cpu', or see what nvidia-smi says")
+        raise ValueError(
+            f"device {name!r}: this PyTorch sees no CUDA device; take 'cpu', or see what nvidia-smi says (docs/faq.md: "
+            "can I use the GPU?)"
+        )
     return device
 
 

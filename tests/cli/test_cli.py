@@ -169,8 +169,8 @@ def test_a_word_that_is_no_choice_is_answered_with_them(place, weights, option, 
 def test_a_missing_gpu_is_named(place, weights):
     result = _gallery(weights, "--device", "cuda")
     assert result.exit_code == 2
-    said = "Error: device 'cuda': this PyTorch sees no CUDA device; take 'cpu', or see what nvidia-smi says\n"
-    assert result.stderr == said
+    said = "Error: device 'cuda': this PyTorch sees no CUDA device; take 'cpu', or see what nvidia-smi says"
+    assert result.stderr == f"{said} (docs/faq.md: can I use the GPU?)\n"
 
 
 def test_a_refused_network_is_told_with_the_page_that_explains(place):
