@@ -67,7 +67,7 @@ def test_error_inputs_of_max_pool(device: torch.device, rank: int) -> None:
     """What ATen refuses is refused here too, as a ValueError."""
     for error in op_info(f"nn.functional.max_pool{rank}d").error_inputs("cpu"):
         arguments = {key: value for key, value in error.sample_input.kwargs.items() if key != "return_indices"}
-        with pytest.raises(ValueError, match="padding|empty|does not fit|kernel_size|stride|must have shape"):
+        with pytest.raises(ValueError, match="padding|empty|does not fit|kernel_size|stride|dilation|must have shape"):
             POOL[rank][1](error.sample_input.input.to(device), *error.sample_input.args, **arguments)
 
 
