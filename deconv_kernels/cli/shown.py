@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from ..data.crops import Crop, CropImages, crop_table, cut, plan_centres, plan_c
 from ..data.photographs import Photograph, load_photographs
 from ..data.tensor_images import TensorImages, hold_tensors, load_tensor_images
 from ..engine.pictures import as_colours, visible
+from ..engine.trace.exported import first_convolution
 from ..experiments.occlusion import colour_of, occluded
 from ..models import load_network
 from .fills import describe_fill, fill_colour
 from .options import Network, numbers
-from .subject import Subject, device_of, first_convolution, load, on_device
+from .subject import Subject, device_of, load, on_device
 
 __all__ = ["Shown", "ShownCrops", "ShownTensors", "show_centres", "show_crops"]
 
@@ -219,11 +221,7 @@ def show_crops(network: Network, sources: Sequence[str], size: int, limit: int) 
     Raises:
         ValueError: something about the options cannot work.
     """
-    if _are_tensors(sources):
-        return _show_tensors(network, sources)
-    subject = load(network, size)
-    photographs = load_photographs(sources)
-    return ShownCrops(subject, photographs, plan_crops(photographs, size, limit), size)
+    return _show(network, sources, size, partial(plan_crops, limit=limit))
 
 
 def show_centres(network: Network, sources: Sequence[str], size: int) -> Shown:
@@ -235,11 +233,16 @@ def show_centres(network: Network, sources: Sequence[str], size: int) -> Shown:
     Raises:
         ValueError: something about the options cannot work.
     """
+    return _show(network, sources, size, plan_centres)
+
+
+def _show(network: Network, sources: Sequence[str], size: int, plan: Callable[..., list[Crop]]) -> Shown:
+    """The parts of photographs that are planned for a size, or the tensors of files."""
     if _are_tensors(sources):
         return _show_tensors(network, sources)
     subject = load(network, size)
     photographs = load_photographs(sources)
-    return ShownCrops(subject, photographs, plan_centres(photographs, size), size)
+    return ShownCrops(subject, photographs, plan(photographs, size), size)
 
 
 def _are_tensors(sources: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least
 from ..data.tensor_images import SUFFIXES
+from ..engine.trace.exported import first_convolution
 from ..experiments.common.layers import chosen_layers
 from ..experiments.common.tracing import forward_only
 from ..models import Weights, load_weights
@@ -50,12 +51,6 @@ def load(network: Network, size: int) -> Subject:
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
     model = on_device(model, device, network.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Subject(weights, model, device)
-
-
-def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
-    """A network's first convolution, which says how many axes and channels its images have."""
-    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
-    return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
 
 def on_device(model: nn.Module, device: torch.device, name: str) -> nn.Module:

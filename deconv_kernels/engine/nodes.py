@@ -62,20 +62,12 @@ class Region(Applied):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.writes:
-            return self._run(args)
+            return evaluated(self.graph, args)
         copies = [x.clone() if isinstance(x, Tensor) else x for x in args]
-        result = self._run(copies)
+        result = evaluated(self.graph, copies)
         if not all(torch.equal(x, copy) for x, copy in zip(args, copies, strict=True) if isinstance(x, Tensor)):
             raise UnsupportedModule(f"a part of {self.__name__} writes into what it is given; make it out of place")
         return result
-
-    def _run(self, args: Sequence[Any]) -> Any:
-        given, known = iter(args), dict[Node, Any]()
-        for node in self.graph.nodes:
-            if node.op == "output":
-                return torch.fx.map_arg(node.args[0], known.__getitem__)
-            known[node] = next(given) if node.op == "placeholder" else execute(node, known, {})
-        raise AssertionError("a graph ends with its output")
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -101,6 +93,16 @@ def execute(node: Node, known: Mapping[Node, Any], modules: Mapping[Node, nn.Mod
     arguments, named = torch.fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
     with torch.set_grad_enabled(torch.is_grad_enabled() and NO_GRAD not in node.meta):
         return _called(node, arguments, named, modules)
+
+
+def evaluated(graph: torch.fx.Graph, given: Sequence[Any]) -> Any:
+    """What a graph without modules and tensors of its own returns of the values of its placeholders."""
+    values, known = iter(given), dict[Node, Any]()
+    for node in graph.nodes:
+        if node.op == "output":
+            return torch.fx.map_arg(node.args[0], known.__getitem__)
+        known[node] = next(values) if node.op == "placeholder" else execute(node, known, {})
+    raise AssertionError("a graph ends with its output")
 
 
 def _called(node: Node, arguments: Sequence[Any], named: Mapping[str, Any], modules: Mapping[Node, nn.Module]) -> Any:
@@ -150,12 +152,7 @@ class SetPart:
 
     def __call__(self, whole: Tensor, part: Tensor, *read: Any) -> Tensor:
         whole = whole.contiguous()  # in any other format `view` might be impossible
-        given, known = iter((whole, *read)), dict[Node, Any]()
-        for node in self.graph.nodes:
-            if node.op == "output":
-                known[node.args[0]].copy_(part)
-            else:
-                known[node] = next(given) if node.op == "placeholder" else execute(node, known, {})
+        evaluated(self.graph, (whole, *read)).copy_(part)
         return whole
 
 

@@ -168,8 +168,9 @@ class Recomputation:
         self.input, self.dtype, self.device = input, dtype, device
         self.max_bytes = working_bytes(device) if max_bytes is None else max_bytes
         wanted = set(self.values.values())
-        steps, _ = net.tape.bound(net.tape.needed(wanted))
-        running = fused(net.tape, steps, wanted, keeps=False)
+        tape = net.tape
+        steps, _ = tape.bound(tape.needed(wanted))
+        running = fused(tape, steps, wanted, keeps=False)
         self._affected = self._reached(running)
         self._last_reader = {source: link.value for link, _ in self._affected for source in link.sources}
         self._in_windows: dict[int, Step | None] = {}

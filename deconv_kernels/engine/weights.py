@@ -1,4 +1,4 @@
-"""The tensors of a network as its next call in eval mode reads them, copied at one moment."""
+"""What the next call of a network in eval mode reads: its tensors, copied at one moment, and its attributes."""
 
 from __future__ import annotations
 

@@ -74,6 +74,10 @@ def run(command: str, kind: Kind, images: Path, output: Path, *options: str) -> 
     return told
 
 
+def layers_of(kind: Kind) -> tuple[str, str]:
+    return "--layers", ",".join(kind.layers)
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -93,18 +97,7 @@ def picture(path: Path) -> tuple[int, int]:
 @each_kind
 def test_gallery(kind: Kind, tmp_path: Path) -> None:
     images = written(kind, tmp_path / "images")
-    run(
-        "gallery",
-        kind,
-        tmp_path / "images",
-        tmp_path / "out",
-        "--layers",
-        ",".join(kind.layers),
-        "--maps",
-        "2",
-        "-k",
-        "3",
-    )
+    run("gallery", kind, tmp_path / "images", tmp_path / "out", *layers_of(kind), "--maps", "2", "-k", "3")
     network, one = load_network(kind.model)[0].double(), "volume" if len(kind.shape) == 4 else "signal"
     net, trace = Deconvnet(network), Trace(network)
     files = [row["file"] for row in table(tmp_path / "out" / f"{one}s.csv")]
@@ -134,18 +127,7 @@ def test_gallery(kind: Kind, tmp_path: Path) -> None:
 @each_kind
 def test_mine(kind: Kind, tmp_path: Path) -> None:
     images = written(kind, tmp_path / "images")
-    run(
-        "mine",
-        kind,
-        tmp_path / "images",
-        tmp_path / "out",
-        "--layers",
-        ",".join(kind.layers),
-        "-k",
-        "2",
-        "--batch-size",
-        "2",
-    )
+    run("mine", kind, tmp_path / "images", tmp_path / "out", *layers_of(kind), "-k", "2", "--batch-size", "2")
     one = "volume" if len(kind.shape) == 4 else "signal"
     record = Deconvnet(load_network(kind.model)[0]).record(images, kind.layers, activations=True)
     for layer in kind.layers:

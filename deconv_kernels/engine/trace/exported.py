@@ -81,6 +81,12 @@ def exported_apart(
     return root, module_calls(graph, root), graph
 
 
+def first_convolution(model: nn.Module) -> nn.Conv1d | nn.Conv2d | nn.Conv3d | None:
+    """A network's first convolution, which says how many axes and channels its images have."""
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    return next((part for part in model.modules() if isinstance(part, kinds)), None)
+
+
 def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
     """An image without values for a network.
 
@@ -90,8 +96,7 @@ def image_like(model: nn.Module, size: Sequence[int] = ()) -> Tensor:
             are; by default as the network says itself, or else 224 x 224, or in three dimensions 64 x 64 x 64.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    first = next((part for part in model.modules() if isinstance(part, kinds)), None)
+    first = first_convolution(model)
     channels, rank = (3, 2) if first is None else (first.in_channels, len(first.kernel_size))
     named: Any = getattr(getattr(model, "config", None), "image_size", None) or (64 if rank == 3 else 224)
     named = getattr(model, "default_cfg", {}).get("input_size", named)

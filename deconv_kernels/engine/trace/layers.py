@@ -21,6 +21,7 @@ from .linearity import is_along_the_batch, is_linear, is_product, name_of
 from .operations import along_the_batch, built_of, check_index, is_known, known_type, normalizes, spellings
 from .rules import POINTWISE, canonical
 from .unpooling import returns_indices
+from .views import SEVERAL_VIEWS
 
 
 def steps_of(call: Call) -> list[Step]:
@@ -163,7 +164,7 @@ def _takes_a_part(node: Node) -> bool:
 # What makes several results, and what does along a dimension.
 _SEVERAL = frozenset(
     (
-        *("chunk", "dsplit", "hsplit", "split", "tensor_split", "unbind", "unsafe_chunk", "unsafe_split", "vsplit"),
+        *(*SEVERAL_VIEWS, "unsafe_chunk", "unsafe_split"),
         *("aminmax", "cummax", "cummin", "frexp", "kthvalue", "mode", "sort", "std_mean", "topk", "var_mean"),
         "multi_head_attention_forward",
     )

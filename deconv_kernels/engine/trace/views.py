@@ -13,9 +13,10 @@ from ..nodes import NO_GRAD, VALUE, Node, SetPart, describe, function_name, over
 from .constants import computes_with
 from .linearity import name_of
 
-# What returns views of its first argument whatever the strides of that are, and several of them.
-_SEVERAL = frozenset(("chunk", "dsplit", "hsplit", "split", "tensor_split", "unbind", "vsplit"))
-_VIEWS = _SEVERAL.union(
+SEVERAL_VIEWS = frozenset(("chunk", "dsplit", "hsplit", "split", "tensor_split", "unbind", "vsplit"))
+"""What returns several views of its first argument, whatever the strides of that are."""
+
+_VIEWS = SEVERAL_VIEWS.union(
     ("diagonal", "movedim", "moveaxis", "narrow", "permute", "select", "squeeze", "swapaxes", "swapdims", "t"),
     ("transpose", "unfold", "unsqueeze", "view"),
 )
@@ -125,7 +126,7 @@ def _is_view(node: Node) -> bool:
         return node.args[1] in ("T", "mT")
     if node.target is operator.getitem:
         index: Any = node.args[1]
-        if source.op != "placeholder" and name_of(source.target) in _SEVERAL:
+        if source.op != "placeholder" and name_of(source.target) in SEVERAL_VIEWS:
             return type(index) is int
         parts = index if isinstance(index, tuple) else (index,)
         return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
