@@ -109,7 +109,7 @@ class Windows:
             if axis.overhangs(first[number], last[number]):
                 origin = axis.origin(self.positions.place[:, number])
                 index = origin[:, None] + torch.arange(axis.size, device=origin.device)
-                outside = (index < 0) | (index >= axis.length)
+                outside = index.clamp(0, axis.length - 1) != index
                 self.values.masked_fill_(along(outside, number, self.window.rank), 0)
         return self
 
