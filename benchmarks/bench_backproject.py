@@ -52,21 +52,21 @@ def cases() -> Iterator[Case]:
             net = dk.Deconvnet(network(features_only=True).eval())
             record = net.record(torch.empty(1, 3, 224, 224), layers)
         for layer in layers:
-            steps = net.plan(record, layer, max_bytes=HOST_BYTES).steps
-            found = list(_convolutions(network.__name__, steps[: net.layer(layer).value - net.tape.inputs]))
+            plan = net.plan(record, layer, max_bytes=HOST_BYTES).steps[: net.layer(layer).value - net.tape.inputs]
+            found = list(_convolutions(network.__name__, plan, record.steps))
             yield from found if layer == layers[0] else found[:1]
 
 
-def _convolutions(network: str, steps: Any) -> Iterator[Case]:
+def _convolutions(network: str, plan: Any, steps: Any) -> Iterator[Case]:
     pooled = None
-    for planned in reversed(steps):
-        step = planned.step
+    for planned in reversed(plan):
+        step = steps[planned.number]
         if isinstance(step, MaxPool):
             pooled = planned
         elif isinstance(step, Convolution) and planned.multiply_adds:
             window = (planned if pooled is None else pooled).above.size
             pool = None if pooled is None else (pooled.step.kernel[0], pooled.step.stride[0])
-            weight = tuple(step.parameters()[0].shape)
+            weight: Any = tuple(step.weight.shape)
             yield Case(f"{network} {step.name}", weight, step.stride, window, pool, planned.multiply_adds)
             pooled = None
 
