@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["at_least", "one_of", "shown", "whole_number"]
+__all__ = ["at_least", "one_of", "per_axis", "shown", "whole_number"]
 
 
 def whole_number(name: str, value: Any, least: int | None = None) -> int:
@@ -33,6 +33,19 @@ def at_least(name: str, value: float, least: float) -> None:
     """
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """An argument that is one whole number for all axes, or one for each.
+
+    Raises:
+        TypeError: no whole numbers.
+        ValueError: another number of them than there are axes, or one below 1.
+    """
+    given = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    if len(given) != rank:
+        raise ValueError(f"{name} must be one number, or one for each of {rank} axes, got {value!r}")
+    return tuple(whole_number(name, number, 1) for number in given)
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> None:

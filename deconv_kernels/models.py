@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checks import at_least
+from .engine.trace.exported import first_convolution
 from .engine.trace.tracer import input_names
 from .hubs import HUBS, Built, build
 
@@ -49,6 +51,7 @@ __all__ = [
     "ZFNet",
     "imagenet_classes",
     "load_network",
+    "load_reader_of_tensors",
     "load_weights",
     "squeezenet",
 ]
@@ -525,6 +528,39 @@ def load_network(architecture: str, source: str | Path | None = None) -> tuple[n
         return weights.model(), weights.source
     _, network, said = _own_network(architecture, None if source is None else str(source))
     return network.requires_grad_(False).eval(), said
+
+
+def load_reader_of_tensors(
+    architecture: str, source: str | Path | None = None, size: int | Sequence[int] | None = None
+) -> tuple[nn.Module, str, tuple[int, ...]] | None:
+    """A network of volumes or signals, where its weights come from, and the shape of its images.
+
+    Args:
+        architecture, source: as for `load_weights`.
+        size: of the images along each axis, or one number for all; by default 64 for volumes and 224 for signals.
+
+    Returns:
+        None for a network of photographs, which `load_weights` loads. Else the network in evaluation mode, what
+        `load_network` says of its weights, and (C, D, H, W) or (C, L).
+
+    Raises:
+        ValueError: as `load_weights`; sizes below 1, or as many as images have no axes.
+
+    Example:
+        >>> load_reader_of_tensors("deconv_kernels.models:AlexNet") is None
+        True
+    """
+    for length in (size,) if isinstance(size, int) else size or ():
+        at_least("size", length, 1)
+    network, said = load_network(architecture, source) if ":" in architecture else (None, "")
+    first = None if network is None else first_convolution(network)
+    rank = 2 if first is None else len(first.kernel_size)
+    if size is None or isinstance(size, int):
+        size = (size or (64 if rank == 3 else 224),) * rank
+    elif len(size) != rank or rank == 2:
+        wanted = {1: "one number", 2: "one number, since photographs are shown as squares", 3: "one number, or three"}
+        raise ValueError(f"size of images of {architecture!r} must be {wanted[rank]}, got {','.join(map(str, size))}")
+    return None if first is None or rank == 2 else (network, said, (first.in_channels, *size))
 
 
 def squeezenet() -> nn.Module:

@@ -36,7 +36,8 @@ def show(
             uint8, the path of a file or of a folder, "samples", or a list of these. Or images as they are: a tensor or
             array, (N, 3, H, W) of uint8, or (N, C, H, W) of floats, which the model is given unchanged. Volumes of
             floats (N, C, D, H, W) are drawn as rows of slices, and signals (N, C, L) as lines, each over what it was
-            seen in, in grey.
+            seen in, in grey. Of other numbers of channels than one and three, images are drawn as the mean over them,
+            and projections as the norm.
         layer: a name from `model.named_modules()`, or another of `Deconvnet.layers`; or the module itself.
         maps: which, or of how many those with the strongest units.
         k: units per map, at most one per image.
@@ -52,8 +53,8 @@ def show(
 
     Raises:
         TypeError: images of another kind.
-        ValueError: images that cannot be read or that the model does not take, no such map, or projections that are no
-            pictures: of rows, and of channels that are neither one nor three.
+        ValueError: images that cannot be read or that the model does not take, no such map, or rows, which are no
+            pictures.
         UnknownLayer: a layer the model does not have.
         UnsupportedModule: a part of the network has no exact rule.
 

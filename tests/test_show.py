@@ -65,10 +65,17 @@ class TestProjections:
         found = projections(1)
         assert np.array_equal(found.images(), with_contrast(found.full().repeat(1, 3, 1, 1)))
 
-    def test_other_channels_and_ranks_are_refused(self):
-        with pytest.raises(ValueError, match="1 or 3 channels, got 4: give to_rgb"):
-            projections(4).images()
-        assert projections(4).images(to_rgb=lambda x: x[:, :3]).shape == (12, 18, 22, 3)
+    def test_of_other_channels_the_norm_is_grey(self):
+        found = projections(4)
+        grey = found.full().square().sum(1, keepdim=True).sqrt()
+        assert np.abs(found.images().astype(int) - with_contrast(grey.repeat(1, 3, 1, 1))).max() <= 1
+        assert found.images(to_rgb=lambda x: x[:, :3]).shape == (12, 18, 22, 3)
+        assert found._repr_html_().count("<img") == 1
+        assert len(drawn(dk.show(Skips(4), torch.rand(5, 4, 20, 24), "last", maps=2, k=4))) == 2
+        with pytest.raises(ValueError, match="to_rgb must return 1 or 3 channels, got 2"):
+            found.images(to_rgb=lambda x: x[:, :2])
+
+    def test_rows_are_no_pictures(self):
         net = dk.Deconvnet(nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 4)))
         record = net.record(torch.randn(2, 7), "2")
         rows = net.project(record, record.strongest("2", k=1))

@@ -20,7 +20,7 @@ class Settings:
     layers: str = options.layers(
         "Layers to measure, separated by commas; by default one of each block, or five from low to high."
     )
-    size: int = options.size()
+    size: int | tuple[int, ...] | None = options.any_size()
     seconds: float = option(300.0, "Aimed length of the whole measurement.")
     compiled: bool = option(True, "Measure ATen under torch.compile too.", "--compile/--no-compile")
     output: Path | None = option(

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checks import at_least
 from . import options
 from .answer import Answer
-from .options import Machine, PhotographSources, Reading, group, option
+from .options import ImageSources, Machine, Network, Reading, group, option
 from .words import Words
 
 
@@ -24,7 +24,7 @@ class Settings:
         multiple=True,
         type=Words("checkpoints", files="file"),
     )
-    photographs: PhotographSources = group(PhotographSources)
+    images: ImageSources = group(ImageSources)
     layers: str = options.layers("Layers, separated by commas.", required=True)
     maps: int = options.maps(default=6)
     seed: int = options.seed()
@@ -51,10 +51,6 @@ def command(settings: Settings) -> Answer:
     """
     from functools import partial
 
-    import torch
-
-    from ..data.crops import CropBatches, plan_crops
-    from ..data.photographs import load_photographs
     from ..data.tables import write_csv
     from ..data.tensor_files import save_arrays
     from ..engine.deconvnet import Deconvnet
@@ -62,57 +58,44 @@ def command(settings: Settings) -> Answer:
     from ..experiments.common.files import Parts, file_name, files_in, written_at_once
     from ..experiments.common.responses import describe_rectification, rectifier_of
     from ..experiments.gallery import choose_maps
-    from ..models import Weights, load_weights
     from ..plot.evolution import draw_evolution
     from ..terminal import aligned
     from .checkpoints import checked_files, identity, names_of
-    from .subject import device_of, layers_of
+    from .shown import show_crops
+    from .subject import layers_of
 
     size, rule, output = settings.size, settings.rule, settings.output
-    device = device_of(settings.machine)
     files = checked_files(settings.checkpoints)
     at_least("maps", settings.maps, 1)
     at_least("seed", settings.seed, 0)
     at_least("size", size, 1)
-    mean, deviation = settings.reading.constants()
-
-    def loaded(file: str) -> Weights:
-        return load_weights(settings.model, file, size=size, mean=mean, deviation=deviation)
-
-    def build(file: str) -> torch.nn.Module:
-        return loaded(file).model().to(device)
-
-    first = loaded(files[0])
-    photographs = load_photographs(settings.photographs.sources)
-    planned = plan_crops(photographs, size, settings.crops)
-    batches = CropBatches(photographs, planned, size, settings.batch_size, lambda x: first.preprocess(x).to(device))
-    network = build(files[0])
-    layers = layers_of(network, settings.layers)
-    net = Deconvnet(network, rule=rule)
-    shapes = net.shapes(batches.first(), layers)
+    named = Network(model=settings.model, weights=files[0], reading=settings.reading, machine=settings.machine)
+    shown = show_crops(named, settings.images.sources, size, settings.crops)
+    batches = shown.batches(settings.batch_size)
+    net = Deconvnet(shown.model, rule=rule)
+    layers = layers_of(net, settings.layers)
+    shapes = net.shapes(shown.first, layers)
     chosen = {layer: choose_maps(layer, shapes[layer][0], settings.maps, settings.seed) for layer in layers}
     for file in files[1:]:
-        loaded(file)  # one that cannot be used is found before the work
+        shown.network(file)  # one that cannot be used is found before the work
 
     seen = {file: identity(Path(file)) for file in files}
-    told = [settings.model, seen, planned, chosen, size, mean, deviation, settings.batch_size, rule]
+    told = [settings.model, seen, shown.crops, chosen, size, settings.reading.constants(), settings.batch_size, rule]
     told += [settings.machine.device, "rectified"]
-    pixels = (torch.tensor(photograph.pixels) for photograph in photographs)
-    parts = Parts.of_run(output, "evolution", told, net, *pixels)
-    networks = {name: partial(build, file) for name, file in zip(names_of(files), files, strict=True)}
+    parts = Parts.of_run(output, "evolution", told, net, *shown.contents)
+    networks = {name: partial(shown.network, file) for name, file in zip(names_of(files), files, strict=True)}
     with written_at_once(Path(output)) as draft:
         found = experiment.evolve(networks, batches, chosen, rule=rule, rectified=True, parts=parts)
-        cut_from = [photographs[crop.photograph].name for crop in planned]
         rectifiers = {layer: rectifier_of(net.tape, layer) for layer in layers}
-        write_csv(draft / "evolution.csv", experiment.TABLE_HEAD, found.table(cut_from, rectifiers))
+        head = experiment.table_head(shown.one, shown.origin.split()[-1][:-1], shown.first.dim() - 2)
+        write_csv(draft / "evolution.csv", head, found.table(shown.names, rectifiers))
         arrays = {name: windows.numpy() for name, windows in found.projections().items()}
         save_arrays(draft / "projections.npz", arrays)
         for layer in layers:
             title = f"Layer {layer}: the evolution of {len(chosen[layer])} of its maps over {len(files)} checkpoints"
-            caption = f"{settings.model}; {found.images} crops of {size}x{size} of {len(photographs)} photographs. "
-            caption += describe_rectification(net.tape, layer)
-            path = draft / f"{file_name(layer)}_evolution.png"
-            draw_evolution(path, found, layer, title, caption, first.preprocessing.to_rgb, batches.pixels)
+            words = [f"{settings.model}; {shown.what}.", describe_rectification(net.tape, layer), shown.remark]
+            path, caption = draft / f"{file_name(layer)}_evolution.png", " ".join(filter(None, words))
+            draw_evolution(path, found, layer, title, caption, shown.to_rgb, shown.pixels)
         written = files_in(draft)
     parts.remove()
     lines = [*aligned(found.summary()), f"figures and numbers in {output}"]

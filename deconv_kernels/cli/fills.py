@@ -9,11 +9,8 @@ from torch import Tensor
 
 from ..models import Weights
 
-_DESCRIPTIONS = {
-    "image": "each photograph's own mean colour",
-    "edge": "the border's pixels repeated",
-    "reflect": "the image mirrored",
-}
+_BORDERS = {"edge": "the border's pixels repeated", "reflect": "the image mirrored"}
+_DESCRIPTIONS = {"image": "each photograph's own mean colour", **_BORDERS}
 
 
 def fill_colour(weights: Weights, fill: str, others: Sequence[str] = ()) -> float | Tensor:
@@ -35,6 +32,11 @@ def fill_colour(weights: Weights, fill: str, others: Sequence[str] = ()) -> floa
         raise ValueError(f"fill must be {named}, a grey level from 0 to 255 or R,G,B, got {fill!r}")
     rgb = torch.tensor([int(level) for level in levels], dtype=torch.uint8).expand(3)
     return weights.preprocess(rgb[:, None, None])[:, 0, 0]
+
+
+def describe_border(name: str) -> str:
+    """What comes in at the border, in words, where it is no colour."""
+    return _BORDERS[name]
 
 
 def describe_fill(weights: Weights, fill: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import options
 from .answer import Answer
-from .options import Network, PhotographSources, group, option
+from .options import ImageSources, Network, group, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Settings:
     """Which filters to diagnose, over what, and how."""
 
     network: Network = group(Network)
-    photographs: PhotographSources = group(PhotographSources)
+    images: ImageSources = group(ImageSources)
     layers: str = options.layers(
         "Convolutions, separated by commas, or blocks with all of theirs; by default the first."
     )
@@ -34,7 +34,7 @@ class Settings:
 
 @options.command("filters", Settings)
 def command(settings: Settings) -> Answer:
-    """Diagnose convolution filters: how large, which frequencies, which dead over the photographs, which dominating.
+    """Diagnose convolution filters: how large, which frequencies, which dead over the images, which dominating.
 
     Writes a figure per layer, the numbers of every filter (filters.csv) and the spectra (spectra.npz); with
     --renormalize the repaired weights (repaired.pth, under the network's own names), what was scaled (changed.csv), and
@@ -44,8 +44,6 @@ def command(settings: Settings) -> Answer:
     Example:
         deconv-kernels filters --weights vgg16.pth --images photos/ --renormalize 0.1
     """
-    from ..data.crops import CropBatches, plan_crops
-    from ..data.photographs import load_photographs
     from ..data.tables import write_csv
     from ..data.tensor_files import save_arrays
     from ..data.writing import save_state, write_json
@@ -54,33 +52,29 @@ def command(settings: Settings) -> Answer:
     from ..experiments.common.layers import running_on
     from ..plot.filters import draw_layers
     from ..terminal import aligned
-    from .subject import load
+    from .shown import show_crops
 
     model, size, dominance = settings.network.model, settings.size, settings.dominance
-    subject = load(settings.network, size)
-    weights = subject.weights
-    photographs = load_photographs(settings.photographs.sources)
-    planned = plan_crops(photographs, size, settings.crops)
-    batches = CropBatches(photographs, planned, size, settings.batch_size, subject.inputs)
+    shown = show_crops(settings.network, settings.images.sources, size, settings.crops)
+    batches = shown.batches(settings.batch_size)
     chosen = options.names(settings.layers) or None
-    one = batches.first()
-    with running_on(one, (RuntimeError, TypeError)):
-        experiment.diagnose(subject.model, chosen, [one], dominance=dominance, progress=False)
+    with running_on(shown.first, (RuntimeError, TypeError)):
+        experiment.diagnose(shown.model, chosen, [shown.first], dominance=dominance, progress=False)
     with written_at_once(Path(settings.output)) as draft:
         if settings.renormalize is None:
             comparison = None
-            found = experiment.diagnose(subject.model, chosen, batches, dominance=dominance)
+            found = experiment.diagnose(shown.model, chosen, batches, dominance=dominance)
         else:
-            comparison = experiment.compare(subject.model, settings.renormalize, chosen, batches, dominance=dominance)
+            comparison = experiment.compare(shown.model, settings.renormalize, chosen, batches, dominance=dominance)
             found = comparison.before
-        caption = (
-            f"Over {len(planned)} crops of {size}x{size} of {len(photographs)} photographs. Weights: {weights.source}."
-        )
-        first = next(iter(experiment.convolutions(subject.model)))
-        draw_layers(draft, comparison or found, model, caption, first, weights.preprocessing)
+        caption = f"Over {shown.what}. Weights: {shown.source}."
+        first = next(iter(experiment.convolutions(shown.model)))
+        coloured = shown.crops is not None and shown.first.shape[1] == 3
+        to_rgb = shown.to_rgb if coloured else None
+        draw_layers(draft, comparison or found, model, caption, first, to_rgb)
         write_csv(draft / "filters.csv", experiment.TABLE_HEAD, (row for each in found for row in each.table()))
         save_arrays(draft / "spectra.npz", {each.layer: each.spectrum.numpy() for each in found})
-        summary = {"model": model, "weights": weights.source, "size": size, "crops": len(planned)}
+        summary = {"model": model, "weights": shown.source, "size": size, **shown.counts}
         summary |= {"dominance": dominance, "layers": [each.summary() for each in found]}
         if comparison is not None:
             rows = (row for each in comparison.after for row in each.table())

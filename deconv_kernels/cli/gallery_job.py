@@ -76,7 +76,7 @@ class GalleryJob:
             save_arrays(draft / "projections.npz", arrays)
             where = f"at most one per {shown.one}{' and place' if settings.distinct else ''}"
             said = f"{settings.rule} projections of the {settings.k} strongest activations over {shown.said}, {where}"
-            chosen = f"The maps are a random choice (seed {settings.seed})."
+            chosen = f"{shown.remark} The maps are a random choice (seed {settings.seed}).".strip()
             drawn = Drawn(type(shown.model).__name__, shown.source, shown.one, said, chosen, shown.to_rgb)
             draw_gallery(draft, found, self.net.tape, shown.pixels(), drawn)
             if isinstance(shown, ShownCrops):

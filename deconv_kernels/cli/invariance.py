@@ -15,60 +15,57 @@ _BORDERS = ("edge", "reflect")
 
 @options.command("invariance", Settings, RuntimeError)
 def command(settings: Settings) -> Answer:
-    """Measure how features move when photographs are translated, scaled and rotated.
+    """Measure how features move when images are translated, scaled and rotated.
 
-    Each photograph's central square is looked at. Writes a figure of curves (invariance.png), all distances and
+    Each photograph's central square is looked at. Volumes are translated along each axis and turned in the plane of
+    their rows and columns, signals translated and scaled. Writes a figure of curves (invariance.png), all distances and
     probabilities (invariance.csv), and the settings (invariance.json).
 
     \b
     Example:
         deconv-kernels invariance --weights vgg16.pth --images photos/ --layers conv1_2,conv5_3
     """
-    from ..data.crops import cut, plan_centres
-    from ..data.photographs import load_photographs
     from ..data.tables import write_csv
     from ..data.writing import write_json
     from ..experiments.common.files import Parts, files_in, written_at_once
     from ..experiments.invariance import figure_5, invariance
     from ..plot.invariance import draw_invariance, examples_of
     from ..terminal import aligned
-    from .fills import describe_fill, fill_colour
     from .labels import class_names, read_labels
-    from .subject import layers_of, load
+    from .shown import show_centres
+    from .subject import layers_of
 
-    size, fill, interpolation = settings.size, settings.fill, settings.interpolation
+    size, interpolation = settings.size, settings.interpolation
     if settings.classes is not None and settings.labels is None:
         raise ValueError("--classes names the classes that --labels asks for: give --labels too, such as predicted")
-    subject = load(settings.network, size)
-    weights = subject.weights
-    chosen = layers_of(subject.model, settings.layers)
-    photographs = load_photographs(settings.photographs.sources)
-    called = [photograph.name for photograph in photographs]
-    inputs = subject.inputs(cut(photographs, plan_centres(photographs, size), size))
-    border = fill if fill in _BORDERS else fill_colour(weights, fill, _BORDERS)
-    asked = options.values(settings, "translation", "scale", "rotation")
+    shown = show_centres(settings.network, settings.images.sources, size)
+    chosen = layers_of(shown.net, settings.layers)
+    called, inputs = list(shown.names), shown.inputs().to(shown.device)
+    border, filled = shown.fill(settings.fill, _BORDERS)
+    asked = {name: each for name, each in options.values(settings, "translation", "scale", "rotation").items() if each}
+    transformations = figure_5(inputs.shape[2:], border, interpolation)
+    if "rotation" in asked and not any(each.name == "rotation" for each in transformations):
+        raise ValueError(f"{shown.one}s cannot be turned: leave --rotation out")
     transformations = tuple(
-        each if steps is None else replace(each, parameters=options.steps(name, steps))
-        for each, (name, steps) in zip(figure_5(size, border, interpolation), asked.items(), strict=True)
+        replace(each, parameters=options.steps(name, asked[name])) if name in asked else each
+        for each, name in ((each, each.name.split()[-1]) for each in transformations)
     )
-    classes = class_names(settings.classes, weights.classes)
-    wanted = (
-        None if settings.labels is None else read_labels(settings.labels, settings.classes, len(photographs), classes)
-    )
+    classes = class_names(settings.classes, shown.classes)
+    wanted = None if settings.labels is None else read_labels(settings.labels, settings.classes, len(shown), classes)
     outputs = "probabilities" if settings.probabilities else "logits"
     told: dict[str, Any] = {
         "model": settings.network.model,
-        "weights": weights.source,
+        "weights": shown.source,
         "images": called,
         "layers": chosen,
     }
     told |= {"labels": wanted, "outputs": outputs}
     told |= {"parameters": {each.name: each.parameters for each in transformations}}
     told |= options.values(settings, "fill", "interpolation", "size")
-    parts = Parts.of_run(settings.output, "invariance", told, subject.model, inputs)
+    parts = Parts.of_run(settings.output, "invariance", told, shown.net, inputs)
     with written_at_once(Path(settings.output)) as draft:
         found = invariance(
-            subject.model,
+            shown.net,
             inputs,
             chosen,
             transformations,
@@ -81,14 +78,17 @@ def command(settings: Settings) -> Answer:
         norms = {layer: dict(zip(called, values.tolist(), strict=True)) for layer, values in found.norms.items()}
         told |= {"labels": found.labels, "norms": norms}
         write_json(draft / "invariance.json", told)
-        examples = [examples_of(each, inputs, weights.deprocess) for each in transformations]
-        caption = (
-            f"Central squares of {len(photographs)} photographs at {size}x{size}, turned and scaled about their "
-            f"middle, {interpolation} interpolation; what comes in at the border: {describe_fill(weights, fill)}. "
-            f"Weights: {weights.source}."
-        )
-        title = f"{settings.network.model}: features of translated, scaled and rotated images"
-        path = draft / "invariance.png"
+        examples = [examples_of(each, inputs, shown.drawn) for each in transformations]
+        words = [
+            f"{shown.what}, changed about their middle, {interpolation} interpolation; what comes in at the border: "
+            f"{filled}.",
+            "Of volumes the middle plane is shown." if inputs.dim() == 5 else "",
+            shown.remark,
+            f"Weights: {shown.source}.",
+        ]
+        deeds = "translated, scaled and rotated" if inputs.dim() > 3 else "translated and scaled"
+        title = f"{settings.network.model}: features of {deeds} {shown.noun}s"
+        path, caption = draft / "invariance.png", " ".join(filter(None, words))
         draw_invariance(path, title, caption, found, called, examples, classes, relative=not settings.raw)
         files = files_in(draft)
     parts.remove()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checks import at_least
 from . import options
 from .answer import Answer
 from .options import ImageSources, Network, group, option
@@ -54,13 +53,10 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     """What one of several processes does; the first one writes and tells."""
     from contextlib import nullcontext
 
-    from torch.utils.data import DataLoader
-
     from ..data.tables import write_csv
     from ..engine.units import AXES
     from ..experiments.common.files import Parts, files_in, written_at_once
     from ..experiments.common.layers import chosen_layers
-    from ..experiments.common.tracing import forward_only
     from ..experiments.mining import mine
     from ..terminal import aligned
     from .shown import show_crops
@@ -68,8 +64,8 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     size, batch_size, output = settings.size, settings.batch_size, settings.output
     wanted = _quantiles(settings.quantiles)
     shown = show_crops(settings.network, settings.images.sources, size, settings.crops)
-    at_least("batch-size", batch_size, 1)
-    net = forward_only(shown.model, shown.first)
+    batches = shown.batches(batch_size)
+    net = shown.net
     chosen = chosen_layers(net, options.names(settings.layers))
     net.shapes(shown.first, chosen)
     told = [settings.network.model, shown.source, str(shown.device), settings.layers, settings.k]
@@ -78,7 +74,7 @@ def _mine(settings: Settings, rank: int, world: int) -> Answer | None:
     with written_at_once(Path(output)) if rank == 0 else nullcontext() as draft:
         mined = mine(
             net,
-            DataLoader(shown.dataset, batch_size=batch_size),
+            batches,
             chosen,
             settings.k,
             one_per_image=not settings.all_positions,

@@ -82,14 +82,14 @@ def command(settings: Settings) -> Answer:
     from ..plot.occlusion import Drawn, draw_occlusions
     from ..terminal import aligned
     from .labels import class_names, read_labels
-    from .shown import ShownCrops, show_centres
+    from .shown import show_centres
 
     model, size = settings.network.model, settings.size
     shown = show_centres(settings.network, settings.images.sources, size)
     called, inputs = list(shown.names), shown.inputs().to(shown.device)
     asked = options.names(settings.layers) if settings.layers else None
     watch = experiment.watch(shown.model, inputs, asked, settings.logits, settings.units)
-    classes = class_names(settings.classes, shown.weights.classes if isinstance(shown, ShownCrops) else ())
+    classes = class_names(settings.classes, shown.classes)
     wanted = read_labels(settings.labels, settings.classes, len(shown), classes)
     watch.check_labels(wanted, settings.probabilities)
     colour, filled = shown.fill(settings.fill)
@@ -108,7 +108,7 @@ def command(settings: Settings) -> Answer:
             np.savez_compressed(draft / "occlusion.npz", **experiment.stacked(found))
         told["found"] = [{"image": name, **each.numbers()} for name, each in zip(called, found, strict=True)]
         write_json(draft / "occlusion.json", told, allow_nan=False)
-        drawn = Drawn(told, classes, filled, shown.one, partial(shown.covered, colour), shown.to_rgb)
+        drawn = Drawn(told, classes, filled, shown.one, partial(shown.covered, colour), shown.to_rgb, shown.remark)
         draw_occlusions(draft / "occlusion.png", found, drawn)
         files = files_in(draft)
     parts.remove()

@@ -263,6 +263,13 @@ output = partial(
 rule = partial(option, RULES[0], "What a rectifier does backwards.", type=click.Choice(RULES))
 seed = partial(option, default=0, help="Chooses the maps.")
 size = partial(option, default=224, help="Rows and columns of the images that the network sees.")
+any_size = partial(
+    option,
+    None,
+    "Rows and columns of the images that the network sees; or of volumes and signals a number for each axis, as in "
+    "16,112,112. By default 224, of volumes 64.",
+    type=PerAxis(),
+)
 stride = partial(option, 8, "Pixels from one position of the square to the next.")
 
 
@@ -285,6 +292,11 @@ class Reading:
     def constants(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Both as numbers; ValueError: something else among them."""
         return numbers("mean", self.mean, float), numbers("std", self.std, float)
+
+    def refuse(self) -> None:
+        """ValueError: something is said of pixels, where the network is shown tensors."""
+        if self.mean or self.std:
+            raise ValueError("tensors are shown to the network as they are: leave --mean and --std out")
 
 
 @dataclass(frozen=True, kw_only=True)

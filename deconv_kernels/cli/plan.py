@@ -21,7 +21,7 @@ class Settings:
     network: UntrainedNetwork = group(UntrainedNetwork)
     layers: str = options.layers("Whose units are projected, separated by commas, such as conv5_3.", required=True)
     units: int = option(1, "How many of each layer.")
-    size: int = options.size()
+    size: int | tuple[int, ...] | None = options.any_size()
     precision: str = option("tf32", "Of the model of a card.", type=click.Choice(_PRECISIONS))
 
 
@@ -43,7 +43,7 @@ def command(settings: Settings) -> Answer:
     from ..engine.deconvnet import Deconvnet
     from ..engine.plan import DEVICE_BYTES, HOST_BYTES
     from ..experiments.common.layers import taking
-    from ..models import ARCHITECTURES
+    from ..models import ARCHITECTURES, load_reader_of_tensors
     from .subject import layers_of, load, set_threads
 
     named, device, size = settings.network, settings.network.machine.device, settings.size
@@ -53,20 +53,24 @@ def command(settings: Settings) -> Answer:
         cards = ", ".join(CARDS)
         raise ValueError(f"device must be cpu or cuda, got {device!r}; cards that there is a model of: {cards}")
     at_least("units", settings.units, 1)
-    at_least("size", size, 1)
-    if named.model in ARCHITECTURES and named.weights is None:
+    reader, side = load_reader_of_tensors(named.model, named.weights, size), size if isinstance(size, int) else 224
+    if reader is not None:
+        named.reading.refuse()
+        network, _, shape = reader
+        images = torch.zeros(1, *shape)
+    elif named.model in ARCHITECTURES and named.weights is None:
         # Images and weights have shapes only, so that nothing is computed.
         with torch.device("meta"):
-            network: torch.nn.Module = ARCHITECTURES[named.model]().eval()
-            images = torch.empty(1, 3, size, size)
+            network = ARCHITECTURES[named.model]().eval()
+            images = torch.empty(1, 3, side, side)
     else:
-        subject = load(replace(named, machine=Machine()), size)
+        subject = load(replace(named, machine=Machine()), side)
         network = subject.model
-        images = subject.inputs(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-    net = Deconvnet(network)
+        images = subject.inputs(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    net, sides = Deconvnet(network), "x".join(map(str, images.shape[2:]))
     plans = []
     for layer in layers_of(network, settings.layers):
-        with taking(f"images of {size}x{size} are too small for {layer} of {named.model}"):
+        with taking(f"images of {sides} are too small for {layer} of {named.model}"):
             record = net.record(images, layer, progress=False)
         plans.append(net.plan(record, layer, max_bytes=budgets[device]))
     if device in CARDS:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least
 from ..data.tensor_images import SUFFIXES
+from ..engine.deconvnet import Deconvnet
 from ..engine.trace.exported import first_convolution
 from ..experiments.common.layers import chosen_layers
 from ..experiments.common.tracing import forward_only
@@ -64,7 +65,7 @@ def on_device(model: nn.Module, device: torch.device, name: str) -> nn.Module:
     return model.to(device)
 
 
-def layers_of(network: nn.Module, separated: str) -> tuple[str, ...]:
+def layers_of(network: Deconvnet | nn.Module, separated: str) -> tuple[str, ...]:
     """The layers of a network that a list separated by commas names, checked.
 
     Raises:

@@ -43,6 +43,13 @@ class TensorImages:
         pairs = zip(self.files, self.places, strict=True)
         return tuple(f"{name} {place}" if name in several else name for name, place in pairs)
 
+    def only(self, numbers: Sequence[int]) -> TensorImages:
+        """Some of them."""
+        chosen = list(numbers)
+        return TensorImages(
+            self.values[chosen], tuple(self.files[n] for n in chosen), tuple(self.places[n] for n in chosen)
+        )
+
 
 def hold_tensors(sources: Sequence[str | Path]) -> bool:
     """Whether files, or the files of folders, hold tensors; nothing else is found out of them.

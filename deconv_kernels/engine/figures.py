@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .pictures import Pixels
 
-__all__ = ["Sheet", "beneath", "lines", "sheet", "traces"]
+__all__ = ["Sheet", "beneath", "lines", "sheet", "trace", "traces"]
 
 _INCHES = 2.4  # of a picture
 _TITLE = 0.3
@@ -95,6 +96,25 @@ def lines(axes: Axes, projected: Tensor, seen: Tensor | None) -> None:
             centred = seen[number] - seen[number].mean(1, keepdim=True)
             axes.plot(_at_height(centred, -number), color="0.6", linewidth=1)
         axes.plot(_at_height(projected[number], -number), linewidth=1)
+
+
+def trace(
+    axes: Axes, signal: Tensor, frame: tuple[float, float, float, float], scale: Tensor | None = None, **style: Any
+) -> None:
+    """Draws a signal into a frame of a drawing.
+
+    Args:
+        axes: where.
+        signal: (C, w), a line for each channel.
+        frame: x and y where its first and lowest values lie, and how far it reaches from there, which may be downwards.
+        scale: signals (..., w) whose lowest and highest value touch the frame; by default this one's.
+        style: of the lines, as `Axes.plot` takes it.
+    """
+    x, y, width, height = frame
+    low, high = (float(end) for end in (signal if scale is None else scale).aminmax())
+    values = (signal.detach().double().cpu() - low) / (high - low or 1)
+    places = np.linspace(x, x + width, signal.shape[1])
+    axes.plot(places, (y + height * values).T.numpy(), **{"linewidth": 0.8, **style})
 
 
 def beneath(signals: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Tensor:

@@ -18,6 +18,7 @@ __all__ = [
     "address_of",
     "as_colours",
     "as_file",
+    "describe_channels",
     "mosaic",
     "patches",
     "side_by_side",
@@ -57,17 +58,16 @@ def visible(inputs: Tensor) -> Tensor:
     """Images or volumes as a network takes them, to look at, each from its lowest to its highest value.
 
     Args:
-        inputs: (N, C, [D,] H, W), of one or three channels; signals and rows are returned as they are.
+        inputs: (N, C, [D,] H, W): three channels are red, green and blue, and else their mean is grey; signals and
+            rows are returned as they are.
 
     Returns:
         uint8 RGB (N, 3, [D,] H, W), on the host.
-
-    Raises:
-        ValueError: another number of channels.
     """
     if inputs.dim() not in (4, 5):
         return inputs
-    values = as_colours(inputs.detach().float().cpu())
+    values = inputs.detach().float().cpu()
+    values = values if values.shape[1] == 3 else values.mean(1, keepdim=True).expand(-1, 3, *values.shape[2:])
     low, high = (end(values.flatten(1), 1) for end in (torch.amin, torch.amax))
     spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
     ones = (1,) * (inputs.dim() - 1)
@@ -75,14 +75,21 @@ def visible(inputs: Tensor) -> Tensor:
 
 
 def as_colours(values: Tensor) -> Tensor:
-    """Values (N, C, [D,] H, W) as red, green and blue: three channels are these, and one is grey.
+    """Projections (N, C, [D,] H, W) as red, green and blue, zero into zero.
 
-    Raises:
-        ValueError: another number of channels.
+    Three channels are these, and one is grey. Of other numbers of channels the norm over them is, so that what one
+    adds and another takes away is seen.
     """
     if values.shape[1] not in (1, 3):
-        raise ValueError(f"images of 1 or 3 channels can be drawn, got {values.shape[1]} channels")
+        values = torch.linalg.vector_norm(values, dim=1, keepdim=True)
     return values.expand(-1, 3, *values.shape[2:])
+
+
+def describe_channels(channels: int) -> str:
+    """For captions: how as many channels are drawn, a sentence; nothing where that goes without saying."""
+    if channels in (1, 3):
+        return ""
+    return f"Of {channels} channels, what the network sees is drawn as their mean, and projections as their norm."
 
 
 def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Pixels:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import at_least
 from .fields import as_map
-from .pictures import Pixels, address_of, as_file, mosaic, slices, with_contrast
+from .pictures import Pixels, address_of, as_colours, as_file, mosaic, slices, with_contrast
 from .signal import place
 from .units import Units
 
@@ -74,7 +74,8 @@ class Projections:
         Args:
             full: in frames of the images' size; otherwise the receptive fields.
             to_rgb: turns (U, C, h, w) of the network's input into red, green and blue, zero into zero, such as
-                `Weights.preprocessing.to_rgb`. By default three channels are taken for these, and one for grey.
+                `Weights.preprocessing.to_rgb`. By default three channels are taken for these, one for grey, and of
+                other numbers the norm over them, without a sign, for grey.
             saturated: the share of each picture's values other than zero, the largest in magnitude, at full contrast.
 
         Returns:
@@ -82,8 +83,8 @@ class Projections:
             spaced, side by side.
 
         Raises:
-            ValueError: signals and rows, which `show` draws as lines; values that are neither grey nor of three
-                colours.
+            ValueError: signals and rows, which `show` draws as lines; a `to_rgb` that returns neither one channel nor
+                three.
 
         Source: Zeiler & Fergus 2013, Fig 2.
 
@@ -99,11 +100,9 @@ class Projections:
                 f"pictures need images of shape (C, H, W) or (C, D, H, W), and the network takes {taken}: use show()"
             )
         values = self.full() if full else self.windows
-        values = values if to_rgb is None else to_rgb(values)
+        values = as_colours(values) if to_rgb is None else to_rgb(values)
         if values.shape[1] not in (1, 3):
-            raise ValueError(
-                f"pictures need 1 or 3 channels, got {values.shape[1]}: give to_rgb=lambda x: x[:, :3] or the like"
-            )
+            raise ValueError(f"to_rgb must return 1 or 3 channels, got {values.shape[1]}")
         pictures = with_contrast(values.expand(-1, 3, *values.shape[2:]), saturated)
         return slices(pictures) if len(self.shape) == 4 else pictures
 
@@ -139,7 +138,7 @@ class Projections:
         return f"Projections({self._summary()})"
 
     def _repr_html_(self) -> str:
-        if len(self.shape) not in (3, 4) or self.windows.shape[1] not in (1, 3) or not len(self):
+        if len(self.shape) not in (3, 4) or not len(self):
             return f"<p>{escape(self._summary())}</p>"
         pictures = self[:_SHOWN].images(full=False)
         address = address_of(as_file(mosaic(pictures, columns=_SHOWN_ABREAST)))

@@ -15,6 +15,8 @@ why random squares stay near the parts, as the paper's are "random parts of the 
 given relative to the features that change in at least one image of the pair. And in images that are aligned the same
 part is at the same place, where squares change the same positions of a map: to compare with random squares that have
 this advantage too, they can be shared, at one random place in all images.
+
+In volumes the squares are boxes, and in signals spans.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from math import isfinite, isinf, nan
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..checks import at_least
+from ..checks import at_least, per_axis
 from ..data.crops import Crop, plan_centres
 from ..data.photographs import Photograph
 from ..engine.deconvnet import Deconvnet
+from ..engine.units import AXES
 from ..terminal import Progress
 from .common.files import Parts
 from .common.tracing import forward_only
@@ -49,6 +52,7 @@ __all__ = [
     "hide_squares",
     "part_squares",
     "place_points",
+    "places_of",
     "points_in_crops",
     "random_squares",
     "read_points",
@@ -58,26 +62,35 @@ __all__ = [
 EVERY_IMAGE = "*"
 RANDOM = "random"
 
-_COLUMNS = ("image", "part", "y", "x")
 _CHUNK = 1 << 22
+
+Side = int | Sequence[int]
+"""Of squares: one number, or one for each axis."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a part is in a photograph.
+    """Where a part is in a photograph, a volume or a signal.
 
     Args:
-        image: the photograph's name, or "*" for every photograph without a point of its own for the part.
+        image: its name, or "*" for every image without a point of its own for the part.
         part: what is there, such as "nose".
-        y, x: in the photograph's pixels, from its top left pixel (0, 0).
+        y, x: in the image's pixels, from its top left pixel (0, 0); of signals y is None.
         source: where this is written, for errors.
+        z: in volumes the plane.
     """
 
     image: str
     part: str
-    y: float
+    y: float | None
     x: float
     source: str = "point"
+    z: float | None = None
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """[[z,] y,] x."""
+        return tuple(value for value in (self.z, self.y, self.x) if value is not None)
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,8 @@ class Correspondence:
     Attributes:
         parts: their names.
         layers: the layers looked at.
-        squares, random_squares: (N, P, 4) and (N, D, 4) int64, y0, x0, y1, x1 of what was hidden, half open, in pixels.
+        squares, random_squares: (N, P, 4) and (N, D, 4) int64, y0, x0, y1, x1 of what was hidden, half open, in pixels;
+            (N, P, 6) and (N, D, 6) in volumes, (N, P, 2) and (N, D, 2) in signals.
         named, random: by layer, what hiding the parts and the random squares did.
     """
 
@@ -169,12 +183,13 @@ class Correspondence:
         return scores
 
 
-def read_points(path: str | Path) -> list[Point]:
+def read_points(path: str | Path, rank: int = 2) -> list[Point]:
     """Reads a table of points.
 
     Args:
         path: a CSV file with the columns image, part, y, x, named in its first line; see `Point`. Empty lines and those
             that begin with # are left out.
+        rank: how many axes images have: of volumes there is a column z too, and of signals there is x alone.
 
     Returns:
         The points, in the order of the file.
@@ -190,9 +205,11 @@ def read_points(path: str | Path) -> list[Point]:
     numbered = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line.lstrip()[0] != "#"]
     rows = [(n, [cell.strip() for cell in next(csv.reader([line]))]) for n, line in numbered]
     header = rows[0][1] if rows else []
-    if absent := [column for column in _COLUMNS if header.count(column) != 1]:
+    axes = AXES[-rank:]
+    columns = ("image", "part", *axes)
+    if absent := [column for column in columns if header.count(column) != 1]:
         raise ValueError(
-            f"points {str(path)!r}: the first line must name the columns {', '.join(_COLUMNS)}, each once; "
+            f"points {str(path)!r}: the first line must name the columns {', '.join(columns)}, each once; "
             f"{absent[0]!r} is not"
         )
     points: list[Point] = []
@@ -204,10 +221,11 @@ def read_points(path: str | Path) -> list[Point]:
         if not values["image"] or not values["part"]:
             raise ValueError(f"{source}: the image or the part has no name")
         try:
-            y, x = float(values["y"]), float(values["x"])
+            at = {axis: float(values[axis]) for axis in axes}
         except ValueError:
-            raise ValueError(f"{source}: y and x must be numbers, got {values['y']!r} and {values['x']!r}") from None
-        point = Point(values["image"], values["part"], y, x, source)
+            got = " and ".join(repr(values[axis]) for axis in axes)
+            raise ValueError(f"{source}: {' and '.join(axes)} must be numbers, got {got}") from None
+        point = Point(values["image"], values["part"], at.get("y"), at["x"], source, at.get("z"))
         if any((other.image, other.part) == (point.image, point.part) for other in points):
             raise ValueError(f"{source}: {point.part!r} of {point.image} is there twice")
         points.append(point)
@@ -229,37 +247,54 @@ def place_points(
         The N photographs that have points, in their order; and for every part (N, 2) float64, its y and x in each.
 
     Raises:
-        ValueError: a point of no photograph or outside it, a photograph with some but not all of the parts, or fewer
-            than two photographs with points.
+        ValueError: as `places_of`.
     """
     names = [photograph.name for photograph in photographs]
+    found, places = places_of(points, names, [photograph.pixels.shape[:2] for photograph in photographs])
+    return [photographs[number] for number in found], places
+
+
+def places_of(
+    points: Sequence[Point], names: Sequence[str], sizes: Sequence[Sequence[int]], one: str = "photograph"
+) -> tuple[list[int], dict[str, Tensor]]:
+    """Finds the points of images.
+
+    Args:
+        points: of some or all of them.
+        names: of the images, all different.
+        sizes: of each image, along each axis.
+        one: what to call an image.
+
+    Returns:
+        The numbers of the N images that have points; and for every part (N, rank) float64, its [[z,] y,] x in each.
+
+    Raises:
+        ValueError: a point of no image or outside it, an image with some but not all of the parts, or fewer than two
+            images with points.
+    """
     parts = list(dict.fromkeys(point.part for point in points))
     everywhere = {point.part: point for point in points if point.image == EVERY_IMAGE}
     own = {(point.image, point.part): point for point in points if point.image != EVERY_IMAGE}
     for point in own.values():
         if names.count(point.image) != 1:
             count = names.count(point.image) or "no"
-            raise ValueError(f"{point.source}: {count} photographs are called {point.image!r}, one is needed")
+            raise ValueError(f"{point.source}: {count} {one}s are called {point.image!r}, one is needed")
     chosen, rows = [], []
-    for photograph in photographs:
-        found = {part: own.get((photograph.name, part), everywhere.get(part)) for part in parts}
+    for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        found = {part: own.get((name, part), everywhere.get(part)) for part in parts}
         here = [place for place in found.values() if place is not None]
         if not here:
             continue
         if len(here) < len(parts):
             absent = next(part for part, place in found.items() if place is None)
-            raise ValueError(f"{photograph.name} has points, but none for {absent!r}")
-        height, width = photograph.pixels.shape[:2]
-        for place in here:
-            if not (0 <= place.y < height and 0 <= place.x < width):
-                raise ValueError(
-                    f"{place.source}: y={place.y:g}, x={place.x:g} lies outside {photograph.name}, which has {height} "
-                    f"rows and {width} columns"
-                )
-        chosen.append(photograph)
-        rows.append([(place.y, place.x) for place in here])
+            raise ValueError(f"{name} has points, but none for {absent!r}")
+        for point in here:
+            if not all(0 <= at < length for at, length in zip(point.place, size, strict=True)):
+                raise ValueError(f"{point.source}: {_named(point.place)} lies outside {name}, which has {_sides(size)}")
+        chosen.append(number)
+        rows.append([point.place for point in here])
     if len(chosen) < 2:
-        raise ValueError(f"at least two photographs with points are needed to compare, got {len(chosen)}")
+        raise ValueError(f"at least two {one}s with points are needed to compare, got {len(chosen)}")
     table = torch.tensor(rows, dtype=torch.float64)
     return chosen, {part: table[:, place] for place, part in enumerate(parts)}
 
@@ -336,37 +371,37 @@ def points_in_crops(
     return inside
 
 
-def part_squares(points: Mapping[str, Tensor], side: int, size: Sequence[int]) -> Tensor:
+def part_squares(points: Mapping[str, Tensor], side: Side, size: Sequence[int]) -> Tensor:
     """Squares around points.
 
     Args:
-        points: for P parts (N, 2), y and x in the images' pixels.
-        side: of the squares, in pixels; the middle of a square of an even side is half a pixel before the point.
-        size: (H, W) of the images.
+        points: for P parts (N, 2), y and x in the images' pixels; (N, 3) in volumes, (N, 1) in signals.
+        side: of the squares, in pixels; the middle of a square of an even side is half a pixel before the point. One
+            number, or one for each axis.
+        size: (H, W) of the images, (D, H, W) of volumes, (L,) of signals.
 
     Returns:
-        (N, P, 4) int64, y0, x0, y1, x1, half open; they end where the image ends.
+        (N, P, 4) int64, y0, x0, y1, x1, half open; they end where the image ends. (N, P, 6) in volumes, (N, P, 2) in
+        signals.
 
     Raises:
         ValueError: no parts, a point outside the image, or a side below 1.
     """
-    at_least("side", side, 1)
-    places = _table(points)
-    limits = torch.tensor([size[0], size[1]])
+    lengths = torch.tensor(per_axis("side", side, len(size)))
+    places, limits = _table(points), torch.tensor(list(size))
     outside = ~((places >= -0.5) & (places < limits - 0.5)).all(2)
     if bool(outside.any()):
         image, part = outside.nonzero()[0].tolist()
-        y, x = places[image, part].tolist()
-        raise ValueError(
-            f"{list(points)[part]!r} of image {image} is at y={y:g}, x={x:g}, outside {size[0]}x{size[1]} pixels"
-        )
-    corner = torch.floor(places - (side - 1) / 2 + 0.5).to(torch.int64)
-    return torch.cat([corner.clamp(min=0), torch.minimum(corner + side, limits)], dim=2)
+        where = _named(places[image, part].tolist())
+        sides = "x".join(map(str, size))
+        raise ValueError(f"{list(points)[part]!r} of image {image} is at {where}, outside {sides} pixels")
+    corner = torch.floor(places - (lengths - 1) / 2 + 0.5).to(torch.int64)
+    return torch.cat([corner.clamp(min=0), torch.minimum(corner + lengths, limits)], dim=2)
 
 
 def random_squares(
     points: Mapping[str, Tensor],
-    side: int,
+    side: Side,
     size: Sequence[int],
     draws: int,
     reach: float = 1.5,
@@ -379,9 +414,8 @@ def random_squares(
     All places that this allows are equally probable.
 
     Args:
-        points: for P parts (N, 2), y and x in the images' pixels.
-        side: of the squares, in pixels; they lie within the image.
-        size: (H, W) of the images.
+        points, size: as for `part_squares`.
+        side: of the squares, in pixels; they lie within the image. One number, or one for each axis.
         draws: D, how many squares for each image.
         reach: how far their middle may be from that of the points, as a multiple of the largest distance between two of
             them; `math.inf` for anywhere in the image.
@@ -389,7 +423,7 @@ def random_squares(
         shared: a draw has the same place in all images, one that is allowed in each.
 
     Returns:
-        (N, D, 4) int64, y0, x0, y1, x1, half open.
+        (N, D, 4) int64, y0, x0, y1, x1, half open; (N, D, 6) in volumes, (N, D, 2) in signals.
 
     Raises:
         ValueError: as `part_squares`, or there is no such place.
@@ -397,29 +431,34 @@ def random_squares(
     at_least("draws", draws, 0)
     if not reach > 0:
         raise ValueError(f"reach must be above 0, got {reach}")
-    named = part_squares(points, side, size).numpy()
-    rows, columns = (np.arange(max(0, length - side + 1)) for length in size)
-    allowed = np.ones((len(named), len(rows), len(columns)), dtype=bool)
+    named, rank = part_squares(points, side, size).numpy(), len(size)
+    lengths = np.array(per_axis("side", side, rank))
+    begins = [np.arange(max(0, length - of_square + 1)) for length, of_square in zip(size, lengths, strict=True)]
+    allowed = np.ones((len(named), *map(len, begins)), dtype=bool)
     for mask, places, squares in zip(allowed, _table(points), named, strict=True):
-        for y0, x0, y1, x1 in squares:
-            mask &= ~np.outer((rows < y1) & (rows + side > y0), (columns < x1) & (columns + side > x0))
+        for square in squares:
+            bounds = zip(begins, lengths, square[:rank], square[rank:], strict=True)
+            covers = [(begin < stop) & (begin + length > start) for begin, length, start, stop in bounds]
+            mask &= ~reduce(np.logical_and.outer, covers)
         if not isinf(reach):
-            y, x = (places.mean(0) - (side - 1) / 2).tolist()
-            mask &= np.hypot(*np.meshgrid(rows - y, columns - x, indexing="ij")) <= reach * _span(places)
+            middle = places.mean(0).numpy() - (lengths - 1) / 2
+            offsets = np.meshgrid(*(begin - at for begin, at in zip(begins, middle, strict=True)), indexing="ij")
+            mask &= np.abs(reduce(np.hypot, offsets)) <= reach * _span(places)
     if shared:
         allowed[:] = allowed.all(axis=0)
-    drawn = np.empty((len(named), draws, 4), dtype=np.int64)
+    drawn = np.empty((len(named), draws, 2 * rank), dtype=np.int64)
     for number, mask in enumerate(allowed):
         free = np.flatnonzero(mask)
         if draws and not len(free):
             where = "no place common to all images" if shared else f"no room in image {number}"
             raise ValueError(
-                f"there is {where} for random squares of {side} pixels that cover none of the parts: choose smaller "
-                "squares or a larger reach"
+                f"there is {where} for random squares of {'x'.join(map(str, lengths))} pixels that cover none of the "
+                "parts: choose smaller squares or a larger reach"
             )
         generator = np.random.default_rng([seed] if shared else [seed, number])
-        corner = np.stack(divmod(generator.choice(free, draws), max(1, len(columns))), axis=1)
-        drawn[number] = np.concatenate([corner, corner + side], axis=1)
+        shape = [max(1, length) for length in mask.shape]
+        corner = np.stack(np.unravel_index(generator.choice(free, draws), shape), axis=1)
+        drawn[number] = np.concatenate([corner, corner + lengths], axis=1)
     return torch.from_numpy(drawn)
 
 
@@ -427,12 +466,12 @@ def hide_squares(image: Tensor, squares: Tensor, fill: float | Tensor = 0.0) -> 
     """Hides squares of an image, one at a time.
 
     Args:
-        image: (C, H, W).
-        squares: (V, 4) y0, x0, y1, x1, half open.
+        image: (C, [[D,] H,] W).
+        squares: (V, 4) y0, x0, y1, x1, half open; (V, 6) in volumes, (V, 2) in signals.
         fill: what is put there: a number, or one for each channel (C,).
 
     Returns:
-        (V, C, H, W).
+        (V, C, [[D,] H,] W).
 
     Raises:
         ValueError: a fill of another number of channels.
@@ -440,19 +479,21 @@ def hide_squares(image: Tensor, squares: Tensor, fill: float | Tensor = 0.0) -> 
     colour = torch.as_tensor(fill, dtype=image.dtype, device=image.device)
     if colour.shape not in ((), image.shape[:1]):
         raise ValueError(f"fill must be a number or one for each of {len(image)} channels, got {tuple(colour.shape)}")
-    hidden = image.repeat(len(squares), 1, 1, 1)
-    for copy, (y0, x0, y1, x1) in zip(hidden, squares.tolist(), strict=True):
-        copy[:, y0:y1, x0:x1] = colour.reshape(-1, 1, 1)
+    rank = image.dim() - 1
+    hidden = image.repeat(len(squares), *[1] * image.dim())
+    for copy, square in zip(hidden, squares.tolist(), strict=True):
+        part = tuple(slice(start, stop) for start, stop in zip(square[:rank], square[rank:], strict=True))
+        copy[(slice(None), *part)] = colour.reshape(-1, *[1] * rank)
     return hidden
 
 
 def correspondence(
-    model: nn.Module,
+    model: Deconvnet | nn.Module,
     images: Tensor,
     points: Mapping[str, Tensor],
     layers: Sequence[str],
     *,
-    side: int = 32,
+    side: Side = 32,
     draws: int = 20,
     reach: float = 1.5,
     seed: int = 0,
@@ -469,11 +510,11 @@ def correspondence(
     out the same to the last bit. The signs of all changes are kept at a quarter of a byte for each feature and square.
 
     Args:
-        model: any network that `Deconvnet` can trace, whatever its activations.
-        images: (N, C, H, W) as the model takes them, at least two.
-        points: for every part (N, 2), its y and x in each image, in pixels.
+        model: any network that `Deconvnet` can trace, whatever its activations, or one that was traced already.
+        images: (N, C, H, W), (N, C, D, H, W) of volumes or (N, C, L) of signals as the model takes them, at least two.
+        points: for every part (N, 2), its y and x in each image, in pixels; (N, 3) in volumes, (N, 1) in signals.
         layers: whose features to look at.
-        side: of the squares, in pixels.
+        side: of the squares, in pixels, or one for each axis.
         draws: D, how many random squares to compare with in each image.
         reach, seed, shared: where these lie, see `random_squares`.
         fill: what the squares are filled with: a number in the network's input, or one for each channel.
@@ -500,9 +541,9 @@ def correspondence(
         >>> [score.part for score in found.scores()]
         ['left eye', 'nose', 'random']
     """
-    if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape or len(images) < 2:
+    if not isinstance(images, Tensor) or images.dim() not in (3, 4, 5) or 0 in images.shape or len(images) < 2:
         raise ValueError(
-            "images must have shape (N, C, H, W) with N of at least 2, "
+            "images must have shape (N, C, H, W), (N, C, D, H, W) or (N, C, L) with N of at least 2, "
             f"got {getattr(images, 'shape', type(images).__name__)}"
         )
     names = tuple(dict.fromkeys(layers))
@@ -512,8 +553,9 @@ def correspondence(
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     for part, places in points.items():
-        if tuple(places.shape) != (len(images), 2):
-            raise ValueError(f"points of {part!r} must have shape ({len(images)}, 2), got {tuple(places.shape)}")
+        wanted = (len(images), images.dim() - 2)
+        if tuple(places.shape) != wanted:
+            raise ValueError(f"points of {part!r} must have shape {wanted}, got {tuple(places.shape)}")
     size = images.shape[2:]
     named = part_squares(points, side, size)
     random = random_squares(points, side, size, draws, reach, seed, shared=shared)
@@ -625,12 +667,24 @@ def _score(layer: str, part: str, changes: SignChanges, draws: Tensor) -> Score:
 
 
 def _table(points: Mapping[str, Tensor]) -> Tensor:
-    """The points of N images as (N, P, 2) float64."""
+    """The points of N images as (N, P, rank) float64."""
     if not points:
         raise ValueError("points must hold at least one part")
     return torch.stack([torch.as_tensor(places, dtype=torch.float64) for places in points.values()], dim=1)
 
 
 def _span(places: Tensor) -> float:
-    """The largest distance between two of an image's points (P, 2)."""
+    """The largest distance between two of an image's points (P, rank)."""
     return float(torch.linalg.vector_norm(places[:, None] - places, dim=2).max())
+
+
+def _named(place: Sequence[float]) -> str:
+    """A place in words, such as y=3, x=4."""
+    return ", ".join(f"{axis}={value:g}" for axis, value in zip(AXES[-len(place) :], place, strict=True))
+
+
+def _sides(size: Sequence[int]) -> str:
+    """How large something is, in words: of images rows and columns."""
+    if len(size) == 2:
+        return f"{size[0]} rows and {size[1]} columns"
+    return f"{'x'.join(map(str, size))} pixels"

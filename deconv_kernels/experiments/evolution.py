@@ -22,19 +22,30 @@ from torch import Tensor, nn
 from ..checks import whole_number
 from ..engine.deconvnet import Deconvnet
 from ..engine.projections import Projections
-from ..engine.units import Units
+from ..engine.units import AXES, Units
 from ..terminal import Progress
 from .common.batches import check_data, images_of
 from .common.files import Parts
 from .common.responses import rectifier_of, respond
 
-__all__ = ["TABLE_HEAD", "Evolution", "Stage", "evolve", "strongest_of"]
+__all__ = ["TABLE_HEAD", "Evolution", "Stage", "evolve", "strongest_of", "table_head"]
 
-TABLE_HEAD = (
-    *("layer", "map", "checkpoint", "crop", "photograph", "y", "x", "activation"),
-    *("y0", "x0", "y1", "x1", "jump", "silent", "rectified_by"),
-)
-"""What the columns of `Evolution.table` are called."""
+
+def table_head(image: str, source: str, rank: int) -> tuple[str, ...]:
+    """What the columns of `Evolution.table` are called.
+
+    Args:
+        image, source: what an image is called, and what it comes from, such as "crop" and "photograph".
+        rank: how many axes images have.
+    """
+    axes = AXES[-rank:]
+    box = (f"{axis}{end}" for end in (0, 1) for axis in axes)
+    place = ("layer", "map", "checkpoint", image, source, *axes, "activation")
+    return (*place, *box, "jump", "silent", "rectified_by")
+
+
+TABLE_HEAD = table_head("crop", "photograph", 2)
+"""Those of crops of photographs."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +55,8 @@ class Stage:
     Args:
         units: (maps,) the strongest unit of every chosen map over the data set, with its activation; `image` is its
             number in the order in which the batches came.
-        windows: (maps, C, h, w), their projections.
-        boxes: (maps, 4) int64, where those lie in the image: y0, x0, y1, x1, half open.
+        windows: (maps, C, [[d,] h,] w), their projections.
+        boxes: (maps, 2 * rank) int64, where those lie in the image: [[z0,] y0,] x0, [[z1,] y1,] x1, half open.
     """
 
     units: Units
@@ -100,7 +111,7 @@ class Evolution:
         return self.comparable(layer) & (image != image.roll(1, 1))
 
     def table(self, names: Sequence[str], rectifiers: Mapping[str, str]) -> Iterator[list[object]]:
-        """One row per layer, checkpoint and map, under `TABLE_HEAD`; a silent map has no place.
+        """One row per layer, checkpoint and map, under `table_head`; a silent map has no place.
 
         Args:
             names: what the images were cut from.
@@ -119,7 +130,7 @@ class Evolution:
                     yield [layer, channel, checkpoint, *place, value, *(box if heard else [""] * len(box)), *ends]
 
     def projections(self) -> dict[str, Tensor]:
-        """By layer and checkpoint, such as "conv1/last": (maps, C, h, w), zero where a map is silent."""
+        """By layer and checkpoint, such as "conv1/last": (maps, C, [[d,] h,] w), zero where a map is silent."""
         return {
             f"{layer}/{name}": stage.windows.where(heard.view(-1, *[1] * (stage.windows.dim() - 1)), 0)
             for layer, stages in self.stages.items()
@@ -155,9 +166,9 @@ def evolve(
     Args:
         checkpoints: by name in order of training, networks, or functions that make one when its turn comes; any that
             Deconvnet can trace, all with the layers asked for.
-        batches: float images (N, C, H, W), read once per checkpoint in one order (so not an iterator, nor a DataLoader
-            that shuffles); or tuples, lists or dicts, of which the first floating-point tensor is taken. A tensor of
-            images is taken as batches of 16.
+        batches: float images (N, C, [[D,] H,] W), read once per checkpoint in one order (so not an iterator, nor a
+            DataLoader that shuffles); or tuples, lists or dicts, of which the first floating-point tensor is taken. A
+            tensor of images is taken as batches of 16.
         maps: the chosen maps of every layer.
         rule: as for `Deconvnet`.
         overlap: as for `Deconvnet.project`.
@@ -208,7 +219,7 @@ def strongest_of(
 
     Returns:
         By layer the units, one per map in the order given, the first image among equals; by layer their images
-        (maps, C, H, W); and how many images were seen.
+        (maps, C, [[D,] H,] W); and how many images were seen.
 
     Raises:
         ValueError, UnknownLayer: as `evolve`.

@@ -13,6 +13,7 @@ import copy
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import isfinite
 from typing import Any
 
@@ -49,7 +50,7 @@ DOMINANCE = 5.0
 """A filter dominates its layer when it is more than so many times the mean of the others."""
 
 SPECTRUM_SIZE = 64
-"""Frequencies per axis at which spectra are sampled; larger where a filter is larger."""
+"""Frequencies per axis at which spectra are sampled, half as many in volumes; larger where a filter is larger."""
 
 TABLE_HEAD = (
     *("layer", "filter", "rms", "share_of_rms", "centroid", "aliased_energy", "dominating"),
@@ -57,7 +58,7 @@ TABLE_HEAD = (
 )
 """What the columns of `Diagnosis.table` are called."""
 
-_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Diagnosis:
 
     Args:
         layer: the convolution's name.
-        stride, dilation: its own, rows and columns.
-        weight: (F, C / groups, KH, KW), a copy.
+        stride, dilation: its own, along each axis: [planes,] [rows,] columns.
+        weight: (F, C / groups, [[KD,] KH,] KW), a copy.
         rms: (F,) root mean square of each filter's weights, float64.
-        spectrum: (F, n, n) power spectra summed over the channels, zero frequency at [n // 2, n // 2], float64.
+        spectrum: (F, [[n,] n,] n) power spectra summed over the channels, zero frequency at n // 2, float64.
         centroid: (F,) the mean distance from frequency zero, weighted by power, float64.
         aliased: (F,) the share of the energy above the Nyquist frequency of the stride, float64.
         dominance: how many times the mean of the others a filter must exceed to dominate.
@@ -111,8 +112,8 @@ class Diagnosis:
     """
 
     layer: str
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
     weight: Tensor
     rms: Tensor
     spectrum: Tensor
@@ -126,9 +127,9 @@ class Diagnosis:
         return len(self.rms)
 
     @property
-    def nyquist(self) -> tuple[float, float]:
-        """The highest frequencies that the layer's output can represent, vertically and horizontally."""
-        return 0.5 / self.stride[0], 0.5 / self.stride[1]
+    def nyquist(self) -> tuple[float, ...]:
+        """The highest frequencies that the layer's output can represent, along each axis."""
+        return tuple(0.5 / step for step in self.stride)
 
     @property
     def share(self) -> Tensor:
@@ -218,9 +219,9 @@ def summary_table(states: Sequence[tuple[str, Sequence[Diagnosis]]]) -> list[lis
     return rows
 
 
-def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The two-dimensional convolutions of a model by name, in the order of `named_modules()`."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+def convolutions(model: nn.Module) -> dict[str, Convolution]:
+    """The convolutions of a model by name, in the order of `named_modules()`."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Convolution)}
 
 
 def filter_rms(weight: Tensor) -> Tensor:
@@ -239,65 +240,66 @@ def filter_rms(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.float64).flatten(1).square().mean(1).sqrt()
 
 
-def power_spectrum(weight: Tensor, dilation: tuple[int, int] = (1, 1), size: int | None = None) -> Tensor:
-    """Power spectra of filters: of the discrete Fourier transform of each, padded with zeros to size x size.
+def power_spectrum(weight: Tensor, dilation: Sequence[int] | None = None, size: int | None = None) -> Tensor:
+    """Power spectra of filters: of the discrete Fourier transform of each, padded with zeros to `size` along each axis.
 
     The power |W(fy, fx)|^2 is summed over the input channels. Row i stands for fy = (i - size // 2) / size cycles per
     pixel of the layer's input, columns alike; size^2 times a filter's sum of squares is the sum over its spectrum.
 
     Args:
-        weight: (F, C / groups, KH, KW).
-        dilation: pixels between neighbouring taps, rows and columns.
+        weight: (F, C / groups, [[KD,] KH,] KW).
+        dilation: pixels between neighbouring taps along each axis, by default 1.
         size: samples per axis; by default `SPECTRUM_SIZE`, doubled until the dilated kernel fits twice.
 
     Returns:
-        (F, size, size) float64.
+        (F, [[size,] size,] size) float64.
 
     Raises:
         ValueError: the dilated kernel is larger than `size`, or complex weights.
     """
     _check_real("the weight", weight)
-    taps = _dilated(weight, dilation)
-    largest = max(taps.shape[2:])
+    taps = _dilated(weight, dilation or (1,) * (weight.dim() - 2))
+    rank, largest = taps.dim() - 2, max(taps.shape[2:])
     if size is None:
-        size = SPECTRUM_SIZE
+        size = SPECTRUM_SIZE if rank < 3 else SPECTRUM_SIZE // 2
         while size < 2 * largest:
             size *= 2
     if size < largest:
         raise ValueError(f"size must be at least {largest}, the filters' extent, got {size}")
-    waves = (torch.view_as_real(torch.fft.fft2(each, (size, size))) for each in taps)
-    power = torch.stack([each.square().sum((0, 3)) for each in waves])
-    return torch.fft.fftshift(power, dim=(1, 2))
+    axes = tuple(range(-rank, 0))
+    waves = (torch.view_as_real(torch.fft.fftn(each, (size,) * rank, axes)) for each in taps)
+    power = torch.stack([each.square().sum((0, -1)) for each in waves])
+    return torch.fft.fftshift(power, dim=axes)
 
 
 def centroid_frequency(spectrum: Tensor) -> Tensor:
     """The centroid of power spectra: the mean of the distance sqrt(fy^2 + fx^2) from zero, weighted by power.
 
     Args:
-        spectrum: (F, n, n) as from `power_spectrum`.
+        spectrum: (F, [[n,] n,] n) as from `power_spectrum`.
 
     Returns:
         (F,) float64, cycles per pixel; NaN for a filter of zeros.
     """
     size = spectrum.shape[-1]
     frequency = (torch.arange(size, dtype=torch.float64, device=spectrum.device) - size // 2) / size
-    distance = torch.hypot(frequency[:, None], frequency[None, :])
-    return (spectrum * distance).sum((1, 2)) / spectrum.sum((1, 2))
+    distance = reduce(torch.hypot, torch.meshgrid(*[frequency] * (spectrum.dim() - 1), indexing="ij")).abs()
+    return (spectrum * distance).flatten(1).sum(1) / spectrum.flatten(1).sum(1)
 
 
-def aliased_energy(weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> Tensor:
+def aliased_energy(weight: Tensor, stride: Sequence[int], dilation: Sequence[int] | None = None) -> Tensor:
     """The share of each filter's energy that a strided layer cannot represent.
 
     Sampled every s pixels, a response keeps the frequencies up to the Nyquist frequency 1 / (2 s) cycles per pixel;
-    what the filter passes above it, vertically or horizontally, appears at wrong, lower frequencies. The share is that
+    what the filter passes above it, along any axis, appears at wrong, lower frequencies. The share is that
     of the filter's continuous power spectrum outside |fy| <= 1 / (2 sy), |fx| <= 1 / (2 sx). The integral inside is
     computed in closed form: taps a pixels apart contribute sinc(a / s) / s per axis. It is what sampled spectra of ever
     larger size converge to.
 
     Args:
-        weight: (F, C / groups, KH, KW).
-        stride: of the layer, rows and columns.
-        dilation: pixels between neighbouring taps, rows and columns.
+        weight: (F, C / groups, [[KD,] KH,] KW).
+        stride: of the layer, along each axis.
+        dilation: pixels between neighbouring taps along each axis, by default 1.
 
     Returns:
         (F,) float64 from 0 to 1; exactly 0 for stride 1, 1 - 1 / (sy sx) for a single tap, NaN for a filter of zeros.
@@ -310,12 +312,12 @@ def aliased_energy(weight: Tensor, stride: tuple[int, int], dilation: tuple[int,
     _check_real("the weight", weight)
     taps = weight.detach().to(torch.float64)
     inside = taps
-    for axis, (step, spread) in enumerate(zip(stride, dilation, strict=True), start=2):
+    for axis, (step, spread) in enumerate(zip(stride, dilation or (1,) * len(stride), strict=True), start=2):
         place = spread * torch.arange(taps.shape[axis], dtype=torch.float64, device=taps.device)
         kernel = torch.sinc((place[:, None] - place[None, :]) / step) / step
         inside = (inside.movedim(axis, -1) @ kernel).movedim(-1, axis)
     energy = taps.square().flatten(1).sum(1)
-    if tuple(stride) == (1, 1):
+    if max(stride) == 1:
         return torch.where(energy > 0, 0.0, torch.nan).to(torch.float64)
     return (1 - (taps * inside).flatten(1).sum(1) / energy).clamp(0, 1)
 
@@ -346,8 +348,9 @@ def diagnose(
 
     Args:
         model: any module; with `batches`, one that Deconvnet can trace, whatever its activations. It is left as it is.
-        layers: names of `nn.Conv2d` modules, or of modules that hold some; by default the first convolution.
-        batches: float images (N, C, H, W) as the network takes them, read once, batch by batch; or tuples, lists or
+        layers: names of `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d` modules, or of modules that hold some; by default the
+            first convolution.
+        batches: float images (N, C, [[D,] H,] W) as the network takes them, read once, batch by batch; or tuples, lists or
             dicts, of which the first floating-point tensor is taken, as DataLoaders of labelled images give. A tensor
             of images is taken as batches of 16. Memory is that of one batch's maps.
         dominance: how many times the mean of the others a filter must exceed to dominate.
@@ -499,26 +502,24 @@ def compare(
     return Comparison(radius, changed, before, after, repaired)
 
 
-def _dilated(weight: Tensor, dilation: tuple[int, int]) -> Tensor:
-    """Filters with zeros between their taps, (F, C, h, w) float64."""
-    (filters, channels, height, width), (dy, dx) = weight.shape, dilation
-    taps = torch.zeros(
-        (filters, channels, dy * (height - 1) + 1, dx * (width - 1) + 1), dtype=torch.float64, device=weight.device
-    )
-    taps[:, :, ::dy, ::dx] = weight.detach().to(torch.float64)
+def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
+    """Filters with zeros between their taps, (F, C, [[d,] h,] w) float64."""
+    size = (step * (length - 1) + 1 for step, length in zip(dilation, weight.shape[2:], strict=True))
+    taps = torch.zeros((*weight.shape[:2], *size), dtype=torch.float64, device=weight.device)
+    taps[(..., *(slice(None, None, step) for step in dilation))] = weight.detach().to(torch.float64)
     return taps
 
 
-def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Conv2d]:
+def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, Convolution]:
     known = convolutions(model)
     if not known:
-        raise ValueError(f"{type(model).__name__} has no nn.Conv2d")
+        raise ValueError(f"{type(model).__name__} has no convolution")
     if layers is None:
         return dict([next(iter(known.items()))])
     if not layers:
         raise ValueError("layers must name at least one convolution")
     layers = [layers] if isinstance(layers, str) else layers
-    chosen: dict[str, nn.Conv2d] = {}
+    chosen: dict[str, Convolution] = {}
     for layer in layers:
         if list(layers).count(layer) > 1:
             raise ValueError(f"layer {layer!r} was given more than once")
@@ -526,7 +527,9 @@ def _chosen(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Conv
         if not inside:
             close = difflib.get_close_matches(layer, known, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"{layer!r} is no nn.Conv2d of the network{hint}; its convolutions are {', '.join(known)}")
+            raise ValueError(
+                f"{layer!r} is no convolution of the network{hint}; its convolutions are {', '.join(known)}"
+            )
         chosen |= inside
     return chosen
 
@@ -547,9 +550,9 @@ def _check_real(what: str, weight: Tensor) -> None:
         raise ValueError(f"{what} must be real, got {weight.dtype}")
 
 
-def _diagnosis(name: str, module: nn.Conv2d, dominance: float, activity: Activity | None) -> Diagnosis:
+def _diagnosis(name: str, module: Convolution, dominance: float, activity: Activity | None) -> Diagnosis:
     weight = module.weight.detach().cpu().clone()
-    stride, dilation = _pair(module.stride), _pair(module.dilation)
+    stride, dilation = tuple(module.stride), tuple(module.dilation)
     spectrum = power_spectrum(weight, dilation)
     return Diagnosis(
         name,
@@ -565,15 +568,10 @@ def _diagnosis(name: str, module: nn.Conv2d, dominance: float, activity: Activit
     )
 
 
-def _pair(value: Sequence[int]) -> tuple[int, int]:
-    height, width = value
-    return height, width
-
-
-def _clipped_modules(model: nn.Module, radius: float) -> dict[str, _Convolution]:
+def _clipped_modules(model: nn.Module, radius: float) -> dict[str, Convolution]:
     if not (radius > 0 and isfinite(radius)):
         raise ValueError(f"radius must be a number above 0, got {radius}")
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, _Convolution)}
+    modules = convolutions(model)
     for name, module in modules.items():
         if "weight" not in module._parameters:
             raise ValueError(
@@ -603,7 +601,7 @@ class _Observed:
         calls: for every call of it, the layer that makes its input (None for the images) and the layer that is counted.
     """
 
-    def __init__(self, module: nn.Conv2d, calls: Sequence[tuple[str | None, str]]) -> None:
+    def __init__(self, module: Convolution, calls: Sequence[tuple[str | None, str]]) -> None:
         self.module, self.calls = module, calls
         filters = module.out_channels
         self.peak = torch.full((filters,), -torch.inf, dtype=torch.float64)
@@ -613,7 +611,7 @@ class _Observed:
 
     @property
     def strided(self) -> bool:
-        return _pair(self.module.stride) != (1, 1)
+        return max(self.module.stride) > 1
 
     @property
     def layers(self) -> set[str]:
@@ -645,7 +643,7 @@ class _Observed:
 
 @torch.no_grad()
 def _activities(
-    model: nn.Module, chosen: dict[str, nn.Conv2d], batches: Iterable[Any], progress: bool
+    model: nn.Module, chosen: dict[str, Convolution], batches: Iterable[Any], progress: bool
 ) -> dict[str, Activity]:
     net = forward_only(model)
     observed = {name: _Observed(module, _calls(net.tape, name)) for name, module in chosen.items()}
@@ -680,7 +678,7 @@ def _calls(tape: Tape, layer: str) -> list[tuple[str | None, str]]:
     return calls
 
 
-def _response_variance(convolution: nn.Conv2d, image: Tensor) -> tuple[Tensor, Tensor]:
+def _response_variance(convolution: Convolution, image: Tensor) -> tuple[Tensor, Tensor]:
     """The variance of every filter's responses to one map at every pixel, and how much of it lies above the Nyquist
     frequency of the stride; (F,) each.
 
@@ -691,17 +689,17 @@ def _response_variance(convolution: nn.Conv2d, image: Tensor) -> tuple[Tensor, T
     if convolution.padding_mode != "zeros":
         image = F.pad(image[None], convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)[0]
         padding = 0
-    maps = F.conv2d(image[None], convolution.weight, None, 1, padding, convolution.dilation, convolution.groups)[0]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[image.dim() - 2]
+    maps = convolve(image[None], convolution.weight, None, 1, padding, convolution.dilation, convolution.groups)[0]
     maps = maps.to(torch.float64)
-    height, width = maps.shape[1:]
-    rows, columns = (
-        torch.hann_window(length + 2, periodic=False, dtype=torch.float64, device=maps.device)[1:-1]
-        for length in (height, width)
-    )
-    window = rows[:, None] * columns[None, :]
-    maps = (maps - (maps * window).sum((1, 2), keepdim=True) / window.sum()) * window
-    power = torch.view_as_real(torch.fft.fft2(maps)).square().sum(3)
-    fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64, device=maps.device).abs() for n in (height, width))
-    sy, sx = _pair(convolution.stride)
-    above = (fy[:, None] > 0.5 / sy) | (fx[None, :] > 0.5 / sx)
-    return power.sum((1, 2)), power[:, above].sum(1)
+    axes, where = tuple(range(1, maps.dim())), {"dtype": torch.float64, "device": maps.device}
+    hann = [torch.hann_window(length + 2, periodic=False, **where)[1:-1] for length in maps.shape[1:]]
+    window = reduce(torch.mul, torch.meshgrid(*hann, indexing="ij"))
+    maps = (maps - (maps * window).sum(axes, keepdim=True) / window.sum()) * window
+    power = torch.view_as_real(torch.fft.fftn(maps, dim=axes)).square().sum(-1)
+    beyond = [
+        torch.fft.fftfreq(length, **where).abs() > 0.5 / step
+        for length, step in zip(maps.shape[1:], convolution.stride, strict=True)
+    ]
+    above = reduce(torch.logical_or, torch.meshgrid(*beyond, indexing="ij"))
+    return power.sum(axes), power[:, above].sum(1)

@@ -4,6 +4,9 @@ The paper does not say what fills the part of the image that a transformation un
 enlarged and turned, or how they are interpolated. Here images turn and grow about their middle, interpolation is
 bilinear, and what is uncovered becomes zero in the network's input, which is the mean colour for networks that subtract
 it and what their own padding is made of; all but the point can be chosen.
+
+Volumes are moved along each of their axes, enlarged along all of them, and turned in the plane of their rows and
+columns; signals are moved and stretched.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from ..checks import at_least, one_of
 from ..engine.deconvnet import Deconvnet
+from ..engine.units import AXES
 from ..terminal import Progress
 from .common.classes import class_count, class_to_follow, ends_in_sigmoid, probabilities
 from .common.files import Parts
@@ -33,6 +37,12 @@ OUTPUTS = ("logits", "probabilities")
 PREDICTED = "predicted"
 
 _LARGEST = 1e6
+_SHAPES = "(N, C, H, W), (N, C, D, H, W) of volumes or (N, C, L) of signals"
+_TRANSLATIONS = {
+    "z": ("depth translation", "planes"),
+    "y": ("vertical translation", "pixels down"),
+    "x": ("horizontal translation", "pixels to the right"),
+}
 
 Fill = str | float | Tensor
 
@@ -45,7 +55,7 @@ class Transformation:
         name: of the transformation, such as "rotation".
         unit: of the parameter, such as "degrees".
         parameters: the values to try.
-        apply: makes of images (N, C, H, W) and a parameter images of the same shape.
+        apply: makes of images (N, C, [[D,] H,] W) and a parameter images of the same shape.
     """
 
     name: str
@@ -122,15 +132,18 @@ class Invariance:
         return rows
 
 
-def translate(images: Tensor, pixels: float, fill: Fill = 0.0, interpolation: str = "bilinear") -> Tensor:
-    """Moves images down.
+def translate(
+    images: Tensor, pixels: float, fill: Fill = 0.0, interpolation: str = "bilinear", axis: str | None = None
+) -> Tensor:
+    """Moves images along an axis, by default down, and signals to the right.
 
     Args:
-        images: (N, C, H, W), floating point.
-        pixels: how far, in pixels; negative is up. A whole number of pixels moves every value as it is.
+        images: (N, C, H, W), (N, C, D, H, W) of volumes or (N, C, L) of signals, floating point.
+        pixels: how far, in pixels; negative is up, or to the left. A whole number of pixels moves every value as it is.
         fill: what comes in at the border: a number, or one for each channel (C,); "edge" repeats the border's pixels,
             "reflect" mirrors the image at its edge, border pixels included.
-        interpolation: "bilinear", "bicubic" or "nearest".
+        interpolation: "bilinear", which in volumes is trilinear, "nearest", or "bicubic", which volumes are not.
+        axis: "z", "y" or "x".
 
     Returns:
         Images of the same shape and type; for 0 pixels the same to the last bit.
@@ -140,17 +153,22 @@ def translate(images: Tensor, pixels: float, fill: Fill = 0.0, interpolation: st
 
     Source: Zeiler & Fergus 2013, Fig 5 column a.
     """
-    _check(images, "pixels", pixels, fill, interpolation)
+    rank = _check(images, "pixels", pixels, fill, interpolation)
+    names = AXES[-rank:]
+    axis = names[max(0, rank - 2)] if axis is None else axis
+    one_of("axis", axis, names)
+    place = names.index(axis)
     if pixels != round(pixels):
-        return _resample(images, ((1.0, 0.0), (0.0, 1.0)), (0.0, -pixels), fill, interpolation)
-    height = images.shape[2]
-    rows = torch.arange(height, device=images.device) - int(pixels)
+        offset = [-pixels * (number == place) for number in range(rank)]
+        return _resample(images, _diagonal(rank, 1.0), offset, fill, interpolation)
+    length = images.shape[2 + place]
+    places = torch.arange(length, device=images.device) - int(pixels)
     if fill == "reflect":
-        rows = rows % (2 * height)
-        rows = torch.where(rows < height, rows, 2 * height - 1 - rows)
-    moved = images[:, :, rows.clamp(0, height - 1)]
+        places = places % (2 * length)
+        places = torch.where(places < length, places, 2 * length - 1 - places)
+    moved = images.index_select(2 + place, places.clamp(0, length - 1))
     if not isinstance(fill, str):
-        moved[:, :, (rows < 0) | (rows >= height)] = _colour(images, fill).to(images.dtype)
+        moved.movedim(2 + place, 2)[:, :, (places < 0) | (places >= length)] = _colour(images, fill).to(images.dtype)
     return moved
 
 
@@ -158,7 +176,7 @@ def scale(images: Tensor, ratio: float, fill: Fill = 0.0, interpolation: str = "
     """Enlarges images about their middle.
 
     Args:
-        images: (N, C, H, W), floating point.
+        images: as for `translate`; along all of their axes.
         ratio: by how much; what it pushes over the border is lost. Below 1 images shrink and the border comes in; below
             a half pixels are left out, not averaged.
         fill, interpolation: as for `translate`.
@@ -171,19 +189,19 @@ def scale(images: Tensor, ratio: float, fill: Fill = 0.0, interpolation: str = "
 
     Source: Zeiler & Fergus 2013, Fig 5 column b.
     """
-    _check(images, "ratio", ratio, fill, interpolation)
+    rank = _check(images, "ratio", ratio, fill, interpolation)
     if ratio <= 0:
         raise ValueError(f"ratio must be above 0, got {ratio:g}")
     if ratio == 1:
         return images.clone()
-    return _resample(images, ((1 / ratio, 0.0), (0.0, 1 / ratio)), (0.0, 0.0), fill, interpolation)
+    return _resample(images, _diagonal(rank, 1 / ratio), (0.0,) * rank, fill, interpolation)
 
 
 def rotate(images: Tensor, degrees: float, fill: Fill = 0.0, interpolation: str = "bilinear") -> Tensor:
-    """Turns images about their middle.
+    """Turns images about their middle, every plane of volumes in itself.
 
     Args:
-        images: (N, C, H, W), floating point.
+        images: (N, C, H, W), or (N, C, D, H, W) of volumes, floating point.
         degrees: how far, counter-clockwise as the image is seen, with row 0 at the top. Half turns, and quarter turns
             of square images, move every value as it is.
         fill, interpolation: as for `translate`.
@@ -196,24 +214,31 @@ def rotate(images: Tensor, degrees: float, fill: Fill = 0.0, interpolation: str 
 
     Source: Zeiler & Fergus 2013, Fig 5 column c.
     """
-    _check(images, "degrees", degrees, fill, interpolation)
+    rank = _check(images, "degrees", degrees, fill, interpolation)
+    if rank == 1:
+        raise ValueError("signals cannot be turned: translate and scale them")
     degrees = degrees % 360
-    if degrees % 180 == 0 or (degrees % 90 == 0 and images.shape[2] == images.shape[3]):
-        return torch.rot90(images, int(degrees // 90), (2, 3)).clone()
+    if degrees % 180 == 0 or (degrees % 90 == 0 and images.shape[-2] == images.shape[-1]):
+        return torch.rot90(images, int(degrees // 90), (-2, -1)).clone()
     cosine, sine = cos(radians(degrees)), sin(radians(degrees))
-    return _resample(images, ((cosine, -sine), (sine, cosine)), (0.0, 0.0), fill, interpolation)
+    matrix = _diagonal(rank, 1.0)
+    matrix[-2][-2:], matrix[-1][-2:] = [cosine, sine], [-sine, cosine]
+    return _resample(images, matrix, (0.0,) * rank, fill, interpolation)
 
 
-def figure_5(height: int, fill: Fill = 0.0, interpolation: str = "bilinear") -> tuple[Transformation, ...]:
+def figure_5(
+    height: int | Sequence[int], fill: Fill = 0.0, interpolation: str = "bilinear"
+) -> tuple[Transformation, ...]:
     """The paper's three transformations, over the ranges of its figure.
 
     Args:
-        height: of the images, in pixels. Translations reach up and down as far as the paper's 60 pixels of 224.
+        height: of the images, in pixels; or the size of images (H, W), of volumes (D, H, W) or of signals (L,).
+            Translations reach as far as the paper's 60 pixels of 224 in both directions.
         fill, interpolation: as for `translate`.
 
     Returns:
         Vertical translation in 24 steps, scale from 1 to 1.8 in steps of 0.05, rotation from 0 to 350 degrees in steps
-        of 10.
+        of 10. Of volumes translation along every axis; of signals horizontal translation and scale.
 
     Source: Zeiler & Fergus 2013, Fig 5.
 
@@ -222,21 +247,31 @@ def figure_5(height: int, fill: Fill = 0.0, interpolation: str = "bilinear") -> 
         [('vertical translation', 25), ('scale', 17), ('rotation', 36)]
     """
     options: dict[str, Any] = {"fill": fill, "interpolation": interpolation}
-    translations = dict.fromkeys(float(round(height * 60 / 224 * step / 12)) for step in range(-12, 13))
-    return (
-        Transformation("vertical translation", "pixels down", tuple(translations), partial(translate, **options)),
-        Transformation("scale", "ratio", tuple(1 + step / 20 for step in range(17)), partial(scale, **options)),
-        Transformation(
-            "rotation",
-            "degrees counter-clockwise",
-            tuple(10.0 * step for step in range(36)),
-            partial(rotate, **options),
-        ),
-    )
+    size = (height, height) if isinstance(height, int) else tuple(height)
+    if not 1 <= len(size) <= 3:
+        raise ValueError(f"height must be a number of pixels, or the size along one to three axes, got {height!r}")
+    moved = {
+        axis: length for axis, length in zip(AXES[-len(size) :], size, strict=True) if len(size) != 2 or axis == "y"
+    }
+    found = [
+        Transformation(*_TRANSLATIONS[axis], _reaches(length), partial(translate, axis=axis, **options))
+        for axis, length in moved.items()
+    ]
+    ratios = tuple(1 + step / 20 for step in range(17))
+    found.append(Transformation("scale", "ratio", ratios, partial(scale, **options)))
+    if len(size) > 1:
+        angles = tuple(10.0 * step for step in range(36))
+        found.append(Transformation("rotation", "degrees counter-clockwise", angles, partial(rotate, **options)))
+    return tuple(found)
+
+
+def _reaches(length: int) -> tuple[float, ...]:
+    """How far to translate images that are as long, in pixels."""
+    return tuple(dict.fromkeys(float(round(length * 60 / 224 * step / 12)) for step in range(-12, 13)))
 
 
 def invariance(
-    model: nn.Module,
+    model: Deconvnet | nn.Module,
     images: Tensor,
     layers: str | Sequence[str],
     transformations: Sequence[Transformation] | None = None,
@@ -253,8 +288,9 @@ def invariance(
     has distance zero, exactly.
 
     Args:
-        model: any network that `Deconvnet` can trace, whatever its activations.
-        images: (N, C, H, W) as the model takes them; every one is looked at alone.
+        model: any network that `Deconvnet` can trace, whatever its activations, or one that was traced already.
+        images: (N, C, H, W), (N, C, D, H, W) of volumes or (N, C, L) of signals as the model takes them; every one is
+            looked at alone.
         layers: whose features to compare, such as a low and a high one.
         transformations: what to do to the images; `figure_5` by default.
         labels: the true class of each image, to follow its probability, or "predicted" for the class that the model
@@ -283,9 +319,9 @@ def invariance(
         >>> found.layers
         ('1', '3')
     """
-    if not isinstance(images, Tensor) or images.dim() != 4 or 0 in images.shape:
-        raise ValueError(f"images must have shape (N, C, H, W), got {getattr(images, 'shape', type(images).__name__)}")
-    chosen = figure_5(images.shape[2]) if transformations is None else tuple(transformations)
+    if not isinstance(images, Tensor) or images.dim() not in (3, 4, 5) or 0 in images.shape:
+        raise ValueError(f"images must have shape {_SHAPES}, got {getattr(images, 'shape', type(images).__name__)}")
+    chosen = figure_5(images.shape[2:]) if transformations is None else tuple(transformations)
     if not chosen or not all(each.parameters for each in chosen):
         raise ValueError("transformations must hold at least one, each with at least one parameter")
     names = tuple(dict.fromkeys([layers] if isinstance(layers, str) else layers))
@@ -341,7 +377,7 @@ def _of_image(
     batch_size: int,
     bar: Progress,
 ) -> tuple[Tensor, int, list[Tensor]]:
-    """What transformations do to one image (1, C, H, W).
+    """What transformations do to one image (1, C, [[D,] H,] W).
 
     Returns:
         The norms of its features by layer, its label (-1 if there is none), and for each transformation the distances
@@ -418,30 +454,37 @@ def _labels(labels: Sequence[int] | Tensor | str | None, count: int) -> list[int
     return [int(label) for label in classes]
 
 
-def _check(images: Tensor, name: str, parameter: float, fill: Fill, interpolation: str) -> None:
+def _check(images: Tensor, name: str, parameter: float, fill: Fill, interpolation: str) -> int:
+    """How many axes images have, once all arguments are known to be possible."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
-    if images.dim() != 4 or not images.is_floating_point():
-        raise TypeError(
-            f"images must be floating point of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
-        )
+        raise TypeError(f"images must be a tensor {_SHAPES}, got {type(images).__name__}")
+    if images.dim() not in (3, 4, 5) or not images.is_floating_point():
+        raise TypeError(f"images must be floating point of shape {_SHAPES}, got {images.dtype} {tuple(images.shape)}")
     if not isfinite(parameter) or abs(parameter) > _LARGEST:
         raise ValueError(f"{name} must be a number of at most {_LARGEST:g}, got {parameter}")
     one_of("interpolation", interpolation, INTERPOLATIONS)
+    if interpolation == "bicubic" and images.dim() == 5:
+        raise ValueError("interpolation of volumes must be bilinear or nearest, got 'bicubic'")
     if isinstance(fill, str) and fill not in BORDERS:
         raise ValueError(f"fill must be a number, one number per channel, or one of {', '.join(BORDERS)}, got {fill!r}")
     if not isinstance(fill, str) and torch.as_tensor(fill).shape not in ((), (images.shape[1],)):
         raise ValueError(f"fill must hold one number for each of {images.shape[1]} channels, got {fill!r}")
+    return images.dim() - 2
 
 
 def _colour(images: Tensor, fill: float | Tensor) -> Tensor:
-    return torch.as_tensor(fill, dtype=torch.float64, device=images.device).reshape(-1, 1, 1)
+    colour = torch.as_tensor(fill, dtype=torch.float64, device=images.device)
+    return colour.reshape(-1, *[1] * (images.dim() - 2))
+
+
+def _diagonal(rank: int, value: float) -> list[list[float]]:
+    return [[value * (row == column) for column in range(rank)] for row in range(rank)]
 
 
 def _resample(
     images: Tensor,
-    matrix: tuple[tuple[float, float], tuple[float, float]],
-    offset: tuple[float, float],
+    matrix: Sequence[Sequence[float]],
+    offset: Sequence[float],
     fill: Fill,
     interpolation: str,
 ) -> Tensor:
@@ -451,20 +494,24 @@ def _resample(
     into it.
 
     Args:
-        images: (N, C, H, W).
-        matrix: takes a pixel's (x, y) from the middle of the result to where it is read, from the middle of the image.
-        offset: (x, y), added to that.
+        images: (N, C, [[D,] H,] W).
+        matrix: takes a pixel's [[z,] y,] x from the middle of the result to where it is read, from the middle of the
+            image.
+        offset: [[z,] y,] x, added to that.
         fill, interpolation: as for `translate`.
     """
-    height, width = images.shape[2:]
-    (a, b), (c, d) = matrix
-    # affine_grid measures from the middle in halves of the width and of the height.
-    theta = torch.tensor(
-        [[a, b * height / width, 2 * offset[0] / width], [c * width / height, d, 2 * offset[1] / height]],
-        dtype=torch.float64,
-        device=images.device,
-    )
-    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    if images.dim() == 3:  # as images of one row
+        row = [[1.0, 0.0], [0.0, *matrix[0]]]
+        return _resample(images[:, :, None], row, (0.0, *offset), fill, interpolation)[:, :, 0]
+    size = images.shape[2:]
+    axes = range(len(size) - 1, -1, -1)
+    # affine_grid has x first, and measures from the middle in halves of the size along each axis.
+    theta = [
+        [*(matrix[a][b] if a == b else matrix[a][b] * size[b] / size[a] for b in axes), 2 * offset[a] / size[a]]
+        for a in axes
+    ]
+    exact_theta = torch.tensor(theta, dtype=torch.float64, device=images.device)
+    grid = F.affine_grid(exact_theta.expand(len(images), -1, -1), list(images.shape), align_corners=False)
     exact = images.double()
     if isinstance(fill, str):
         result = F.grid_sample(exact, grid, interpolation, BORDERS[fill], align_corners=False)

@@ -224,7 +224,7 @@ class Run:
         rms: (F,) of the first layer's filters after training, float64.
         aliased_energy: (F,) of the first layer's filters, as `Diagnosis.aliased`.
         aliased_response: (F,) of the first layer's responses to the validation set, as `Activity.aliased`.
-        filters: (F, C, KH, KW) of the first layer after training.
+        filters: (F, C, [[KD,] KH,] KW) of the first layer after training.
         checkpoints: state dicts by epoch, 0 before training, of the epochs asked for.
 
     Where training diverged, so that weights are no numbers, every filter counts as dead and what is left is NaN.
@@ -388,11 +388,11 @@ def overheat_(model: nn.Module, heat: float, filter: int = 0) -> None:
     """Multiplies one filter of the first convolution, in place: the fault that clipping repairs.
 
     Raises:
-        ValueError: the model has no `nn.Conv2d`, or the first has no such filter.
+        ValueError: the model has no convolution, or the first has no such filter.
     """
     first = next(iter(convolutions(model).values()), None)
     if first is None:
-        raise ValueError(f"{type(model).__name__} has no nn.Conv2d")
+        raise ValueError(f"{type(model).__name__} has no convolution")
     if not 0 <= filter < len(first.weight):
         raise ValueError(f"filter must be from 0 to {len(first.weight) - 1}, got {filter}")
     first.weight[filter] *= heat
@@ -569,8 +569,8 @@ class _Trainer:
         with self._random(epoch):
             for images, labels in DataLoader(self.train_set, recipe.batch_size, shuffle=True):
                 if recipe.flip:
-                    mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
-                    images = torch.where(mirrored, images.flip(-1), images)
+                    mirrored = torch.rand(len(images)) < 0.5
+                    images = torch.where(mirrored.view(-1, *[1] * (images.dim() - 1)), images.flip(-1), images)
                 loss = F.cross_entropy(network(images.to(self.device)), labels.to(self.device))
                 optimizer.zero_grad()
                 loss.backward()

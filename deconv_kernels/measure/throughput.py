@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import at_least
 from ..data.crops import cut, plan_crops
 from ..data.photographs import load_photographs
 from ..engine.deconvnet import Deconvnet
@@ -30,7 +29,7 @@ from ..engine.record import Record
 from ..engine.units import Units
 from ..experiments.common.clock import now
 from ..experiments.common.layers import check_takes, chosen_layers, spread_layers
-from ..models import ARCHITECTURES, load_weights
+from ..models import ARCHITECTURES, load_reader_of_tensors, load_weights
 from ..ops import backends
 from ..terminal import Progress, aligned
 from .baselines import Baseline, WrongResult, comparable, definition, deviation, said_by
@@ -77,7 +76,7 @@ class LayerThroughput:
 
     Attributes:
         layer: its name.
-        receptive_field: its rows and columns, in pixels.
+        receptive_field: its [planes,] [rows and] columns, in pixels.
         ours: the recording of the images excluded.
         baselines: by name; forward passes excluded where they are the same for all units.
         not_measured: the baselines that could not run or were wrong, and why.
@@ -122,8 +121,8 @@ class Throughput:
         times = [["layer", "receptive field", _OURS, *names]]
         memory = [["layer", "units per call", _OURS, *names]]
         for layer in self.layers:
-            height, width = layer.receptive_field
-            times.append([layer.layer, f"{width}x{height}", _milliseconds(layer.ours.seconds)])
+            field = "x".join(map(str, reversed(layer.receptive_field)))
+            times.append([layer.layer, field, _milliseconds(layer.ours.seconds)])
             memory.append([layer.layer, f"{layer.ours.units:,}", _mebibytes(layer.ours.peak_bytes)])
             for name in names:
                 timing = layer.baselines.get(name)
@@ -173,7 +172,7 @@ class Job:
         layers: by name; none stands for those in `LAYERS`, or five convolutions from low to high.
         device: where to compute, "cpu" or "cuda".
         seed: chooses units, and random weights and images.
-        size: rows and columns of the images.
+        size: rows and columns of the images, by default 224; of volumes and signals as `load_reader_of_tensors` has it.
         mean, std: of the pixels from 0 to 1, as for `load_weights`.
 
     Raises:
@@ -187,18 +186,25 @@ class Job:
         layers: Sequence[str] = (),
         device: str = "cpu",
         seed: int = 0,
-        size: int = 224,
+        size: int | Sequence[int] | None = None,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
     ) -> None:
-        at_least("size", size, 1)
         self.device = backends.usable_device(device)
         self.model_name, self.seed = model, seed
         torch.manual_seed(seed)
-        module, self.weights, preprocess = _network(model, weights, {"size": size, "mean": mean, "deviation": std})
+        reader = load_reader_of_tensors(model, weights, size)
+        if reader is None:
+            side = size if isinstance(size, int) else 224
+            module, self.weights, preprocess = _network(model, weights, {"size": side, "mean": mean, "deviation": std})
+            images, self.images_source = _images(preprocess, side)
+        else:
+            if mean or std:
+                raise ValueError(f"model {model!r} reads tensors as they are: leave mean and std out")
+            module, self.weights, shape = reader
+            images, self.images_source = _noise(shape)
         self.net = Deconvnet(module.to(self.device))
         self.layers = chosen_layers(self.net, tuple(layers) or LAYERS.get(model) or spread_layers(module))
-        images, self.images_source = _images(preprocess, size)
         self.images = images.to(self.device)
         check_takes(self.net, self.images, self.layers, model)
 
@@ -242,7 +248,7 @@ def measure_layer(
 
     Args:
         net: the network and its rule.
-        images: (N, C, H, W), on the network's device.
+        images: (N, C, [[D,] H,] W), on the network's device.
         layer: whose units are projected.
         baselines: those to measure, out of `deconv_kernels.measure.baselines.comparable`.
         seconds: aimed length of the whole; each is timed `FEWEST_ROUNDS` times at least.
@@ -433,16 +439,20 @@ def _network(
 
 def _images(preprocess: Callable[[Tensor], Tensor] | None, size: int) -> tuple[Tensor, str]:
     """(N, C, H, W) and where they came from: crops of photographs where there are any, for weights that saw some."""
-    noisy = f"{IMAGES} images of {size}x{size} of noise"
     if preprocess is None:
-        return torch.randn(IMAGES, 3, size, size), noisy
+        return _noise((3, size, size))
     try:
         photographs = load_photographs("samples")
         crops = plan_crops(photographs, size, IMAGES)
     except ValueError as error:
         noise = torch.randint(256, (IMAGES, 3, size, size), dtype=torch.uint8)
-        return preprocess(noise), f"{noisy} ({error})"
+        return preprocess(noise), f"{IMAGES} images of {size}x{size} of noise ({error})"
     return preprocess(cut(photographs, crops, size)), f"{len(crops)} crops of {size}x{size} of photographs"
+
+
+def _noise(shape: tuple[int, ...]) -> tuple[Tensor, str]:
+    """Images (N, *shape) of noise, and what they are, in words."""
+    return torch.randn(IMAGES, *shape), f"{IMAGES} images of {'x'.join(map(str, shape[1:]))} of noise"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
+from ..engine.figures import trace
 from ..engine.pictures import Pixels
 from ..experiments.correspondence import RANDOM, Correspondence, Score, hide_squares
 from .figures import new_figure, picture, save
 from .text import layer_name, shortened
-from .tiles import as_pixels
 
 __all__ = ["draw_correspondence", "hidden_parts", "score_table"]
 
@@ -29,19 +29,33 @@ _SHOWN = 5
 
 
 def hidden_parts(
-    result: Correspondence, inputs: Tensor, fill: float | Tensor, deprocess: Callable[[Tensor], Tensor]
-) -> Pixels:
+    result: Correspondence, inputs: Tensor, fill: float | Tensor, drawn: Callable[[Tensor], Tensor]
+) -> Pixels | Tensor:
     """The first images as they are, with each part hidden, and with the first random square if there is one.
 
     Args:
         result: of N images.
-        inputs: (N, C, H, W) as the network takes them.
+        inputs: (N, C, [[D,] H,] W) as the network takes them.
         fill: what hid the parts, as `hide_squares` takes it.
-        deprocess: turns images of the network into grey levels of RGB.
+        drawn: makes of them uint8 RGB (N, 3, [D,] H, W), and leaves signals as they are.
+
+    Returns:
+        uint8 (M, K, H, W, 3) of M images, of volumes the plane in the middle of what is hidden, and of what is as it is
+        that of the first part; of signals (M, K, C, L).
     """
     squares = torch.cat([result.squares, result.random_squares[:, :1]], dim=1)[:_SHOWN]
-    images = zip(inputs.cpu(), squares, strict=False)
-    return as_pixels(deprocess(torch.stack([torch.cat([x[None], hide_squares(x, of_x, fill)]) for x, of_x in images])))
+    rows = []
+    for image, of_image in zip(inputs.cpu(), squares, strict=False):
+        row = torch.cat([image[None], hide_squares(image, of_image, fill)])
+        if row.dim() == 5:
+            middles = (of_image[:, 0] + of_image[:, 3]) // 2
+            planes = torch.cat([middles[:1], middles]).clamp(max=row.shape[2] - 1)
+            row = row[torch.arange(len(row)), :, planes]
+        if row.dim() == 4:  # side by side while they are drawn, so that all have one contrast
+            row = drawn(torch.cat(list(row), dim=2)[None])[0].unflatten(2, (len(row), -1)).permute(2, 1, 3, 0)
+        rows.append(row)
+    found = torch.stack(rows)
+    return found if inputs.dim() == 3 else found.numpy()
 
 
 def draw_correspondence(
@@ -50,7 +64,7 @@ def draw_correspondence(
     caption: str,
     result: Correspondence,
     names: Sequence[str],
-    hidden: Pixels,
+    hidden: Pixels | Tensor,
 ) -> None:
     """Draws occluded images, the distances of parts and of random draws by layer, and the table.
 
@@ -59,8 +73,11 @@ def draw_correspondence(
         title, caption: the words above; what the panels show is added to the caption.
         result: of N images.
         names: of the N images.
-        hidden: uint8 (M, K, H, W, 3), of the first M images what `hidden_parts` returns.
+        hidden: of the first M images, what `hidden_parts` returns.
     """
+    signals = isinstance(hidden, Tensor)
+    if result.squares.shape[2] == 6:
+        caption += " Of volumes the plane in the middle of what is hidden is shown."
     caption += (
         "\nDistance: the share of a layer's features at which the signs (-1, 0, +1) of the changes of two images "
         "differ, mean and standard deviation over the pairs; lower is more alike. Grey: each draw of random squares. "
@@ -70,7 +87,7 @@ def draw_correspondence(
     heads = ["original", *result.parts, *([RANDOM] if result.random_squares.shape[1] else [])]
     width = max(_TILE_INCHES * len(heads) + 0.6, _CHART_INCHES * len(result.layers), 9.0)
     names = names[: len(hidden)]
-    tiles = (_TILE_INCHES + 0.1) * len(names) + 0.3
+    tiles = ((0.7 if signals else 1.0) * _TILE_INCHES + 0.1) * len(names) + 0.3
     table = _ROW_INCHES * (2 * len(result.layers) + 1.5)
     figure, area = new_figure(title, caption, width, tiles + _CHART_INCHES + table)
     heights = [tiles, _CHART_INCHES, table]
@@ -79,7 +96,13 @@ def draw_correspondence(
     grid = top.subplots(len(names), len(heads), squeeze=False)
     for row, (name, pictures) in enumerate(zip(names, hidden, strict=True)):
         for column, pixels in enumerate(pictures):
-            picture(grid[row, column], pixels, heads[column] if row == 0 else "")
+            axes = grid[row, column]
+            if isinstance(pixels, Tensor):
+                trace(axes, pixels, (0, 0, 1, 1), pictures)
+                axes.set_axis_off()
+                axes.set_title(heads[column] if row == 0 else "", fontsize=9)
+            else:
+                picture(axes, pixels, heads[column] if row == 0 else "")
         grid[row, 0].text(
             -0.05,
             0.5,

@@ -11,16 +11,18 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..engine.pictures import Pixels, mosaic, with_contrast
+from ..engine.pictures import Pixels, mosaic, slices, with_contrast
+from ..engine.units import AXES
 from ..experiments.common.files import file_name
 from ..experiments.filters import Comparison, Diagnosis
-from ..models import Preprocessing
 from .figures import new_figure, picture, save
 
-__all__ = ["common_contrast", "draw_comparison", "draw_diagnosis", "draw_layers"]
+__all__ = ["common_contrast", "draw_comparison", "draw_diagnosis", "draw_layers", "filter_page"]
 
+_TINY = torch.finfo(torch.float64).tiny
 _SOUND, _DOMINATING, _DEAD = "#4477aa", "#cc3311", "#999999"
 
 
@@ -30,7 +32,7 @@ def draw_layers(
     model: str,
     caption: str,
     first: str,
-    preprocessing: Preprocessing,
+    to_rgb: Callable[[Tensor], Tensor] | None,
 ) -> None:
     """Draws a figure of every layer, and of a comparison a second one: before and after.
 
@@ -39,21 +41,20 @@ def draw_layers(
         found: what to draw.
         model: the network's name.
         caption: the words above.
-        first: the first layer, which is drawn in colour if it reads pixels.
-        preprocessing: of the network's images.
+        first: the first layer, which is drawn in colour if it reads colours.
+        to_rgb: turns what the network reads of photographs into RGB; None where it reads something else.
     """
     comparison = found if isinstance(found, Comparison) else None
     for number, diagnosis in enumerate(found.before if isinstance(found, Comparison) else found):
-        reads_pixels = diagnosis.layer == first and diagnosis.weight.shape[1] == len(preprocessing.mean)
-        to_rgb = preprocessing.to_rgb if reads_pixels else None
-        rows, columns = diagnosis.weight.shape[2:]
-        title = f"{model}, layer {diagnosis.layer}: {len(diagnosis)} filters of {columns}x{rows}"
-        draw_diagnosis(folder / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, to_rgb)
+        colours = to_rgb if diagnosis.layer == first else None
+        sides = "x".join(map(str, reversed(diagnosis.weight.shape[2:])))
+        title = f"{model}, layer {diagnosis.layer}: {len(diagnosis)} filters of {sides}"
+        draw_diagnosis(folder / f"{file_name(diagnosis.layer)}_filters.png", diagnosis, title, caption, colours)
         if comparison is not None:
             scaled = sum(change.layer == diagnosis.layer for change in comparison.changed)
             words = f"Filters scaled to an RMS of {comparison.radius:g}, which they exceeded: {scaled}. {caption}"
             path = folder / f"{file_name(diagnosis.layer)}_before_after.png"
-            draw_comparison(path, comparison, number, f"{title}, before and after", words, to_rgb)
+            draw_comparison(path, comparison, number, f"{title}, before and after", words, colours)
 
 
 def draw_diagnosis(
@@ -73,6 +74,8 @@ def draw_diagnosis(
         "filter by frequency, zero in the middle, contrast per filter; the frame is the Nyquist frequency of the "
         f"stride, {_nyquist(diagnosis)} cycles per pixel: what lies outside is aliased."
     )
+    if diagnosis.weight.dim() == 5:
+        caption += " Of volumes, all frequencies along z are added up."
     coloured = to_rgb is not None and diagnosis.weight.shape[1] == 3
     panels = ["weights", "spectra"] if coloured else ["spectra"]
     figure, area = new_figure(title, caption, 15.0, 9.0)
@@ -120,12 +123,9 @@ def draw_comparison(
     pictures = left.subplots(2, 1)
     rms, activation = right.subplots(2, 1)
     for axes, name, diagnosis in zip(pictures, ("before", "after"), pair, strict=True):
-        weights = diagnosis.weight
-        if to_rgb is not None and coloured:
-            page = mosaic(common_contrast(to_rgb(weights)))
-        else:
-            page = mosaic(common_contrast(weights.float().mean(1, keepdim=True).expand(-1, 3, -1, -1)))
-        picture(axes, page, f"filters {name}")
+        weights = diagnosis.weight if coloured else diagnosis.weight.float().mean(1, keepdim=True)
+        picture(axes, filter_page(to_rgb(weights) if to_rgb is not None and coloured else weights), f"filters {name}")
+        axes.set_aspect("auto" if weights.dim() == 3 else "equal")
     _draw_pair(rms, [diagnosis.rms for diagnosis in pair], "RMS of the weights")
     rms.axhline(comparison.radius, color="black", linewidth=0.8, linestyle="--")
     rms.text(1.0, comparison.radius, f" radius {comparison.radius:g}", transform=rms.get_yaxis_transform(), fontsize=8)
@@ -150,10 +150,24 @@ def _draw_pair(axes: Axes, values: list[Tensor], label: str) -> None:
 
 
 def common_contrast(filters: Tensor) -> Pixels:
-    """Turns filters (F, 3, h, w) into pictures that share one contrast; zero is mid-grey. uint8 (F, h, w, 3)."""
+    """Turns filters (F, 3, ...) into pictures that share one contrast; zero is mid-grey. uint8 (F, ..., 3)."""
     values = filters.detach().cpu().float().nan_to_num(0.0, 0.0, 0.0)
     levels = (values / values.abs().max().clamp(min=1e-30) * 127 + 128).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return levels.to(torch.uint8).movedim(1, -1).numpy()
+
+
+def filter_page(filters: Tensor, columns: int | None = None) -> Pixels:
+    """Filters on one page, with one contrast: (F, C, h, w) as tiles, some planes of (F, C, d, h, w), (F, C, w) as rows.
+
+    Args:
+        filters: three channels are red, green and blue, and else their mean is grey.
+        columns: tiles abreast, by default as many as make the page about square.
+    """
+    values = filters if filters.shape[1] == 3 else filters.float().mean(1, keepdim=True)
+    pictures = common_contrast(values.expand(-1, 3, *values.shape[2:]))
+    if pictures.ndim == 3:
+        return pictures
+    return mosaic(slices(pictures) if pictures.ndim == 5 else pictures, columns=columns)
 
 
 def _colours(diagnosis: Diagnosis) -> list[str]:
@@ -163,8 +177,12 @@ def _colours(diagnosis: Diagnosis) -> list[str]:
 
 
 def _nyquist(diagnosis: Diagnosis) -> str:
-    vertical, horizontal = diagnosis.nyquist
-    return f"{vertical:g}" if vertical == horizontal else f"{vertical:g} vertically and {horizontal:g} horizontally"
+    limits = diagnosis.nyquist
+    if len(set(limits)) == 1:
+        return f"{limits[0]:g}"
+    if len(limits) == 2:
+        return f"{limits[0]:g} vertically and {limits[1]:g} horizontally"
+    return ", ".join(f"{limit:g} along {axis}" for limit, axis in zip(limits, AXES, strict=True))
 
 
 def _framed(tiles: Pixels, diagnosis: Diagnosis) -> Pixels:
@@ -181,13 +199,16 @@ def _framed(tiles: Pixels, diagnosis: Diagnosis) -> Pixels:
 
 
 def _draw_spectra(axes: Axes, diagnosis: Diagnosis) -> None:
-    power = diagnosis.spectrum.sqrt()
-    scaled = power / power.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    power = diagnosis.spectrum
+    power = (power.sum(1) if power.dim() == 4 else power).sqrt()
+    scaled = power / power.flatten(1).amax(1).view(-1, *[1] * (power.dim() - 1)).clamp(min=_TINY)
+    if power.dim() == 2:
+        return _draw_rows_of_spectra(axes, scaled, diagnosis.nyquist[0])
     gap, size = 4, power.shape[1]
     columns = ceil(sqrt(len(power)))
     tiles = (colormaps["magma"](scaled.numpy())[..., :3] * 255).round().astype(np.uint8)
     axes.imshow(mosaic(tiles, gap), interpolation="nearest")
-    reach_y, reach_x = (size * limit for limit in diagnosis.nyquist)
+    reach_y, reach_x = (size * limit for limit in diagnosis.nyquist[-2:])
     for number in range(len(power)):
         y = number // columns * (size + gap) + size // 2
         x = number % columns * (size + gap) + size // 2
@@ -196,6 +217,23 @@ def _draw_spectra(axes: Axes, diagnosis: Diagnosis) -> None:
         )
     axes.set_axis_off()
     axes.set_title("spectra, by number row by row", fontsize=9)
+
+
+def _draw_rows_of_spectra(axes: Axes, amplitudes: Tensor, limit: float) -> None:
+    """Those of filters of signals (F, n), a row for each."""
+    axes.imshow(
+        amplitudes.numpy(),
+        cmap="magma",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, 0.5, len(amplitudes) - 0.5, -0.5),
+    )
+    for place in (-limit, limit):
+        axes.axvline(place, color="white", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("frequency, cycles per sample")
+    axes.set_ylabel("filter")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title("spectra, a row for each filter", fontsize=9)
 
 
 def _draw_scatter(axes: Axes, diagnosis: Diagnosis) -> None:

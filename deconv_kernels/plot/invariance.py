@@ -12,11 +12,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from ..engine.figures import trace
 from ..engine.pictures import Pixels
 from ..experiments.invariance import Invariance, Transformation
 from .figures import new_figure, save
 from .text import class_name, layer_name, shortened
-from .tiles import as_pixels
 
 __all__ = ["Examples", "draw_invariance", "examples_of"]
 
@@ -36,26 +36,33 @@ class Examples:
 
     Args:
         parameters: K values of the parameter.
-        pixels: uint8 (M, K, H, W, 3), the first M images under each.
+        pictures: uint8 (M, K, H, W, 3), the first M images under each, of volumes their middle plane; or of signals
+            (M, K, C, L) as the network reads them.
     """
 
     parameters: Sequence[float]
-    pixels: Pixels
+    pictures: Pixels | Tensor
 
 
-def examples_of(transformation: Transformation, inputs: Tensor, deprocess: Callable[[Tensor], Tensor]) -> Examples:
+def examples_of(transformation: Transformation, inputs: Tensor, drawn: Callable[[Tensor], Tensor]) -> Examples:
     """The first images under five of the parameters.
 
     Args:
         transformation: of images.
-        inputs: (N, C, H, W) as the network takes them.
-        deprocess: turns them into grey levels of RGB.
+        inputs: (N, C, [[D,] H,] W) as the network takes them.
+        drawn: makes of them uint8 RGB (N, 3, [D,] H, W), and leaves signals as they are.
     """
     ordered = sorted(transformation.parameters)
     count = min(_SHOWN, len(ordered))
     shown = [ordered[round(place * (len(ordered) - 1) / max(1, count - 1))] for place in range(count)]
-    changed = torch.stack([transformation.apply(inputs[:_SHOWN], parameter) for parameter in shown], dim=1)
-    return Examples(shown, as_pixels(deprocess(changed.cpu())))
+    changed = [transformation.apply(inputs[:_SHOWN], parameter).cpu() for parameter in shown]
+    if inputs.dim() == 3:
+        return Examples(shown, torch.stack(changed, dim=1))
+    if inputs.dim() == 5:
+        changed = [each[:, :, each.shape[2] // 2] for each in changed]
+    # Side by side while they are drawn, so that all of an image have one contrast.
+    together = drawn(torch.cat(changed, dim=3)).unflatten(3, (count, -1))
+    return Examples(shown, together.permute(0, 3, 2, 4, 1).numpy())
 
 
 def draw_invariance(
@@ -82,11 +89,12 @@ def draw_invariance(
     measure = (
         "Distances are Euclidean, between the features of the transformed and of the original image, "
         + ("divided by the norm of the original image's features." if relative else "not normalised, as in the paper.")
-        + f" One curve per image{'' if len(names) == len(examples[0].pixels) else '; the first images are shown'}."
+        + f" One curve per image{'' if len(names) == len(examples[0].pictures) else '; the first images are shown'}."
     )
     with_probability = result.labels is not None
     colours = [colormaps["tab10" if len(names) <= 10 else "turbo"](_place(n, len(names))) for n in range(len(names))]
-    shown, columns, height, width = examples[0].pixels.shape[:4]
+    shown, columns = examples[0].pictures.shape[:2]
+    height, width = _sides(examples[0])
     tiles = _INCHES * (shown * height) / (columns * width)
     curves = len(result.layers) + with_probability
     figure, area = new_figure(
@@ -124,6 +132,12 @@ def draw_invariance(
     save(figure, path)
 
 
+def _sides(examples: Examples) -> tuple[int, int]:
+    """Rows and columns of a picture; signals are drawn half as high as wide."""
+    pictures = examples.pictures
+    return (120, 240) if isinstance(pictures, Tensor) else pictures.shape[2:4]
+
+
 def _place(number: int, count: int) -> float | int:
     return number if count <= 10 else number / (count - 1)
 
@@ -144,14 +158,21 @@ def _draw_examples(
     axes: Axes, examples: Examples, names: Sequence[str], colours: Sequence[object], named: bool
 ) -> None:
     """Images in rows, under their parameters; a bar in the colour of the image's curve begins each row."""
-    shown, columns, height, width = examples.pixels.shape[:4]
+    pictures = examples.pictures
+    shown, columns = pictures.shape[:2]
+    height, width = _sides(examples)
     gap = max(1, width * _GAP // 224)
     page = np.full((shown * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for row in range(shown):
-        for column in range(columns):
-            y, x = row * (height + gap), column * (width + gap)
-            page[y : y + height, x : x + width] = examples.pixels[row, column]
+    corners = [
+        (row, column, row * (height + gap), column * (width + gap)) for row, column in np.ndindex(shown, columns)
+    ]
+    for row, column, y, x in corners:
+        if not isinstance(pictures, Tensor):
+            page[y : y + height, x : x + width] = pictures[row, column]
     axes.imshow(page, interpolation="antialiased")
+    for row, column, y, x in corners:
+        if isinstance(pictures, Tensor):
+            trace(axes, pictures[row, column], (x, y + height, width, -height), pictures[row])
     for row, (name, colour) in enumerate(zip(names, colours, strict=False)):
         if row == shown:
             break

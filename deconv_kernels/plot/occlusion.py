@@ -66,6 +66,7 @@ class Drawn:
         covered: makes of the number of an image, and the origin and the size of a part, uint8 RGB (3, [D,] H, W) with
             that part hidden; of a signal (C, L) as the network reads it.
         to_rgb: makes RGB of projections, zero into zero.
+        remark: a sentence about how images are drawn, or nothing.
     """
 
     told: Mapping[str, Any]
@@ -74,6 +75,7 @@ class Drawn:
     one: str
     covered: Callable[[int, Sequence[int], Sequence[int]], Tensor]
     to_rgb: Callable[[Tensor], Tensor]
+    remark: str = ""
 
 
 def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> None:
@@ -102,7 +104,7 @@ def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> Non
     caption = (
         f"A {occluder} of {'x'.join(map(str, first.size))} pixels, filled with {drawn.filled}, drawn in (a) at one of "
         f"its {grid} positions, slides {where}{_steps(first, told['stride'])}. "
-        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies} "
+        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies}{f' {drawn.remark}' if drawn.remark else ''} "
         f"Weights: {told['weights']}."
     )
     if rank == 1:

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ..engine.pictures import mosaic
 from ..experiments.repair import Run
 from .figures import new_figure, picture, save
-from .filters import common_contrast
+from .filters import filter_page
 from .text import layer_name
 
 __all__ = ["draw_repair"]
@@ -25,7 +24,7 @@ def draw_repair(path: Path, runs: Sequence[Run], title: str, caption: str) -> No
 
     Args:
         path: the PNG to write.
-        runs: from `repair`, of RGB images.
+        runs: from `repair`.
         title, caption: the words above; what the panels show is added to the caption.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
@@ -77,5 +76,5 @@ def draw_repair(path: Path, runs: Sequence[Run], title: str, caption: str) -> No
 
     pictures = bottom.subplots(1, len(arms), squeeze=False)[0]
     for axes, arm in zip(pictures, arms, strict=True):
-        picture(axes, mosaic(common_contrast(by_arm[arm][0].filters), columns=8), f"{arm}: first layer")
+        picture(axes, filter_page(by_arm[arm][0].filters, columns=8), f"{arm}: first layer")
     save(figure, path)

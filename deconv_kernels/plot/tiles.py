@@ -14,7 +14,6 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,7 +23,7 @@ from ..data.writing import being_written
 from ..engine.pictures import Pixels, mosaic, side_by_side, with_contrast
 from .figures import plain_text
 
-__all__ = ["MapTiles", "as_pixels", "draw_filters", "draw_maps"]
+__all__ = ["MapTiles", "draw_filters", "draw_maps"]
 
 _WHITE = 255
 _WIDTH_INCHES = 15.0
@@ -44,11 +43,6 @@ class MapTiles:
     note: str
     projections: Pixels
     patches: Pixels
-
-
-def as_pixels(levels: Tensor) -> Pixels:
-    """Grey levels of RGB (..., 3, H, W), rounded and clipped, as uint8 (..., H, W, 3)."""
-    return levels.round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).numpy()
 
 
 def draw_maps(

@@ -227,7 +227,7 @@ class TestDiagnosis:
 
     def test_what_cannot_be_diagnosed_is_refused(self):
         model = small_network()
-        with pytest.raises(ValueError, match="'1' is no nn.Conv2d of the network; its convolutions are 0, 4"):
+        with pytest.raises(ValueError, match="'1' is no convolution of the network; its convolutions are 0, 4"):
             diagnose(model, ["1"])
         with pytest.raises(ValueError, match="no images were given"):
             diagnose(model, batches=[], progress=False)
@@ -464,7 +464,7 @@ class TestCommand:
 
     def test_bad_input_is_one_line_and_leaves_nothing(self, folder, weights):
         for more, message in (
-            (["--layers", "relu1"], "'relu1' is no nn.Conv2d"),
+            (["--layers", "relu1"], "'relu1' is no convolution"),
             (["--renormalize", "-1"], "radius must be a number above 0, got -1"),
             (["--batch-size", "0"], "batch-size must be at least 1"),
             (["-o", str(folder / "alexnet.pth" / "out")], "cannot be written"),

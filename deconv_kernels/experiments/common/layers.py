@@ -89,9 +89,9 @@ def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
     """
     known = set(forward_only(model).tape.layers)
     names: list[str] = []
-    for kind in (nn.Conv2d, nn.Linear):
+    for kind in (nn.Conv1d | nn.Conv2d | nn.Conv3d, nn.Linear):
         names = names or [name for name, module in model.named_modules() if isinstance(module, kind) and name in known]
     if not names:
-        raise ValueError("the network has no nn.Conv2d or nn.Linear to choose layers from: name them")
+        raise ValueError("the network has no convolution or nn.Linear to choose layers from: name them")
     count = min(count, len(names))
     return tuple(names[round(place * (len(names) - 1) / max(1, count - 1))] for place in range(count))
