@@ -93,6 +93,7 @@ def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> Non
     asked, layer = told["asked"], told["layer"]
     what = f"layer {layer} and the answer owe" if told["logits"] else f"layer {layer} owes"
     rectifies = f" Layer {layer} rectifies {asked}." if layer != asked else ""
+    remark = f" {drawn.remark}" if drawn.remark else ""
     grid = "x".join(str(len(along)) for along in first.places)
     occluder = {1: "span", 2: "square", 3: "cube"}[rank]
     where = (
@@ -104,8 +105,7 @@ def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> Non
     caption = (
         f"A {occluder} of {'x'.join(map(str, first.size))} pixels, filled with {drawn.filled}, drawn in (a) at one of "
         f"its {grid} positions, slides {where}{_steps(first, told['stride'])}. "
-        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies}{f' {drawn.remark}' if drawn.remark else ''} "
-        f"Weights: {told['weights']}."
+        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies}{remark} Weights: {told['weights']}."
     )
     if rank == 1:
         return draw_occluded_signals(path, title, caption, found, drawn)
