@@ -351,8 +351,8 @@ def diagnose(
         layers: names of `nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d` modules, or of modules that hold some; by default the
             first convolution.
         batches: float images (N, C, [[D,] H,] W) as the network takes them, read once, batch by batch; or tuples, lists
-            or dicts, of which the first floating-point tensor is taken, as DataLoaders of labelled images give. A tensor
-            of images is taken as batches of 16. Memory is that of one batch's maps.
+            or dicts, of which the first floating-point tensor is taken, as DataLoaders of labelled images give. A
+            tensor of images is taken as batches of 16. Memory is that of one batch's maps.
         dominance: how many times the mean of the others a filter must exceed to dominate.
         progress: show a progress bar over the batches.
 

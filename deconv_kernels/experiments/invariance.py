@@ -250,12 +250,10 @@ def figure_5(
     size = (height, height) if isinstance(height, int) else tuple(height)
     if not 1 <= len(size) <= 3:
         raise ValueError(f"height must be a number of pixels, or the size along one to three axes, got {height!r}")
-    moved = {
-        axis: length for axis, length in zip(AXES[-len(size) :], size, strict=True) if len(size) != 2 or axis == "y"
-    }
     found = [
         Transformation(*_TRANSLATIONS[axis], _reaches(length), partial(translate, axis=axis, **options))
-        for axis, length in moved.items()
+        for axis, length in zip(AXES[-len(size) :], size, strict=True)
+        if len(size) != 2 or axis == "y"
     ]
     ratios = tuple(1 + step / 20 for step in range(17))
     found.append(Transformation("scale", "ratio", ratios, partial(scale, **options)))

@@ -163,16 +163,14 @@ def _draw_examples(
     height, width = _sides(examples)
     gap = max(1, width * _GAP // 224)
     page = np.full((shown * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    corners = [
-        (row, column, row * (height + gap), column * (width + gap)) for row, column in np.ndindex(shown, columns)
-    ]
-    for row, column, y, x in corners:
-        if not isinstance(pictures, Tensor):
-            page[y : y + height, x : x + width] = pictures[row, column]
+    places = [(place, place[0] * (height + gap), place[1] * (width + gap)) for place in np.ndindex(shown, columns)]
+    if not isinstance(pictures, Tensor):
+        for place, y, x in places:
+            page[y : y + height, x : x + width] = pictures[place]
     axes.imshow(page, interpolation="antialiased")
-    for row, column, y, x in corners:
-        if isinstance(pictures, Tensor):
-            trace(axes, pictures[row, column], (x, y + height, width, -height), pictures[row])
+    if isinstance(pictures, Tensor):
+        for place, y, x in places:
+            trace(axes, pictures[place], (x, y + height, width, -height), pictures[place[0]])
     for row, (name, colour) in enumerate(zip(names, colours, strict=False)):
         if row == shown:
             break

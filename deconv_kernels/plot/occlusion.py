@@ -105,7 +105,8 @@ def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> Non
     caption = (
         f"A {occluder} of {'x'.join(map(str, first.size))} pixels, filled with {drawn.filled}, drawn in (a) at one of "
         f"its {grid} positions, slides {where}{_steps(first, told['stride'])}. "
-        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies}{remark} Weights: {told['weights']}."
+        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies}{remark} "
+        f"Weights: {told['weights']}."
     )
     if rank == 1:
         return draw_occluded_signals(path, title, caption, found, drawn)
