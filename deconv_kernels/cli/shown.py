@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ..checks import at_least
 from ..data.crops import Crop, CropImages, crop_table, cut, plan_centres, plan_crops
+from ..data.datasets import LabelledImages, class_folders, load_class_tensors, load_labelled
 from ..data.photographs import Photograph, load_photographs
 from ..data.tensor_images import TensorImages, hold_tensors, load_tensor_images
 from ..engine.deconvnet import Deconvnet
@@ -28,7 +29,7 @@ from .fills import describe_border, describe_fill, fill_colour
 from .options import Network, numbers
 from .subject import Subject, device_of, load, on_device
 
-__all__ = ["Shown", "ShownCrops", "ShownTensors", "show_centres", "show_crops", "show_parts"]
+__all__ = ["Shown", "ShownCrops", "ShownTensors", "show_centres", "show_crops", "show_labelled", "show_parts"]
 
 Fill = float | str | Tensor
 
@@ -351,6 +352,49 @@ def show_parts(
     return ShownCrops(subject, photographs, crops, size, network, "squares"), inside, len(loaded) - len(photographs)
 
 
+@dataclass(frozen=True)
+class ShownLabelled:
+    """A network on its device, and images by class to show it.
+
+    Attributes:
+        model: in evaluation mode.
+        source: where its weights come from, in words.
+        dataset: the images, and their classes.
+        size: of an image: the rows and columns of photographs, or what it has along each axis.
+        preprocess: makes of them what the network reads; None of tensors, which are that.
+    """
+
+    model: nn.Module
+    source: str
+    dataset: LabelledImages
+    size: int | tuple[int, ...]
+    preprocess: Callable[[Tensor], Tensor] | None
+
+
+def show_labelled(network: Network, source: str | Sequence[str], size: int) -> ShownLabelled:
+    """Photographs by class, or the tensors of files in a folder for each class.
+
+    Args:
+        network, size: as for `show_crops`.
+        source: a word for images that packages ship, or files and folders, as `load_labelled` takes them.
+
+    Raises:
+        ValueError: something about the options cannot work.
+    """
+    if not isinstance(source, str) and len(source) == 1 and Path(source[0]).is_dir():
+        if (folders := class_folders(Path(source[0]))) and hold_tensors(folders):
+            model, said, first = _reader_of_tensors(network)
+            dataset = load_class_tensors(source[0], len(first.kernel_size), first.in_channels)
+            assert isinstance(dataset.images, Tensor)
+            return ShownLabelled(model, said, dataset, tuple(dataset.images.shape[2:]), None)
+    subject = load(network, size)
+
+    def preprocess(batch: Tensor) -> Tensor:
+        return subject.weights.preprocess(batch).contiguous(memory_format=torch.channels_last)
+
+    return ShownLabelled(subject.model, subject.weights.source, load_labelled(source, size), size, preprocess)
+
+
 def _show(network: Network, sources: Sequence[str], size: int, plan: Callable[..., list[Crop]], cut_as: str) -> Shown:
     """The parts of photographs that are planned for a size, or the tensors of files."""
     if _are_tensors(sources):
@@ -367,6 +411,13 @@ def _are_tensors(sources: Sequence[str]) -> bool:
 
 
 def _show_tensors(network: Network, sources: Sequence[str]) -> ShownTensors:
+    model, source, first = _reader_of_tensors(network)
+    images = load_tensor_images(sources, len(first.kernel_size), first.in_channels)
+    return ShownTensors(network, model, source, device_of(network.machine), images)
+
+
+def _reader_of_tensors(network: Network) -> tuple[nn.Module, str, nn.Conv1d | nn.Conv2d | nn.Conv3d]:
+    """A network on its device, where its weights come from, and its first convolution."""
     network.reading.refuse()
     device = device_of(network.machine)
     model, source = load_network(network.model, network.weights)
@@ -375,5 +426,4 @@ def _show_tensors(network: Network, sources: Sequence[str]) -> ShownTensors:
         raise ValueError(
             f"model {network.model!r} has no convolution, which would say how many axes and channels its images have"
         )
-    images = load_tensor_images(sources, len(first.kernel_size), first.in_channels)
-    return ShownTensors(network, on_device(model, device, network.model), source, device, images)
+    return on_device(model, device, network.model), source, first

@@ -21,44 +21,37 @@ def command(settings: Settings) -> Answer:
     Example:
         deconv-kernels transfer --weights vgg16.pth --data faces --layers pool3,pool5 --per-class 1,10
     """
-    from torch import Tensor, channels_last
-
-    from ..data.datasets import load_labelled
     from ..data.tables import write_csv
     from ..data.writing import write_json
     from ..experiments.common.files import Parts, files_in, written_at_once
     from ..experiments.transfer import transfer, untrained
     from ..plot.transfer import draw_transfer
     from ..terminal import aligned
-    from .subject import layers_of, load
+    from .shown import show_labelled
+    from .subject import layers_of
 
     model, size, output = settings.network.model, settings.size, Path(settings.output)
     options.check_seed(settings.seed)
     numbers = options.numbers("--per-class", settings.per_class, int)
-    subject = load(settings.network, size)
-    weights = subject.weights
-    chosen = layers_of(subject.model, settings.layers) if settings.layers else ()
     images = settings.images + settings.more_images
     if (settings.data is None) == (not images):
         raise ValueError(f"give either --data ({', '.join(DATA)}) or --images")
-    dataset = load_labelled(settings.data or images, size)
+    shown = show_labelled(settings.network, settings.data or images, size)
+    dataset = shown.dataset
+    chosen = layers_of(shown.model, settings.layers) if settings.layers else ()
     dataset.check_counts(max(numbers, default=0))
-
-    def preprocess(batch: Tensor) -> Tensor:
-        return weights.preprocess(batch).contiguous(memory_format=channels_last)
-
-    networks = {"given" if settings.network.weights in (None, "random") else "trained": subject.model}
+    networks = {"given" if settings.network.weights in (None, "random") else "trained": shown.model}
     if settings.untrained:
         try:
-            networks["untrained"] = untrained(subject.model, settings.seed)
+            networks["untrained"] = untrained(shown.model, settings.seed)
         except ValueError as error:
             raise ValueError(f"{error}: leave that out with --no-untrained") from error
     parts = Parts(output / ".parts-transfer", "transfer")
     how: dict[str, Any] = {"per_class": numbers, "folds": settings.folds, "test_per_class": settings.test}
     how |= {"C": settings.loss_weight, "scaling": settings.scaling, "grid": settings.grid or None}
     how |= options.values(settings, "pooling", "overlap", "seed")
-    of_what = {"model": model, "weights": weights.source, "data": dataset.source, "classes": dataset.classes}
-    told = {**of_what, "size": size, **how}
+    of_what = {"model": model, "weights": shown.source, "data": dataset.source, "classes": dataset.classes}
+    told = {**of_what, "size": shown.size, **how}
     with written_at_once(output) as draft:
         result = transfer(
             networks,
@@ -67,7 +60,7 @@ def command(settings: Settings) -> Answer:
             chosen,
             groups=dataset.groups,
             classifiers=options.names(settings.classifiers),
-            preprocess=preprocess,
+            preprocess=shown.preprocess,
             parts=parts,
             **options.values(settings, "pixels", "batch_size"),
             **how,

@@ -26,7 +26,8 @@ class Settings:
     )
     images: tuple[str, ...] = option(
         (),
-        "Your own instead: a folder with one subfolder of images for each class; or several photographs, crops of "
+        "Your own instead: a folder with one subfolder for each class, of photographs, or of volumes, signals or images "
+        "as the network reads them (.npy, .npz, .pt, .wav); or several photographs, crops of "
         "which are told apart as with --data photographs. May be repeated. Hidden files are left out, transparent "
         "parts are shown on white, and images smaller than what the network sees are enlarged.",
         multiple=True,
@@ -45,10 +46,12 @@ class Settings:
         "Divide all features by one number (layer), or each by its deviation over the training images (feature).",
         type=click.Choice(("layer", "feature")),
     )
-    grid: int = option(4, "Larger maps are pooled to this many rows and columns; 0 for none.")
+    grid: int = option(4, "Larger maps are pooled to this many positions along each axis; 0 for none.")
     pooling: str = option("max", "How they are pooled.", type=click.Choice(("max", "average")))
     untrained: bool = option(True, "The same network with random weights.", "--untrained/--no-untrained")
-    pixels: bool = option(True, "The images themselves, averaged to at most 32x32.", "--pixels/--no-pixels")
+    pixels: bool = option(
+        True, "The images themselves, averaged to at most 32 along each axis.", "--pixels/--no-pixels"
+    )
     overlap: float = option(0.99, "Correlation from which a test image is a copy and left out.")
     batch_size: int = options.batch_size(default=32, help="Images per forward pass.")
     seed: int = options.seed(help="Chooses the folds and the random weights.")

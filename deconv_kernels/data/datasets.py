@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from ..checks import at_least
 from .crops import Crop, cut, plan_centres
 from .photographs import Photograph, image_files, is_hidden, load_photographs, read_photograph
+from .tensor_images import SUFFIXES, load_tensor_images
 
 __all__ = [
     "ImageFiles",
@@ -29,6 +30,7 @@ __all__ = [
     "crops_by_photograph",
     "load_labelled",
     "load_class_folders",
+    "load_class_tensors",
     "load_digits",
     "load_faces",
 ]
@@ -42,7 +44,8 @@ class LabelledImages:
     """Images that each belong to a class.
 
     Attributes:
-        images: uint8 RGB, (N, 3, size, size), or a `Dataset` that reads them one by one, (3, size, size).
+        images: uint8 RGB, (N, 3, size, size), or a `Dataset` that reads them one by one, (3, size, size). Out of files
+            of tensors float32, (N, C, [[D,] H,] W), as a network reads them.
         labels: (N,) int64, places in `classes`.
         classes: their names.
         source: where they came from, for people.
@@ -173,16 +176,40 @@ def load_class_folders(folder: str | Path, size: int) -> LabelledImages:
         ValueError: no such folder, fewer than two subfolders, one without images, or `size` below 1.
     """
     at_least("size", size, 1)
+    subfolders = _checked_folders(folder)
+    files = [image_files(path) for path in subfolders]
+    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(paths) for paths in files]))
+    images = ImageFiles([path for paths in files for path in paths], size)
+    return LabelledImages(images, labels, tuple(path.name for path in subfolders), str(folder))
+
+
+def load_class_tensors(folder: str | Path, rank: int, channels: int) -> LabelledImages:
+    """The volumes, signals or images in files of tensors of a folder with one subfolder for each class.
+
+    Args:
+        folder: holds the subfolders.
+        rank, channels: how many axes and channels images have.
+
+    Raises:
+        ValueError: no such folder, fewer than two subfolders, one without tensors, or as `load_tensor_images`.
+    """
+    subfolders = _checked_folders(folder)
+    found = load_tensor_images(subfolders, rank, channels)
+    labels = torch.tensor(found.sources)
+    if empty := [path for number, path in enumerate(subfolders) if number not in found.sources]:
+        raise ValueError(f"{str(empty[0])!r} holds no tensors ({', '.join(SUFFIXES)})")
+    return LabelledImages(found.values, labels, tuple(path.name for path in subfolders), str(folder))
+
+
+def _checked_folders(folder: str | Path) -> list[Path]:
+    """The subfolders of a folder, of which there are at least two."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder {str(folder)!r}: no such folder")
     subfolders = class_folders(folder)
     if len(subfolders) < 2:
         raise ValueError(f"folder {str(folder)!r} must hold a subfolder for each class, at least two")
-    files = [image_files(path) for path in subfolders]
-    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(paths) for paths in files]))
-    images = ImageFiles([path for paths in files for path in paths], size)
-    return LabelledImages(images, labels, tuple(path.name for path in subfolders), str(folder))
+    return subfolders
 
 
 def load_labelled(source: str | Sequence[str], size: int) -> LabelledImages:

@@ -30,11 +30,13 @@ class TensorImages:
         values: (N, C, L), (N, C, H, W) or (N, C, D, H, W), float32.
         files: (N,) the file that each comes from.
         places: (N,) its number in that file, from 0.
+        sources: (N,) which of the sources named that file comes from.
     """
 
     values: Tensor
     files: tuple[str, ...]
     places: tuple[int, ...]
+    sources: tuple[int, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,10 +47,8 @@ class TensorImages:
 
     def only(self, numbers: Sequence[int]) -> TensorImages:
         """Some of them."""
-        chosen = list(numbers)
-        return TensorImages(
-            self.values[chosen], tuple(self.files[n] for n in chosen), tuple(self.places[n] for n in chosen)
-        )
+        columns = (tuple(column[n] for n in numbers) for column in (self.files, self.places, self.sources))
+        return TensorImages(self.values[list(numbers)], *columns)
 
 
 def hold_tensors(sources: Sequence[str | Path]) -> bool:
@@ -81,7 +81,8 @@ def load_tensor_images(sources: Sequence[str | Path], rank: int, channels: int) 
     values: list[Tensor] = []
     files: list[str] = []
     places: list[int] = []
-    for path in (path for source in sources for path in _files(Path(source))):
+    origins: list[int] = []
+    for number, path in ((n, path) for n, source in enumerate(sources) for path in _files(Path(source))):
         try:
             images = [image for array in _arrays(path) for image in _images(array, rank, channels)]
         except Exception as error:  # a damaged or hostile file may fail in any way its parser can
@@ -90,11 +91,14 @@ def load_tensor_images(sources: Sequence[str | Path], rank: int, channels: int) 
         values += images
         files += [path.name] * len(images)
         places += range(len(images))
+        origins += [number] * len(images)
+    if not values:
+        raise ValueError(f"no tensors ({', '.join(SUFFIXES)}) were given")
     for name, image in zip(files, values, strict=True):
         if image.shape != values[0].shape:
             first, other = ("x".join(map(str, each.shape)) for each in (values[0], image))
             raise ValueError(f"images must have one size: {files[0]} holds {first} and {name} {other}; cut or pad them")
-    return TensorImages(torch.stack(values), tuple(files), tuple(places))
+    return TensorImages(torch.stack(values), tuple(files), tuple(places), tuple(origins))
 
 
 def _kinds(source: Path) -> set[bool]:

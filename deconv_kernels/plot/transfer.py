@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,16 @@ def draw_transfer(path: Path, result: Transfer, told: Mapping[str, Any]) -> None
         result: of `transfer`.
         told: what `deconv-kernels transfer` writes of its settings.
     """
-    grid, size = told["grid"], told["size"]
-    pooled = f"maps larger than {grid}x{grid} pooled to it ({told['pooling']})" if grid else "whole maps"
+    grid = told["grid"]
+    size = (told["size"],) * 2 if isinstance(told["size"], int) else told["size"]
+    pooled = (
+        f"maps larger than {_sides((grid,) * len(size))} pooled to it ({told['pooling']})" if grid else "whole maps"
+    )
     tested = " to ".join(map(str, sorted({min(result.tested), max(result.tested)})))
     untrained = "untrained" in result.names("network")
     title = f"Linear classifiers on the frozen features of {told['model']}: {told['data']}"
     caption = (
-        f"{result.classes} classes, images of {size}x{size}; {told['folds']} folds, mean and standard deviation over "
+        f"{result.classes} classes, images of {_sides(size)}; {told['folds']} folds, mean and standard deviation over "
         f"them, {tested} test images each. Features: {pooled}. Weights: {told['weights']}. Dotted: what guessing gives."
         + ("\nUntrained is the same network with random weights, frozen too." if untrained else "")
     )
@@ -61,6 +64,10 @@ def draw_transfer(path: Path, result: Transfer, told: Mapping[str, Any]) -> None
         each.tick_params(labelsize=8)
     axes[0].set_ylabel("accuracy, mean over classes (%)", fontsize=9)
     save(figure, path)
+
+
+def _sides(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _by_layer(axes: Axes, result: Transfer, networks: list[str], layers: list[str]) -> None:

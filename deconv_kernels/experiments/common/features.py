@@ -34,10 +34,14 @@ __all__ = [
 
 POOLINGS = ("max", "average")
 
+_POOLS: dict[str, tuple[Callable[..., Tensor], ...]] = {
+    "max": (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+    "average": (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+}
 _THUMBNAIL = 32
 
 Batches = Iterable[Tensor | tuple[Tensor, Tensor] | Sequence[Tensor]]
-"""Images (N, C, H, W), or images and labels (N,), batch by batch."""
+"""Images (N, C, H, W), volumes (N, C, D, H, W) or signals (N, C, L), or these and labels (N,), batch by batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Features:
 
     Attributes:
         layers: for every layer (N, F) features.
-        pixels: (N, P) the network's inputs themselves, averaged to at most 32x32.
+        pixels: (N, P) the network's inputs themselves, averaged to at most 32 along each axis.
         labels: (N,) int64, or None if the batches came without.
     """
 
@@ -62,7 +66,7 @@ def last_layers(model: nn.Module, images: Tensor) -> list[str]:
 
     Args:
         model: as for `Deconvnet`.
-        images: (N, C, H, W), of which the first is run forward.
+        images: (N, C, [[D,] H,] W), of which the first is run forward.
     """
     net = forward_only(model, images)
     record = net.record(images[:1], net.layers, progress=False)
@@ -71,7 +75,7 @@ def last_layers(model: nn.Module, images: Tensor) -> list[str]:
     for layer in net.layers:
         value = net.layer(layer).value
         shape = record.shapes[value] or ()
-        size = shape[1:] if len(shape) == 3 and shape[1:] != (1, 1) else ()
+        size = shape[1:] if len(shape) == images.dim() - 1 and max(shape[1:]) > 1 else ()
         if value == output and size == () and size in last:
             continue
         last.pop(size, None)
@@ -98,10 +102,10 @@ def extract_features(
 
     Args:
         model: as for `Deconvnet`, in eval mode; its rectifiers and other activations need no rule.
-        batches: (N, C, H, W), or an iterable of batches of images, or of (images, labels), such as a DataLoader.
+        batches: (N, C, [[D,] H,] W), or an iterable of batches of images, or of (images, labels), such as a DataLoader.
         layers: names as `Deconvnet(model).layers` has them; by default `last_layers`.
-        grid: maps (C, H, W) that are larger are pooled to grid x grid: torch's adaptive pooling, which divides rows and
-            columns as evenly as can be. None takes all positions, as the paper does; of VGG16's conv1_2 those are 3.2
+        grid: maps that are larger are pooled to as many positions along each axis: torch's adaptive pooling, which
+            divides rows and columns as evenly as can be. None takes all positions, as the paper does; of VGG16's conv1_2 those are 3.2
             million numbers for an image of 224x224.
         pooling: "max" or "average".
         preprocess: applied to every batch on the model's device, such as uint8 to what the network takes.
@@ -207,10 +211,10 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def _pooled(maps: Tensor, grid: int | None, pooling: str) -> Tensor:
-    """Features (N, F): maps (N, C, H, W) on at most grid x grid positions, anything else as it is."""
-    if grid is not None and maps.dim() == 4 and max(maps.shape[2:]) > grid:
-        pool = F.adaptive_max_pool2d if pooling == "max" else F.adaptive_avg_pool2d
-        maps = pool(maps, (min(grid, maps.shape[2]), min(grid, maps.shape[3])))
+    """Features (N, F): maps (N, C, [[d,] h,] w) on at most `grid` positions along each axis, rows as they are."""
+    if grid is not None and 3 <= maps.dim() <= 5 and max(maps.shape[2:]) > grid:
+        pool = _POOLS[pooling][maps.dim() - 3]
+        maps = pool(maps, [min(grid, length) for length in maps.shape[2:]])
     return maps.flatten(1)
 
 
