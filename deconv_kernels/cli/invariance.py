@@ -42,16 +42,13 @@ def command(settings: Settings) -> Answer:
     chosen = layers_of(shown.net, settings.layers)
     called, inputs = list(shown.names), shown.inputs().to(shown.device)
     border, filled = shown.fill(settings.fill, _BORDERS)
-    asked = {
-        name: each
-        for name, each in options.values(settings, "translation", "scale", "rotation").items()
-        if each is not None
-    }
+    given = options.values(settings, "translation", "scale", "rotation")
+    asked = {name: options.steps(name, each) for name, each in given.items() if each is not None}
     transformations = figure_5(inputs.shape[2:], border, interpolation)
     if "rotation" in asked and not any(each.name == "rotation" for each in transformations):
         raise ValueError(f"{shown.one}s cannot be turned: leave --rotation out")
     transformations = tuple(
-        replace(each, parameters=options.steps(name, asked[name])) if name in asked else each
+        replace(each, parameters=asked[name]) if name in asked else each
         for each, name in ((each, each.name.split()[-1]) for each in transformations)
     )
     classes = class_names(settings.classes, shown.classes)

@@ -26,8 +26,8 @@ class Settings:
     )
     images: tuple[str, ...] = option(
         (),
-        "Your own instead: a folder with one subfolder for each class, of photographs, or of volumes, signals or images "
-        "as the network reads them (.npy, .npz, .pt, .wav); or several photographs, crops of "
+        "Your own instead: a folder with one subfolder for each class, of photographs, or of volumes, signals or "
+        "images as the network reads them (.npy, .npz, .pt, .wav); or several photographs, crops of "
         "which are told apart as with --data photographs. May be repeated. Hidden files are left out, transparent "
         "parts are shown on white, and images smaller than what the network sees are enlarged.",
         multiple=True,

@@ -209,8 +209,8 @@ def transfer(
     Args:
         networks: one, or several by name, that have the same layers.
         images: (N, C, H, W), (N, C, D, H, W) of volumes or (N, C, L) of signals, or anything with a length and images
-            (C, ...) by place (a `Dataset`), of which only those are read that some fold needs; or with `labels` None a DataLoader of (images, labels) in batches, the same
-            every time.
+            (C, ...) by place (a `Dataset`), of which only those are read that some fold needs; or with `labels` None a
+            DataLoader of (images, labels) in batches, the same every time.
         labels: (N,) the class of each image, any integers.
         layers: names as `Deconvnet(network).layers` has them; by default `last_layers`.
         per_class: training images per class, one or several numbers.

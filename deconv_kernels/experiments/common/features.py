@@ -105,8 +105,8 @@ def extract_features(
         batches: (N, C, [[D,] H,] W), or an iterable of batches of images, or of (images, labels), such as a DataLoader.
         layers: names as `Deconvnet(model).layers` has them; by default `last_layers`.
         grid: maps that are larger are pooled to as many positions along each axis: torch's adaptive pooling, which
-            divides rows and columns as evenly as can be. None takes all positions, as the paper does; of VGG16's conv1_2 those are 3.2
-            million numbers for an image of 224x224.
+            divides rows and columns as evenly as can be. None takes all positions, as the paper does; of VGG16's
+            conv1_2 those are 3.2 million numbers for an image of 224x224.
         pooling: "max" or "average".
         preprocess: applied to every batch on the model's device, such as uint8 to what the network takes.
         batch_size: images per pass, if `batches` is one tensor.
