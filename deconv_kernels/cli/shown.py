@@ -381,12 +381,12 @@ def show_labelled(network: Network, source: str | Sequence[str], size: int) -> S
     Raises:
         ValueError: something about the options cannot work.
     """
-    if not isinstance(source, str) and len(source) == 1 and Path(source[0]).is_dir():
-        if (folders := class_folders(Path(source[0]))) and hold_tensors(folders):
-            model, said, first = _reader_of_tensors(network)
-            dataset = load_class_tensors(source[0], len(first.kernel_size), first.in_channels)
-            assert isinstance(dataset.images, Tensor)
-            return ShownLabelled(model, said, dataset, tuple(dataset.images.shape[2:]), None)
+    folder = None if isinstance(source, str) or len(source) != 1 else Path(source[0])
+    if folder is not None and folder.is_dir() and hold_tensors(class_folders(folder)):
+        model, said, first = _reader_of_tensors(network)
+        dataset = load_class_tensors(folder, len(first.kernel_size), first.in_channels)
+        assert isinstance(dataset.images, Tensor)
+        return ShownLabelled(model, said, dataset, tuple(dataset.images.shape[2:]), None)
     subject = load(network, size)
 
     def preprocess(batch: Tensor) -> Tensor:
