@@ -24,7 +24,9 @@ from deconv_kernels import reference
 from deconv_kernels.cli import main
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.engine.units import AXES
+from deconv_kernels.measure import throughput
 from deconv_kernels.models import load_network
+from deconv_kernels.plot import figures
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,14 @@ class Kind:
     def axes(self) -> tuple[str, ...]:
         return AXES[1 - len(self.shape) :]
 
+    @property
+    def one(self) -> str:
+        return "volume" if len(self.shape) == 4 else "signal"
+
 
 KINDS = {
     "residual network of volumes": Kind("volume_residual", (1, 6, 13, 15), ("1", "3")),
-    "U-Net of volumes": Kind("VolumeUNet", (1, 6, 10, 12), ("bn", "middle")),
+    "U-Net of volumes": Kind("VolumeUNet", (2, 6, 10, 12), ("bn", "middle")),
     "chain of signals": Kind("signal_chain", (2, 61), ("0", "4")),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -74,6 +80,12 @@ def run(command: str, kind: Kind, images: Path, output: Path, *options: str) -> 
     return told
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are painted with few pixels, which is quicker."""
+    monkeypatch.setattr(figures, "_DPI", 40)
+
+
 def layers_of(kind: Kind) -> tuple[str, str]:
     return "--layers", ",".join(kind.layers)
 
@@ -98,7 +110,7 @@ def picture(path: Path) -> tuple[int, int]:
 def test_gallery(kind: Kind, tmp_path: Path) -> None:
     images = written(kind, tmp_path / "images")
     run("gallery", kind, tmp_path / "images", tmp_path / "out", *layers_of(kind), "--maps", "2", "-k", "3")
-    network, one = load_network(kind.model)[0].double(), "volume" if len(kind.shape) == 4 else "signal"
+    network, one = load_network(kind.model)[0].double(), kind.one
     net, trace = Deconvnet(network), Trace(network)
     files = [row["file"] for row in table(tmp_path / "out" / f"{one}s.csv")]
     assert files == ["a.npy", "b.npz", "b.npz", "c.pt", "c.pt"]
@@ -128,7 +140,6 @@ def test_gallery(kind: Kind, tmp_path: Path) -> None:
 def test_mine(kind: Kind, tmp_path: Path) -> None:
     images = written(kind, tmp_path / "images")
     run("mine", kind, tmp_path / "images", tmp_path / "out", *layers_of(kind), "-k", "2", "--batch-size", "2")
-    one = "volume" if len(kind.shape) == 4 else "signal"
     record = Deconvnet(load_network(kind.model)[0]).record(images, kind.layers, activations=True)
     for layer in kind.layers:
         maps, found = record.activations[layer], record.strongest(layer, 2)
@@ -136,7 +147,7 @@ def test_mine(kind: Kind, tmp_path: Path) -> None:
         rows = [row for row in table(tmp_path / "out" / "units.csv") if row["layer"] == layer]
         assert len(rows) == int((found.activation > 0).sum())
         for row in rows:
-            image, channel, *place = numbers(row, (one, "map", *kind.axes))
+            image, channel, *place = numbers(row, (kind.one, "map", *kind.axes))
             assert float(row["activation"]) == pytest.approx(float(maps[(image, channel, *place)]), rel=1e-4, abs=1e-5)
             assert float(row["activation"]) == pytest.approx(float(maps[image, channel].max()), rel=1e-4, abs=1e-5)
 
@@ -166,6 +177,165 @@ def test_occlusion(kind: Kind, tmp_path: Path) -> None:
     assert ("probability" in rows[0]) == (kind.name != "VolumeUNet")
 
 
+def activations(kind: Kind, images: Tensor, layer: str) -> Tensor:
+    """Of a layer, in float64."""
+    net = Deconvnet(load_network(kind.model)[0].double(), "gradient")
+    return net.record(images.double(), layer, activations=True).activations[layer]
+
+
+@each_kind
+def test_invariance(kind: Kind, tmp_path: Path) -> None:
+    """Features move as far as those of images that are moved by hand."""
+    images = written(kind, tmp_path / "images")
+    turned = ("--rotation", "0,60,30") if len(kind.shape) > 2 else ()
+    steps = ("--translation=-2,2,2", "--scale", "1,1.5,0.5", *turned)
+    given = (*layers_of(kind), *steps, "--fill", "0.5")
+    told = run("invariance", kind, tmp_path / "images", tmp_path / "out", *given)
+    picture(tmp_path / "out" / "invariance.png")
+    rows = table(tmp_path / "out" / "invariance.csv")
+    names = told["images"]
+    assert isinstance(names, list)
+    translations = [f"{of} translation" for of in ("depth", "vertical", "horizontal")][1 - len(kind.shape) :]
+    assert {row["transformation"] for row in rows} == {*translations, "scale", *["rotation"] * (len(kind.shape) > 2)}
+    for axis, translation in enumerate(translations, start=2):
+        moved = torch.full_like(images, 0.5)
+        length = images.shape[axis]
+        moved.narrow(axis, 2, length - 2).copy_(images.narrow(axis, 0, length - 2))
+        for layer in kind.layers:
+            distances = (activations(kind, moved, layer) - activations(kind, images, layer)).flatten(1).norm(dim=1)
+            of_them = [row for row in rows if row["transformation"] == translation]
+            for row in of_them:
+                if float(row["parameter"]) == 2:
+                    expected = float(distances[names.index(row["image"])])
+                    assert float(row[f"distance {layer}"]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+                elif float(row["parameter"]) == 0:
+                    assert float(row[f"distance {layer}"]) == 0
+
+
+@each_kind
+def test_evolution(kind: Kind, tmp_path: Path) -> None:
+    """Each checkpoint's units are the strongest of its network."""
+    images = written(kind, tmp_path / "images")
+    states = []
+    for name in ("first", "last"):
+        network = getattr(own_networks, kind.name)().eval()
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+        states.append((name, network))
+    given = ("--checkpoints", str(tmp_path / "*st.pth"), *layers_of(kind), "--maps", "2", "--batch-size", "2")
+    run("evolution", kind, tmp_path / "images", tmp_path / "out", *given)
+    rows = table(tmp_path / "out" / "evolution.csv")
+    for name, network in states:
+        for layer in kind.layers:
+            picture(tmp_path / "out" / f"{layer}_evolution.png")
+            of_them = [row for row in rows if row["checkpoint"] == name and row["layer"] == layer]
+            assert len(of_them) == 2
+            read = of_them[0]["rectified_by"] or layer
+            maps = Deconvnet(network).record(images, read, activations=True).activations[read]
+            for row in of_them:
+                strongest = float(maps[:, int(row["map"])].max())
+                assert float(row["activation"]) == pytest.approx(strongest, rel=1e-4, abs=1e-5)
+                assert (row["silent"] == "1") == (strongest <= 0)
+                if row["silent"] == "0":
+                    image, channel, *place = numbers(row, (kind.one, "map", *kind.axes))
+                    assert float(maps[(image, channel, *place)]) == pytest.approx(strongest, rel=1e-4, abs=1e-5)
+                    assert row["file"].split()[0] == ["a.npy", "b.npz", "b.npz", "c.pt", "c.pt"][image]
+
+
+@each_kind
+def test_filters(kind: Kind, tmp_path: Path) -> None:
+    images = written(kind, tmp_path / "images")
+    run("filters", kind, tmp_path / "images", tmp_path / "out", "--renormalize", "0.05", "--batch-size", "2")
+    network = load_network(kind.model)[0]
+    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, torch.nn.modules.conv._ConvNd))
+    picture(tmp_path / "out" / f"{name}_filters.png")
+    picture(tmp_path / "out" / f"{name}_before_after.png")
+    rows = table(tmp_path / "out" / "filters.csv")
+    exact = first.weight.detach().double().square().flatten(1).mean(1).sqrt().tolist()
+    assert [float(row["rms"]) for row in rows] == pytest.approx(exact, rel=1e-5)
+    counted = {"volume_residual": "1", "VolumeUNet": "relu", "signal_chain": "2"}[kind.name]
+    peaks = activations(kind, images, counted).flatten(2).amax((0, 2)).tolist()
+    assert [float(row["peak"]) for row in rows] == pytest.approx(peaks, rel=1e-4, abs=1e-5)
+    after = [float(row["rms"]) for row in table(tmp_path / "out" / "filters_after.csv")]
+    assert after == pytest.approx([min(each, 0.05) for each in exact], rel=1e-5)
+
+
+@each_kind
+def test_correspondence(kind: Kind, tmp_path: Path) -> None:
+    """Shares of features that change are those of images with the parts hidden by hand."""
+    images = written(kind, tmp_path / "images")[1:]
+    places = {"eye": [n // 3 for n in kind.shape[1:]], "nose": [n // 2 for n in kind.shape[1:]]}
+    lines = [f"image,part,{','.join(kind.axes)}"]
+    for name in ("b.npz 0", "b.npz 1", "c.pt 0", "c.pt 1"):
+        lines += [f"{name},{part},{','.join(map(str, place))}" for part, place in places.items()]
+    (tmp_path / "points.csv").write_text("\n".join(lines))
+    side = [3, 5, 5][-len(places["eye"]) :]
+    given = ("--points", str(tmp_path / "points.csv"), "--side", ",".join(map(str, side)), "--draws", "2")
+    given += ("--reach", "inf", "--fill", "0.5", *layers_of(kind))
+    told = run("correspondence", kind, tmp_path / "images", tmp_path / "out", *given)
+    assert told["images"] == ["b.npz 0", "b.npz 1", "c.pt 0", "c.pt 1"]
+    picture(tmp_path / "out" / "correspondence.png")
+    rows = table(tmp_path / "out" / "correspondence.csv")
+    for layer in kind.layers:
+        clean = Deconvnet(load_network(kind.model)[0], "gradient").record(images, layer, activations=True).activations
+        for part, place in places.items():
+            hidden = images.clone()
+            begins = [at - (of - 1) // 2 for at, of in zip(place, side, strict=True)]
+            inside = [slice(max(0, b), b + of) for b, of in zip(begins, side, strict=True)]
+            hidden[(slice(None), slice(None), *inside)] = 0.5
+            changed = Deconvnet(load_network(kind.model)[0], "gradient").record(hidden, layer, activations=True)
+            share = (changed.activations[layer] != clean[layer]).double().mean()
+            (row,) = (row for row in rows if (row["layer"], row["part"]) == (layer, part))
+            assert float(row["changed"]) == pytest.approx(float(share), abs=0.02)
+
+
+@each_kind
+def test_transfer(kind: Kind, tmp_path: Path) -> None:
+    """The command trains and tests as the function does on the same images."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    images = torch.cat([written(kind, tmp_path / name) for name in ("a", "b")])
+    (tmp_path / "classes").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).rename(tmp_path / "classes" / name)
+    given = ("--per-class", "2", "--folds", "2", "--test", "2", "--classifiers", "softmax", "--no-untrained")
+    run("transfer", kind, tmp_path / "classes", tmp_path / "out", *given, *layers_of(kind))
+    picture(tmp_path / "out" / "transfer.png")
+    from deconv_kernels.experiments.transfer import transfer
+
+    labels = torch.arange(2).repeat_interleave(5)
+    how = {"per_class": 2, "folds": 2, "test_per_class": 2, "classifiers": ("softmax",), "progress": False}
+    found = transfer({"given": load_network(kind.model)[0]}, images, labels, kind.layers, **how)
+    written_rows = table(tmp_path / "out" / "transfer.csv")
+    for score, row in zip(found.scores, written_rows, strict=True):
+        assert (score.layer, score.network) == (row["layer"], row["network"])
+        assert float(row["mean"]) == pytest.approx(score.mean)
+
+
+@each_kind
+def test_plan_and_bench(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are those of the images' sizes, and projections agree with their definition."""
+    monkeypatch.setattr(throughput, "_units_per_call", lambda *arguments: 8)
+    monkeypatch.setattr(throughput, "FEWEST_ROUNDS", 1)
+    monkeypatch.setattr(throughput, "IMAGES", 2)
+    size = ",".join(map(str, kind.shape[1:]))
+    named = ("--model", kind.model, "--size", size, *layers_of(kind), "--json")
+    answer = CliRunner().invoke(main, ("plan", *named))
+    assert answer.exit_code == 0, answer.output
+    network = load_network(kind.model)[0]
+    net = Deconvnet(network)
+    for plan, layer in zip(json.loads(answer.stdout)["plans"], kind.layers, strict=True):
+        record = net.record(torch.zeros(1, *kind.shape), layer)
+        assert plan == json.loads(json.dumps(net.plan(record, layer).as_dict(1)))
+    modelled = CliRunner().invoke(main, ("plan", *named, "--device", "h100"))
+    assert modelled.exit_code == 0, modelled.output
+    measured = CliRunner().invoke(main, ("bench", *named, "--seconds", "0.01", "--no-compile"))
+    assert measured.exit_code == 0, measured.output
+    for layer in json.loads(measured.stdout)["layers"]:
+        assert layer["difference"] <= 1e-5 and "batched ATen" in layer["baselines"]
+        assert len(layer["receptive_field"]) == len(kind.shape) - 1
+    wrong = CliRunner().invoke(main, ("plan", "--model", kind.model, "--size", "4,5", *layers_of(kind)))
+    assert wrong.exit_code == 2 and "size of images of" in wrong.output
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_recorded_sounds_are_numbers_from_minus_one_to_one(width: int, tmp_path: Path) -> None:
     from deconv_kernels.data.tensor_images import load_tensor_images
@@ -182,7 +352,7 @@ def test_recorded_sounds_are_numbers_from_minus_one_to_one(width: int, tmp_path:
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
-    kind = KINDS["U-Net of volumes"]
+    kind = KINDS["residual network of volumes"]
     written(kind, tmp_path / "images")
     for name, array in {
         "nan": np.full((4, 4, 4), np.nan),
@@ -201,7 +371,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         (["empty.npy"], (), "arrays of numbers"),
         (["complex.npy"], (), "arrays of numbers"),
         (["pickled.npy"], (), "cannot be read"),
-        (["small.npy", images], (), "one size: small.npy holds 1x4x4x4 and a.npy 1x6x10x12"),
+        (["small.npy", images], (), "one size: small.npy holds 1x4x4x4 and a.npy 1x6x13x15"),
         (["photograph.png", images], (), "either photographs or tensors"),
         (["photograph.png"], (), "reads volumes, not photographs"),
         ([images], ("--mean", "0.5"), "leave --mean and --std out"),
@@ -209,7 +379,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         ([images], ("-k", "6"), "5 volumes are too few for the 6 strongest"),
     ):
         given = [part for source in sources for part in ("--images", str(tmp_path / source))]
-        arguments = ("gallery", "--model", kind.model, *given, "--layers", "bn", "-o", str(tmp_path / "out"), *options)
+        arguments = ("gallery", "--model", kind.model, *given, "--layers", "1", "-o", str(tmp_path / "out"), *options)
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2 and not (tmp_path / "out").exists(), result.output
         assert re.search(said, " ".join(result.output.split())), (said, result.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import pickle
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import deconv_kernels as dk
 from deconv_kernels.engine.deconvnet import Deconvnet
+from deconv_kernels.engine.fingerprint import fingerprint
 from deconv_kernels.engine.record import Record
 from deconv_kernels.experiments.mining import mine
 from deconv_kernels.experiments.occlusion import occlude, occluded
@@ -121,6 +123,23 @@ def test_occlusion_by_spans_and_cubes(rank: int) -> None:
     assert found.projection.shape == images.shape[1:] and found.units.shape == (1, rank)
     for raised in found.raises():
         assert raised.place in set(map(tuple, origins.tolist()))
+
+
+@pytest.mark.parametrize("name", ["C3D", "U-Net of volumes"])
+def test_volumes_with_their_channels_last(name: str) -> None:
+    """Values, units and projections are those of contiguous volumes, and a run knows both as the same."""
+    model, images = NETWORKS[name].build(), NETWORKS[name].images(2)
+    assert isinstance(images, Tensor)
+    last = images.contiguous(memory_format=torch.channels_last_3d)
+    assert fingerprint(last) == fingerprint(images) != fingerprint(images + 1e-9)
+    nets = Deconvnet(model), Deconvnet(copy.deepcopy(model).to(memory_format=torch.channels_last_3d))  # type: ignore[call-overload]
+    layer = [layer for layer in nets[0].layers if isinstance(dict(model.named_modules()).get(layer), nn.Conv3d)][-1]
+    records = [net.record(each, layer, activations=True) for net, each in zip(nets, (images, last), strict=True)]
+    assert_close(*(record.activations[layer] for record in records))
+    units = records[0].strongest(layer, 2)
+    found = [net.project(record, units) for net, record in zip(nets, records, strict=True)]
+    assert torch.equal(found[0].boxes, found[1].boxes)
+    assert_close(found[0].windows, found[1].windows)
 
 
 @pytest.mark.parametrize("rank", RANKED)

@@ -37,6 +37,15 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 3, 12, 14, generator=torch.Generator().manual_seed(SEED))
 
 
+def of_volumes() -> tuple[nn.Module, list[Tensor]]:
+    """A network of volumes, and batches of them in one layout and another."""
+    torch.manual_seed(SEED)
+    model = nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool3d((1, 2, 2)), nn.Conv3d(4, 5, 2))
+    batches = list(torch.randn(11, 2, 4, 9, 8, generator=torch.Generator().manual_seed(SEED)).split(3))
+    batches[1] = batches[1].contiguous(memory_format=torch.channels_last_3d)
+    return model.eval(), batches
+
+
 def loader(count: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(images(count), torch.arange(count)), batch_size=5)
 
@@ -47,6 +56,9 @@ CASES: dict[str, Callable[[Parts | None], Mined]] = {
     "loader": lambda parts: mine(network(), loader(33), LAYERS, 4, parts=parts, batches_per_part=2, progress=False),
     "list": lambda parts: mine(
         network(), list(images(23).split(4)), LAYERS, parts=parts, batches_per_part=2, progress=False, **EVERYTHING
+    ),
+    "volumes": lambda parts: mine(
+        *of_volumes(), ("1", "3"), parts=parts, batches_per_part=2, progress=False, **EVERYTHING
     ),
     # Less data than processes: the second has none.
     "one batch": lambda parts: mine(network(), [images(3)], LAYERS, parts=parts, progress=False, **EVERYTHING),

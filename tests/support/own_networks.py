@@ -187,11 +187,11 @@ def volume_residual() -> nn.Module:
 
 
 class VolumeUNet(nn.Module):
-    """One level of a U-Net of volumes, which ends in maps."""
+    """One level of a U-Net of volumes of two channels, which ends in maps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.down, self.bn, self.pool = nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.MaxPool3d(2)
+        self.down, self.bn, self.pool = nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.MaxPool3d(2)
         self.middle, self.up = nn.Conv3d(4, 6, 3, padding=1), nn.ConvTranspose3d(6, 4, 2, 2)
         self.head = nn.Conv3d(8, 2, 3, padding=1)
 
