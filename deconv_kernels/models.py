@@ -552,15 +552,15 @@ def load_reader_of_tensors(
     """
     for length in (size,) if isinstance(size, int) else size or ():
         at_least("size", length, 1)
-    network, said = load_network(architecture, source) if ":" in architecture else (None, "")
-    first = None if network is None else first_convolution(network)
+    found = load_network(architecture, source) if ":" in architecture else None
+    first = None if found is None else first_convolution(found[0])
     rank = 2 if first is None else len(first.kernel_size)
     if size is None or isinstance(size, int):
         size = (size or (64 if rank == 3 else 224),) * rank
     elif len(size) != rank or rank == 2:
         wanted = {1: "one number", 2: "one number, since photographs are shown as squares", 3: "one number, or three"}
         raise ValueError(f"size of images of {architecture!r} must be {wanted[rank]}, got {','.join(map(str, size))}")
-    return None if first is None or rank == 2 else (network, said, (first.in_channels, *size))
+    return None if found is None or first is None or rank == 2 else (*found, (first.in_channels, *size))
 
 
 def squeezenet() -> nn.Module:

@@ -84,6 +84,7 @@ def command(settings: Settings) -> Answer:
     chosen = layers_of(shown.net, settings.layers)
     called, inputs = list(shown.names), shown.inputs().to(shown.device)
     colour, filled = shown.fill(settings.fill, ())
+    assert not isinstance(colour, str)
     drawn = options.values(settings, "side", "draws", "reach", "shared", "seed")
     told: dict[str, Any] = {"model": model, "weights": shown.source, "images": called}
     told |= {"parts": {part: of_part.tolist() for part, of_part in places.items()}, "layers": chosen}

@@ -47,8 +47,9 @@ class TensorImages:
 
     def only(self, numbers: Sequence[int]) -> TensorImages:
         """Some of them."""
-        columns = (tuple(column[n] for n in numbers) for column in (self.files, self.places, self.sources))
-        return TensorImages(self.values[list(numbers)], *columns)
+        files = tuple(self.files[number] for number in numbers)
+        places, sources = (tuple(of[number] for number in numbers) for of in (self.places, self.sources))
+        return TensorImages(self.values[list(numbers)], files, places, sources)
 
 
 def hold_tensors(sources: Sequence[str | Path]) -> bool:

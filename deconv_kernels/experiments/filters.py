@@ -506,7 +506,8 @@ def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
     """Filters with zeros between their taps, (F, C, [[d,] h,] w) float64."""
     size = (step * (length - 1) + 1 for step, length in zip(dilation, weight.shape[2:], strict=True))
     taps = torch.zeros((*weight.shape[:2], *size), dtype=torch.float64, device=weight.device)
-    taps[(..., *(slice(None, None, step) for step in dilation))] = weight.detach().to(torch.float64)
+    every = tuple(slice(None, None, step) for step in dilation)
+    taps[(slice(None), slice(None), *every)] = weight.detach().to(torch.float64)
     return taps
 
 
@@ -692,7 +693,8 @@ def _response_variance(convolution: Convolution, image: Tensor) -> tuple[Tensor,
     convolve = (F.conv1d, F.conv2d, F.conv3d)[image.dim() - 2]
     maps = convolve(image[None], convolution.weight, None, 1, padding, convolution.dilation, convolution.groups)[0]
     maps = maps.to(torch.float64)
-    axes, where = tuple(range(1, maps.dim())), {"dtype": torch.float64, "device": maps.device}
+    axes = tuple(range(1, maps.dim()))
+    where: dict[str, Any] = {"dtype": torch.float64, "device": maps.device}
     hann = [torch.hann_window(length + 2, periodic=False, **where)[1:-1] for length in maps.shape[1:]]
     window = reduce(torch.mul, torch.meshgrid(*hann, indexing="ij"))
     maps = (maps - (maps * window).sum(axes, keepdim=True) / window.sum()) * window

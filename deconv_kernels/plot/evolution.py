@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -112,7 +113,7 @@ def _drawing(
         signals = [*(stage.windows for stage in stages), beneath(images, numbers, boxes)]
 
         def line(axes: Axes, row: int, column: int, frame: Frame) -> None:
-            style = {"color": "0.45"} if column == len(stages) else {}
+            style: dict[str, Any] = {"color": "0.45"} if column == len(stages) else {}
             trace(axes, signals[column][row], frame, **style)
 
         return _SIGNAL, line

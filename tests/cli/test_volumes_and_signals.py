@@ -268,7 +268,7 @@ def test_correspondence(kind: Kind, tmp_path: Path) -> None:
     for name in ("b.npz 0", "b.npz 1", "c.pt 0", "c.pt 1"):
         lines += [f"{name},{part},{','.join(map(str, place))}" for part, place in places.items()]
     (tmp_path / "points.csv").write_text("\n".join(lines))
-    side = [3, 5, 5][-len(places["eye"]) :]
+    side = [2, 3, 3][-len(places["eye"]) :]
     given = ("--points", str(tmp_path / "points.csv"), "--side", ",".join(map(str, side)), "--draws", "2")
     given += ("--reach", "inf", "--fill", "0.5", *layers_of(kind))
     told = run("correspondence", kind, tmp_path / "images", tmp_path / "out", *given)
