@@ -784,11 +784,23 @@ def _taken_by(network: nn.Module, place: str, size: int) -> tuple[Preprocessing,
     furthest = max(reasons, key=lambda form: reasons[form][0])
     if reasons[furthest][0]:
         return furthest
+    volumes = first_convolution(network)
+    if volumes is not None and len(volumes.kernel_size) != 2:
+        raise ValueError(not_photographs(place, volumes))
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     hint = f"; its first {type(first).__name__} reads {_inputs_of(first)}" if first is not None else ""
     raise ValueError(
         f"model {place!r} does not take images of 3x{size}x{size}, nor grey ones, nor rows of their "
         f"pixels{hint}: {reasons[furthest][1]}"
+    )
+
+
+def not_photographs(place: str, first: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> str:
+    """What to say where a network of volumes or signals was to read photographs; `first` is its first convolution."""
+    what = "volumes" if len(first.kernel_size) == 3 else "signals"
+    return (
+        f"model {place!r} reads {what}, not photographs: most commands take them as tensors (.npy, .npz, .pt, .wav), "
+        "and load_network loads the network"
     )
 
 

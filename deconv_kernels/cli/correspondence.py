@@ -97,8 +97,7 @@ def command(settings: Settings) -> Answer:
         head = ["layer", "part", "mean", "deviation", "of_changed", "changed", "draws_as_low"]
         write_csv(draft / "correspondence.csv", head, ([getattr(score, name) for name in head] for score in scores))
         save_arrays(draft / "correspondence.npz", found.arrays())
-        features = {layer: found.named[layer].features for layer in found.layers}
-        told["features"] = features
+        told["features"] = {layer: found.named[layer].features for layer in found.layers}
         write_json(draft / "correspondence.json", told)
         sides = "x".join(map(str, per_axis("side", settings.side, inputs.dim() - 2)))
         occluders = {3: "spans", 4: "squares", 5: "boxes"}[inputs.dim()]
@@ -115,8 +114,7 @@ def command(settings: Settings) -> Answer:
         files = files_in(draft)
     parts.remove()
     lines = aligned(score_table(scores))
-    one = "photograph" if shown.crops is not None else shown.one
-    lines.append(f"{len(shown)} {one}s{f'; {left_out} without points left out' if left_out else ''}.")
+    lines.append(f"{shown.what}{f'; {left_out} without points left out' if left_out else ''}.")
     lines.append(f"correspondence.png, .csv, .npz and .json in {settings.output}")
     numbers = [{name: getattr(score, name) for name in head} for score in scores]
     return Answer(lines, settings.output, files, {**told, "scores": numbers})

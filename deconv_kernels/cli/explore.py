@@ -45,6 +45,7 @@ def command(settings: Settings) -> None:
     from ..explore.explorer import Explorer
     from ..explore.library import Library
     from .labels import read_lines
+    from .shown import check_photographs
     from .subject import load
 
     try:
@@ -56,6 +57,7 @@ def command(settings: Settings) -> None:
         ) from None
 
     at_least("size", settings.size, 1)
+    check_photographs(settings.photographs.sources, "the page shows photographs")
     paths = photograph_files(settings.photographs.sources)
     subject = load(settings.network, settings.size)
     classes = subject.weights.classes if settings.classes is None else read_lines(settings.classes, "classes")

@@ -266,8 +266,8 @@ size = partial(option, default=224, help="Rows and columns of the images that th
 any_size = partial(
     option,
     None,
-    "Rows and columns of the images that the network sees; or of volumes and signals a number for each axis, as in "
-    "16,112,112. By default 224, of volumes 64.",
+    "Rows and columns of the images that the network sees. Of volumes and signals one number, or one for each axis, as "
+    "in 16,112,112. By default 224, of volumes 64.",
     type=PerAxis(),
 )
 stride = partial(option, 8, "Pixels from one position of the square to the next.")

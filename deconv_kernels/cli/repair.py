@@ -72,8 +72,10 @@ def command(settings: Settings) -> Answer:
     from ..experiments.common.files import Parts, files_in, fingerprint, written_at_once
     from ..plot.repair import draw_repair
     from ..terminal import aligned
+    from .shown import check_photographs
     from .subject import device_of
 
+    check_photographs(settings.photographs.sources, "the networks that repair trains read photographs in colour")
     size, heat, radius, output = settings.size, settings.heat, settings.radius, Path(settings.output)
     device = device_of(settings.machine)
     at_least("seeds", settings.seeds, 1)

@@ -17,7 +17,7 @@ from ..checks import at_least
 from ..data.crops import Crop, CropImages, crop_table, cut, plan_centres, plan_crops
 from ..data.datasets import LabelledImages, class_folders, load_class_tensors, load_labelled
 from ..data.photographs import Photograph, load_photographs
-from ..data.tensor_images import TensorImages, hold_tensors, load_tensor_images
+from ..data.tensor_images import SUFFIXES, TensorImages, hold_tensors, load_tensor_images
 from ..engine.deconvnet import Deconvnet
 from ..engine.pictures import as_colours, describe_channels, visible
 from ..engine.trace.exported import first_convolution
@@ -29,7 +29,16 @@ from .fills import describe_border, describe_fill, fill_colour
 from .options import Network, numbers
 from .subject import Subject, device_of, load, on_device
 
-__all__ = ["Shown", "ShownCrops", "ShownTensors", "show_centres", "show_crops", "show_labelled", "show_parts"]
+__all__ = [
+    "check_photographs",
+    "Shown",
+    "ShownCrops",
+    "ShownTensors",
+    "show_centres",
+    "show_crops",
+    "show_labelled",
+    "show_parts",
+]
 
 Fill = float | str | Tensor
 
@@ -402,6 +411,12 @@ def _show(network: Network, sources: Sequence[str], size: int, plan: Callable[..
     subject = load(network, size)
     photographs = load_photographs(sources)
     return ShownCrops(subject, photographs, plan(photographs, size), size, network, cut_as)
+
+
+def check_photographs(sources: Sequence[str], why: str) -> None:
+    """ValueError: files of tensors, where only photographs can be shown; `why` says so."""
+    if _are_tensors(sources):
+        raise ValueError(f"{why}, and {', '.join(SUFFIXES)} files hold tensors")
 
 
 def _are_tensors(sources: Sequence[str]) -> bool:

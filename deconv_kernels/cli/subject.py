@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import at_least
-from ..data.tensor_images import SUFFIXES
 from ..engine.deconvnet import Deconvnet
 from ..engine.trace.exported import first_convolution
 from ..experiments.common.layers import chosen_layers
 from ..experiments.common.tracing import forward_only
-from ..models import Weights, load_weights
+from ..models import Weights, load_weights, not_photographs
 from ..ops.backends import usable_device
 from .options import Machine, Network, names
 
@@ -44,11 +43,7 @@ def load(network: Network, size: int) -> Subject:
     model = weights.model()
     first = first_convolution(model)
     if first is not None and len(first.kernel_size) != 2:
-        what = "volumes" if len(first.kernel_size) == 3 else "signals"
-        raise ValueError(
-            f"model {network.model!r} reads {what}, not photographs: gallery, mine and occlusion take them as tensors "
-            f"({', '.join(SUFFIXES)})"
-        )
+        raise ValueError(not_photographs(network.model, first))
     # Convolutions of channels_last maps are the faster ones on CPUs and GPUs alike.
     model = on_device(model, device, network.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Subject(weights, model, device)

@@ -33,9 +33,11 @@ def command(settings: Settings) -> Answer:
     from ..experiments.reconstructions import CONTRAST_FLOOR, learning_table, reconstruct, seen
     from ..plot.unsupervised import draw_network, draw_reconstructions
     from ..terminal import aligned
+    from .shown import check_photographs
     from .sparse_layers import network_of
     from .subject import device_of
 
+    check_photographs(settings.photographs.sources, "the networks that unsupervised trains learn from photographs")
     for name in ("size", "shown_size", "shown", "shown_maps"):
         at_least(name.replace("_", "-"), getattr(settings, name), 1)
     options.check_seed(settings.seed)

@@ -401,7 +401,7 @@ def test_points_that_do_not_fit_the_photographs(points, photographs, message):
     ("change", "error", "message"),
     [
         ({"images": torch.zeros(1, 3, 8, 8)}, ValueError, "at least 2"),
-        ({"images": torch.zeros(3, 8, 8)}, ValueError, "at least 2"),
+        ({"images": torch.zeros(8, 8)}, ValueError, "at least 2"),
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float64)}, TypeError, "dtype torch.float32"),
         ({"layers": []}, ValueError, "at least one layer"),
         ({"layers": ["nine"]}, ValueError, "nine"),

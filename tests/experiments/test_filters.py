@@ -231,7 +231,7 @@ class TestDiagnosis:
             diagnose(model, ["1"])
         with pytest.raises(ValueError, match="no images were given"):
             diagnose(model, batches=[], progress=False)
-        with pytest.raises(ValueError, match=r"Linear has no nn\.Conv2d"):
+        with pytest.raises(ValueError, match=r"Linear has no convolution"):
             diagnose(nn.Linear(2, 2))
         with pytest.raises(ValueError, match="dominance must be a number above 0"):
             diagnose(model, dominance=0)

@@ -328,7 +328,7 @@ def test_bad_arguments_are_named(change, error, message):
         (lambda x: rotate(x, 5, fill="mirror"), ValueError, "edge, reflect"),
         (lambda x: rotate(x, 5, fill=torch.zeros(2)), ValueError, "each of 3 channels"),
         (lambda x: rotate(x, 5, interpolation="area"), ValueError, "bilinear"),
-        (lambda x: rotate(x[0], 5), TypeError, r"\(N, C, H, W\)"),
+        (lambda x: rotate(x[0, 0], 5), TypeError, r"\(N, C, H, W\)"),
         (lambda x: rotate(x.int(), 5), TypeError, "floating point"),
     ],
 )

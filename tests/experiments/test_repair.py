@@ -205,7 +205,7 @@ class TestRuns:
             ({"arms": (ARMS[0], ARMS[0])}, "different names"),
             ({"train_set": labelled(0)}, "training set must hold images"),
             ({"checkpoints": (5,)}, "epochs from 0 to 4, got 5"),
-            ({"arms": (Arm("dense", lambda: nn.Linear(2, 2)),)}, r"no nn\.Conv2d"),
+            ({"arms": (Arm("dense", lambda: nn.Linear(2, 2)),)}, r"no convolution"),
             ({"arms": (Arm("radius", tiny, radius=-1.0),)}, "radius must be a number above 0"),
         ):
             arguments = {"train_set": images, "validation_set": images, "arms": ARMS, "seeds": (0,), "recipe": RECIPE}
