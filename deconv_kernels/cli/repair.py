@@ -80,9 +80,7 @@ def command(settings: Settings) -> Answer:
     device = device_of(settings.machine)
     at_least("seeds", settings.seeds, 1)
     kept = tuple(sorted(set(options.numbers("checkpoints", settings.checkpoints, int, "epochs"))))
-    recipe = experiment.Recipe(
-        epochs=settings.epochs, batch_size=settings.batch_size, learning_rate=settings.learning_rate
-    )
+    recipe = experiment.Recipe(**options.values(settings, "epochs", "batch_size", "learning_rate"))
     photographs = load_photographs(settings.photographs.sources)
     data = experiment.photograph_crops(photographs, size, settings.train, settings.validation)
     arms = experiment.standard_arms(len(data.names), heat, radius, settings.contrast_normalization)
