@@ -257,8 +257,20 @@ def test_without_labels_a_network_without_classes_will_do():
     assert found.labels is None
     assert [curves.probabilities for curves in found.curves] == [None] * 3
     assert [len(curves.transformation.parameters) for curves in found.curves] == [7, 17, 36]
-    with pytest.raises(ValueError, match="one value per class"):
-        invariance(model, images, ["0"], labels=[0, 1], progress=False)
+    for without_classes, returned in ((model, "'2' gives"), (TwoOutputs(), "TwoOutputs returns several tensors")):
+        with pytest.raises(ValueError, match=f"one value per class; {returned}.*: leave the labels out"):
+            invariance(without_classes, images, ["0"], labels=[0, 1], progress=False)
+
+
+class TwoOutputs(nn.Sequential):
+    """Returns what it computes and its mean."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 2, 3, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = super().forward(x)
+        return y, y.mean((2, 3))
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
