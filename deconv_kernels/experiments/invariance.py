@@ -331,8 +331,10 @@ def invariance(
     net = forward_only(model)
     if wanted is not None:
         if net.tape.output is None:
-            returning = f"{type(net.model).__name__} returns several tensors"
-            raise ValueError(f"labels need a network that ends in one value per class; {returning}: leave the labels out")
+            raise ValueError(
+                f"labels need a network that ends in one value per class; {type(net.model).__name__} returns several "
+                "tensors: leave the labels out"
+            )
         _, classes = _features(net, images[:1], names[:1], classified=True)
         assert classes is not None
         if outputs == "logits" and ends_in_sigmoid(net, net.output, classes[0]):
