@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm as notebook_tqdm
 
-__all__ = ["Progress", "Silent", "aligned", "chunks_of", "progress_bar", "quiet", "watched", "working"]
+__all__ = ["Progress", "Silent", "aligned", "chunks_of", "counted", "progress_bar", "quiet", "watched", "working"]
 
 T = TypeVar("T")
 
@@ -95,6 +95,11 @@ def working(what: str) -> Iterator[None]:
         timer.cancel()
         timer.join()
         say(f"\r{' ' * len(told)}\r")
+
+
+def counted(count: int, what: str) -> str:
+    """So many of what a word ending in s names: "1 image", "2 images"."""
+    return f"{count} {what.removesuffix('s') if count == 1 else what}"
 
 
 def aligned(rows: Sequence[Sequence[object]], left: Collection[int] = (0,)) -> list[str]:

@@ -44,6 +44,7 @@ def command(settings: Settings) -> None:
     from ..data.photographs import photograph_files
     from ..explore.explorer import Explorer
     from ..explore.library import Library
+    from ..terminal import counted
     from .labels import read_lines
     from .shown import check_photographs
     from .subject import load
@@ -67,10 +68,10 @@ def command(settings: Settings) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
-        lines = [f"Exploring {settings.network.model} with {len(paths)} photographs; Ctrl-C ends it.", address]
+        said = f"Exploring {settings.network.model} with {counted(len(paths), 'photographs')}; Ctrl-C ends it."
         talk = click.get_current_context().params
         found = {"model": settings.network.model, "photographs": len(paths), "address": address}
-        Answer(lines, found=found).say("explore", talk["json"], talk["quiet"] and token is None)
+        Answer([said, address], found=found).say("explore", talk["json"], talk["quiet"] and token is None)
         if settings.open:
             webbrowser.open(address)
         with suppress(KeyboardInterrupt):

@@ -22,6 +22,11 @@ class UnsupportedModule(ValueError):  # noqa: N818
 
     page: ClassVar[str] = "docs/rules.md"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        # What `add_note` does, which Python 3.10 lacks: tracebacks end with it, and the message stays as it is.
+        self.__notes__ = [f"Explained in {self.page}."]
+
 
 class NeedsSizes(UnsupportedModule):
     """The network asks for the sizes of its maps, which are known only with an image.

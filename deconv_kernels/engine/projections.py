@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..checks import at_least
+from ..terminal import counted
 from .fields import as_map
 from .pictures import Pixels, address_of, as_colours, as_file, mosaic, slices, with_contrast
 from .signal import place
@@ -146,4 +147,4 @@ class Projections:
 
     def _summary(self) -> str:
         window, image = ("x".join(map(str, shape)) for shape in (self.windows.shape[1:], self.shape))
-        return f"{len(self)} units of {self.units.layer!r}, windows of {window} in images of {image}"
+        return f"{counted(len(self), 'units')} of {self.units.layer!r}, windows of {window} in images of {image}"

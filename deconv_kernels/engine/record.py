@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import at_least
+from ..terminal import counted
 from .fields import Shape, as_map, rank_of
 from .fingerprint import fingerprint
 from .positions import Bounds
@@ -128,7 +129,7 @@ class Record:
     def _summary(self) -> str:
         image = "x".join(map(str, self.shapes[0] or ())) if self.shapes else "an unknown size"
         layers = ", ".join(map(repr, self.peaks))
-        return f"{self.images} images of {image} up to {layers or 'no layer'}, {self.nbytes / 1e6:.1f} MB"
+        return f"{counted(self.images, 'images')} of {image} up to {layers or 'no layer'}, {self.nbytes / 1e6:.1f} MB"
 
     def __getstate__(self) -> dict[str, object]:
         if self.tape is None:
@@ -324,9 +325,10 @@ class Record:
         highest = table.max(axis=1).tolist()
         for name, value, length in zip(units.columns, highest, (len(self), channels, *size), strict=True):
             if value >= length:
+                images, maps = counted(len(self), "images"), counted(channels, "maps")
                 raise ValueError(
                     f"{name} of a unit of {layer!r} must be below {length}, got {value} "
-                    f"(the record has {len(self)} images, the layer {channels} maps of {'x'.join(map(str, size))})"
+                    f"(the record has {images}, the layer {maps} of {'x'.join(map(str, size))})"
                 )
         return tuple(table[2:].min(axis=1).tolist()), tuple(highest[2:])
 
@@ -357,8 +359,9 @@ class Record:
     ) -> Units:
         at_least("k", k, 1)
         if k > len(self):
-            fewer = f"{len(self)} units per map and not {k}, at most one per image"
-            warnings.warn(f"the record has {len(self)} images, of which {layer!r} gives {fewer}", stacklevel=3)
+            images, units = counted(len(self), "images"), counted(len(self), "units")
+            fewer = f"{units} per map and not {k}, at most one per image"
+            warnings.warn(f"the record has {images}, of which {layer!r} gives {fewer}", stacklevel=3)
         chosen = self._channels(layer, channels)
         value, place = (tensor[:, chosen.to(tensor.device)].cpu() for tensor in (peaks.value, peaks.place))
         value, image = (t[:k] for t in value.sort(dim=0, descending=descending, stable=True))

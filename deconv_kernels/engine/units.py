@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..terminal import counted
+
 LayerLike = str | nn.Module
 _ROWS = 10  # of the table in a notebook
 Indices = Tensor | np.ndarray | Sequence[int] | int
@@ -87,7 +89,7 @@ class Units:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
-        return f"Units(layer={_shown(self.layer)}, {len(self)} units)"
+        return f"Units(layer={_shown(self.layer)}, {counted(len(self), 'units')})"
 
     def _repr_html_(self) -> str:
         names = [*self.columns, *([] if self.activation is None else ["activation"])]
@@ -95,7 +97,7 @@ class Units:
         lines = [names, *([f"{value:.4g}" for value in row] for row in zip(*columns, strict=True))]
         rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
         more = f"<p>and {len(self) - _ROWS} more</p>" if len(self) > _ROWS else ""
-        return f"<p>{len(self)} units of {escape(_shown(self.layer))}</p><table>{rows}</table>{more}"
+        return f"<p>{counted(len(self), 'units')} of {escape(_shown(self.layer))}</p><table>{rows}</table>{more}"
 
     def labels(self) -> list[str]:
         """A line about each, for figures: its map and its image, and its activation if known."""

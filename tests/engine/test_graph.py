@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -565,6 +566,14 @@ def test_a_container_keeps_its_name_where_a_function_has_it_too() -> None:
     net, images = Deconvnet(model), torch.randn(2, 3, 7, 7)
     assert net.layers == ["conv", "relu_", "mul", "sub"]
     assert torch.equal(net.record(images, "relu", activations=True).activations["relu"], model(images))
+
+
+def test_a_refusal_ends_with_the_page_that_explains_it() -> None:
+    with pytest.raises(UnsupportedModule) as refused:
+        Deconvnet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()))
+    (note,) = refused.value.__notes__
+    page = note.removeprefix("Explained in ").removesuffix(".")
+    assert (Path(__file__).parents[2] / page).is_file() and page not in str(refused.value)
 
 
 def test_wrapped_networks_are_unwrapped_and_scripted_ones_refused() -> None:
