@@ -77,7 +77,7 @@ def project(
     number. Whoever calls often gives a `Deconvnet`, so that the network is not traced every time.
 
     Args:
-        model: any `nn.Module` that torch.fx can trace, read as in eval mode and left as it is; or a `Deconvnet`.
+        model: any `nn.Module`, as `Deconvnet` takes it, read as in eval mode and left as it is; or a `Deconvnet`.
         images: (N, C, H, W), volumes (N, C, D, H, W), signals (N, C, L), or (N, F) where the network takes rows, of the
             model's dtype, on any device; a NumPy array is read in place, or copied where torch cannot (read-only, or
             with negative strides).

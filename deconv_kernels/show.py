@@ -31,7 +31,7 @@ def show(
     """Draws what a few maps of a layer respond to: their strongest units, projected, beside the patches that they saw.
 
     Args:
-        model: any `nn.Module` that torch.fx can trace; or a `Deconvnet`, which is not traced again and says the rule.
+        model: any `nn.Module`, as `Deconvnet` takes it; or a `Deconvnet`, which is not traced again and says the rule.
         images: photographs, of each of which the central square is shown: a PIL image, an array (H, W, 3) or (H, W) of
             uint8, the path of a file or of a folder, "samples", or a list of these. Or images as they are: a tensor or
             array, (N, 3, H, W) of uint8, or (N, C, H, W) of floats, which the model is given unchanged. Volumes of
