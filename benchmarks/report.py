@@ -248,7 +248,7 @@ def results(folder: Path) -> tuple[dict[Path, Row], dict[Path, Row]]:
 
 def is_shown(row: Row) -> bool:
     """Whether the page has room for it: the rest stands in a file beside the results."""
-    if re.match(r"(vgg16|alexnet|zfnet) pool\d", row["shape"]):
+    if re.match(r"(vgg16|alexnet|zfnet|squeezenet) pool\d", row["shape"]):
         return False
     first = re.search(r" conv1(_1)?,", row["shape"]) is not None
     return row["op"] != "backproject2d" or (row["layout"] == "channels_last" and (first or "pooled" in row["shape"]))
