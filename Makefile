@@ -4,9 +4,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-# One architecture compiles fast, and newer cards compile its PTX for themselves; a wheel holds code for each.
-DECONV_CUDA_ARCHS ?= 80
-
 BIN := $(VENV)/bin
 
 # The oldest Python that the package claims, where this machine has it; else the newer one is taken there too.
@@ -110,7 +107,7 @@ $(OLDEST)/.environment: requirements/oldest.txt
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.environment $(SOURCES)
-	DECONV_WERROR=ON DECONV_CUDA_ARCHS=$(DECONV_CUDA_ARCHS) $(INSTALL) --no-deps --no-build-isolation --editable .
+	DECONV_WERROR=ON $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.lint $(VENV)/.docs $(VENV)/.wheel: $(VENV)/.%: requirements/%.txt $(VENV)/.environment

@@ -34,13 +34,19 @@ def setup(app: Any) -> None:
     """Docstrings and the helps of the commands are plain text, in which a star is a star."""
     app.connect("autodoc-process-docstring", escape, priority=0)  # before napoleon
     app.connect("sphinx-click-process-description", examples)
-    app.connect("sphinx-click-process-options", escape)
+    app.connect("sphinx-click-process-options", options)
 
 
 def escape(*event: Any) -> None:
     """Stars are no emphasis, but in code."""
     lines = event[-1]
     lines[:] = [line if line.lstrip().startswith((">>> ", "... ")) else line.replace("*", r"\*") for line in lines]
+
+
+def options(*event: Any) -> None:
+    """What sphinx-click itself puts before the help of an option is bold."""
+    escape(*event)
+    event[-1][:] = [line.replace(r"\*\*Required\*\*", "**Required**") for line in event[-1]]
 
 
 def examples(*event: Any) -> None:
