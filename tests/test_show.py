@@ -101,6 +101,8 @@ class TestProjections:
         found = net.project(record, units)
         assert repr(record).startswith("Record(3 images of 3x18x22 up to 'middle.2', ")
         assert "12 units of 'middle', windows of 3x" in repr(found)
+        assert "1 unit of 'middle', windows of 3x" in repr(found[:1]) and repr(units[:1]).endswith(", 1 unit)")
+        assert repr(net.record(torch.randn(1, 3, 18, 22), "middle")).startswith("Record(1 image of 3x18x22 ")
         assert all(len(repr(each)) < 120 for each in (record, units, found))
         assert units._repr_html_().count("<tr>") == 11 and "and 2 more" in units._repr_html_()
         assert found._repr_html_().count("<img") == 1 and record._repr_html_().startswith("<p>Record of 3 images")

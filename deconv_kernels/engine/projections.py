@@ -19,7 +19,7 @@ from .units import Units
 if TYPE_CHECKING:
     from .figures import Sheet
 
-_SHOWN, _SHOWN_ABREAST = 18, 9  # in a notebook
+_SHOWN, _SHOWN_ABREAST, _SHOWN_PIXELS = 18, 9, 64  # in a notebook
 
 
 @dataclass(eq=False, repr=False)
@@ -142,8 +142,11 @@ class Projections:
         if len(self.shape) not in (3, 4) or not len(self):
             return f"<p>{escape(self._summary())}</p>"
         pictures = self[:_SHOWN].images(full=False)
-        address = address_of(as_file(mosaic(pictures, columns=_SHOWN_ABREAST)))
-        return f'<p>{escape(self._summary())}</p><img src="{address}">'
+        page = mosaic(pictures, columns=min(len(pictures), _SHOWN_ABREAST))
+        # Small windows are magnified, each pixel to a square of its own.
+        width = page.shape[1] * max(1, _SHOWN_PIXELS // pictures.shape[2])
+        style = f'width="{width}" style="image-rendering: pixelated"'
+        return f'<p>{escape(self._summary())}</p><img src="{address_of(as_file(page))}" {style}>'
 
     def _summary(self) -> str:
         window, image = ("x".join(map(str, shape)) for shape in (self.windows.shape[1:], self.shape))

@@ -129,7 +129,8 @@ class Record:
     def _summary(self) -> str:
         image = "x".join(map(str, self.shapes[0] or ())) if self.shapes else "an unknown size"
         layers = ", ".join(map(repr, self.peaks))
-        return f"{counted(self.images, 'images')} of {image} up to {layers or 'no layer'}, {self.nbytes / 1e6:.1f} MB"
+        size = f"{self.nbytes / 1e6:.1f} MB" if self.nbytes >= 1e5 else f"{self.nbytes / 1e3:.1f} kB"
+        return f"{counted(self.images, 'images')} of {image} up to {layers or 'no layer'}, {size}"
 
     def __getstate__(self) -> dict[str, object]:
         if self.tape is None:
