@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import NeedsSizes, Undecided, UnsupportedModule
-from ..nodes import Applied, Node, Region, describe, function_name
+from ..nodes import Applied, Node, Region, describe
 from ..steps.base import Step
 from ..steps.joins import Product
 from ..steps.pointwise import Activation, Shift
 from ..steps.whole import Whole
-from .constants import FRESH, Constants, asks_for_shape
+from .constants import Constants, asks_for_shape
 from .linearity import has_own_memory
 from .rules import POINTWISE, canonical, spelled
 
@@ -35,6 +35,7 @@ class Call:
         rules: what the user decided: from canonical spelling to "gradient", "identity" or "rectifier".
 
     Attributes:
+        module: that is called, if it is one.
         parts: the nodes among its arguments that make several results, or are some of these; they have no step of their
             own and are run with it.
         signals: the nodes whose values it computes with.
@@ -55,6 +56,7 @@ class Call:
     ) -> None:
         self.node, self.model, self.constants = node, model, constants
         self.name, self.rule, self.exact, self.rules = name, rule, exact, rules
+        self.module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         read = _with_parts(node, constants)
         self.parts = [n for n in read if makes_parts(n) and n not in constants]
         self.signals = [n for n in read if not makes_parts(n) and n not in constants]
@@ -73,6 +75,12 @@ class Call:
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument of a function or method, given by position or by name."""
         return self.node.args[position] if len(self.node.args) > position else self.node.kwargs.get(name, default)
+
+    def setting(self, position: int | None, name: str, default: Any = None) -> Any:
+        """How to do it: an argument of a function or method, given by position or by name, or a module's attribute."""
+        if self.module is not None:
+            return getattr(self.module, name, default)
+        return self.node.kwargs.get(name, default) if position is None else self.argument(position, name, default)
 
     def refused(self, needed: str) -> UnsupportedModule:
         """The error that says what would be needed."""
@@ -207,5 +215,5 @@ def aliases(node: Node, step: Step, model: nn.Module) -> str | None:
         kind = type(model.get_submodule(str(node.target)))
         own_memory = kind.__module__.startswith("torch.nn.modules") and kind not in (nn.Flatten, nn.Unflatten)
     else:
-        own_memory = function_name(node) in FRESH or canonical(node.target) in POINTWISE or has_own_memory(node.target)
+        own_memory = canonical(node.target) in POINTWISE or has_own_memory(node.target)
     return None if own_memory else "view"

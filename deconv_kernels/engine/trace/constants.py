@@ -13,6 +13,7 @@ from ..errors import UnsupportedModule
 from ..expressions import Expression
 from ..nodes import Node, describe, function_name, nodes_in, overwritten
 from ..weights import tensor_at, tensor_names
+from .linearity import has_own_memory
 
 
 class Constants:
@@ -49,7 +50,7 @@ class Constants:
                     self._read[node] = tensor
             return
         written = overwritten(node, self.model)
-        if not written and function_name(node) in FRESH:
+        if not written and has_own_memory(node.target):
             return
         for other in node.all_input_nodes:
             if other in self.order:
@@ -178,24 +179,6 @@ def _is_all_of(node: Node, argument: Node) -> bool:
     """Whether a node is a view of all of its first argument."""
     names_it = function_name(node) == "detach" or (node.target is getattr and node.args[1] == "data")
     return names_it and node.args[0] is argument
-
-
-# What never returns memory of an argument.
-_FRESH = """
-    add sub mul div truediv true_divide divide multiply subtract floordiv floor_divide mod remainder fmod pow
-    neg reciprocal exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square abs sign sin cos tan tanh sigmoid erf
-    floor ceil round trunc clamp clip clamp_min clamp_max minimum maximum where masked_fill relu relu6
-    leaky_relu elu selu celu gelu silu mish softplus hardtanh hardsigmoid hardswish softmax log_softmax
-    normalize layer_norm group_norm instance_norm batch_norm local_response_norm eq ne lt le gt ge logical_and
-    logical_or logical_not logical_xor mean sum prod var std var_mean std_mean amax amin argmax argmin norm
-    vector_norm cumsum cumprod cat concat concatenate stack hstack vstack matmul mm bmm mv dot outer addmm
-    baddbmm linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d interpolate upsample pad
-    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool1d adaptive_max_pool3d
-    adaptive_max_pool2d pixel_shuffle flip roll repeat tril triu diag_embed one_hot clone zeros ones full empty
-    arange linspace eye tensor zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty
-    new_tensor item tolist size dim ndimension numel
-"""
-FRESH = frozenset(_FRESH.split())
 
 
 def assume(value: Any, expected: Any) -> None:

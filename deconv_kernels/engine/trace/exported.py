@@ -258,21 +258,21 @@ class _Writer:
                 continue
             if node.target is _SET_GRAD_ENABLED:
                 enabled, part, *given = args
-                inside: Any = getattr(module, str(part.target))
-                places = [n for n in inside.graph.nodes if n.op == "placeholder"]
-                values[node] = self._write(inside, dict(zip(places, given, strict=True)), no_grad or not enabled)
+                values[node] = self._write_inside(getattr(module, part.target), given, no_grad or not enabled)
             elif node.target is _AUTOCAST:
                 _, dtype, enabled, _, part, *given = args
                 if enabled:
                     raise self._refused(f"computes in {dtype} under torch.autocast")
-                inside = getattr(module, str(part.target))
-                places = [n for n in inside.graph.nodes if n.op == "placeholder"]
-                values[node] = self._write(inside, dict(zip(places, given, strict=True)), no_grad)
+                values[node] = self._write_inside(getattr(module, part.target), given, no_grad)
             elif node.target is operator.getitem and not isinstance(args[0], Node):
                 values[node] = args[0][args[1]]
             else:
                 values[node] = self._call(node, args, kwargs, no_grad)
         raise AssertionError("a graph ends with its output")
+
+    def _write_inside(self, module: torch.fx.GraphModule, given: Sequence[Any], no_grad: bool) -> Any:
+        places = [node for node in module.graph.nodes if node.op == "placeholder"]
+        return self._write(module, dict(zip(places, given, strict=True)), no_grad)
 
     def _call(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], no_grad: bool) -> Any:
         if getattr(node.target, "_opname", "") in ("set_", "_has_compatible_shallow_copy_type"):

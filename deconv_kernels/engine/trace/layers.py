@@ -18,7 +18,7 @@ from ..steps.whole import Added
 from .calls import Call, kind_of, makes_parts, note_parts
 from .constants import computes_with
 from .linearity import is_along_the_batch, is_linear, is_product, name_of
-from .operations import along_the_batch, built_of, check_index, is_known, known_type, normalizes, spellings
+from .operations import along_the_batch, built_of, check_index, is_known, known_type, normalizes
 from .rules import POINTWISE, canonical
 from .unpooling import returns_indices
 from .views import SEVERAL_VIEWS
@@ -89,7 +89,7 @@ def _not_linear(call: Call, region: Region) -> list[Any]:
             if trains or "rounding_mode" in node.kwargs or not is_linear(node, signals.__contains__):
                 kinds[canonical(kind_of(node, call.model))] = None
             signals.add(node)
-    has_rules = any(is_known(kind) and kind not in (operator.mul, operator.truediv) for kind in spellings(kinds))
+    has_rules = any(is_known(kind) for kind in kinds.keys() - {operator.mul, operator.truediv})
     return [region.function] if has_rules or region.writes else list(kinds)
 
 

@@ -1,4 +1,4 @@
-"""Which functions of torch are linear, and in which of their arguments.
+"""Which functions of torch are linear, and in which of their arguments; and which return memory of their own.
 
 A function is known by its name in torch, as a method of tensors too, with or without the underscore of those that work
 in place.
@@ -192,6 +192,17 @@ vecdot *x y @dim=-1
 vecdot x *y @dim=-1
 """
 
+# What is not linear and never returns memory of an argument.
+_NOT_LINEAR = """
+subtract floordiv floor_divide mod remainder fmod pow reciprocal exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square
+abs sign sin cos tan erf floor ceil round trunc clamp clip clamp_min clamp_max minimum maximum relu relu6 leaky_relu elu
+selu celu gelu silu mish sigmoid tanh softplus hardtanh hardsigmoid hardswish softmax log_softmax normalize layer_norm
+group_norm instance_norm local_response_norm eq ne lt le gt ge logical_and logical_or logical_not logical_xor prod var
+std var_mean std_mean amax amin argmax argmin norm vector_norm cumprod vstack mv dot outer max_pool1d max_pool2d
+max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample pixel_shuffle one_hot zeros ones full
+empty arange linspace eye tensor new_tensor item tolist size dim ndimension numel
+"""
+
 
 class _Parameter(NamedTuple):
     name: str
@@ -214,6 +225,7 @@ def _read(table: str) -> dict[str, list[list[_Parameter]]]:
 
 
 _TABLES = [_read(table) for table in (_VIEWS, _COPIES, _PRODUCTS)]
+_FRESH = frozenset(_NOT_LINEAR.split())
 _LINEAR = {name: lines for table in _TABLES for name, lines in table.items()}
 _ROOMS = (torch, F, torch.special, torch.linalg, operator)
 
@@ -254,8 +266,9 @@ def is_product(target: Any) -> bool:
 
 
 def has_own_memory(target: Any) -> bool:
-    """Whether a linear function never returns a view of its arguments."""
-    return name_of(target) in _TABLES[1] or is_product(target)
+    """Whether a function is known never to return memory of its arguments, unless it works in place."""
+    name = name_of(target)
+    return name in _FRESH or name in _TABLES[1] or name in _TABLES[2]
 
 
 def is_along_the_batch(node: Node) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from torch.nn.utils import parametrize
 
 from ... import nn as own
 from ... import ops
-from ...ops.geometry import per_axis
+from ...ops.geometry import PerAxis, per_axis
 from ..expressions import Expression
 from ..nodes import VALUE, Node, nodes_in, set_item
+from ..ranks import each_rank
 from ..steps.base import Step
 from ..steps.convolution import Convolution, TransposedConvolution
 from ..steps.joins import ChannelSlice, Concatenate, Sum
@@ -35,11 +36,22 @@ from .rules import canonical
 from .unpooling import window_of
 
 Built = Sequence[Step] | Step | None
+Rule = Callable[[Call], Built]
 
 
-def is_known(function: Any) -> bool:
-    """Whether a function, or a method of some name, has a rule."""
-    return function in _FUNCTIONS
+def is_known(kind: Any) -> bool:
+    """Whether a function, a method of some name or a type of module has a rule."""
+    return kind in _RULES or canonical(kind) in _RULES
+
+
+def known_type(kind: type) -> type | None:
+    """The type of module with a rule that a type is, or of which it is a subclass with the same forward; else None."""
+    for base in kind.__mro__:
+        if base in _RULES:
+            methods = ("forward", "_conv_forward", "_check_input_dim")
+            same = all(getattr(kind, method, None) is getattr(base, method, None) for method in methods)
+            return base if same else None
+    return None
 
 
 def normalizes(module: nn.Module) -> bool:
@@ -53,30 +65,15 @@ def built_of(call: Call) -> Built:
     Raises:
         UnsupportedModule: this call of it is not exact.
     """
-    if call.node.op == "call_module":
-        module = call.model.get_submodule(str(call.node.target))
-        if getattr(module, "deconvnet_identity", False):
-            return Normalization(call.name, call.function, call.exact)
-        known = known_type(call.kind())
-        return None if known is None else _MODULES[known](call, module)
-    if call.node.kwargs.get("out") is not None:
+    kind: Any = call.node.target
+    if call.module is not None:
+        if normalizes(call.module):
+            return _normalization(call)
+        kind = known_type(call.kind())
+    elif call.node.kwargs.get("out") is not None:
         raise call.refused("it writes into a given tensor; use what it returns")
-    return _FUNCTIONS.get(call.node.target, lambda call: None)(call)
-
-
-def known_type(kind: type) -> type | None:
-    """The type of module with a rule that a type is, or of which it is a subclass with the same forward; else None."""
-    for base in kind.__mro__:
-        if base in _MODULES:
-            methods = ("forward", "_conv_forward", "_check_input_dim")
-            same = all(getattr(kind, method, None) is getattr(base, method, None) for method in methods)
-            return base if same else None
-    return None
-
-
-def spellings(kinds: Collection[Any]) -> list[Any]:
-    """Functions and methods of which one is the canonical spelling for some."""
-    return [function for function in _FUNCTIONS if canonical(function) in kinds]
+    rule = _RULES.get(kind) or _RULES.get(canonical(kind))
+    return None if rule is None else rule(call)
 
 
 def along_the_batch(call: Call, needed: str) -> list[Step]:
@@ -90,7 +87,33 @@ def along_the_batch(call: Call, needed: str) -> list[Step]:
     return call.whole(linear=True, alone=True)
 
 
-def _clamp(call: Call, low: Any, high: Any) -> Step | None:
+def check_index(call: Call, index: Any) -> None:
+    """Whether an index keeps images apart."""
+    parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    if not (parts[0] == slice(None) or parts[0] is Ellipsis):
+        raise call.refused("it takes some of the images; begin the index with a colon")
+    if parts[0] is Ellipsis and len(parts) > 3:
+        raise call.refused_unsized("it may take some of the images; begin the index with a colon")
+
+
+def _linear_map(call: Call) -> list[Step]:
+    return call.whole(linear=True)
+
+
+def _gradient(call: Call) -> list[Step]:
+    """Something that is not linear, of which everybody takes the gradient."""
+    return call.whole(linear=False)
+
+
+def _random(call: Call) -> Step:
+    raise call.refused("it is random in eval mode too")
+
+
+def _rectifier(call: Call) -> Step:
+    return Rectifier(call.name, call.rule)
+
+
+def _clamp(call: Call, low: Any, high: Any) -> Step:
     ceiling = math.inf if high is None else high
     if isinstance(low, Node) or isinstance(ceiling, Node) or low != 0 or not ceiling > 0:
         if call.rule == "gradient" and len(call.signals) == 1:
@@ -99,8 +122,8 @@ def _clamp(call: Call, low: Any, high: Any) -> Step | None:
     return Rectifier(call.name, call.rule, float(ceiling))
 
 
-def _threshold(call: Call, threshold: Any, value: Any) -> Step:
-    if threshold != 0 or value != 0:
+def _threshold(call: Call) -> Step:
+    if call.setting(1, "threshold") != 0 or call.setting(2, "value") != 0:
         if call.rule == "gradient":
             return Activation(call.name, call.function, "gradient")
         raise call.undecided("only a threshold of 0 with the value 0 is a rectifier; ")
@@ -111,38 +134,8 @@ def _leaky(call: Call) -> Step:
     return Activation(call.name, call.function, call.rule)
 
 
-def _max_pool(rank: int, call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> MaxPool:
-    pad, spread = per_axis(padding, rank, "padding"), per_axis(dilation, rank, "dilation")
-    return MaxPool(call.name, *window_of(rank, kernel, stride), pad, spread, ceil_mode)
-
-
-def _adaptive_average_pool(call: Call, size: Any) -> list[Step] | Step:
-    if call.looked_at or isinstance(size, Node):
-        return call.whole(linear=True)
-    return AdaptiveAveragePool(call.name, call.function)
-
-
-def _flatten(call: Call, start: Any, end: Any) -> list[Step] | Step:
-    if start == 1 and end == -1:
-        return Flatten(call.name)
-    if start == 0 or start == -4:
-        return along_the_batch(call, "flattening the batch dimension mixes images; start at dimension 1")
-    return call.whole(linear=True)
-
-
-def _parameters_of(call: Call, module: nn.Module) -> tuple[Expression, Expression | None]:
-    if (
-        "weight" not in module._parameters
-        and not parametrize.is_parametrized(module, "weight")
-        and computed_by_hook(module, "weight") is None
-    ):
-        raise call.refused("a hook computes its weight; make the weight permanent, or use parametrizations")
-    return _tensor_of(call, "weight"), None if module.bias is None else _tensor_of(call, "bias")
-
-
-def _tensor_of(call: Call, name: str) -> Expression:
-    """A parameter or buffer of the module that is called."""
-    return call.constants.tensor(f"{call.node.target}.{name}")
+def _normalization(call: Call) -> Step:
+    return Normalization(call.name, call.function, call.exact)
 
 
 def _constant(call: Call, argument: Any) -> Expression | None:
@@ -156,97 +149,76 @@ def _constant(call: Call, argument: Any) -> Expression | None:
     return value
 
 
-def _parameters_given(call: Call) -> tuple[Expression, Expression | None]:
-    weight = _constant(call, call.argument(1, "weight"))
-    if weight is None:
-        raise call.refused("it has no weight")
-    return weight, _constant(call, call.argument(2, "bias"))
+def _tensor(call: Call, position: int, name: str) -> Expression | None:
+    """A tensor that a call is given, or that the module has which is called; None where there is none."""
+    if call.module is None:
+        return _constant(call, call.argument(position, name))
+    return None if getattr(call.module, name) is None else call.constants.tensor(f"{call.node.target}.{name}")
 
 
-def check_index(call: Call, index: Any) -> None:
-    """Whether an index keeps images apart."""
-    parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-    if not (parts[0] == slice(None) or parts[0] is Ellipsis):
-        raise call.refused("it takes some of the images; begin the index with a colon")
-    if parts[0] is Ellipsis and len(parts) > 3:
-        raise call.refused_unsized("it may take some of the images; begin the index with a colon")
+def _weight(call: Call) -> Expression:
+    module = call.module
+    if module is None:
+        weight = _constant(call, call.argument(1, "weight"))
+        if weight is None:
+            raise call.refused("it has no weight")
+        return weight
+    is_computed = parametrize.is_parametrized(module, "weight") or computed_by_hook(module, "weight") is not None
+    if "weight" not in module._parameters and not is_computed:
+        raise call.refused("a hook computes its weight; make the weight permanent, or use parametrizations")
+    return call.constants.tensor(f"{call.node.target}.weight")
 
 
-def _set_item(call: Call) -> list[Step]:
-    index = call.node.args[1]
-    mask = index[0] if isinstance(index, tuple) and len(index) == 1 else index
-    if call.has_signal(mask) and not call.has_signal(call.node.args[2]) and call.rule == "gradient":
-        return call.whole(linear=False, alone=True)
-    check_index(call, index)
-    if any(node not in call.constants for node in nodes_in(index)):
-        raise call.refused("its index is computed from the images")
-    return call.whole(linear=True, alone=True)
+def _weighted(build: Callable[[Call, Expression, Expression | None], Built]) -> Rule:
+    """The rule for what has a weight and a bias, as long as these depend on neither the images nor their sizes."""
+
+    def rule(call: Call) -> Built:
+        if call.module is None and call.function.is_sized and call.signals == [call.argument(0, "input")]:
+            return call.whole(linear=True, alone=True)
+        if len(call.signals) > 1 and call.rule == "gradient":
+            return None
+        return build(call, _weight(call), _tensor(call, 2, "bias"))
+
+    return rule
 
 
-def _convolution_module(call: Call, module: Any) -> list[Step]:
-    parameters = _parameters_of(call, module)
-    window = (module.kernel_size, module.stride)
-    spacing = (module.dilation, module.groups)
-    if module.padding_mode == "zeros":
-        return [Convolution(call.name, *parameters, *window, module.padding, *spacing)]
-    mode, sides = module.padding_mode, list(module._reversed_padding_repeated_twice)
-    pad = Whole(f"{call.name}.pad", lambda x: F.pad(x, sides, mode), signals=1, linear=True)
-    return [pad, Convolution(call.name, *parameters, *window, (0,) * len(module.stride), *spacing)]
+def _kernel(call: Call, weight: Expression) -> PerAxis:
+    """The size of a convolution's filters."""
+    return tuple(weight.now().shape[2:]) if call.module is None else call.setting(None, "kernel_size")
 
 
-def _is_sized(call: Call) -> bool:
-    """Whether it is linear in its only signal, with weights or windows that depend on sizes."""
-    return call.function.is_sized and call.signals == [call.argument(0, "input")]
+def _along(call: Call, kernel: PerAxis, position: int, name: str, default: int) -> Any:
+    """What a convolution has for each axis of its kernel; a module holds it in that form."""
+    value = call.setting(position, name, default)
+    return value if call.module is not None or isinstance(value, str) else per_axis(value, len(kernel), name)
 
 
-def _convolution_function(call: Call) -> list[Step] | Convolution | None:
-    if _is_sized(call):
+@_weighted
+def _convolution(call: Call, weight: Expression, bias: Expression | None) -> Built:
+    kernel, groups = _kernel(call, weight), call.setting(6, "groups", 1)
+    stride, padding = _along(call, kernel, 3, "stride", 1), _along(call, kernel, 4, "padding", 0)
+    before: list[Step] = []
+    if (mode := getattr(call.module, "padding_mode", "zeros")) != "zeros":
+        sides = list(call.setting(None, "_reversed_padding_repeated_twice"))
+        before = [Whole(f"{call.name}.pad", lambda x: F.pad(x, sides, mode), signals=1, linear=True)]
+        padding = (0,) * len(kernel)
+    dilation = _along(call, kernel, 5, "dilation", 1)
+    return [*before, Convolution(call.name, weight, bias, kernel, stride, padding, dilation, groups)]
+
+
+@_weighted
+def _transposed_convolution(call: Call, weight: Expression, bias: Expression | None) -> Built:
+    if call.looked_at or (call.module is None and nodes_in(call.node.args[3:])):
         return call.whole(linear=True, alone=True)
-    if len(call.signals) > 1 and call.rule == "gradient":
-        return None
-    weight, bias = _parameters_given(call)
-    kernel = tuple(weight.now().shape[2:])
-    padding, rank = call.argument(4, "padding", 0), len(kernel)
-    return Convolution(
-        call.name,
-        weight,
-        bias,
-        kernel,
-        per_axis(call.argument(3, "stride", 1), rank, "stride"),
-        padding if isinstance(padding, str) else per_axis(padding, rank, "padding"),
-        per_axis(call.argument(5, "dilation", 1), rank, "dilation"),
-        call.argument(6, "groups", 1),
-    )
+    kernel, groups = _kernel(call, weight), call.setting(6, "groups", 1)
+    stride, padding = _along(call, kernel, 3, "stride", 1), _along(call, kernel, 4, "padding", 0)
+    dilation = _along(call, kernel, 7, "dilation", 1)
+    return TransposedConvolution(call.name, call.function, weight, stride, padding, dilation, groups)
 
 
-def _transposed_convolution_module(call: Call, module: Any) -> list[Step] | TransposedConvolution:
-    weight, _ = _parameters_of(call, module)
-    window = (module.stride, module.padding, module.dilation, module.groups)
-    if call.looked_at:
-        return call.whole(linear=True, alone=True)
-    return TransposedConvolution(call.name, call.function, weight, *window)
-
-
-def _transposed_convolution_function(call: Call) -> list[Step] | TransposedConvolution | None:
-    if _is_sized(call):
-        return call.whole(linear=True, alone=True)
-    if len(call.signals) > 1 and call.rule == "gradient":
-        return None
-    weight, _ = _parameters_given(call)
-    if nodes_in(call.node.args[3:]):
-        return call.whole(linear=True, alone=True)
-    rank = weight.now().dim() - 2
-    window = (
-        per_axis(call.argument(3, "stride", 1), rank, "stride"),
-        per_axis(call.argument(4, "padding", 0), rank, "padding"),
-        per_axis(call.argument(7, "dilation", 1), rank, "dilation"),
-    )
-    return TransposedConvolution(call.name, call.function, weight, *window, call.argument(6, "groups", 1))
-
-
-def _max_pool_module(rank: int, call: Call, module: Any) -> list[Step]:
-    pool = _max_pool(rank, call, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-    return [Rectifier(f"{call.name}.relu", call.rule), pool] if getattr(module, "relu", False) else [pool]
+@_weighted
+def _linear(call: Call, weight: Expression, bias: Expression | None) -> Built:
+    return Linear(call.name, weight, bias)
 
 
 def _window_is_computed(call: Call) -> bool:
@@ -254,61 +226,71 @@ def _window_is_computed(call: Call) -> bool:
     return bool(nodes_in((call.node.args[1:], [v for k, v in call.node.kwargs.items() if k != "input"])))
 
 
-def _max_pool_function(rank: int, call: Call) -> list[Step] | MaxPool:
+def _max_pool(rank: int, call: Call) -> list[Step] | MaxPool:
     if _window_is_computed(call):
         return _gradient(call)
-    kernel, stride = call.argument(1, "kernel_size"), call.argument(2, "stride")
-    padding, dilation = call.argument(3, "padding", 0), call.argument(4, "dilation", 1)
-    return _max_pool(rank, call, kernel, stride, padding, dilation, call.argument(5, "ceil_mode", False))
+    window = window_of(rank, call.setting(1, "kernel_size"), call.setting(2, "stride"))
+    padding = per_axis(call.setting(3, "padding", 0), rank, "padding")
+    dilation = per_axis(call.setting(4, "dilation", 1), rank, "dilation")
+    return MaxPool(call.name, *window, padding, dilation, call.setting(5, "ceil_mode", False))
 
 
-def _own_max_pool_function(rank: int, call: Call) -> list[Step]:
-    if call.node.kwargs.get("bias") is not None:
+def _own_max_pool(rank: int, call: Call) -> list[Step]:
+    if call.setting(None, "bias") is not None:
         raise call.refused("add the bias before it, so that it is a step of its own")
     if _window_is_computed(call):
         raise call.refused("its window depends on the size of maps; give numbers")
-    pool = _max_pool_function(rank, call)
+    pool = _max_pool(rank, call)
     assert isinstance(pool, MaxPool)
-    return [Rectifier(f"{call.name}.relu", call.rule), pool] if call.node.kwargs.get("relu", False) else [pool]
+    return [Rectifier(f"{call.name}.relu", call.rule), pool] if call.setting(None, "relu", False) else [pool]
 
 
-def _average_pool(rank: int, call: Call, kernel: Any, stride: Any, padding: Any, *rest: Any) -> AveragePool:
-    return AveragePool(call.name, *window_of(rank, kernel, stride), per_axis(padding, rank, "padding"), *rest)
-
-
-def _average_pool_module(rank: int, call: Call, module: Any) -> AveragePool:
-    window = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
-    return _average_pool(rank, call, *window, module.count_include_pad, getattr(module, "divisor_override", None))
-
-
-def _average_pool_function(rank: int, call: Call) -> list[Step] | AveragePool:
+def _average_pool(rank: int, call: Call) -> list[Step] | Step:
     if _window_is_computed(call):
         return call.whole(linear=True)
-    window = (call.argument(1, "kernel_size"), call.argument(2, "stride"), call.argument(3, "padding", 0))
-    ceil_mode, count_include_pad = call.argument(4, "ceil_mode", False), call.argument(5, "count_include_pad", True)
-    return _average_pool(rank, call, *window, ceil_mode, count_include_pad, call.argument(6, "divisor_override"))
+    window = window_of(rank, call.setting(1, "kernel_size"), call.setting(2, "stride"))
+    padding = per_axis(call.setting(3, "padding", 0), rank, "padding")
+    ceil_mode, count_include_pad = call.setting(4, "ceil_mode", False), call.setting(5, "count_include_pad", True)
+    return AveragePool(call.name, *window, padding, ceil_mode, count_include_pad, call.setting(6, "divisor_override"))
 
 
-def _batch_normalization(call: Call, module: Any) -> Step:
-    if module.running_mean is None or module.running_var is None:
+def _adaptive_average_pool(call: Call) -> list[Step] | Step:
+    if call.looked_at or isinstance(call.setting(1, "output_size"), Node):
+        return call.whole(linear=True)
+    return AdaptiveAveragePool(call.name, call.function)
+
+
+def _adaptive_max_pool(call: Call) -> list[Step] | None:
+    return None if getattr(call.module, "return_indices", False) else _gradient(call)
+
+
+def _batch_normalization(call: Call) -> Step:
+    mean, variance = _tensor(call, 1, "running_mean"), _tensor(call, 2, "running_var")
+    trains = call.module is None and call.argument(5, "training", False)
+    if mean is None or variance is None or trains:
         raise call.refused("running statistics are needed; without them it mixes the images of a batch")
-    weight, bias = (None if getattr(module, name) is None else _tensor_of(call, name) for name in ("weight", "bias"))
-    mean, variance = _tensor_of(call, "running_mean"), _tensor_of(call, "running_var")
-    return BatchNormalization(call.name, mean, variance, weight, bias, module.eps)
+    weight, bias = _tensor(call, 3, "weight"), _tensor(call, 4, "bias")
+    return BatchNormalization(call.name, mean, variance, weight, bias, call.setting(7, "eps", 1e-5))
 
 
-def _batch_normalization_function(call: Call) -> Step:
-    mean, variance = _constant(call, call.argument(1, "running_mean")), _constant(call, call.argument(2, "running_var"))
-    if mean is None or variance is None or call.argument(5, "training", False):
-        raise call.refused("running statistics are needed; without them it mixes the images of a batch")
-    weight, bias = _constant(call, call.argument(3, "weight")), _constant(call, call.argument(4, "bias"))
-    return BatchNormalization(call.name, mean, variance, weight, bias, call.argument(7, "eps", 1e-5))
+def _dropout(call: Call) -> Step:
+    training = "train" if call.node.target is torch.dropout else "training"
+    if call.module is None and call.argument(2, training, True):
+        raise call.refused("it drops values in eval mode too; pass training=self.training")
+    return Identity(call.name)
 
 
-def _response_normalization(call: Call) -> Normalization:
-    size, alpha = call.argument(1, "size"), call.argument(2, "alpha", 1e-4)
-    beta, k = call.argument(3, "beta", 0.75), call.argument(4, "k", 1.0)
-    return Normalization(call.name, lambda x: F.local_response_norm(x, size, alpha, beta, k), call.exact)
+def _flatten(call: Call) -> list[Step] | Step:
+    start, end = call.setting(1, "start_dim", 0), call.setting(2, "end_dim", -1)
+    if start == 1 and end == -1:
+        return Flatten(call.name)
+    if start == 0 or start == -4:
+        return along_the_batch(call, "flattening the batch dimension mixes images; start at dimension 1")
+    return call.whole(linear=True)
+
+
+def _unflatten(call: Call) -> list[Step] | None:
+    return None if call.setting(None, "dim") in (0, -4) else call.whole(linear=True)
 
 
 def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
@@ -322,7 +304,8 @@ def _pad(call: Call, sides: Any, mode: str) -> list[Step] | Step:
     return call.whole(linear=True)
 
 
-def _interpolate(call: Call, mode: Any) -> list[Step]:
+def _interpolate(call: Call) -> list[Step]:
+    mode = call.setting(3, "mode", "nearest")
     if mode not in ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area"):
         raise call.refused(f"interpolation of maps is needed, not {mode!r}")
     return call.whole(linear=True)
@@ -343,9 +326,7 @@ def _view(call: Call) -> list[Step] | Step:
         if batch == -1 and features > 0:
             return Flatten(call.name, features)
     first = shape[0] if len(shape) else None
-    if len(shape) > 1 and (isinstance(first, Node) or (first == -1 and -1 not in shape[1:])):
-        return call.whole(linear=True)
-    if len(shape) == 1 and isinstance(first, Node):
+    if isinstance(first, Node) or (len(shape) > 1 and first == -1 and -1 not in shape[1:]):
         return call.whole(linear=True)
     raise call.refused_unsized(
         f"its shape {tuple(shape)} says nothing of the batch, which has to stay the first dimension whatever its size: "
@@ -366,43 +347,60 @@ def _permute(call: Call) -> list[Step]:
 
 
 def _item(call: Call) -> list[Step] | Step | None:
-    source, index = call.node.args[0], call.node.args[1]
-    assert isinstance(source, Node)
     if len(call.signals) > 1:
         return None
+    index = call.node.args[1]
     check_index(call, index)
     parts: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     step = parts[1] if len(parts) == 2 and parts[0] == slice(None) else None
-    if (
-        isinstance(step, slice)
-        and step.step in (None, 1)
-        and not any(isinstance(end, Node) for end in (step.start, step.stop))
-    ):
+    if isinstance(step, slice) and step.step in (None, 1) and not nodes_in((step.start, step.stop)):
         return ChannelSlice(call.name, call.function, lambda channels: step.indices(channels)[:2])
     return call.whole(linear=True)
 
 
+def _set_item(call: Call) -> list[Step]:
+    index = call.node.args[1]
+    mask = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    if call.has_signal(mask) and not call.has_signal(call.node.args[2]) and call.rule == "gradient":
+        return call.whole(linear=False, alone=True)
+    check_index(call, index)
+    if any(node not in call.constants for node in nodes_in(index)):
+        raise call.refused("its index is computed from the images")
+    return call.whole(linear=True, alone=True)
+
+
+def _is_for_its_size(call: Call) -> bool:
+    """Whether nothing is read of what a call makes but its size."""
+    return all(map(asks_for_shape, call.node.users))
+
+
+def _attribute(call: Call) -> list[Step] | None:
+    attribute = call.node.args[1]
+    linear = attribute in ("mT", "mH", "real") or (attribute == "data" and _is_for_its_size(call))
+    return call.whole(linear=True) if linear else None
+
+
+def _detach(call: Call) -> list[Step] | None:
+    return call.whole(linear=True) if _is_for_its_size(call) else None
+
+
 def _operands(call: Call) -> tuple[Any, Any]:
-    first = call.argument(0, "input")
-    return first, call.argument(1, "other")
+    return call.argument(0, "input"), call.argument(1, "other")
 
 
-def _add(sign: int) -> Callable[[Call], list[Step] | Step | None]:
-    def build(call: Call) -> list[Step] | Step | None:
-        first, second = _operands(call)
-        factor = call.argument(2, "alpha", 1)
-        if isinstance(factor, Node):
-            return None if call.has_signal(factor) else call.whole(linear=True)
-        if call.has_signal(first) and call.has_signal(second):
-            call.reads = [first, second]
-            return Sum(call.name, (1, sign * factor))
-        if call.looked_at:
-            return call.whole(linear=True)
-        if call.has_signal(first) or sign * factor == 1:
-            return Shift(call.name, call.function)
-        return Scale(call.name, call.function, sign * factor)
-
-    return build
+def _add(sign: int, call: Call) -> list[Step] | Step | None:
+    first, second = _operands(call)
+    factor = call.argument(2, "alpha", 1)
+    if isinstance(factor, Node):
+        return None if call.has_signal(factor) else call.whole(linear=True)
+    if call.has_signal(first) and call.has_signal(second):
+        call.reads = [first, second]
+        return Sum(call.name, (1, sign * factor))
+    if call.looked_at:
+        return call.whole(linear=True)
+    if call.has_signal(first) or sign * factor == 1:
+        return Shift(call.name, call.function)
+    return Scale(call.name, call.function, sign * factor)
 
 
 def _multiply(call: Call) -> list[Step] | Step | None:
@@ -437,162 +435,78 @@ def _concatenate(call: Call) -> list[Step] | Step:
     return Concatenate(call.name, dimension)
 
 
-def _dropout(call: Call) -> Step:
-    if call.argument(2, "train" if call.node.target is torch.dropout else "training", True):
-        raise call.refused("it drops values in eval mode too; pass training=self.training")
-    return Identity(call.name)
+def _by_rank(rule: Callable[[int, Call], Built], name: str, *rooms: Any) -> dict[Any, Rule]:
+    """A rule for modules or functions of a name that is given the number of axes of their maps."""
+    return {kind: functools.partial(rule, rank) for kind, rank in each_rank(name, *rooms).items()}
 
 
-def _gradient(call: Call) -> list[Step]:
-    """Something that is not linear, of which everybody takes the gradient."""
-    return call.whole(linear=False)
+def _pads(name: str, mode: str) -> dict[Any, Rule]:
+    """The rule for the modules that pad in one way."""
+    modules = each_rank(f"{name}Pad{{}}d", nn)
+    return dict.fromkeys(modules, lambda call: _pad(call, call.setting(None, "padding"), mode))
 
 
-def _random(call: Call) -> Step:
-    raise call.refused("it is random in eval mode too")
-
-
-def _linear_map(call: Call) -> list[Step]:
-    return call.whole(linear=True)
-
-
-def _is_for_its_size(call: Call) -> bool:
-    """Whether nothing is read of what a call makes but its size."""
-    return all(map(asks_for_shape, call.node.users))
-
-
-def _attribute(call: Call) -> list[Step] | None:
-    attribute = call.node.args[1]
-    linear = attribute in ("mT", "mH", "real") or (attribute == "data" and _is_for_its_size(call))
-    return call.whole(linear=True) if linear else None
-
-
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-def _each_rank(room: Any, name: str, build: Callable[..., Any]) -> dict[Any, Callable[..., Any]]:
-    """What builds the step of a module or a function for maps of one, two or three axes, given that number first."""
-    return {getattr(room, f"{name}{rank}d"): functools.partial(build, rank) for rank in (1, 2, 3)}
-
-
-_PADS = {
-    getattr(nn, f"{name}Pad{rank}d"): mode
-    for name, mode in (
-        ("Zero", "constant"),
-        ("Constant", "constant"),
-        ("Reflection", "reflect"),
-        ("Replication", "replicate"),
-        ("Circular", "circular"),
-    )
-    for rank in (1, 2, 3)
-}
-
-
-_MODULES: dict[Any, Callable[[Call, Any], Any]] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution_module),
-    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_convolution_module),
-    nn.Linear: lambda call, module: Linear(call.name, *_parameters_of(call, module)),
-    **_each_rank(nn, "MaxPool", _max_pool_module),
-    **_each_rank(own, "MaxPool", _max_pool_module),
-    nn.ReLU: lambda call, module: Rectifier(call.name, call.rule),
-    nn.ReLU6: lambda call, module: Rectifier(call.name, call.rule, 6.0),
-    nn.LeakyReLU: lambda call, module: _leaky(call),
-    nn.Hardtanh: lambda call, module: _clamp(call, module.min_val, module.max_val),
-    nn.Threshold: lambda call, module: _threshold(call, module.threshold, module.value),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _batch_normalization),
-    nn.LocalResponseNorm: lambda call, module: Normalization(call.name, call.function, call.exact),
+# By the type of a module, by the function, or by the name of a method. Those of which `canonical` knows all spellings
+# stand here under their first.
+_RULES: dict[Any, Rule] = {
+    nn.ReLU: _rectifier,
+    nn.ReLU6: lambda call: Rectifier(call.name, call.rule, 6.0),
+    nn.LeakyReLU: _leaky,
+    nn.Hardtanh: lambda call: _clamp(call, call.setting(1, "min_val", -1.0), call.setting(2, "max_val", 1.0)),
     **dict.fromkeys(
-        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-        lambda call, module: _adaptive_average_pool(call, module.output_size),
+        (torch.clamp, torch.clamp_min), lambda call: _clamp(call, call.argument(1, "min"), call.argument(2, "max"))
+    ),
+    nn.Threshold: _threshold,
+    **dict.fromkeys((*each_rank("Conv{}d", nn), *each_rank("conv{}d", F)), _convolution),
+    **dict.fromkeys((*each_rank("ConvTranspose{}d", nn), *each_rank("conv_transpose{}d", F)), _transposed_convolution),
+    **dict.fromkeys((nn.Linear, F.linear), _linear),
+    **_by_rank(_max_pool, "MaxPool{}d", nn),
+    **_by_rank(_max_pool, "max_pool{}d", F, torch),
+    **_by_rank(_max_pool, "max_pool{}d_with_indices", F),
+    **_by_rank(_own_max_pool, "MaxPool{}d", own),
+    **_by_rank(_own_max_pool, "max_pool{}d", ops),
+    **_by_rank(_average_pool, "AvgPool{}d", nn),
+    **_by_rank(_average_pool, "avg_pool{}d", F),
+    **dict.fromkeys(
+        (*each_rank("AdaptiveAvgPool{}d", nn), *each_rank("adaptive_avg_pool{}d", F)), _adaptive_average_pool
+    ),
+    **dict.fromkeys((*each_rank("AdaptiveMaxPool{}d", nn), *each_rank("adaptive_max_pool{}d", F)), _adaptive_max_pool),
+    **dict.fromkeys((*each_rank("BatchNorm{}d", nn), nn.SyncBatchNorm, F.batch_norm), _batch_normalization),
+    **dict.fromkeys((nn.LocalResponseNorm, F.local_response_norm), _normalization),
+    nn.Identity: lambda call: Identity(call.name),
+    **dict.fromkeys((nn.Dropout, F.dropout, torch.dropout), _dropout),
+    **dict.fromkeys((*each_rank("Dropout{}d", nn), *each_rank("dropout{}d", F)), _dropout),
+    **dict.fromkeys((nn.AlphaDropout, nn.FeatureAlphaDropout, F.alpha_dropout, F.feature_alpha_dropout), _dropout),
+    **dict.fromkeys(
+        (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, F.fractional_max_pool2d, F.fractional_max_pool3d), _random
     ),
     **dict.fromkeys(
-        (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-        lambda call, module: None if module.return_indices else _gradient(call),
+        (F.gumbel_softmax, torch.bernoulli, torch.rand_like, torch.randn_like, torch.randint_like), _random
     ),
-    **dict.fromkeys((nn.FractionalMaxPool2d, nn.FractionalMaxPool3d), lambda call, module: _random(call)),
-    **_each_rank(nn, "AvgPool", _average_pool_module),
-    **dict.fromkeys(
-        (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
-        lambda call, module: _interpolate(call, module.mode),
-    ),
-    nn.Flatten: lambda call, module: _flatten(call, module.start_dim, module.end_dim),
-    **dict.fromkeys(
-        (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Fold),
-        lambda call, module: _linear_map(call),
-    ),
-    nn.Unflatten: lambda call, module: _linear_map(call) if module.dim not in (0, -4) else None,
-    nn.Identity: lambda call, module: Identity(call.name),
-    **dict.fromkeys(_DROPOUTS, lambda call, module: Identity(call.name)),
-    **dict.fromkeys(
-        _PADS, lambda call, module: _pad(call, module.padding, _PADS[known_type(type(module)) or nn.ZeroPad2d])
-    ),
-}
-
-
-_FUNCTIONS: dict[Any, Callable[[Call], Any]] = {
-    **dict.fromkeys(
-        (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), lambda call: Rectifier(call.name, call.rule)
-    ),
-    F.relu6: lambda call: Rectifier(call.name, call.rule, 6.0),
-    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky),
-    **dict.fromkeys(
-        (F.hardtanh, F.hardtanh_),
-        lambda call: _clamp(call, call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)),
-    ),
-    **dict.fromkeys(
-        (
-            *(torch.clamp, torch.clamp_, torch.clip, torch.clip_, torch.clamp_min, torch.clamp_min_),
-            *("clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_"),
-        ),
-        lambda call: _clamp(call, call.argument(1, "min"), call.argument(2, "max")),
-    ),
-    **dict.fromkeys(
-        (F.threshold, torch.threshold, torch.threshold_),
-        lambda call: _threshold(call, call.argument(1, "threshold"), call.argument(2, "value")),
-    ),
-    **_each_rank(F, "max_pool", _max_pool_function),
-    **_each_rank(torch, "max_pool", _max_pool_function),
-    **{getattr(F, f"max_pool{rank}d_with_indices"): functools.partial(_max_pool_function, rank) for rank in (1, 2, 3)},
-    **_each_rank(ops, "max_pool", _own_max_pool_function),
-    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d), _gradient),
-    **dict.fromkeys(
-        (F.fractional_max_pool2d, F.fractional_max_pool3d, F.gumbel_softmax, torch.bernoulli, torch.rand_like), _random
-    ),
-    **dict.fromkeys((torch.randn_like, torch.randint_like), _random),
-    **_each_rank(F, "avg_pool", _average_pool_function),
-    **dict.fromkeys(
-        (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-        lambda call: _adaptive_average_pool(call, call.argument(1, "output_size")),
-    ),
-    **dict.fromkeys((torch.clone, "clone"), lambda call: Shift(call.name, call.function)),
-    **dict.fromkeys(
-        (torch.flatten, "flatten"),
-        lambda call: _flatten(call, call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)),
-    ),
-    **dict.fromkeys(("view", "reshape", torch.reshape), _view),
-    **dict.fromkeys((torch.squeeze, "squeeze"), _squeeze),
-    **dict.fromkeys((torch.permute, "permute"), _permute),
-    operator.getitem: _item,
-    getattr: _attribute,
-    **dict.fromkeys((torch.detach, "detach"), lambda call: _linear_map(call) if _is_for_its_size(call) else None),
-    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout), _dropout),
-    **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout),
-    "contiguous": lambda call: Shift(call.name, call.function),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution_function),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _transposed_convolution_function),
-    F.linear: lambda call: (
-        call.whole(linear=True, alone=True) if _is_sized(call) else Linear(call.name, *_parameters_given(call))
-    ),
-    F.batch_norm: _batch_normalization_function,
-    F.local_response_norm: _response_normalization,
+    **_pads("Zero", "constant"),
+    **_pads("Constant", "constant"),
+    **_pads("Reflection", "reflect"),
+    **_pads("Replication", "replicate"),
+    **_pads("Circular", "circular"),
     F.pad: lambda call: _pad(call, call.argument(1, "pad"), call.argument(2, "mode", "constant")),
-    **dict.fromkeys((F.interpolate, F.upsample), lambda call: _interpolate(call, call.argument(3, "mode", "nearest"))),
+    **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _interpolate),
+    **dict.fromkeys((F.interpolate, F.upsample), _interpolate),
+    **dict.fromkeys((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold, nn.Fold), _linear_map),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle, torch.pixel_shuffle, torch.channel_shuffle), _linear_map),
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add(1)),
-    **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"), _add(-1)),
-    **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), _multiply),
-    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"), _divide),
-    **dict.fromkeys((operator.neg, torch.neg, "neg", "neg_"), lambda call: Scale(call.name, call.function, -1.0)),
+    **dict.fromkeys((nn.Flatten, torch.flatten), _flatten),
+    nn.Unflatten: _unflatten,
+    **dict.fromkeys(("view", torch.reshape), _view),
+    torch.squeeze: _squeeze,
+    torch.permute: _permute,
+    **dict.fromkeys((torch.clone, "contiguous"), lambda call: Shift(call.name, call.function)),
+    torch.detach: _detach,
+    getattr: _attribute,
+    operator.getitem: _item,
     set_item: _set_item,
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add_"), functools.partial(_add, 1)),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract, "sub_"), functools.partial(_add, -1)),
+    operator.mul: _multiply,
+    operator.truediv: _divide,
+    **dict.fromkeys((operator.neg, torch.neg, "neg_"), lambda call: Scale(call.name, call.function, -1.0)),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concatenate),
 }

@@ -27,13 +27,14 @@ from ... import nn as own
 from ...ops.dispatch import DisableTorchFunction
 from ..errors import NeedsSizes, UnsupportedModule
 from ..nodes import CONSTANT, IN_PLACE_OPERATORS, NO_GRAD, Applied, Node, set_data, set_item
+from ..ranks import each_rank
 from ..weights import copy_in_eval
 from .constants import Constants, assume, computes_with, is_random
 from .operations import known_type
 
 _TORCH = Path(torch.__file__).parent
 TRACING = threading.RLock()
-_OWN_LAYERS = tuple(getattr(own, f"{kind}{rank}d") for kind in ("MaxPool", "MaxUnpool") for rank in (1, 2, 3))
+_OWN_LAYERS = (*each_rank("MaxPool{}d", own), *each_rank("MaxUnpool{}d", own))
 
 
 class _Recorded:
