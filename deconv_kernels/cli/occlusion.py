@@ -97,7 +97,7 @@ def command(settings: Settings) -> Answer:
     told |= {"layer": watch.layer} | options.values(settings, "map", "occluder", "stride", "cover", "fill")
     told |= {"units": watch.units, "logits": watch.logits, "probabilities": settings.probabilities}
     told |= {"labels": wanted, "size": size}
-    parts = Parts.of_run(settings.output, "occlusion", told, shown.model, inputs)
+    parts = Parts.of_run(settings.output, "occlusion", told, watch.net, inputs)
     with written_at_once(Path(settings.output)) as draft:
         labels = None if isinstance(wanted, str) else wanted
         how = {"size": settings.occluder, "fill": colour, "softmax": not settings.probabilities}

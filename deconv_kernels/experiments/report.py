@@ -131,7 +131,7 @@ def make_report(
         occlusions.append(Occlusion(**parts.get(f"occlusion {number}", occluding)))
 
     moved = invariance(
-        model,
+        net,
         images,
         list(dict.fromkeys((layers[0], layers[-1]))),
         labels=None if logits is None else "predicted",

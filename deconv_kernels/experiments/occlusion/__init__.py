@@ -222,7 +222,10 @@ def occlude(
     if layer is None and logits is None:
         raise ValueError("nothing to watch: name a layer, or the layer of the logits")
     wanted_units = None if units is None else whole_number("units", units, 0)
-    net, refusal = (forward_only(model), None) if layer is None or wanted_units == 0 else with_way_back(model)
+    if layer is None or wanted_units == 0:
+        net, refusal = forward_only(model, image[None]), None
+    else:
+        net, refusal = with_way_back(model, image[None])
     if refusal is not None and wanted_units is not None:
         raise refusal
     try:
