@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import clock
 import torch
 
 import deconv_kernels as dk
@@ -28,14 +29,9 @@ CALLS = 3000
 OP_GOAL, UNIT_GOAL = 40e-6, 100e-6  # seconds
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """The median of many calls."""
-    times = []
-    for _ in range(CALLS):
-        begun = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+def median(run: Callable[[], object]) -> float:
+    """Seconds of one of many calls."""
+    return statistics.median(clock.seconds(run, time.perf_counter) for _ in range(CALLS))
 
 
 def main() -> None:
@@ -54,7 +50,7 @@ def main() -> None:
             ("backproject2d, one window of 3x3", lambda: original(*op), OP_GOAL),  # type: ignore[arg-type]
             ("one unit of conv1_2", lambda: net.project(record, units), UNIT_GOAL),
         ):
-            print(f"{what}: {seconds(run) * 1e6:.0f} us of the host; the goal is {goal * 1e6:.0f} us")
+            print(f"{what}: {median(run) * 1e6:.0f} us of the host; the goal is {goal * 1e6:.0f} us")
 
 
 if __name__ == "__main__":

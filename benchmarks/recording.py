@@ -10,10 +10,10 @@ of interleaved rounds.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import click
+import clock
 import torch
 from torch import nn
 
@@ -39,7 +39,7 @@ def main(layers: str, images: int, rounds: int) -> None:
             lambda: torch.inference_mode()(bare)(inputs),  # noqa: B023
             lambda: net.record(batch, layer, progress=False),  # noqa: B023
         ]
-        times = [[seconds(run) / images * 1e3 for run in runs] for _ in range(rounds)]
+        times = [[clock.seconds(run) / images * 1e3 for run in runs] for _ in range(rounds)]
         forward, ours = zip(*times, strict=True)
         ratio = statistics.median(ours) / statistics.median(forward)
         print(f"| {layer} | {min(forward):.1f} | {min(ours):.1f} | {ratio:.2f} | {min(ours) / min(forward):.2f} |")
@@ -53,13 +53,6 @@ def below(model: nn.Module, layer: str) -> nn.Sequential:
         if name == layer:
             return found
     raise SystemExit(f"the network is no sequence with a layer {layer!r}")
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Processor time of this thread."""
-    start = time.thread_time()
-    run()
-    return time.thread_time() - start
 
 
 if __name__ == "__main__":

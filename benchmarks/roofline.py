@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import clock
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -114,12 +115,7 @@ def roof() -> tuple[float, float]:
 
 
 def _smallest(run: Callable[[], object], rounds: int = 8) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.thread_time()
-        run()
-        times.append(time.thread_time() - start)
-    return min(times)
+    return min(clock.seconds(run) for _ in range(rounds))
 
 
 def draw(result: Row) -> Figure:

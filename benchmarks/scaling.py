@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import clock
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -44,10 +45,8 @@ def job(layer: str, size: int = 224) -> tuple[Deconvnet, Record, float]:
     torch.manual_seed(0)
     net = Deconvnet(models.VGG16(features_only=True).eval())
     images = torch.randn(2, 3, size, size)
-    net.record(images, layer)
-    start = time.thread_time()
     record = net.record(images, layer)
-    return net, record, (time.thread_time() - start) / len(images)
+    return net, record, clock.seconds(lambda: net.record(images, layer)) / len(images)
 
 
 def units_of(net: Deconvnet, record: Record, layer: str, count: int) -> Units:
@@ -55,15 +54,13 @@ def units_of(net: Deconvnet, record: Record, layer: str, count: int) -> Units:
 
 
 def seconds_by_unit(
-    net: Deconvnet, record: Record, units: Units, seconds: float, clock: Callable[[], float] = time.thread_time
+    net: Deconvnet, record: Record, units: Units, seconds: float, of: Callable[[], float] = time.thread_time
 ) -> float:
     """The smallest of at least two calls."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:
-        start = clock()
-        net.project(record, units, seed="one", progress=False)
-        times.append(clock() - start)
+        times.append(clock.seconds(lambda: net.project(record, units, seed="one", progress=False), of))
     return min(times) / len(units)
 
 
