@@ -54,13 +54,13 @@ def units_of(net: Deconvnet, record: Record, layer: str, count: int) -> Units:
 
 
 def seconds_by_unit(
-    net: Deconvnet, record: Record, units: Units, seconds: float, of: Callable[[], float] = time.thread_time
+    net: Deconvnet, record: Record, units: Units, seconds: float, timer: Callable[[], float] = time.thread_time
 ) -> float:
     """The smallest of at least two calls."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:
-        times.append(clock.seconds(lambda: net.project(record, units, seed="one", progress=False), of))
+        times.append(clock.seconds(lambda: net.project(record, units, seed="one", progress=False), timer))
     return min(times) / len(units)
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 import click
 
 from ..checks import at_least
+from ..engine.datasheets import CARDS, PRECISIONS
 from . import options
 from .answer import Answer
 from .options import Machine, UntrainedNetwork, group, option
-
-_PRECISIONS = ("float64", "float32", "tf32", "bfloat16", "float16")  # of engine/cards.py, which needs torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class Settings:
     layers: str = options.layers("Whose units are projected, separated by commas, such as conv5_3.", required=True)
     units: int = option(1, "How many of each layer.")
     size: int | tuple[int, ...] | None = options.any_size()
-    precision: str = option("tf32", "Of the model of a card.", type=click.Choice(_PRECISIONS))
+    precision: str = option("tf32", "Of the model of a card.", type=click.Choice(tuple(PRECISIONS)))
 
 
 @options.command("plan", Settings)
@@ -39,7 +38,7 @@ def command(settings: Settings) -> Answer:
     """
     import torch
 
-    from ..engine.cards import CARDS, CardModel
+    from ..engine.cards import CardModel
     from ..engine.deconvnet import Deconvnet
     from ..engine.plan import DEVICE_BYTES, HOST_BYTES
     from ..experiments.common.layers import taking

@@ -44,6 +44,7 @@ def command(settings: Settings) -> Answer:
     from ..data.photographs import load_photographs
     from ..experiments.common.files import Parts, written_at_once
     from ..experiments.common.layers import check_takes, spread_layers
+    from ..experiments.common.tracing import forward_only
     from ..experiments.invariance import figure_5
     from ..experiments.report import make_report
     from ..plot.invariance import examples_of
@@ -54,16 +55,17 @@ def command(settings: Settings) -> Answer:
     at_least("whole", settings.whole, 1)
     subject = load(settings.network, size)
     weights = subject.weights
-    chosen = layers_of(subject.net, settings.layers) if settings.layers else spread_layers(subject.net)
+    net = forward_only(subject.model)
+    chosen = layers_of(net, settings.layers) if settings.layers else spread_layers(net)
     photographs = load_photographs(settings.photographs.sources)
     planned = plan_crops(photographs, size, settings.crops)
     seen = Photographs(cut(photographs, planned, size), [photographs[crop.photograph].name for crop in planned])
     centres = plan_centres(photographs[: settings.whole])
     shown = Photographs(cut(photographs, centres, size), [photographs[crop.photograph].name for crop in centres])
     inputs, wholes = (subject.inputs(each.pixels) for each in (seen, shown))
-    check_takes(subject.net, inputs, subject.net.tape.layers[-1:], model)
+    check_takes(net, inputs, net.tape.layers[-1:], model)
     how = options.values(settings, "maps", "k", "seed", "occluder", "stride")
-    parts = Parts.of_run(output, "report", [chosen, how], subject.net, inputs, wholes)
+    parts = Parts.of_run(output, "report", [chosen, how], net, inputs, wholes)
     with written_at_once(Path(output)) as draft:
         report = make_report(subject.model, inputs, wholes, chosen, **how, parts=parts)
         write_page(

@@ -6,8 +6,6 @@ Source: Zeiler & Fergus 2013, "Visualizing and Understanding Convolutional Netwo
 from __future__ import annotations
 
 import functools
-import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ from ..checks import at_least, one_of, whole_number
 from ..ops import check_overlap
 from ..terminal import chunks_of, progress_bar
 from .capture import Captured
-from .errors import NeedsSizes, Undecided, UnknownLayer, UnsupportedModule, UnusedRule
+from .errors import NeedsSizes, UnknownLayer
 from .fields import Window, rank_of
 from .forward import Recording
 from .plan import Plan, make_plan, working_bytes
@@ -28,13 +26,11 @@ from .record import Record
 from .signal import Windows
 from .steps.base import KERNELS, RULES, Options
 from .trace.builder import trace
-from .trace.exported import image_like
-from .trace.rules import spelled
 from .trace.tape import Layer, Tape
+from .trace.tapes import Tapes
 from .trace.tracer import input_names
 from .units import LayerLike, Units
 from .walk import UnitWalk, Walk, empty_results
-from .weights import attributes_of
 
 NORMALIZATIONS = ("identity", "gradient")
 SEEDS = ("activation", "one")
@@ -108,65 +104,13 @@ class Deconvnet:
         self._image_size = None if image_size is None else tuple(image_size)
         self._inputs = len(input_names(model, arguments or {}, inputs))
         self._planned = functools.lru_cache(_PLANS_KEPT)(make_plan)
-        self._tapes: dict[tuple[torch.Size, ...] | None, Tape] = {}
-        self._made: weakref.WeakSet[Tape] = weakref.WeakSet()
-        self._attributes: dict[tuple[str, str], Any] = {}
-        self._like: Sequence[Tensor] | None = None
-        self._traced: Tape | UnsupportedModule
-        try:
-            self._traced = self._trace(None)
-        except Undecided:
-            raise
-        except UnsupportedModule as refused:
-            surely = isinstance(refused, NeedsSizes) and refused.surely
-            if image_size is None and not isinstance(refused, NeedsSizes):
-                raise
-            self._traced = refused
-            if image_size is not None:
-                self._traced = self._trace([image_like(model, image_size)])
-            elif not surely:
-                self._usual_tape()
-
-    def _usual_tape(self) -> Tape:
-        """The network as its steps for images of a usual size.
-
-        Raises:
-            UnsupportedModule: why it could not be traced at first; or what it has no rule for.
-        """
-        assert isinstance(self._traced, UnsupportedModule)
-        image = image_like(self.model)
-        try:
-            return self._tapes.get((image.shape[1:],)) or self._trace([image])
-        except Undecided:
-            raise
-        except UnsupportedModule:
-            raise self._traced from None
-
-    def _trace(self, like: Sequence[Tensor] | None) -> Tape:
-        rules, arguments, inputs = self._arguments
-        self._attributes = attributes_of(self.model)
-        tape = trace(self.model, self.rule, self.normalization, rules, arguments, inputs, like)
-        for key in tape.unused - self._usual_rules:
-            what = f"rules name {spelled(key)}, which {type(self.model).__name__} does not call"
-            warnings.warn(what, UnusedRule, stacklevel=4)
-        self._tapes[None if like is None else tuple(x.shape[1:] for x in like)] = tape
-        self._made.add(tape)
-        self._like = None if like is None else [x.new_empty((1, *x.shape[1:])) for x in like]
-        return tape
-
-    def _follow_changes(self) -> None:
-        """Traces the network anew if more of it than its tensors has changed."""
-        if self._tapes and attributes_of(self.model) != self._attributes:
-            self._tapes = {}
-            try:
-                self._traced = self._trace(self._like)
-            except NeedsSizes as asked:
-                self._traced = asked
+        traced = functools.partial(trace, model, rule, normalization, rules, arguments, inputs)
+        self._tapes = Tapes(model, traced, image_size, self._usual_rules)
 
     @property
     def asks_for_sizes(self) -> bool:
         """Whether the network is traced anew for every size of its images."""
-        return None not in self._tapes
+        return self._tapes.ask_for_sizes
 
     @property
     def tape(self) -> Tape:
@@ -175,24 +119,16 @@ class Deconvnet:
         Where it asks for sizes, for those of the images that were recorded last, or for usual ones as long as there
         were none.
         """
-        self._follow_changes()
-        return self._traced if isinstance(self._traced, Tape) else self._usual_tape()
+        return self._tapes.last_or_usual()
 
     def _tape_for(self, images: Sequence[Tensor]) -> Tape:
         """The network as its steps for images of these shapes."""
-        self._follow_changes()
-        if not self.asks_for_sizes:
-            return self._tapes[None]
-        shapes = tuple(x.shape[1:] for x in images)
-        self._traced = tape = self._tapes[shapes] if shapes in self._tapes else self._trace(images)
-        return tape
+        return self._tapes.of(images)
 
     def _tape_of(self, record: Record) -> Tape:
         """The network as its steps for the images of a record."""
-        if record.tape is not None and record.tape in self._made:
+        if record.tape is not None and record.tape in self._tapes:
             return record.tape
-        if not self.asks_for_sizes:
-            return self._tapes[None]
         shapes = [shape for shape in record.shapes[: self._inputs] if shape is not None]
         return self._tape_for([torch.empty((1, *shape), dtype=record.dtype, device=record.device) for shape in shapes])
 
@@ -219,10 +155,7 @@ class Deconvnet:
         Raises:
             NeedsSizes: they depend on the size of the images, and none was given or recorded yet.
         """
-        self._follow_changes()
-        if isinstance(self._traced, UnsupportedModule):
-            raise self._traced
-        return list(self._traced.layers)
+        return list(self._tapes.last().layers)
 
     @property
     def output(self) -> str:
@@ -278,12 +211,11 @@ class Deconvnet:
             if self.asks_for_sizes:
                 raise
             try:
-                tape = self._trace(inputs)
+                tape = self._tapes.traced(inputs)
                 record = self._recorded(tape, inputs, given, activations, batch_size, progress)
             except UnknownLayer:
                 raise asked from None
-            del self._tapes[None]
-            self._traced = tape
+            self._tapes.only_sized(tape)
             return record
 
     def _recorded(
@@ -339,7 +271,7 @@ class Deconvnet:
         if len(inputs) != self._inputs:
             raise ValueError(f"the network takes {self._inputs} tensors, got {len(inputs)}")
         images = inputs[0]
-        rank = next((tape.rank for tape in self._tapes.values()), None)
+        rank = self._tapes.rank
         taken = tuple(_IMAGES) if rank is None else (rank + 2,)
         if not all(isinstance(x, Tensor) for x in inputs):
             raise TypeError(f"images must be a Tensor, got {type(images).__name__}")

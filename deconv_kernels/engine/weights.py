@@ -162,12 +162,12 @@ def attributes_of(model: nn.Module) -> dict[tuple[str, str], Any]:
         for name, value in vars(module).items():
             if name in _OF_ALL_MODULES:
                 continue
-            if isinstance(value, dict):
-                value = [part for item in value.items() for part in item]
             if type(value) in _READ:
                 found[path, name] = value
-            elif isinstance(value, list | tuple) and all(type(part) in _PLAIN for part in value):
-                found[path, name] = tuple(value)
+            elif isinstance(value, list | tuple | dict):
+                parts = tuple(chain.from_iterable(value.items()) if isinstance(value, dict) else value)
+                if _PLAIN.issuperset(map(type, parts)):
+                    found[path, name] = parts
     return found
 
 

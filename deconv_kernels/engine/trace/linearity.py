@@ -16,27 +16,38 @@ import torch.nn.functional as F
 
 from ..nodes import Node, SetPart
 
+
+class _Parameter(NamedTuple):
+    name: str
+    mark: str
+    default: int | None
+
+    @classmethod
+    def of(cls, text: str) -> _Parameter:
+        name, _, default = text.lstrip("*+@").partition("=")
+        return cls(name, text[0] if text[0] in "*+@" else "", int(default) if default else None)
+
+
+def _read(table: str) -> dict[str, list[list[_Parameter]]]:
+    read: dict[str, list[list[_Parameter]]] = {}
+    for line in table.split("\n"):
+        if line:
+            name, *parameters = line.split()
+            read.setdefault(name, []).append([_Parameter.of(text) for text in parameters])
+    return read
+
+
 # A line for every function: its parameters in their order. It is linear, or linear with something constant added,
 # together in those with a star, all others held constant; in one element of those with a plus. Of several lines any one
 # holds. Those with an @ name dimensions, none of which may be that of the batch, as all are that are not named.
-_VIEWS = """
+_VIEWS = _read("""
 adjoint *input
-bfloat16 *input
 broadcast_to *input size
 chunk *input chunks @dim=0
-contiguous *input
-cpu *input
-cuda *input
 diagonal *input offset @dim1 @dim2
-double *input
-dropout *input p train
 dsplit *input indices_or_sections
 expand *input
 expand_as *input *other
-flatten *input @start_dim=0
-float *input
-getitem *input index
-half *input
 hsplit *input indices_or_sections
 moveaxis *input @source @destination
 movedim *input @source @destination
@@ -44,8 +55,6 @@ narrow *input @dim start length
 permute *input
 pos *input
 positive *input
-reshape *input
-reshape_as *input *other
 select *input @dim index
 split *tensor split_size_or_sections @dim=0
 squeeze *input @dim
@@ -53,20 +62,35 @@ swapaxes *input @axis0 @axis1
 swapdims *input @dim0 @dim1
 t *input
 tensor_split *input indices_or_sections @dim=0
-to *input *other
 transpose *input @dim0 @dim1
-type *input dtype
-type_as *input *other
 unbind *input @dim=0
-unflatten *input @dim sizes
 unfold *input @dimension size step
-unsafe_chunk *input chunks @dim=0
-unsafe_split *tensor split_size @dim=0
 unsqueeze *input @dim
 view *input
 view_as *input *other
-"""
-_COPIES = """
+""")
+# What is written into these is not followed: most are views or copies by how their argument lies in memory.
+_PERHAPS_VIEWS = _read("""
+bfloat16 *input
+contiguous *input
+cpu *input
+cuda *input
+double *input
+dropout *input p train
+flatten *input @start_dim=0
+float *input
+getitem *input index
+half *input
+reshape *input
+reshape_as *input *other
+to *input *other
+type *input dtype
+type_as *input *other
+unflatten *input @dim sizes
+unsafe_chunk *input chunks @dim=0
+unsafe_split *tensor split_size @dim=0
+""")
+_COPIES = _read("""
 adaptive_avg_pool1d *input output_size
 adaptive_avg_pool2d *input output_size
 adaptive_avg_pool3d *input output_size
@@ -156,9 +180,9 @@ where condition *input *other
 x.where *input condition *other
 zero *input
 zeros_like *input
-"""
+""")
 # What they round may depend on how many images there are.
-_PRODUCTS = """
+_PRODUCTS = _read("""
 addmm *input *mat1 mat2
 addmm *input mat1 *mat2
 baddbmm *input *batch1 batch2
@@ -190,7 +214,7 @@ tensordot *a b dims
 tensordot a *b dims
 vecdot *x y @dim=-1
 vecdot x *y @dim=-1
-"""
+""")
 
 # What is not linear and never returns memory of an argument.
 _NOT_LINEAR = """
@@ -202,31 +226,8 @@ std var_mean std_mean amax amin argmax argmin norm vector_norm cumprod vstack mv
 max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d upsample pixel_shuffle one_hot zeros ones full
 empty arange linspace eye tensor new_tensor item tolist size dim ndimension numel
 """
-
-
-class _Parameter(NamedTuple):
-    name: str
-    mark: str
-    default: int | None
-
-    @classmethod
-    def of(cls, text: str) -> _Parameter:
-        name, _, default = text.lstrip("*+@").partition("=")
-        return cls(name, text[0] if text[0] in "*+@" else "", int(default) if default else None)
-
-
-def _read(table: str) -> dict[str, list[list[_Parameter]]]:
-    read: dict[str, list[list[_Parameter]]] = {}
-    for line in table.split("\n"):
-        if line:
-            name, *parameters = line.split()
-            read.setdefault(name, []).append([_Parameter.of(text) for text in parameters])
-    return read
-
-
-_TABLES = [_read(table) for table in (_VIEWS, _COPIES, _PRODUCTS)]
 _FRESH = frozenset(_NOT_LINEAR.split())
-_LINEAR = {name: lines for table in _TABLES for name, lines in table.items()}
+_LINEAR = {**_VIEWS, **_PERHAPS_VIEWS, **_COPIES, **_PRODUCTS}
 _ROOMS = (torch, F, torch.special, torch.linalg, operator)
 
 
@@ -262,13 +263,18 @@ def is_linear(node: Node, is_signal: Callable[[Node], bool]) -> bool:
 
 def is_product(target: Any) -> bool:
     """Whether a function is a matrix product or a convolution, whose rounding may depend on the number of images."""
-    return name_of(target) in _TABLES[2]
+    return name_of(target) in _PRODUCTS
 
 
 def has_own_memory(target: Any) -> bool:
     """Whether a function is known never to return memory of its arguments, unless it works in place."""
     name = name_of(target)
-    return name in _FRESH or name in _TABLES[1] or name in _TABLES[2]
+    return name in _FRESH or name in _COPIES or name in _PRODUCTS
+
+
+def is_view(target: Any) -> bool:
+    """Whether a function returns a view of its first argument, or several, whatever the strides of that are."""
+    return name_of(target) in _VIEWS
 
 
 def is_along_the_batch(node: Node) -> bool:

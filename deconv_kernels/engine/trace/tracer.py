@@ -60,28 +60,19 @@ class _Recorded:
         else:
             super().__setattr__(name, value)
 
-    def __len__(self) -> int:
-        return int(self.tracer.constant(self, len))
-
-    def __int__(self) -> int:
-        return int(self.tracer.constant(self, int))
-
-    def __index__(self) -> int:
-        return int(self.tracer.constant(self, operator.index))
-
-    def __float__(self) -> float:
-        return float(self.tracer.constant(self, float))
-
 
 def _in_place(operation: Any) -> Any:
-    def method(self: _Recorded, other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+    return lambda self, other: self.tracer.create_proxy("call_function", operation, (self, other), {})
 
-    return method
+
+def _taking(take: Any) -> Any:
+    return lambda self: self.tracer.constant(self, take)
 
 
 for _operation in IN_PLACE_OPERATORS:
     setattr(_Recorded, f"__{_operation.__name__}__", _in_place(_operation))
+for _name, _take in {"len": len, "int": int, "index": operator.index, "float": float}.items():
+    setattr(_Recorded, f"__{_name}__", _taking(_take))
 
 
 _SEE_PROXIES = ("torch", __name__.partition(".")[0])

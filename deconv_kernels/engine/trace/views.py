@@ -11,15 +11,11 @@ from torch import nn
 
 from ..nodes import NO_GRAD, VALUE, Node, SetPart, describe, function_name, overwritten
 from .constants import computes_with
-from .linearity import name_of
+from .linearity import is_view, name_of
 
 SEVERAL_VIEWS = frozenset(("chunk", "dsplit", "hsplit", "split", "tensor_split", "unbind", "vsplit"))
 """What returns several views of its first argument, whatever the strides of that are."""
 
-_VIEWS = SEVERAL_VIEWS.union(
-    ("diagonal", "movedim", "moveaxis", "narrow", "permute", "select", "squeeze", "swapaxes", "swapdims", "t"),
-    ("transpose", "unfold", "unsqueeze", "view"),
-)
 # What gives a tensor another shape or memory, which its views do not see.
 _RESHAPED = frozenset(
     ("as_strided_", "resize_", "set_", "set_data", "squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_")
@@ -130,4 +126,5 @@ def _is_view(node: Node) -> bool:
             return type(index) is int
         parts = index if isinstance(index, tuple) else (index,)
         return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
-    return name_of(node.target) in _VIEWS and not function_name(node).endswith("_")
+    takes = is_view(node.target) or name_of(node.target) in SEVERAL_VIEWS
+    return takes and not function_name(node).endswith("_")

@@ -81,16 +81,18 @@ def _sides(images: Tensor) -> str:
     return "x".join(map(str, images.shape[1:]))
 
 
-def spread_layers(model: nn.Module, count: int = 5) -> tuple[str, ...]:
+def spread_layers(model: Deconvnet | nn.Module, count: int = 5) -> tuple[str, ...]:
     """Convolutions spread evenly over a network, the first and the last among them; linear layers where it has none.
 
     Raises:
         ValueError: the network has neither as a layer that `Deconvnet` knows.
     """
-    known = set(forward_only(model).tape.layers)
+    net = forward_only(model)
+    known = set(net.tape.layers)
+    named = [(name, module) for name, module in net.model.named_modules() if name in known]
     names: list[str] = []
     for kind in (nn.Conv1d | nn.Conv2d | nn.Conv3d, nn.Linear):
-        names = names or [name for name, module in model.named_modules() if isinstance(module, kind) and name in known]
+        names = names or [name for name, module in named if isinstance(module, kind)]
     if not names:
         raise ValueError("the network has no convolution or nn.Linear to choose layers from: name them")
     count = min(count, len(names))
