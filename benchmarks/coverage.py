@@ -25,6 +25,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ SIDES = (64, 96, 128, 192)
 _NOT_EXAMINED = ("too large", "too slow", "no network")
 _UNITS_TRIED = 4  # until one has a gradient
 _NO_MEMORY = "can't allocate memory"
-MOST_MEMORY = 8 << 30
+MOST_MEMORY = 6 << 30
 HF = (
     *("Beit", "Bit", "ConvNext", "ConvNextV2", "Cvt", "Data2VecVision", "DeiT", "Dinov2", "EfficientNet", "FocalNet"),
     *("Levit", "MobileNetV1", "MobileNetV2", "MobileViT", "MobileViTV2", "PoolFormer", "Pvt", "PvtV2"),
@@ -169,7 +170,7 @@ class Found:
         why: of those that are not exact.
         size: of the images.
         parameters: how many it has.
-        seconds: to trace it.
+        seconds: of the processor, to trace it.
         forward, gradient: deviations, relative to the largest value.
         rounding: the same of the network's own gradient in another memory format, where that had to be asked.
         others: of "deconvnet" and "guided": "exact", or why not.
@@ -220,10 +221,10 @@ def examine(network: Network, size: tuple[int, ...]) -> Found:
             if not parameter.any():  # as the head of some networks before they are trained, which has no gradient then
                 parameter.normal_(0, 0.1)
     images = torch.randn(2, *size, dtype=torch.float64)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         net = dk.Deconvnet(model, "gradient", image_size=size)
-        found.seconds = time.perf_counter() - start
+        found.seconds = time.process_time() - start
         layer = net.tape.output or net.layers[-1]
         output = _first(model(images))
         record = net.record(images, layer, activations=True)
@@ -343,7 +344,7 @@ def examined_apart(network: Network, most: float, seconds: int) -> Found:
     receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def run() -> None:
-        signal.alarm(seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
         try:
             size, parameters = smallest_size(network)
@@ -361,7 +362,7 @@ def examined_apart(network: Network, most: float, seconds: int) -> Found:
         return receiver.recv()  # type: ignore[no-any-return]
     except EOFError:
         process.join()
-        slow = process.exitcode == -signal.SIGALRM
+        slow = process.exitcode == -signal.SIGPROF
         return Found(network.name, "too slow" if slow else "too large", f"after {seconds} s" if slow else "")
     finally:
         process.join()
@@ -422,7 +423,7 @@ def _row(found: Found) -> list[str]:
 @click.option("--only", default="", help="Networks or families whose names match this regular expression.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--most", default=6e7, show_default=True, help="Parameters; of larger networks others are drawn.")
-@click.option("--seconds", default=300, show_default=True, help="For one network.")
+@click.option("--seconds", default=300, show_default=True, help="Of the processor, for one network.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A file of results, which are not found again.")
 @click.option("--write", is_flag=True, help="Rewrite docs/networks.md.")
 def main(
@@ -461,7 +462,11 @@ def main(
                         file.write(json.dumps([name, asdict(found)]) + "\n")
                 click.echo(f"{name} {found}")
     which = "all networks" if of is None else f"{of} of every family, seed {seed}"
-    how = f"torch {torch.__version__}; {which}, of at most {most / 1e6:.0f} million parameters, in {seconds} s at most."
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *results))
+    how = (
+        f"{versions}; {which}, of at most {most / 1e6:.0f} million parameters. Each had {seconds} s of one core and "
+        f"{MOST_MEMORY >> 30} GiB, and images as small as it takes."
+    )
     if write:
         PAGE.write_text(page(results, how))
     else:
