@@ -22,6 +22,7 @@ from .pictures import Pixels
 
 __all__ = ["Sheet", "beneath", "lines", "sheet", "trace", "traces"]
 
+_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of channels, without grey
 _INCHES = 2.4  # of a picture
 _TITLE = 0.3
 
@@ -84,7 +85,7 @@ def traces(maps: Sequence[tuple[Tensor, Tensor | None]], titles: Sequence[str], 
 
 
 def lines(axes: Axes, projected: Tensor, seen: Tensor | None) -> None:
-    """Draws signals one above the other, each as high as the gap between two.
+    """Draws signals one above the other, each as high as the gap between two, every channel in a colour of its own.
 
     Args:
         axes: where.
@@ -95,7 +96,8 @@ def lines(axes: Axes, projected: Tensor, seen: Tensor | None) -> None:
         if seen is not None:
             centred = seen[number] - seen[number].mean(1, keepdim=True)
             axes.plot(_at_height(centred, -number), color="0.6", linewidth=1)
-        axes.plot(_at_height(projected[number], -number), linewidth=1)
+        for channel, line in enumerate(_at_height(projected[number], -number).T):
+            axes.plot(line, color=_COLOURS[channel % len(_COLOURS)], linewidth=1)
 
 
 def trace(
@@ -114,7 +116,8 @@ def trace(
     low, high = (float(end) for end in (signal if scale is None else scale).aminmax())
     values = (signal.detach().double().cpu() - low) / (high - low or 1)
     places = np.linspace(x, x + width, signal.shape[1])
-    axes.plot(places, (y + height * values).T.numpy(), **{"linewidth": 0.8, **style})
+    for channel, line in enumerate((y + height * values).numpy()):
+        axes.plot(places, line, **{"color": _COLOURS[channel % len(_COLOURS)], "linewidth": 0.8, **style})
 
 
 def beneath(signals: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = [
     "describe_channels",
     "mosaic",
     "patches",
+    "planes_inside",
     "side_by_side",
     "slices",
     "visible",
@@ -118,11 +119,30 @@ def patches(images: Tensor, image: Sequence[int], boxes: Sequence[Sequence[int]]
     return pictures
 
 
-def slices(pictures: Pixels, most: int = 5) -> Pixels:
-    """Volumes (U, d, h, w, 3) as pictures (U, H, W, 3): some of their planes, evenly spaced, one beside the other."""
-    depth = pictures.shape[1]
-    planes = np.unique(np.linspace(0, depth - 1, min(depth, most)).round().astype(int))
-    return np.stack([side_by_side(list(picture[planes]), 1) for picture in pictures])
+def slices(pictures: Pixels, most: int = 5, inside: Sequence[tuple[int, int]] | None = None) -> Pixels:
+    """Volumes (U, d, h, w, 3) as pictures (U, H, W, 3): some of their planes, evenly spaced, one beside the other.
+
+    Args:
+        pictures: of one size.
+        most: planes of each.
+        inside: the first plane to show of each, and the one behind the last; by default all.
+    """
+    _, depth, height, width, _ = pictures.shape
+    count = min(depth, most)
+    bounds = [(0, depth)] * len(pictures) if inside is None else inside
+    rows = np.empty((len(pictures), height, max(0, count * (width + 1) - 1), 3), dtype=np.uint8)
+    for row, picture, (start, stop) in zip(rows, pictures, bounds, strict=True):
+        row[:] = side_by_side(list(picture[np.linspace(start, stop - 1, count).round().astype(int)]), 1)
+    return rows
+
+
+def planes_inside(boxes: Sequence[Sequence[int]], depth: int) -> list[tuple[int, int]]:
+    """Which planes of boxes z0, y0, x0, z1, y1, x1 lie in volumes as deep: the first, and the one behind the last.
+
+    All of a box that lies outside.
+    """
+    bounds = [(max(0, -box[0]), min(box[3], depth) - box[0], box[3] - box[0]) for box in boxes]
+    return [(start, stop) if start < stop else (0, length) for start, stop, length in bounds]
 
 
 def mosaic(tiles: Pixels, gap: int = 1, columns: int | None = None) -> Pixels:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checks import at_least
 from ..terminal import counted
 from .fields import as_map
-from .pictures import Pixels, address_of, as_colours, as_file, mosaic, slices, with_contrast
+from .pictures import Pixels, address_of, as_colours, as_file, mosaic, planes_inside, slices, with_contrast
 from .signal import place
 from .units import Units
 
@@ -105,7 +105,9 @@ class Projections:
         if values.shape[1] not in (1, 3):
             raise ValueError(f"to_rgb must return 1 or 3 channels, got {values.shape[1]}")
         pictures = with_contrast(values.expand(-1, 3, *values.shape[2:]), saturated)
-        return slices(pictures) if len(self.shape) == 4 else pictures
+        if len(self.shape) < 4:
+            return pictures
+        return slices(pictures, inside=None if full else planes_inside(self.boxes.tolist(), self.image_size[0]))
 
     def show(
         self, *, full: bool = False, to_rgb: Callable[[Tensor], Tensor] | None = None, most: int = 36, columns: int = 6

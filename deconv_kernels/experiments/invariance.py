@@ -250,9 +250,12 @@ def figure_5(
     size = (height, height) if isinstance(height, int) else tuple(height)
     if not 1 <= len(size) <= 3:
         raise ValueError(f"height must be a number of pixels, or the size along one to three axes, got {height!r}")
+    along = [(axis, length, _TRANSLATIONS[axis]) for axis, length in zip(AXES[-len(size) :], size, strict=True)]
+    if len(size) == 1:
+        along = [("x", size[0], ("translation", "samples to the right"))]
     found = [
-        Transformation(*_TRANSLATIONS[axis], _reaches(length), partial(translate, axis=axis, **options))
-        for axis, length in zip(AXES[-len(size) :], size, strict=True)
+        Transformation(*named, _reaches(length), partial(translate, axis=axis, **options))
+        for axis, length, named in along
         if len(size) != 2 or axis == "y"
     ]
     ratios = tuple(1 + step / 20 for step in range(17))

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..engine.figures import beneath, trace
-from ..engine.pictures import patches, slices, with_contrast
+from ..engine.pictures import patches, planes_inside, slices, with_contrast
 from ..experiments.evolution import Evolution
 from .figures import new_figure, save
 
@@ -118,7 +118,9 @@ def _drawing(
 
         return _SIGNAL, line
     tiles = [*(with_contrast(to_rgb(stage.windows)) for stage in stages), patches(images, numbers, boxes)]
-    tiles = [slices(each, _PLANES) for each in tiles] if last.windows.dim() == 5 else tiles
+    if last.windows.dim() == 5:
+        within = [planes_inside(stage.boxes.tolist(), images.shape[2]) for stage in (*stages, last)]
+        tiles = [slices(each, _PLANES, inside) for each, inside in zip(tiles, within, strict=True)]
     rows, columns = tiles[0].shape[1:3]
 
     def picture(axes: Axes, row: int, column: int, frame: Frame) -> None:

@@ -72,7 +72,7 @@ def draw_diagnosis(
         "\nRed: dominates its layer (RMS or activation more than "
         f"{diagnosis.dominance:g} times the mean of the others). Grey: dead, never active. Spectra: amplitude of each "
         "filter by frequency, zero in the middle, contrast per filter; the frame is the Nyquist frequency of the "
-        f"stride, {_nyquist(diagnosis)} cycles per pixel: what lies outside is aliased."
+        f"stride, {_nyquist(diagnosis)} cycles per {_element(diagnosis)}: what lies outside is aliased."
     )
     if diagnosis.weight.dim() == 5:
         caption += " Of volumes, all frequencies along z are added up."
@@ -116,8 +116,10 @@ def draw_comparison(
         "\nFilters share one contrast per picture, so that one that dominates leaves the others grey, as in Fig 6."
     )
     coloured = to_rgb is not None and pair[0].weight.shape[1] == 3
-    if not coloured:
-        caption += f" Drawn is the mean of a filter over the {pair[0].weight.shape[1]} maps it reads."
+    maps = pair[0].weight.shape[1]
+    if not coloured and maps > 1:
+        caption += f" Drawn is the mean of a filter over the {maps} maps it reads."
+    caption += {3: " A row for each filter.", 5: " Planes of a filter are side by side."}.get(pair[0].weight.dim(), "")
     figure, area = new_figure(title, caption, 15.0, 9.0)
     left, right = area.subfigures(1, 2, width_ratios=[1, 1.6], squeeze=False)[0]
     pictures = left.subplots(2, 1)
@@ -167,13 +169,18 @@ def filter_page(filters: Tensor, columns: int | None = None) -> Pixels:
     pictures = common_contrast(values.expand(-1, 3, *values.shape[2:]))
     if pictures.ndim == 3:
         return pictures
-    return mosaic(slices(pictures) if pictures.ndim == 5 else pictures, columns=columns)
+    return mosaic(slices(pictures), 3, columns) if pictures.ndim == 5 else mosaic(pictures, columns=columns)
 
 
 def _colours(diagnosis: Diagnosis) -> list[str]:
     dominating = diagnosis.dominating.tolist()
     dead = [False] * len(diagnosis) if diagnosis.activity is None else diagnosis.activity.dead.tolist()
     return [_DEAD if d else _DOMINATING if m else _SOUND for d, m in zip(dead, dominating, strict=True)]
+
+
+def _element(diagnosis: Diagnosis) -> str:
+    """What frequencies are counted in."""
+    return "sample" if diagnosis.weight.dim() == 3 else "pixel"
 
 
 def _nyquist(diagnosis: Diagnosis) -> str:
@@ -245,7 +252,7 @@ def _draw_scatter(axes: Axes, diagnosis: Diagnosis) -> None:
         axes.axvline(limit, color="0.5", linewidth=0.8, linestyle="--")
     for number in [n for n, colour in enumerate(colours) if colour != _SOUND][:12]:
         axes.annotate(f" {number}", (float(diagnosis.centroid[number]), float(diagnosis.rms[number])), fontsize=7)
-    axes.set_xlabel("centroid frequency, cycles per pixel")
+    axes.set_xlabel(f"centroid frequency, cycles per {_element(diagnosis)}")
     axes.set_ylabel("RMS of the weights")
     median = diagnosis.aliased.nanmedian().item()
     axes.set_title(f"size and frequency; dashed: Nyquist; median energy beyond it {median:.0%}", fontsize=9)

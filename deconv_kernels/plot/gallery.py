@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..engine.figures import beneath
 from ..engine.figures import lines as draw_lines
-from ..engine.pictures import patches, slices, with_contrast
+from ..engine.pictures import patches, planes_inside, slices, with_contrast
 from ..engine.trace.tape import Tape
 from ..experiments.common.files import file_name
 from ..experiments.common.responses import describe_field, describe_rectification
@@ -81,7 +81,8 @@ def _draw_pictures(
     causes = patches(images, units.image.tolist(), boxes)
     volumes = images.dim() == 5
     if volumes:
-        pictures, causes = slices(pictures), slices(causes)
+        inside = planes_inside(boxes, images.shape[2])
+        pictures, causes = (slices(each, inside=inside) for each in (pictures, causes))
     tiles = [
         MapTiles(f"map {channel}", _note(activation[place], k, drawn.one), pictures[place], causes[place])
         for channel, place in layer.places.items()

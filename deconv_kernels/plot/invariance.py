@@ -182,7 +182,7 @@ def _draw_examples(
                 top + height / 2,
                 shortened(name, _LONGEST),
                 fontsize=8,
-                rotation=90,
+                rotation=0 if isinstance(pictures, Tensor) else 90,
                 ha="right",
                 va="center",
                 color=colour,

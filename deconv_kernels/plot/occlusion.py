@@ -28,7 +28,8 @@ _PANEL = 2.75
 _LEGEND_ROWS = 5
 _CUT = 24
 _NAME = 30
-_PLANES = 5
+_PLANES = 5  # of a volume at most, and
+_ROWS = 20  # of all volumes, but one of each
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _rows(found: Occlusion, number: int, drawn: Drawn) -> list[OccludedImage]:
         shown = drawn.covered(number, corner, found.size).permute(1, 2, 0).numpy()
         return [OccludedImage(name, shown, found, projected, drawn.classes)]
     rows = []
-    for place in np.unique(np.linspace(0, len(found.planes) - 1, min(_PLANES, len(found.planes))).round().astype(int)):
+    count = min(len(found.planes), _PLANES, max(1, _ROWS // len(drawn.told["images"])))
+    for place in ((np.arange(count) + 0.5) * len(found.planes) / count).astype(int).tolist():
         begin = int(found.planes[place])
         plane = begin + found.size[0] // 2
         shown = drawn.covered(number, [begin, *corner[1:]], found.size)[:, plane].permute(1, 2, 0).numpy()

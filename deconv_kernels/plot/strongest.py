@@ -16,7 +16,7 @@ from ..data.crops import cut, plan_centres
 from ..data.photographs import Photograph, load_photographs
 from ..engine.deconvnet import Deconvnet
 from ..engine.figures import Sheet, beneath, sheet, traces
-from ..engine.pictures import mosaic, patches, side_by_side, slices, visible
+from ..engine.pictures import mosaic, patches, planes_inside, side_by_side, slices, visible
 from ..engine.units import LayerLike
 from ..models import GREY, TORCHVISION, Preprocessing, Weights
 
@@ -72,7 +72,8 @@ def draw_strongest(
         return traces([(found.windows[part], seen[part]) for part in each], titles, _COLUMNS, title)
     tiles = found.images(full=False, to_rgb=to_rgb)
     beside = patches(pixels, units.image.tolist(), found.boxes.tolist())
-    beside = slices(beside) if inputs.dim() == 5 else beside
+    if inputs.dim() == 5:
+        beside = slices(beside, inside=planes_inside(found.boxes.tolist(), inputs.shape[2]))
     factor = max(1, round(_LONGEST / 3 / max(tiles.shape[1:3])))
     tiles, beside = (each.repeat(factor, axis=1).repeat(factor, axis=2) for each in (tiles, beside))
     gap = max(1, max(tiles.shape[1:3]) // 32)

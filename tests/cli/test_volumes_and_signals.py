@@ -195,7 +195,8 @@ def test_invariance(kind: Kind, tmp_path: Path) -> None:
     rows = table(tmp_path / "out" / "invariance.csv")
     names = told["images"]
     assert isinstance(names, list)
-    translations = [f"{of} translation" for of in ("depth", "vertical", "horizontal")][1 - len(kind.shape) :]
+    translations = [f"{of} translation" for of in ("depth", "vertical", "horizontal")]
+    translations = translations if len(kind.shape) > 2 else ["translation"]
     assert {row["transformation"] for row in rows} == {*translations, "scale", *["rotation"] * (len(kind.shape) > 2)}
     for axis, translation in enumerate(translations, start=2):
         moved = torch.full_like(images, 0.5)

@@ -116,7 +116,7 @@ def test_what_there_is_of_no_such_images_is_refused() -> None:
     with pytest.raises(ValueError, match="one to three axes"):
         figure_5((1, 2, 3, 4))
     named = {rank: [each.name for each in figure_5(size)] for rank, size in SIZES.items()}
-    assert named[1] == ["horizontal translation", "scale"]
+    assert named[1] == ["translation", "scale"]
     assert named[2] == ["vertical translation", "scale", "rotation"]
     assert named[3] == [*(f"{of} translation" for of in ("depth", "vertical", "horizontal")), "scale", "rotation"]
     assert [max(each.parameters) for each in figure_5((112, 224, 448))[:3]] == [30, 60, 120]

@@ -67,11 +67,12 @@ def seen_size(field: tuple[int, ...] | None) -> str:
 
 
 def describe_field(field: tuple[int, ...] | None, window: tuple[int, ...]) -> str:
-    """For captions: a receptive field in pixels, and what is shown where images are smaller than it."""
+    """For captions: a receptive field in pixels or samples, and what is shown where images are smaller than it."""
+    unit = "samples" if len(window) == 1 else "pixels"
     if field is None:
-        return f"the whole image, {seen_size(window)} pixels"
+        return f"the whole image, {seen_size(window)} {unit}"
     clipped = f", more than an image has: shown are its {seen_size(window)}" if field != window else ""
-    return f"{seen_size(field)} pixels{clipped}"
+    return f"{seen_size(field)} {unit}{clipped}"
 
 
 def _is_rectified(tape: Tape, value: int) -> bool:
