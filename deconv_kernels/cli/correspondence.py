@@ -100,11 +100,11 @@ def command(settings: Settings) -> Answer:
         told["features"] = {layer: found.named[layer].features for layer in found.layers}
         write_json(draft / "correspondence.json", told)
         sides = "x".join(map(str, per_axis("side", settings.side, inputs.dim() - 2)))
-        occluders = {3: "spans", 4: "squares", 5: "boxes"}[inputs.dim()]
+        occluders, unit = {3: ("spans", "samples"), 4: ("squares", "pixels"), 5: ("boxes", "pixels")}[inputs.dim()]
         draw_correspondence(
             draft / "correspondence.png",
             f"{model}: do the same parts of {len(shown)} {shown.noun}s change features alike?",
-            f"{occluders.capitalize()} of {sides} pixels ({filled}) hide a part of each of {shown.what}; beside them "
+            f"{occluders.capitalize()} of {sides} {unit} ({filled}) hide a part of each of {shown.what}; beside them "
             f"{settings.draws} random {occluders} in each{', at shared places' if settings.shared else ''}, that cover "
             f"none of the parts. {shown.remark and f'{shown.remark} '}Weights: {shown.source}.",
             found,
