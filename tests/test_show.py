@@ -130,6 +130,8 @@ class TestShow:
             left = side * (2 * width * factor + gap + 4 * gap)
             first = drawn(figure)[0][: height * factor, left : left + width * factor]
             assert np.array_equal(first[factor // 2 :: factor, factor // 2 :: factor], tiles[0])
+        (alone,) = titles(dk.show(net, images[:1], "last", maps=[2]))
+        assert alone == f"map 2: {net.record(images[:1], 'last').strongest('last', 1, [2]).activation[0]:.4g}"
 
     def test_photographs_in_any_form_are_the_same(self, tmp_path):
         model, given = Skips(), photographs(3)

@@ -63,10 +63,7 @@ def draw_strongest(
     found = net.project(record, units, progress=progress)
     title = f"What maps of {record.layer(layer).name} respond to"
     each = [slice(start, start + of_each) for start in range(0, len(units), of_each)]
-    titles = [
-        f"map {int(units.channel[part.start])}: {strengths[part.start]:.4g} to {strengths[part.stop - 1]:.4g}"
-        for part in each
-    ]
+    titles = [f"map {int(units.channel[part.start])}: {_span(strengths[part])}" for part in each]
     if inputs.dim() == 3:
         seen = beneath(inputs, units.image.tolist(), found.boxes.tolist())
         return traces([(found.windows[part], seen[part]) for part in each], titles, _COLUMNS, title)
@@ -82,6 +79,11 @@ def draw_strongest(
         side_by_side([mosaic(tiles[part], gap, columns), mosaic(beside[part], gap, columns)], 4 * gap) for part in each
     ]
     return sheet(drawn, titles, _COLUMNS, title)
+
+
+def _span(strengths: Sequence[float]) -> str:
+    """From the strongest to the weakest, which are one where there is one unit."""
+    return " to ".join(dict.fromkeys(f"{strengths[place]:.4g}" for place in (0, -1)))
 
 
 def _read(
