@@ -251,6 +251,7 @@ def examine(network: Network, size: tuple[int, ...]) -> Found:
         return _ended(found, "too large" if _NO_MEMORY in str(error) else "refused", _line(error))
     if not max(found.forward, found.gradient) <= max(EXACT, 3 * found.rounding):
         return _ended(found, "wrong", "")
+    del net, record  # and with it a copy of all weights
     for rule in ("deconvnet", "guided"):
         try:
             found.others[rule] = _against_the_definition(model, rule, images[1:], layer, found)
