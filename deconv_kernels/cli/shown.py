@@ -112,6 +112,10 @@ class Shown(ABC):
         """All of them, or some, as they are drawn: uint8 RGB (N, 3, [D,] H, W); of signals what the network reads."""
 
     @abstractmethod
+    def whole(self, count: int) -> Shown:
+        """The central squares of the first photographs, or the first tensors."""
+
+    @abstractmethod
     def drawn(self, inputs: Tensor) -> Tensor:
         """Images as the network reads them (N, C, [[D,] H,] W), as `pixels` has them."""
 
@@ -209,6 +213,11 @@ class ShownCrops(Shown):
         chosen = self.crops if numbers is None else [self.crops[number] for number in numbers]
         return cut(self.photographs, chosen, self.size)
 
+    def whole(self, count: int) -> Shown:
+        centres = plan_centres(self.photographs[:count])
+        subject = Subject(self.weights, self.model, self.device)
+        return ShownCrops(subject, self.photographs, centres, self.size, self.named, "central squares")
+
     def drawn(self, inputs: Tensor) -> Tensor:
         return self.weights.deprocess(inputs.cpu()).round().clamp(0, 255).to(torch.uint8)
 
@@ -272,6 +281,9 @@ class ShownTensors(Shown):
 
     def pixels(self, numbers: Sequence[int] | None = None) -> Tensor:
         return visible(self.images.values if numbers is None else self.images.values[list(numbers)])
+
+    def whole(self, count: int) -> Shown:
+        return self.only(range(min(count, len(self))))
 
     def drawn(self, inputs: Tensor) -> Tensor:
         return visible(inputs.cpu())

@@ -38,7 +38,7 @@ class Report:
         k: units per map.
         maps: how many maps each layer has.
         chosen: the maps of each layer that are shown. One without units is dead: it responds in no crop.
-        fields: the receptive field of each layer, rows and columns of pixels, however large images are; None for all.
+        fields: the receptive field of each layer, [planes,] [rows,] columns, however large images are; None for all.
         rectification: of each layer, whose activations stand for its, in words; empty where they are its own.
         occlusions: of each image.
         invariance: of all images, at the first and the last of the layers.
@@ -50,7 +50,7 @@ class Report:
     k: int
     maps: Mapping[str, int]
     chosen: Mapping[str, tuple[int, ...]]
-    fields: Mapping[str, tuple[int, int] | None]
+    fields: Mapping[str, tuple[int, ...] | None]
     rectification: Mapping[str, str]
     occlusions: tuple[Occlusion, ...]
     invariance: Invariance
@@ -67,8 +67,8 @@ def make_report(
     maps: int = 16,
     k: int = 9,
     seed: int = 0,
-    occluder: int = 32,
-    stride: int = 8,
+    occluder: int | Sequence[int] = 32,
+    stride: int | Sequence[int] = 8,
     parts: Parts | None = None,
     progress: bool = True,
 ) -> Report:
@@ -76,14 +76,14 @@ def make_report(
 
     Args:
         model: any network that `Deconvnet` can trace.
-        crops: (N, C, H, W) as the model takes them, what the maps' strongest units are looked for in.
-        images: (M, C, H, W) as the model takes them, to occlude and to transform.
+        crops: (N, C, [[D,] H,] W) as the model takes them, what the maps' strongest units are looked for in.
+        images: (M, C, [[D,] H,] W) as the model takes them, to occlude and to transform.
         layers: whose maps to show, from low to high. The last one's strongest map, rectified if a rectifier follows,
             is watched under the occluder.
         maps: maps per layer, chosen at random.
         k: units per map, at most one per crop; fewer where a map responds in fewer crops, and none if it is dead.
         seed: chooses the maps.
-        occluder, stride: side of the square and its step, in pixels.
+        occluder, stride: side of the square and its step, in pixels, or one for each axis.
         parts: where to keep what is finished, so that an interrupted run goes on.
         progress: show progress bars.
 
@@ -169,6 +169,12 @@ def _gallery(
 
 
 def _occlusion(
-    net: Deconvnet, image: Tensor, layer: str, logits: str | None, size: int, stride: int, progress: bool
+    net: Deconvnet,
+    image: Tensor,
+    layer: str,
+    logits: str | None,
+    size: int | Sequence[int],
+    stride: int | Sequence[int],
+    progress: bool,
 ) -> dict[str, Any]:
     return asdict(occlude(net, image, layer, logits, size=size, stride=stride, progress=progress))

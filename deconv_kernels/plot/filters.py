@@ -246,7 +246,7 @@ def _draw_rows_of_spectra(axes: Axes, amplitudes: Tensor, limit: float) -> None:
 def _draw_scatter(axes: Axes, diagnosis: Diagnosis) -> None:
     colours = _colours(diagnosis)
     axes.scatter(diagnosis.centroid.numpy(), diagnosis.rms.numpy(), c=colours, s=24, linewidths=0, alpha=0.85)
-    axes.set_xlim(0, 0.5)
+    axes.set_xlim(0, max(0.5, 1.05 * float(diagnosis.centroid.nan_to_num(0.0).max())))
     axes.set_ylim(0, float(diagnosis.rms.max()) * 1.08 or 1.0)
     for limit in sorted(set(diagnosis.nyquist)):
         axes.axvline(limit, color="0.5", linewidth=0.8, linestyle="--")

@@ -21,7 +21,15 @@ from ..experiments.occlusion import Occlusion
 from .figures import heat, new_figure, picture, save
 from .text import class_name, layer_name, shortened
 
-__all__ = ["Drawn", "OccludedImage", "draw_occluded_signals", "draw_occlusion", "draw_occlusions"]
+__all__ = [
+    "Drawn",
+    "OccludedImage",
+    "draw_occluded_signals",
+    "draw_occlusion",
+    "draw_occlusions",
+    "of_plane",
+    "planes_shown",
+]
 
 _COLOURS = 9
 _PANEL = 2.75
@@ -124,17 +132,23 @@ def _rows(found: Occlusion, number: int, drawn: Drawn) -> list[OccludedImage]:
         shown = drawn.covered(number, corner, found.size).permute(1, 2, 0).numpy()
         return [OccludedImage(name, shown, found, projected, drawn.classes)]
     rows = []
-    count = min(len(found.planes), _PLANES, max(1, _ROWS // len(drawn.told["images"])))
-    for place in ((np.arange(count) + 0.5) * len(found.planes) / count).astype(int).tolist():
+    for place in planes_shown(found, len(drawn.told["images"])):
         begin = int(found.planes[place])
         plane = begin + found.size[0] // 2
         shown = drawn.covered(number, [begin, *corner[1:]], found.size)[:, plane].permute(1, 2, 0).numpy()
         of_plane = None if projected is None else projected[plane]
-        rows.append(OccludedImage(f"{name}, plane {plane}", shown, _of_plane(found, place), of_plane, drawn.classes))
+        rows.append(OccludedImage(f"{name}, plane {plane}", shown, of_plane(found, place), of_plane, drawn.classes))
     return rows
 
 
-def _of_plane(found: Occlusion, place: int) -> Occlusion:
+def planes_shown(found: Occlusion, images: int) -> list[int]:
+    """Which planes of positions of a volume are drawn, evenly spaced; of many volumes fewer of each."""
+    assert found.planes is not None
+    count = min(len(found.planes), _PLANES, max(1, _ROWS // images))
+    return [int((number + 0.5) * len(found.planes) / count) for number in range(count)]
+
+
+def of_plane(found: Occlusion, place: int) -> Occlusion:
     """What became of a volume with the occluder at one of its planes, as of an image."""
     by_position = ("activation", "probability", "most_probable", "highest_probability")
     kept: dict[str, Any] = {name: None if (of := getattr(found, name)) is None else of[place] for name in by_position}

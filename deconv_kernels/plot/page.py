@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.writing import write_text
-from ..engine.pictures import Pixels, address_of, as_file, with_contrast
+from ..engine.pictures import address_of
 from ..engine.projections import Projections
 from ..experiments.common.responses import describe_field
 from ..experiments.occlusion import Occlusion
@@ -26,23 +26,9 @@ from ..experiments.report import Report
 from .filters import draw_diagnosis
 from .invariance import Examples, draw_invariance
 from .text import class_name, layer_name
+from .views import Hidden, Photographs, View, png, view_of
 
 __all__ = ["Photographs", "write_page"]
-
-_SMALL = 48
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Pictures the network saw.
-
-    Attributes:
-        pixels: (N, 3, H, W) uint8 RGB.
-        names: (N,) of the photographs they were cut from.
-    """
-
-    pixels: Tensor
-    names: Sequence[str]
 
 
 def write_page(
@@ -69,17 +55,22 @@ def write_page(
         facts: lines about where weights and photographs came from.
         classes: their names, from class 0 on; numbers stand for those beyond.
     """
-    used = sorted({number for gallery in report.galleries for number in gallery.units.image.tolist()})
+    seen, whole = view_of(crops, to_rgb), view_of(images, to_rgb)
+    wholes: dict[int | str, dict[str, str]] = {}
     data = {
         "layers": [
-            _gallery(layer, gallery, report, to_rgb)
+            _gallery(layer, gallery, report, seen, wholes)
             for layer, gallery in zip(report.layers, report.galleries, strict=True)
         ],
-        "crops": {number: {"src": _jpeg(_picture(crops, number)), "name": crops.names[number]} for number in used},
-        "size": list(crops.pixels.shape[2:]),
+        "crops": wholes,
+        "one": seen.one,
+        "occluder": seen.occluder,
+        "size": seen.size,
+        "aspect": seen.aspect,
         "occlusions": [
-            _occlusion(found, images.names[number], _picture(images, number), to_rgb, classes)
+            _occlusion(hidden, whole.aspect, classes)
             for number, found in enumerate(report.occlusions)
+            for hidden in whole.hidden(found, number)
         ],
     }
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -97,7 +88,7 @@ def write_page(
         drawn = [invariance]
         if diagnosis is not None:
             drawn.append(filters)
-            coloured = to_rgb if diagnosis.weight.shape[1] == 3 else None
+            coloured = to_rgb if diagnosis.weight.shape[1] == 3 and diagnosis.weight.dim() == 4 else None
             draw_diagnosis(
                 filters, diagnosis, f"Filters of layer {diagnosis.layer}", f"{len(diagnosis)} filters.", to_rgb=coloured
             )
@@ -107,39 +98,47 @@ def write_page(
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     text = environment.get_template("page.html").render(
-        title=title, facts=facts, data=data, figures=figures, filters=_filters(report)
+        title=title,
+        facts=facts,
+        data=data,
+        figures=figures,
+        filters=_filters(report),
+        one=seen.one,
+        occluder=seen.occluder,
     )
     write_text(path, text)
 
 
-def _gallery(layer: str, gallery: Projections, report: Report, to_rgb: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """A layer's maps and, for each, its units with their pictures, as JSON takes them."""
-    units = gallery.units
+def _gallery(
+    layer: str, gallery: Projections, report: Report, view: View, wholes: dict[int | str, dict[str, str]]
+) -> dict[str, Any]:
+    """A layer's maps and, for each, its units with their pictures, as JSON takes them; `wholes` gets their images."""
+    units, boxes = gallery.units, gallery.boxes.tolist()
     assert units.activation is not None
-    pictures = with_contrast(to_rgb(gallery.windows))
-    columns = (units.channel, units.image, units.y, units.x, units.activation, gallery.boxes)
+    images, activations = units.image.tolist(), units.activation.tolist()
+    tiles, patches = view.tiles(gallery.windows, boxes), view.patches(images, boxes)
     maps: dict[int, list[dict[str, Any]]] = {channel: [] for channel in report.chosen[layer]}
-    for picture, channel, image, y, x, activation, box in zip(pictures, *(c.tolist() for c in columns), strict=True):
-        unit = {"crop": image, "y": y, "x": x, "a": activation, "box": box, "src": _tile(picture)}
-        maps[channel].append(unit)
-    height, width = gallery.windows.shape[2:]
+    for number, (image, channel, *at) in enumerate(units.table().T.tolist()):
+        box = boxes[number]
+        key, whole = view.whole(image, box)
+        wholes.setdefault(key, whole)
+        unit = {"crop": key, "at": view.place(at), "a": activations[number], "box": view.box(box), "src": tiles[number]}
+        maps[channel].append(unit if patches[number] is None else {**unit, "patch": patches[number]})
+    window = tuple(gallery.windows.shape[2:])
     return {
         "name": layer,
         "of": report.maps[layer],
         "k": report.k,
-        "field": [height, width],
-        "about": f"Receptive field {describe_field(report.fields[layer], (height, width))}. "
-        + report.rectification[layer],
+        "field": window,
+        "about": f"Receptive field {describe_field(report.fields[layer], window)}. " + report.rectification[layer],
         "maps": [{"map": channel, "units": shown} for channel, shown in maps.items()],
     }
 
 
-def _occlusion(
-    found: Occlusion, name: str, picture: Pixels, to_rgb: Callable[[Tensor], Tensor], classes: Sequence[str]
-) -> dict[str, Any]:
+def _occlusion(hidden: Hidden, aspect: tuple[int, int], classes: Sequence[str]) -> dict[str, Any]:
     """What became of an image, as JSON takes it."""
-    shown: list[dict[str, Any]] = []
-    cells = _cells(found, picture.shape[:2])
+    found, shown = hidden.found, list[dict[str, Any]]()
+    cells = _cells(found, hidden.size)
     if found.activation is not None and found.layer is not None:
         what = f"total activation of map {found.map} of {layer_name(found.layer)}"
         shown.append(_heat(what, found.activation, found.clean_activation, cells))
@@ -153,15 +152,15 @@ def _occlusion(
         heat = _heat("probability of the most probable class", found.highest_probability, None, cells)
         numbers = found.most_probable.tolist()
         shown.append({**heat, "classes": [[class_name(number, classes) for number in row] for row in numbers]})
-    projection = None if found.projection is None else _jpeg(with_contrast(to_rgb(found.projection[None]))[0])
     return {
-        "name": name,
-        "src": _jpeg(picture),
-        "size": list(picture.shape[:2]),
+        "name": hidden.name,
+        "src": hidden.src,
+        "size": hidden.size,
+        "aspect": aspect,
         "occluder": list(found.size),
         **{name: places.tolist() for name, places in zip(("rows", "columns"), found.places, strict=True)},
         "edges": [edges.tolist() for edges in found.edges],
-        "projection": projection,
+        "projection": hidden.projection,
         "maps": shown,
         "class": called,
         "raises": raises,
@@ -185,7 +184,7 @@ def _heat(what: str, values: Tensor, clean: float | None, cells: tuple[NDArray[n
     rows, columns = cells
     drawn = colours[rows[:, None], columns]
     drawn[(rows < 0)[:, None] | (columns < 0)] = 0
-    return {"what": what, "clean": clean, "low": low, "high": high, "values": values.tolist(), "src": _png(drawn)}
+    return {"what": what, "clean": clean, "low": low, "high": high, "values": values.tolist(), "src": png(drawn)}
 
 
 def _filters(report: Report) -> list[dict[str, Any]]:
@@ -198,24 +197,3 @@ def _filters(report: Report) -> list[dict[str, Any]]:
     columns = (diagnosis.rms.tolist(), diagnosis.centroid.tolist(), diagnosis.aliased.tolist(), dominating, dead)
     names = ("rms", "centroid", "aliased", "dominates", "dead")
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _picture(photographs: Photographs, number: int) -> Pixels:
-    return photographs.pixels[number].permute(1, 2, 0).numpy()
-
-
-def _tile(picture: Pixels) -> str:
-    """Small pictures are kept to the pixel, large ones compressed."""
-    return _png(picture) if max(picture.shape[:2]) <= _SMALL else _jpeg(picture)
-
-
-def _png(picture: Pixels) -> str:
-    return _encoded(picture, "png")
-
-
-def _jpeg(picture: Pixels) -> str:
-    return _encoded(picture, "jpeg", quality=85)
-
-
-def _encoded(picture: Pixels, kind: str, **options: Any) -> str:
-    return address_of(as_file(picture, kind, **options), kind)

@@ -312,6 +312,41 @@ def test_transfer(kind: Kind, tmp_path: Path) -> None:
 
 
 @each_kind
+def test_report(kind: Kind, tmp_path: Path) -> None:
+    """Its units are where the maps respond most, in the images that it shows, and its heat maps are the occlusions'."""
+    images = written(kind, tmp_path / "images")
+    size = [n // 2 for n in kind.shape[1:]]
+    hide = ("--occluder", ",".join(map(str, size)), "--stride", "5", "--whole", "1")
+    run("report", kind, tmp_path / "images", tmp_path / "out", *layers_of(kind), "--maps", "2", "-k", "2", *hide)
+    page = (tmp_path / "out" / "report.html").read_text()
+    data = json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+    assert data["one"] == kind.one and data["size"] == [1, *kind.shape[1:]][-2:]
+    net = Deconvnet(load_network(kind.model)[0])
+    for shown, layer in zip(data["layers"], kind.layers, strict=True):
+        read = re.findall(r"as layer (\S+) rectifies", shown["about"])
+        name = read[0] if read else layer
+        maps = net.record(images, name, activations=True).activations[name]
+        for entry in shown["maps"]:
+            peaks = maps[:, entry["map"]].flatten(1).amax(1)
+            expected = sorted((peak for peak in peaks.tolist() if peak > 0), reverse=True)[:2]
+            assert [unit["a"] for unit in entry["units"]] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+            for unit in entry["units"]:
+                place = tuple(map(int, re.findall(r"\d+", unit["at"])))
+                number = int(str(unit["crop"]).split("/")[0])
+                assert float(maps[(number, entry["map"], *place)]) == pytest.approx(unit["a"], rel=1e-4, abs=1e-5)
+                assert unit["patch"].startswith("data:image/") and unit["src"].startswith("data:image/")
+                assert data["crops"][str(unit["crop"])]["about"].lower().count(f"{kind.one} {number},") == 1
+                y0, x0, y1, x1 = unit["box"]
+                assert [y1 - y0, x1 - x0] == [1, *shown["field"]][-2:]
+    watched = [of for of in data["occlusions"] if of["maps"]]
+    assert watched and all(of["occluder"] == [1, *size][-2:] for of in watched)
+    for of in watched:
+        values = np.array(of["maps"][0]["values"])
+        assert values.shape == tuple(len(of[axis]) for axis in ("rows", "columns"))
+        assert of["maps"][0]["low"] == values.min() and of["maps"][0]["high"] == values.max()
+
+
+@each_kind
 def test_plan_and_bench(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows are those of the images' sizes, and projections agree with their definition."""
     monkeypatch.setattr(throughput, "_units_per_call", lambda *arguments: 8)
