@@ -376,7 +376,7 @@ def test_a_browser_clicks_through_it(page, tmp_path):
     assert said["after"] == f"Layer {layer['name']}, map {layer['maps'][2]['map']}"
     assert said["pairs"] == K
     assert said["pressed"] == ["false", "false", "true", "false"]
-    assert f"row {unit['y']}, column {unit['x']} of the map" in said["place"]
+    assert f"{unit['at']} of the map" in said["place"]
     assert data["crops"][str(unit["crop"])]["name"] in said["place"]
     occlusion = data["occlusions"][0]
     assert said["caption"].endswith(f"with the square at row 0, column {occlusion['columns'][-1]}")
