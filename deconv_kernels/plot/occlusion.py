@@ -136,8 +136,8 @@ def _rows(found: Occlusion, number: int, drawn: Drawn) -> list[OccludedImage]:
         begin = int(found.planes[place])
         plane = begin + found.size[0] // 2
         shown = drawn.covered(number, [begin, *corner[1:]], found.size)[:, plane].permute(1, 2, 0).numpy()
-        of_plane = None if projected is None else projected[plane]
-        rows.append(OccludedImage(f"{name}, plane {plane}", shown, of_plane(found, place), of_plane, drawn.classes))
+        projection = None if projected is None else projected[plane]
+        rows.append(OccludedImage(f"{name}, plane {plane}", shown, of_plane(found, place), projection, drawn.classes))
     return rows
 
 

@@ -66,14 +66,14 @@ def main(folder: Path) -> None:
     scan = scan.where(scan > 0.3 * scan.mean(), 0)  # outside of the head there is noise
     model, size = blocks(3, (8, 12, 16), 3, 4), (10, 20, 20)
     train(model, scan, size, [lambda x, turns=turns: x.rot90(turns, (-2, -1)) for turns in range(4)], 250)
-    figure = dk.show(model, pieces(scan, size, 64), "7", maps=4, k=5)
+    figure = dk.show(model, pieces(scan, size, 64), "7", maps=4, k=9)
     figure.savefig(folder / "volume.png", dpi=90)
 
     recording = torch.from_numpy(pywt.data.ecg()).float()
     recording /= recording.std()
     model, span = blocks(1, (8, 12, 16), 9, 2), (192,)
     train(model, recording, span, [lambda x: x, lambda x: x.flip(-1)], 300)
-    figure = dk.show(model, pieces(recording, span, 64), "7", maps=6, k=6)
+    figure = dk.show(model, pieces(recording, span, 64), "7", maps=6, k=9)
     figure.savefig(folder / "signal.png", dpi=90)
 
 
