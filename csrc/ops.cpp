@@ -4,6 +4,9 @@
 STABLE_TORCH_LIBRARY(deconv_kernels, m) {
   // The instruction set that the CPU kernels run on: baseline, avx2 or avx512.
   m.def("cpu_capability() -> str");
+  // What the CPU kernels go by: bytes of the largest cache, 0 where the system does not tell, bytes from which on results
+  // are written past the caches, and up to how many output channels a backprojection is gathered.
+  m.def("cpu_choices() -> (int, int, int)");
   // Max-pools relu(input + bias); returns values and window-local switches.
   m.def(
       "max_pool2d(Tensor input, Tensor? bias, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "

@@ -77,20 +77,18 @@ SignalLists make_lists(const BackprojectParams& p) {
 void send(BackprojectParams p, Element element, int64_t sum_bytes, int64_t element_bytes) {
   SignalLists& lists = p.lists = make_lists(p);
   const int64_t rows_of_unit = lists.blocks * lists.planes * lists.rows;
-  const int64_t counts_of_row = lists.columns * lists.side * lists.side;
-  const int64_t unit_bytes = rows_of_unit * (lists.capacity * (sum_bytes + 1) + counts_of_row + 8);
+  const int64_t masks_of_row = lists.columns * lists.side * lists.side;
+  const int64_t unit_bytes = rows_of_unit * (lists.capacity * sum_bytes + (masks_of_row + 1) * 8);
   const int64_t input_bytes = p.depth * p.height * p.width * p.channels * element_bytes;
   const int64_t output_bytes = p.output_channels * p.size.z * p.size.y * p.size.x * element_bytes;
   const BackprojectParams all = p;
   const int64_t round = parts_of(all.units, parts_of(all.units, larger(1, kListBytes / unit_bytes)));
 
   static thread_local Workspace listed;
-  char* const memory = static_cast<char*>(listed.get(static_cast<size_t>(round * unit_bytes)));
   const int64_t rows = round * rows_of_unit;
-  lists.entries = reinterpret_cast<int64_t*>(memory);
-  lists.values = memory + rows * 8;
-  lists.channels = reinterpret_cast<uint8_t*>(memory + rows * (8 + lists.capacity * sum_bytes));
-  lists.counts = lists.channels + rows * lists.capacity;
+  lists.entries = static_cast<int64_t*>(listed.get(static_cast<size_t>(round * unit_bytes)));
+  lists.masks = reinterpret_cast<uint64_t*>(lists.entries + rows);
+  lists.values = lists.masks + rows * masks_of_row;
   for (int64_t unit = 0; unit < all.units; unit += round) {
     p.units = smaller(round, all.units - unit);
     p.input = static_cast<const char*>(all.input) + unit * input_bytes;

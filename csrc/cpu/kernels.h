@@ -64,14 +64,13 @@ struct MaxUnpoolParams {
 };
 
 // A signal by what of it is not zero. The positions of each of its planes lie in cells of one or of 2 x 2 positions.
-// For every block of kListedChannels channels, and every position of every cell in row-major order, the channels that
-// are not zero follow each other.
+// For every block of kListedChannels channels, and every position of every cell in row-major order, the values that are
+// not zero follow each other, and a bit for each channel of the block tells whose they are.
 constexpr int64_t kListedChannels = 64;
 struct SignalLists {
-  void* values;       // of the type in which elements are summed
-  uint8_t* channels;  // within the block
-  uint8_t* counts;    // (units, blocks, planes, rows, columns, positions of a cell)
-  int64_t* entries;   // (units, blocks, planes, rows): of each row of cells
+  void* values;      // of the type in which elements are summed
+  uint64_t* masks;   // (units, blocks, planes, rows, columns, positions of a cell)
+  int64_t* entries;  // (units, blocks, planes, rows): of each row of cells
   int64_t planes;
   int64_t rows;
   int64_t columns;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../checks.h"
+#include "caches.h"
 #include "kernels.h"
 
 namespace deconv_kernels {
@@ -33,8 +34,7 @@ inline Tensor result_map(const MapShape& shape, ScalarType dtype, const Tensor& 
 // Whether a result is so large that the next to read it finds little of it in the caches anyway; reading their lines
 // first, only to overwrite them, would take time.
 inline bool exceeds_caches(const Tensor& result) {
-  constexpr int64_t kLargest = int64_t{8} << 20;
-  return result.numel() * static_cast<int64_t>(result.element_size()) >= kLargest;
+  return result.numel() * static_cast<int64_t>(result.element_size()) >= streamed_from();
 }
 
 // Whether its rows of `row` elements can be written past the caches one by one: they are whole lines or halves.

@@ -374,18 +374,27 @@ inline Vector<T, N> multiply_add(Vector<T, N> a, Vector<T, N> b, Vector<T, N> c)
   }
 }
 
-template <typename T, int N, int... I>
-inline Vector<T, N / 2> add_halves(Vector<T, N> values, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(values, values, I...) + __builtin_shufflevector(values, values, (N / 2 + I)...);
+// Vectors of partial sums, kPartial of each, become half as many of half as many partial sums.
+template <int kPartial, typename V, int... I>
+inline V add_halves(V low, V high, std::integer_sequence<int, I...>) {
+  constexpr int kHalf = kPartial / 2;
+  return __builtin_shufflevector(low, high, (I / kHalf * kPartial + I % kHalf)...) +
+         __builtin_shufflevector(low, high, (I / kHalf * kPartial + I % kHalf + kHalf)...);
 }
 
-// The sum of all lanes, halves first.
-template <typename T, int N>
-inline T sum_lanes(Vector<T, N> values) {
-  if constexpr (N == 1) {
-    return values[0];
+// The sum of the lanes of every vector, halves first.
+template <typename T, int N, int kPartial = N, size_t kCount, size_t kResults>
+inline void sum_lanes(const Vector<T, N> (&sums)[kCount], T (&results)[kResults]) {
+  if constexpr (kPartial == 1) {
+    for (size_t i = 0; i < kResults; ++i) results[i] = sums[i / N][i % N];
   } else {
-    return sum_lanes<T, N / 2>(add_halves<T, N>(values, std::make_integer_sequence<int, N / 2>{}));
+    Vector<T, N> halved[(kCount + 1) / 2];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < kCount; i += 2) {
+      const Vector<T, N> next = i + 1 < kCount ? sums[i + 1] : sums[i];
+      halved[i / 2] = add_halves<kPartial>(sums[i], next, std::make_integer_sequence<int, N>{});
+    }
+    sum_lanes<T, N, kPartial / 2>(halved, results);
   }
 }
 

@@ -15,7 +15,8 @@ class Settings:
 
 @options.command("info", Settings)
 def command(settings: Settings) -> Answer:
-    """Print the version, PyTorch, and which backends of each op can run here, or why they cannot.
+    """Print the version, PyTorch, what the CPU kernels chose for this processor and why, and which backends of each op
+    can run here, or why they cannot.
 
     \b
     Example:
@@ -24,15 +25,22 @@ def command(settings: Settings) -> Answer:
     import torch
 
     from .. import __version__
+    from ..engine.steps.convolution import DENSE_FROM, DENSE_WORK
     from ..ops import backends
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     threads, ops = torch.get_num_threads(), backends.available()
-    capability = backends.cpu_capability() if backends.why_not("cpu") is None else None
+    capability, choices = None, []
+    if backends.why_not("cpu") is None:
+        capability, choices = backends.cpu_capability(), backends.cpu_choices()
+        choices.append(
+            f"Convolutions of signals over {DENSE_FROM:.0%} not zero, from {DENSE_WORK / 1e6:g} M multiply-adds a unit on, "
+            "are torch's: it was faster where both were measured."
+        )
     lines = [f"deconv_kernels {__version__}", f"torch {torch.__version__}, {threads} CPU threads, {cuda}"]
-    lines += [f"CPU kernels for {capability}"] if capability else []
+    lines += [f"CPU kernels: {choice}" for choice in choices]
     for op, reasons in ops.items():
         lines.append(f"{op}: {', '.join(backend for backend, reason in reasons.items() if reason is None)}")
         lines += [f"  not {backend}: {reason}" for backend, reason in reasons.items() if reason is not None]
     found = {"version": __version__, "torch": torch.__version__, "threads": threads, "device": cuda}
-    return Answer(lines, found={**found, "capability": capability, "ops": ops})
+    return Answer(lines, found={**found, "capability": capability, "choices": choices, "ops": ops})

@@ -82,6 +82,26 @@ def cpu_capability() -> str:
     return torch.ops.deconv_kernels.cpu_capability()
 
 
+def cpu_choices() -> list[str]:
+    """What the C++ kernels chose by the processor that they run on, a sentence each, with the reason.
+
+    Raises:
+        RuntimeError: the C++ kernels are missing, or DECONV_CPU_CAPABILITY names what this processor does not have.
+
+    Example:
+        >>> for sentence in dk.backends.cpu_choices() if dk.backends.why_not("cpu") is None else []:
+        ...     assert sentence.endswith(".")
+    """
+    capability, asked = cpu_capability(), os.environ.get("DECONV_CPU_CAPABILITY")
+    cache, streamed, gathered = torch.ops.deconv_kernels.cpu_choices()
+    known = f"a quarter of the largest cache, {cache / 2**20:g} MiB" if cache else "the system tells of no cache"
+    return [
+        f"Loops for {capability}: {'DECONV_CPU_CAPABILITY asks for it' if asked else 'the widest that are here'}.",
+        f"Results from {streamed / 2**20:g} MiB on are written past the caches: {known}.",
+        f"Taps three wide to at most {gathered} channels are gathered, zeros too: there is little to skip.",
+    ]
+
+
 def chosen(device: torch.device | str) -> str:
     """The backend that runs on tensors of `device`: the forced one, else the fastest that is there.
 

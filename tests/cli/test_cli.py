@@ -23,6 +23,7 @@ from deconv_kernels.cli import main, options
 from deconv_kernels.cli.gallery_job import GalleryJob
 from deconv_kernels.engine.deconvnet import Deconvnet
 from deconv_kernels.engine.steps.base import RULES
+from deconv_kernels.engine.steps.convolution import DENSE_FROM
 from deconv_kernels.experiments import mining
 from deconv_kernels.experiments.correspondence import correspondence
 from deconv_kernels.experiments.filters import diagnose
@@ -386,6 +387,11 @@ def test_info_names_every_op_and_why_a_backend_cannot_run():
     lines = result.stdout.splitlines()
     assert lines[0] == f"deconv_kernels {deconv_kernels.__version__}"
     assert lines[1].startswith(f"torch {torch.__version__}")
+    if backends.why_not("cpu") is None:
+        choices = [line.removeprefix("CPU kernels: ") for line in lines if line.startswith("CPU kernels: ")]
+        assert choices[:-1] == backends.cpu_choices()
+        assert backends.cpu_capability() in choices[0]
+        assert f"{DENSE_FROM:.0%}" in choices[-1]
     for op, reasons in backends.available().items():
         (start,) = (number for number, line in enumerate(lines) if line.startswith(f"{op}: "))
         for backend, reason in reasons.items():

@@ -1,22 +1,68 @@
-"""The loops of the CPU kernels compile for aarch64, whose baseline is NEON; they are not run."""
+"""The CPU ops on aarch64, whose loops are on NEON: compiled for it, and some of the op tests under qemu."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch.utils.cpp_extension import include_paths
+
+from deconv_kernels import backends
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPILER = "aarch64-linux-gnu-g++"
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+SOURCES = ["csrc/host/without_torch.cpp", "csrc/ops.cpp", *sorted(map(str, (ROOT / "csrc/cpu").glob("*.cpp")))]
+OP_TESTS = ("test_max_pool.py", "test_max_unpool.py", "test_max_unpool_window.py", "test_backproject.py")
+SAMPLE = 60  # tests, others on every run
 
 
-def test_loops_compile_for_neon(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ops as a program for aarch64, compiled as they are for the wheel but for less optimisation."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no {COMPILER}, which Debian's package g++-aarch64-linux-gnu brings")
-    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized"]
-    as_built = ["-std=c++20", "-fno-math-errno", "-ffp-contract=off", "-DDECONV_CPU_CAPABILITY=baseline"]
-    command = [COMPILER, "-c", "-O0", *warnings, *as_built, "csrc/cpu/kernels.cpp", "-o", str(tmp_path / "kernels.o")]
-    compiled = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert compiled.returncode == 0, compiled.stderr[-4000:]
+    folder = tmp_path_factory.mktemp("aarch64")
+    options = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-Icsrc"]
+    options += ["-fno-math-errno", "-ffp-contract=off", "-DDECONV_CPU_CAPABILITY=baseline"]
+    options += ["-DTORCH_TARGET_VERSION=0x020a000000000000", *(f"-isystem{path}" for path in include_paths())]
+
+    def run(*command: str | Path) -> None:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    def compiled(source: str) -> Path:
+        to = folder / f"{Path(source).stem}.o"
+        run(COMPILER, *options, "-c", source, "-o", to)
+        return to
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, SOURCES))
+    linked = folder / "without_torch"
+    run(COMPILER, "-static", *objects, "-o", linked)
+    return linked
+
+
+def test_op_tests_pass_on_neon(program: Path, seed: int) -> None:
+    if shutil.which(EMULATOR) is None:
+        pytest.skip(f"no {EMULATOR}, which Debian's package qemu-user-static brings")
+    reason = backends.why_not("cpu")
+    if reason is not None:
+        pytest.skip(f"backend cpu: {reason}")
+    environment = {
+        **os.environ,
+        "DECONV_EMULATED_CPU": f"{EMULATOR} {program}",
+        "DECONV_TEST_SEED": str(seed),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/support"), *sys.path]),
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "emulated_cpu"]
+    command += ["--backend", "cpu", f"--sample={SAMPLE}", *(str(Path(__file__).parent / name) for name in OP_TESTS)]
+    child = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert child.returncode == 0, f"exit code {child.returncode}\n{child.stdout[-4000:]}\n{child.stderr[-2000:]}"
+    assert f"{SAMPLE} passed" in child.stdout

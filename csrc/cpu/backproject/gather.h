@@ -9,12 +9,12 @@ namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 // the signal has a value at every column they read.
 template <typename T, bool kRelu, bool kInside, int kOutputs, int kAtOnce>
 inline void gather(const BackprojectParams& p, const T* input, int64_t z, int64_t y, int64_t x,
-                   Compute<T> (&result)[kAtOnce][kOutputs]) {
+                   Compute<T> (&result)[kAtOnce * kOutputs]) {
   using C = Compute<T>;
   constexpr int N = kLanes<T>, kTaps = 3;
   using V = Vector<C, N>;
   constexpr int64_t kLineOfTaps = kTaps * kOutputs * kLine<C>;
-  V sums[kAtOnce][kOutputs] = {};
+  V sums[kAtOnce * kOutputs] = {};
   for (int64_t tap_plane = 0; tap_plane < p.kernel.z; ++tap_plane) {
     const int64_t plane = plane_sent(p, p.depth, tap_plane, z);
     if (plane < 0) continue;
@@ -26,7 +26,7 @@ inline void gather(const BackprojectParams& p, const T* input, int64_t z, int64_
       for (int64_t channel = 0; channel < p.channels; channel += N) {
         const C* weights = as_one_register(line + channel / kLine<C> * kLineOfTaps + channel % kLine<C>);
         V values[kAtOnce + kTaps - 1];
-#pragma GCC unroll 8
+#pragma GCC unroll 10
         for (int i = 0; i < kAtOnce + kTaps - 1; ++i) {
           const int64_t column = x + i - (kTaps - 1);
           if (kInside || (column >= 0 && column < p.width)) {
@@ -41,24 +41,24 @@ inline void gather(const BackprojectParams& p, const T* input, int64_t z, int64_
 #pragma GCC unroll 4
           for (int output = 0; output < kOutputs; ++output) {
             const V weight = load_unaligned<V>(weights + (t * kOutputs + output) * kLine<C>);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int i = 0; i < kAtOnce; ++i) {
-              sums[i][output] = multiply_add<C, N>(values[i + kTaps - 1 - t], weight, sums[i][output]);
+              V& sum = sums[i * kOutputs + output];
+              sum = multiply_add<C, N>(values[i + kTaps - 1 - t], weight, sum);
             }
           }
         }
       }
     }
   }
-  for (int i = 0; i < kAtOnce; ++i) {
-    for (int output = 0; output < kOutputs; ++output) result[i][output] = sum_lanes<C, N>(sums[i][output]);
-  }
+  sum_lanes<C, N>(sums, result);
 }
 
 template <typename T, bool kRelu, int kOutputs>
 void gather_rows(const BackprojectParams& p, int64_t begin, int64_t end) {
   using C = Compute<T>;
-  constexpr int kAtOnce = kVectorBytes == 64 ? 4 : 2;  // as many sums as there are registers for
+  constexpr int kSums = kVectorBytes == 64 ? 16 : 8;  // as many as there are registers for
+  constexpr int kAtOnce = kOutputs == 1 ? kSums / 2 : kSums / kOutputs;
   const int64_t map = p.size.z * p.size.y * p.size.x;
   const int64_t pitch = p.channels_last ? 1 : map, step = p.channels_last ? kOutputs : 1;
   for (int64_t number = begin; number < end; ++number) {
@@ -77,19 +77,19 @@ void gather_rows(const BackprojectParams& p, int64_t begin, int64_t end) {
     for (int64_t at = first; at < last;) {
       const int64_t x = at + p.begin.x;
       if (at + kAtOnce <= last && x >= 2 && x + kAtOnce <= p.width) {
-        C result[kAtOnce][kOutputs];
+        C result[kAtOnce * kOutputs];
         gather<T, kRelu, true, kOutputs, kAtOnce>(p, input, z, y, x, result);
         for (int i = 0; i < kAtOnce; ++i) {
           for (int output = 0; output < kOutputs; ++output) {
-            store_one(to + output * pitch + (at + i) * step, result[i][output]);
+            store_one(to + output * pitch + (at + i) * step, result[i * kOutputs + output]);
           }
         }
         at += kAtOnce;
       } else {
-        C result[1][kOutputs];
+        C result[kOutputs];
         gather<T, kRelu, false, kOutputs, 1>(p, input, z, y, x, result);
         for (int output = 0; output < kOutputs; ++output) {
-          store_one(to + output * pitch + at * step, result[0][output]);
+          store_one(to + output * pitch + at * step, result[output]);
         }
         ++at;
       }

@@ -1,4 +1,4 @@
-// Listing: for every position and block of channels, the channels that are not zero, and their values.
+// Listing: for every position and block of channels, which channels are not zero, and their values.
 #pragma once
 
 #include "../vector.h"
@@ -13,12 +13,12 @@ struct Listed {
   const uint8_t* switches;
 };
 
-// Appends the channels [0, count) whose value is not zero (with kRelu: not below or equal to zero) and, with kPooled,
-// whose switch is `tap`; returns the new end. Up to kListedChannels entries beyond the end may be overwritten.
+// Writes to `to` those of the values [0, count) that are not zero (with kRelu: not below or equal to zero) and, with
+// kPooled, whose switch is `tap`; returns a bit for each of them. Up to kListedChannels values may be written over.
 template <typename T, bool kRelu, bool kPooled>
-inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int64_t count, uint8_t tap) {
+inline uint64_t list_position(Listed<T> from, int64_t count, uint8_t tap, Compute<T>* to) {
   using C = Compute<T>;
-  C* values = static_cast<C*>(lists.values);
+  uint64_t mask = 0;
   int64_t channel = 0;
 #if defined(__AVX512F__)
   if constexpr (sizeof(C) == 4) {
@@ -31,25 +31,21 @@ inline int64_t append(const SignalLists& lists, int64_t at, Listed<T> from, int6
         const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from.switches + channel));
         taken &= _mm_cmpeq_epi8_mask(codes, _mm_set1_epi8(static_cast<char>(tap)));
       }
-      const __m512i first = _mm512_set1_epi32(static_cast<int>(channel));
-      const __m512i numbers =
-          _mm512_add_epi32(first, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-      _mm512_storeu_ps(values + at, _mm512_maskz_compress_ps(taken, vector));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(lists.channels + at),
-                       _mm512_maskz_cvtepi32_epi8(0xffff, _mm512_maskz_compress_epi32(taken, numbers)));
-      at += __builtin_popcount(taken);
+      _mm512_storeu_ps(to, _mm512_maskz_compress_ps(taken, vector));
+      to += __builtin_popcount(taken);
+      mask |= uint64_t{taken} << channel;
     }
   }
 #endif
   for (; channel < count; ++channel) {
     const C value = load_one(from.values + channel);
-    values[at] = value;
-    lists.channels[at] = static_cast<uint8_t>(channel);
+    *to = value;
     bool taken = kRelu ? !(value <= C{}) : value != C{};
     if constexpr (kPooled) taken = taken && from.switches[channel] == tap;
-    at += taken;
+    to += taken;
+    mask |= uint64_t{taken} << channel;
   }
-  return at;
+  return mask;
 }
 
 // Lists the rows [begin, end) of cells, counted over all blocks of all units.
@@ -74,13 +70,14 @@ void list_rows(const BackprojectParams& p, int64_t begin, int64_t end) {
     // The plane of pooled values, and which plane of its windows this one is.
     const int64_t z = kPooled ? plane / p.pool_planes : plane;
     const int64_t first_tap = kPooled ? plane % p.pool_planes * positions : 0;
-    uint8_t* counts = lists.counts + number * lists.columns * positions;
-    int64_t at = number * lists.capacity;
+    uint64_t* mask = lists.masks + number * lists.columns * positions;
+    Compute<T>* const values = static_cast<Compute<T>*>(lists.values) + number * lists.capacity;
+    int64_t entries = 0;
     for (int64_t column = 0; column < lists.columns; ++column) {
-      for (int64_t position = 0; position < positions; ++position) {
+      for (int64_t position = 0; position < positions; ++position, ++mask) {
         const int64_t y = kPooled ? row : row * lists.side + position / lists.side;
         const int64_t x = kPooled ? column : column * lists.side + position % lists.side;
-        const int64_t before = at;
+        *mask = 0;
         if (y < p.height && x < p.width) {
           Listed<T> from{input + (((unit * p.depth + z) * p.height + y) * p.width + x) * p.channels + first, nullptr};
           bool inside = true;
@@ -94,13 +91,15 @@ void list_rows(const BackprojectParams& p, int64_t begin, int64_t end) {
               from.switches = switches + pixel * p.channels + first;
             }
           }
-          if (inside)
-            at = append<T, kRelu, kPooled>(lists, at, from, count, static_cast<uint8_t>(first_tap + position));
+          if (inside) {
+            const auto code = static_cast<uint8_t>(first_tap + position);
+            *mask = list_position<T, kRelu, kPooled>(from, count, code, values + entries);
+            entries += __builtin_popcountll(*mask);
+          }
         }
-        *counts++ = static_cast<uint8_t>(at - before);
       }
     }
-    lists.entries[number] = at - number * lists.capacity;
+    lists.entries[number] = entries;
   }
 }
 

@@ -16,31 +16,24 @@ struct Run {
 // Sums kVectors vectors of the weights of one position's entries into `result`. Short slices are summed in several
 // strands, so that one sum need not wait for the last.
 template <typename C, int kVectors>
-inline void sum_slice(const C* values, const uint8_t* channels, int64_t count, const C* weights, int64_t row,
-                      C* result) {
+inline void sum_slice(const C* values, uint64_t mask, const C* weights, int64_t row, C* result) {
   constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
   constexpr int kStrands = kVectors > 4 ? 1 : kVectors > 2 ? 2 : 4;
   Vector<C, N> sums[kStrands][kVectors] = {};
-  int64_t entry = 0;
-  for (; entry + kStrands <= count; entry += kStrands) {
-#pragma GCC unroll 4
-    for (int strand = 0; strand < kStrands; ++strand) {
-      const C* from = as_one_register(weights + channels[entry + strand] * row);
-      const Vector<C, N> value = broadcast<C, N>(values + entry + strand);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        sums[strand][v] = multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[strand][v]);
-      }
-    }
-  }
-  for (; entry < count; ++entry) {
-    const C* from = as_one_register(weights + channels[entry] * row);
-    const Vector<C, N> value = broadcast<C, N>(values + entry);
+  const auto send_next = [&](Vector<C, N>(&to)[kVectors]) __attribute__((always_inline)) {
+    const C* from = as_one_register(weights + __builtin_ctzll(mask) * row);
+    const Vector<C, N> value = broadcast<C, N>(values++);
+    mask &= mask - 1;
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      sums[0][v] = multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), sums[0][v]);
+      to[v] = multiply_add<C, N>(value, load_unaligned<Vector<C, N>>(from + v * N), to[v]);
     }
+  };
+  for (int left = __builtin_popcountll(mask); left >= kStrands; left -= kStrands) {
+#pragma GCC unroll 4
+    for (int strand = 0; strand < kStrands; ++strand) send_next(sums[strand]);
   }
+  while (mask != 0) send_next(sums[0]);
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 4
@@ -51,27 +44,26 @@ inline void sum_slice(const C* values, const uint8_t* channels, int64_t count, c
 
 // The same for any number of vectors.
 template <typename C>
-inline void sum_slice(int64_t vectors, const C* values, const uint8_t* channels, int64_t count, const C* weights,
-                      int64_t row, C* result) {
+inline void sum_slice(int64_t vectors, const C* values, uint64_t mask, const C* weights, int64_t row, C* result) {
   constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
   for (; vectors >= 8; vectors -= 8, weights += 8 * N, result += 8 * N) {
-    sum_slice<C, 8>(values, channels, count, weights, row, result);
+    sum_slice<C, 8>(values, mask, weights, row, result);
   }
   switch (vectors) {
     case 7:
-      return sum_slice<C, 7>(values, channels, count, weights, row, result);
+      return sum_slice<C, 7>(values, mask, weights, row, result);
     case 6:
-      return sum_slice<C, 6>(values, channels, count, weights, row, result);
+      return sum_slice<C, 6>(values, mask, weights, row, result);
     case 5:
-      return sum_slice<C, 5>(values, channels, count, weights, row, result);
+      return sum_slice<C, 5>(values, mask, weights, row, result);
     case 4:
-      return sum_slice<C, 4>(values, channels, count, weights, row, result);
+      return sum_slice<C, 4>(values, mask, weights, row, result);
     case 3:
-      return sum_slice<C, 3>(values, channels, count, weights, row, result);
+      return sum_slice<C, 3>(values, mask, weights, row, result);
     case 2:
-      return sum_slice<C, 2>(values, channels, count, weights, row, result);
+      return sum_slice<C, 2>(values, mask, weights, row, result);
     case 1:
-      return sum_slice<C, 1>(values, channels, count, weights, row, result);
+      return sum_slice<C, 1>(values, mask, weights, row, result);
     default:
       return;
   }
@@ -133,18 +125,17 @@ void send_positions(const BackprojectParams& p, const SendTask& task, const Cell
           for (int64_t y = rows.begin; y < rows.end; ++y) {
             const int64_t listed = list * lists.rows + y;
             if (lists.entries[listed] == 0) continue;
-            int64_t at = listed * lists.capacity;
-            const uint8_t* counts = lists.counts + listed * lists.columns;
+            const C* values = static_cast<const C*>(lists.values) + listed * lists.capacity;
+            const uint64_t* masks = lists.masks + listed * lists.columns;
             C* outputs = sums + (y * p.stride.y - rows.first_row) * row_of_sums;
             for (int64_t x = 0; x < lists.columns; ++x, outputs += p.stride.x * wide) {
-              if (counts[x] == 0) continue;
+              if (masks[x] == 0) continue;
               alignas(64) C sent[kLargestSlice];
-              sum_slice<C>(row / N, static_cast<const C*>(lists.values) + at, lists.channels + at, counts[x], weights,
-                           pitch, sent);
+              sum_slice<C>(row / N, values, masks[x], weights, pitch, sent);
               for (int64_t run = 0; run < count_of_runs; ++run) {
                 add_run<N>(outputs + runs[run].to, sent + runs[run].from, runs[run].count);
               }
-              at += counts[x];
+              values += __builtin_popcountll(masks[x]);
             }
           }
         }

@@ -1,5 +1,5 @@
 // Transposed convolution of windows that are mostly zero, as unpooling and rectification leave them, in two passes:
-// - listing (list.h): for every position and block of channels, the channels that are not zero, and their values;
+// - listing (list.h): for every position and block of channels, which channels are not zero, and their values;
 // - sending: every listed value, times its weights, to the outputs it reaches. Weights of one block of channels and
 //   outputs stay in the first cache for all positions; outputs gather in registers, then in a band of rows in cache.
 // A signal with depth is sent in as many passes as the taps have planes, each from planes to planes.

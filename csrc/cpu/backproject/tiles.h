@@ -6,17 +6,15 @@
 
 namespace deconv_kernels::DECONV_CPU_CAPABILITY {
 
-// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches. Channels are read
-// eight at a time, for the reading of weights takes what the processor can read.
+// Sends one position of a cell of four: nine taps, into the 4 x 4 outputs that the cell reaches. `values` moves on to
+// those of the next position. Beside its weights an entry reads nothing but its value, for the processor can read no
+// faster than it multiplies.
 template <int kY, int kX, typename C, int N>
-inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint8_t* channels, int64_t count,
-                         const C* weights) {
+inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C*& values, uint64_t mask, const C* weights) {
   constexpr int kTaps = 9;
-  uint64_t eight = 0;
-  for (int64_t entry = 0; entry < count; ++entry, eight >>= 8) {
-    if (entry % 8 == 0) std::memcpy(&eight, channels + entry, sizeof(eight));
-    const C* line = as_one_register(weights + static_cast<int64_t>(eight & 0xff) * (kTaps * kLine<C>));
-    const Vector<C, N> value = broadcast<C, N>(values + entry);
+  for (; mask != 0; mask &= mask - 1) {
+    const C* line = as_one_register(weights + int64_t{__builtin_ctzll(mask)} * (kTaps * kLine<C>));
+    const Vector<C, N> value = broadcast<C, N>(values++);
 #pragma GCC unroll 3
     for (int y = 0; y < 3; ++y) {
 #pragma GCC unroll 3
@@ -31,13 +29,11 @@ inline void send_in_tile(Vector<C, N> (&sums)[4][4], const C* values, const uint
 // Sends a row of cells of four positions into four rows of outputs, `row` elements apart. Outputs that two neighbouring
 // cells reach stay in registers between them.
 template <typename C>
-inline void send_row(const C* values, const uint8_t* channels, const uint8_t* counts, int64_t columns, const C* weights,
-                     C* sums, int64_t row) {
+inline void send_row(const C* values, const uint64_t* masks, int64_t columns, const C* weights, C* sums, int64_t row) {
   constexpr int N = kVectorBytes / static_cast<int>(sizeof(C));
   using V = Vector<C, N>;
   for (int part = 0; part < kLine<C>; part += N) {
     const C* value = values;
-    const uint8_t* channel = channels;
     const C* from = weights + part;
     C* to = sums + part;
     V held[4][4];
@@ -47,7 +43,7 @@ inline void send_row(const C* values, const uint8_t* channels, const uint8_t* co
       held[y][1] = load_unaligned<V>(to + y * row + kLine<C>);
     }
     for (int64_t column = 0; column < columns; ++column, to += 2 * kLine<C>) {
-      const uint8_t* count = counts + 4 * column;
+      const uint64_t* mask = masks + 4 * column;
 #pragma GCC unroll 4
       for (int y = 0; y < 4; ++y) {
         held[y][2] = load_unaligned<V>(to + y * row + 2 * kLine<C>);
@@ -55,14 +51,10 @@ inline void send_row(const C* values, const uint8_t* channels, const uint8_t* co
         __builtin_prefetch(to + y * row + 6 * kLine<C>, 1);
         __builtin_prefetch(to + y * row + 7 * kLine<C>, 1);
       }
-      send_in_tile<0, 0, C, N>(held, value, channel, count[0], from);
-      value += count[0], channel += count[0];
-      send_in_tile<0, 1, C, N>(held, value, channel, count[1], from);
-      value += count[1], channel += count[1];
-      send_in_tile<1, 0, C, N>(held, value, channel, count[2], from);
-      value += count[2], channel += count[2];
-      send_in_tile<1, 1, C, N>(held, value, channel, count[3], from);
-      value += count[3], channel += count[3];
+      send_in_tile<0, 0, C, N>(held, value, mask[0], from);
+      send_in_tile<0, 1, C, N>(held, value, mask[1], from);
+      send_in_tile<1, 0, C, N>(held, value, mask[2], from);
+      send_in_tile<1, 1, C, N>(held, value, mask[3], from);
 #pragma GCC unroll 4
       for (int y = 0; y < 4; ++y) {
         store_unaligned(to + y * row, held[y][0]);
@@ -102,9 +94,8 @@ void send_tiles(const BackprojectParams& p, const SendTask& task, const CellRows
           for (int64_t row = rows.begin; row < rows.end; ++row) {
             const int64_t listed = list * lists.rows + row;
             if (lists.entries[listed] == 0) continue;
-            const int64_t at = listed * lists.capacity;
-            send_row<C>(static_cast<const C*>(lists.values) + at, lists.channels + at,
-                        lists.counts + listed * lists.columns * 4, lists.columns, weights,
+            send_row<C>(static_cast<const C*>(lists.values) + listed * lists.capacity,
+                        lists.masks + listed * lists.columns * 4, lists.columns, weights,
                         sums + (2 * row - rows.first_row) * row_of_sums, row_of_sums);
           }
         }
