@@ -4,8 +4,8 @@
 STABLE_TORCH_LIBRARY(deconv_kernels, m) {
   // The instruction set that the CPU kernels run on: baseline, avx2 or avx512.
   m.def("cpu_capability() -> str");
-  // What the CPU kernels go by: bytes of the largest cache, 0 where the system does not tell, bytes from which on results
-  // are written past the caches, and up to how many output channels a backprojection is gathered.
+  // What the CPU kernels go by: bytes of the largest cache, 0 where the system does not tell, bytes from which on
+  // results are written past the caches, and up to how many output channels a backprojection is gathered.
   m.def("cpu_choices() -> (int, int, int)");
   // Max-pools relu(input + bias); returns values and window-local switches.
   m.def(

@@ -8,8 +8,8 @@ namespace deconv_kernels {
 
 namespace {
 
-// Of the first processor's caches as Linux lists them. Unlike sysconf, which adds up all caches of a package, Linux tells
-// how large the one is that a thread sees.
+// Of the first processor's caches as Linux lists them. Unlike sysconf, which adds up all caches of a package, Linux
+// tells how large the one is that a thread sees.
 int64_t read_largest_cache() {
   int64_t largest = 0;
   for (int index = 0;; ++index) {

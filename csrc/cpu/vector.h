@@ -239,7 +239,7 @@ class StreamedRows {
       : skipped_(static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % kLineBytes / sizeof(T))),
         held_(skipped_),
         line_(to - skipped_),
-        memory_(new T[most + kLine]) {}
+        memory_(new T[most + (kLinesTogether + 1) * kLine]) {}
   ~StreamedRows() { delete[] memory_; }
   StreamedRows(const StreamedRows&) = delete;
   StreamedRows& operator=(const StreamedRows&) = delete;
@@ -247,9 +247,25 @@ class StreamedRows {
   // Where to form the next elements.
   T* next() { return memory_ + held_; }
 
-  // Writes `count` elements formed there, but for those of an unfinished line.
+  // Takes `count` elements formed there, and writes lines when enough have come together.
   void write(int64_t count) {
     held_ += count;
+    if (held_ >= kLinesTogether * kLine) write_lines();
+  }
+
+  // Writes what is left.
+  void finish() {
+    write_lines();
+    copy(skipped_, held_);
+  }
+
+ private:
+  static constexpr int64_t kLineBytes = 64;
+  static constexpr int64_t kLine = kLineBytes / sizeof(T);
+  static constexpr int64_t kLinesTogether = 16;
+
+  // All but an unfinished line.
+  void write_lines() {
     int64_t at = 0;
     for (; at + kLine <= held_; at += kLine, line_ += kLine) {
       if (skipped_ > 0) {
@@ -265,22 +281,15 @@ class StreamedRows {
       }
     }
     held_ -= at;
-    for (int64_t i = 0; i < held_; ++i) memory_[i] = memory_[at + i];
+    if (at > 0) std::memcpy(memory_, memory_ + at, kLineBytes);
   }
-
-  // Writes the unfinished line.
-  void finish() { copy(skipped_, held_); }
-
- private:
-  static constexpr int64_t kLineBytes = 64;
-  static constexpr int64_t kLine = kLineBytes / sizeof(T);
 
   void copy(int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) line_[i] = memory_[i];
   }
 
   int64_t skipped_;  // elements at the start of the line at hand that are not ours
-  int64_t held_;     // elements of the line at hand, those included
+  int64_t held_;     // elements, those included
   T* line_;
   T* memory_;
 };
@@ -350,6 +359,16 @@ template <typename T>
 inline const T* as_one_register(const T* pointer) {
   asm("" : "+r"(pointer));
   return pointer;
+}
+
+// The vector, loaded at once. The compiler makes a masked load of one that is used under a mask alone, which waits for
+// its mask, and so for what that was loaded from.
+template <typename V>
+inline V as_loaded(V vector) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) >= 16) asm("" : "+v"(vector));
+#endif
+  return vector;
 }
 
 // a * b + c, rounded once where the processor can.

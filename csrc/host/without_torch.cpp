@@ -2,9 +2,9 @@
 // LibTorch's stable ABI as they use, on one thread, and a loop that answers calls.
 //
 // A call comes on the standard input and its results leave on the standard output, all of it numbers of 64 bits but for
-// the bytes of strings and tensors. A call is the op's name, its results (how many) and arguments. Arguments and results
-// begin with their kind. Strings and lists begin with their length; tensors are their dtype, sizes, strides and memory.
-// Before results comes 0, before the text of an error 1.
+// the bytes of strings and tensors. A call is the op's name, its results (how many) and arguments. Arguments and
+// results begin with their kind. Strings and lists begin with their length; tensors are their dtype, sizes, strides and
+// memory. Before results comes 0, before the text of an error 1.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/csrc/stable/tensor.h>
@@ -219,6 +219,9 @@ DEVICE(mps, 13)
 DEVICE(privateuse1, 20)
 
 int32_t aoti_torch_memory_format_contiguous_format() { return 0; }
+int32_t aoti_torch_memory_format_preserve_format() { return 1; }
+int32_t aoti_torch_memory_format_channels_last() { return 2; }
+int32_t aoti_torch_memory_format_channels_last_3d() { return 3; }
 uint64_t aoti_torch_abi_version() { return TORCH_TARGET_VERSION; }
 
 size_t aoti_torch_dtype_element_size(int32_t dtype) {
@@ -354,6 +357,9 @@ AOTITorchError aoti_torch_library_init_def(const char*, const char*, uint32_t, T
   return TORCH_SUCCESS;
 }
 AOTITorchError aoti_torch_library_init_impl(const char*, const char*, const char*, uint32_t, TorchLibraryHandle*) {
+  return TORCH_SUCCESS;
+}
+AOTITorchError aoti_torch_library_init_fragment(const char*, const char*, uint32_t, TorchLibraryHandle*) {
   return TORCH_SUCCESS;
 }
 AOTITorchError aoti_torch_library_def(TorchLibraryHandle, const char*) { return TORCH_SUCCESS; }

@@ -34,8 +34,8 @@ def command(settings: Settings) -> Answer:
     if backends.why_not("cpu") is None:
         capability, choices = backends.cpu_capability(), backends.cpu_choices()
         choices.append(
-            f"Convolutions of signals over {DENSE_FROM:.0%} not zero, from {DENSE_WORK / 1e6:g} M multiply-adds a unit on, "
-            "are torch's: it was faster where both were measured."
+            f"Signals of which over {DENSE_FROM:.0%} are not zero are left to torch's convolution, from "
+            f"{DENSE_WORK / 1e6:g} M multiply-adds a unit on: it was faster where both were measured."
         )
     lines = [f"deconv_kernels {__version__}", f"torch {torch.__version__}, {threads} CPU threads, {cuda}"]
     lines += [f"CPU kernels: {choice}" for choice in choices]

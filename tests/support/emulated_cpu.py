@@ -1,7 +1,8 @@
-"""A pytest plugin: the C++ ops of CPU tensors run in another program, `csrc/host/without_torch.cpp`, which may be one of
-another processor under an emulator. The environment variable DECONV_EMULATED_CPU is its command.
+"""A pytest plugin: the C++ ops of CPU tensors run in another program, which may be one of another processor.
 
-With `--sample=N` only N of the tests run, which the seed chooses."""
+The environment variable DECONV_EMULATED_CPU is its command, as that of `csrc/host/without_torch.cpp` under an emulator.
+With `--sample=N` only N of the tests run, which the seed chooses.
+"""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ inline void gather(const BackprojectParams& p, const T* input, int64_t z, int64_
     const int64_t last = smaller(y, p.kernel.y - 1);
     for (int64_t tap = larger(0, y - p.height + 1); tap <= last; ++tap) {
       const T* row = input + (plane * p.height + y - tap) * p.width * p.channels;
+      const bool is_new = tap_plane == 0 && tap == 0;  // no row of outputs before has read it
       const C* line =
           static_cast<const C*>(p.weight.data) + (tap_plane * p.kernel.y + tap) * (p.channels / kLine<C>)*kLineOfTaps;
       for (int64_t channel = 0; channel < p.channels; channel += N) {
@@ -30,7 +31,9 @@ inline void gather(const BackprojectParams& p, const T* input, int64_t z, int64_
         for (int i = 0; i < kAtOnce + kTaps - 1; ++i) {
           const int64_t column = x + i - (kTaps - 1);
           if (kInside || (column >= 0 && column < p.width)) {
-            values[i] = load<T, N>(row + column * p.channels + channel);
+            const T* from = row + column * p.channels + channel;
+            if (kInside && is_new && i >= kTaps - 1) prefetch_ahead<N>(from);
+            values[i] = load<T, N>(from);
             if constexpr (kRelu) values[i] = values[i] <= V{} ? V{} : values[i];
           } else {
             values[i] = V{};
