@@ -210,12 +210,12 @@ inline Compute<T> unpool_one(const MaxUnpoolParams& p, const SeenRows<T, S>& row
 
 // The outputs that N windows of 2 or 3 taps at stride 2 begin, two for each. The window before the first of the row is
 // not looked at.
-template <typename T, typename S, int N, bool kLast, int kKernel, bool kStreamed>
+template <typename T, typename S, int N, bool kLast, int kKernel>
 inline void unpool_pairs(const MaxUnpoolParams& p, const SeenRows<T, S>& rows, int64_t window, T* out) {
   using Values = Vector<Compute<T>, N>;
   using Codes = Vector<Code<T>, N>;
   constexpr auto kAll = std::make_integer_sequence<int, N>{};
-  if constexpr (!kStreamed) prefetch_ahead<2 * N, true>(out);
+  prefetch_ahead<2 * N, true>(out);
   Values even{};
   Values odd{};
   for (const auto& row : rows) {
@@ -240,15 +240,13 @@ inline void unpool_pairs(const MaxUnpoolParams& p, const SeenRows<T, S>& rows, i
   store_interleaved<T, N>(out, even, odd);
 }
 
-template <typename T, typename S, bool kLast, int kKernel, bool kStreamed>
+template <typename T, typename S, bool kLast, int kKernel>
 void gather_rows(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
   constexpr int64_t kStride = 2;
   const int64_t padding = p.pooling.x.padding;
-  T* const output = static_cast<T*>(p.output);
-  StreamedRows<T> streamed(output + begin * p.unpooled.x, kStreamed ? p.unpooled.x : 0);
   SeenRows<T, S> rows(p, begin, p.channels, 1);
   for (int64_t index = begin; index < end; ++index, rows.next()) {
-    T* const out = kStreamed ? streamed.next() : output + index * p.unpooled.x;
+    T* out = static_cast<T*>(p.output) + index * p.unpooled.x;
     const auto single = [&](int64_t from, int64_t to) {
       for (int64_t x = from; x < to; ++x) {
         store_one(out + x, unpool_one<T, S, kLast>(p, rows, (x + padding) % kStride, (x + padding) / kStride));
@@ -259,16 +257,16 @@ void gather_rows(const MaxUnpoolParams& p, int64_t begin, int64_t end) {
     const int64_t inner_begin = after_padding > rows.begin_x() ? after_padding : rows.begin_x();
     const int64_t whole = (p.unpooled.x + padding) / kStride;
     const int64_t inner_end = whole < rows.end_x() ? whole : rows.end_x();
-    const bool has_inner = inner_begin < inner_end;
-    single(0, has_inner ? inner_begin * kStride - padding : p.unpooled.x);
+    if (inner_begin >= inner_end) {
+      single(0, p.unpooled.x);
+      continue;
+    }
+    single(0, inner_begin * kStride - padding);
     for_each_vector<kLanes<T>>(inner_begin, inner_end, [&](auto lanes, int64_t window) {
-      constexpr int N = decltype(lanes)::value;
-      unpool_pairs<T, S, N, kLast, kKernel, kStreamed>(p, rows, window, out + window * kStride - padding);
+      unpool_pairs<T, S, decltype(lanes)::value, kLast, kKernel>(p, rows, window, out + window * kStride - padding);
     });
-    if (has_inner) single(inner_end * kStride - padding, p.unpooled.x);
-    if constexpr (kStreamed) streamed.write(p.unpooled.x);
+    single(inner_end * kStride - padding, p.unpooled.x);
   }
-  if constexpr (kStreamed) streamed.finish();
 }
 
 // Where a row of the output lies.
@@ -577,14 +575,8 @@ void max_unpool_rows(bool channels_last, const MaxUnpoolParams& p, int64_t begin
       return p.streamed ? gather_pairs_of_rows<T, S, kLast, true>(p, begin, end)
                         : gather_pairs_of_rows<T, S, kLast, false>(p, begin, end);
     }
-    if (pairs && x.kernel == 2 && p.size.x >= kLanes<T>) {
-      return p.streamed ? gather_rows<T, S, kLast, 2, true>(p, begin, end)
-                        : gather_rows<T, S, kLast, 2, false>(p, begin, end);
-    }
-    if (pairs && x.kernel == 3 && p.size.x >= 2 * kLanes<T>) {
-      return p.streamed ? gather_rows<T, S, kLast, 3, true>(p, begin, end)
-                        : gather_rows<T, S, kLast, 3, false>(p, begin, end);
-    }
+    if (pairs && x.kernel == 2 && p.size.x >= kLanes<T>) return gather_rows<T, S, kLast, 2>(p, begin, end);
+    if (pairs && x.kernel == 3 && p.size.x >= 2 * kLanes<T>) return gather_rows<T, S, kLast, 3>(p, begin, end);
   }
   return scatter_rows<T, S, kLast>(p, begin, end);
 }

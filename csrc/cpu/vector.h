@@ -239,7 +239,7 @@ class StreamedRows {
       : skipped_(static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % kLineBytes / sizeof(T))),
         held_(skipped_),
         line_(to - skipped_),
-        memory_(new T[most + (kLinesTogether + 1) * kLine]) {}
+        memory_(new T[most + kLine]) {}
   ~StreamedRows() { delete[] memory_; }
   StreamedRows(const StreamedRows&) = delete;
   StreamedRows& operator=(const StreamedRows&) = delete;
@@ -247,25 +247,9 @@ class StreamedRows {
   // Where to form the next elements.
   T* next() { return memory_ + held_; }
 
-  // Takes `count` elements formed there, and writes lines when enough have come together.
+  // Writes `count` elements formed there, but for those of an unfinished line.
   void write(int64_t count) {
     held_ += count;
-    if (held_ >= kLinesTogether * kLine) write_lines();
-  }
-
-  // Writes what is left.
-  void finish() {
-    write_lines();
-    copy(skipped_, held_);
-  }
-
- private:
-  static constexpr int64_t kLineBytes = 64;
-  static constexpr int64_t kLine = kLineBytes / sizeof(T);
-  static constexpr int64_t kLinesTogether = 16;
-
-  // All but an unfinished line.
-  void write_lines() {
     int64_t at = 0;
     for (; at + kLine <= held_; at += kLine, line_ += kLine) {
       if (skipped_ > 0) {
@@ -281,15 +265,22 @@ class StreamedRows {
       }
     }
     held_ -= at;
-    if (at > 0) std::memcpy(memory_, memory_ + at, kLineBytes);
+    for (int64_t i = 0; i < held_; ++i) memory_[i] = memory_[at + i];
   }
+
+  // Writes the unfinished line.
+  void finish() { copy(skipped_, held_); }
+
+ private:
+  static constexpr int64_t kLineBytes = 64;
+  static constexpr int64_t kLine = kLineBytes / sizeof(T);
 
   void copy(int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) line_[i] = memory_[i];
   }
 
   int64_t skipped_;  // elements at the start of the line at hand that are not ours
-  int64_t held_;     // elements, those included
+  int64_t held_;     // elements of the line at hand, those included
   T* line_;
   T* memory_;
 };
