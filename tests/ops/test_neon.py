@@ -17,7 +17,7 @@ from deconv_kernels import backends
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 OP_TESTS = ("test_max_pool.py", "test_max_unpool.py", "test_max_unpool_window.py", "test_backproject.py")
-SAMPLE = 60  # tests, others on every run
+SAMPLE = 40  # tests, others on every run
 TOO_SLOW = "not many and not large"
 
 
