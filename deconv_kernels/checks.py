@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["at_least", "one_of", "per_axis", "shown", "whole_number"]
+__all__ = ["at_least", "one_of", "shown", "whole_number", "whole_numbers"]
 
 
 def whole_number(name: str, value: Any, least: int | None = None) -> int:
@@ -35,17 +35,20 @@ def at_least(name: str, value: float, least: float) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+def whole_numbers(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """An argument that is one whole number for all axes, or one for each.
 
     Raises:
-        TypeError: no whole numbers.
-        ValueError: another number of them than there are axes, or one below 1.
+        ValueError: something else.
     """
-    given = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    if len(given) != rank:
-        raise ValueError(f"{name} must be one number, or one for each of {rank} axes, got {value!r}")
-    return tuple(whole_number(name, number, 1) for number in given)
+    try:
+        numbers = tuple(map(operator.index, value if isinstance(value, Sequence) else (value,) * rank))
+    except TypeError:
+        numbers = ()
+    if len(numbers) != rank:
+        each = ("two", "three")[rank - 2] if rank > 1 else "one in a list"
+        raise ValueError(f"{name} must be a whole number or {each}, got {value!r}")
+    return numbers
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checks import per_axis
+from ..checks import whole_numbers
 from . import options
 from .answer import Answer
 from .options import ImageSources, Network, PerAxis, group, option
@@ -99,7 +99,7 @@ def command(settings: Settings) -> Answer:
         save_arrays(draft / "correspondence.npz", found.arrays())
         told["features"] = {layer: found.named[layer].features for layer in found.layers}
         write_json(draft / "correspondence.json", told)
-        sides = "x".join(map(str, per_axis("side", settings.side, inputs.dim() - 2)))
+        sides = "x".join(map(str, whole_numbers("side", settings.side, inputs.dim() - 2)))
         occluders, unit = {3: ("spans", "samples"), 4: ("squares", "pixels"), 5: ("boxes", "pixels")}[inputs.dim()]
         draw_correspondence(
             draft / "correspondence.png",

@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..checks import at_least, per_axis
+from ..checks import at_least, whole_numbers
 from ..data.crops import Crop, plan_centres
 from ..data.photographs import Photograph
 from ..engine.deconvnet import Deconvnet
@@ -387,7 +387,8 @@ def part_squares(points: Mapping[str, Tensor], side: Side, size: Sequence[int]) 
     Raises:
         ValueError: no parts, a point outside the image, or a side below 1.
     """
-    lengths = torch.tensor(per_axis("side", side, len(size)))
+    lengths = torch.tensor(whole_numbers("side", side, len(size)))
+    at_least("side", int(lengths.min()), 1)
     places, limits = _table(points), torch.tensor(list(size))
     outside = ~((places >= -0.5) & (places < limits - 0.5)).all(2)
     if bool(outside.any()):
@@ -432,7 +433,7 @@ def random_squares(
     if not reach > 0:
         raise ValueError(f"reach must be above 0, got {reach}")
     named, rank = part_squares(points, side, size).numpy(), len(size)
-    lengths = np.array(per_axis("side", side, rank))
+    lengths = np.array(whole_numbers("side", side, rank))
     begins = [np.arange(max(0, length - of_square + 1)) for length, of_square in zip(size, lengths, strict=True)]
     allowed = np.ones((len(named), *map(len, begins)), dtype=bool)
     for mask, places, squares in zip(allowed, _table(points), named, strict=True):

@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
     model, size = blocks(3, (8, 12, 16), 3, 4), (10, 20, 20)
     train(model, scan, size, [lambda x, turns=turns: x.rot90(turns, (-2, -1)) for turns in range(4)], 250)
     figure = dk.show(model, pieces(scan, size, 64), "7", maps=4, k=9)
-    figure.savefig(folder / "volume.png", dpi=90)
+    figure.savefig(folder / "volume.png", dpi=160)
 
     recording = torch.from_numpy(pywt.data.ecg()).float()
     recording /= recording.std()

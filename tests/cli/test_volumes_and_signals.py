@@ -421,6 +421,24 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         assert re.search(said, " ".join(result.output.split())), (said, result.output)
 
 
+def test_commands_of_photographs_say_why_tensors_will_not_do(tmp_path: Path) -> None:
+    written(KINDS["chain of signals"], tmp_path / "images")
+    for command, said in (
+        ("repair", "the networks that repair trains read photographs in colour, and .npy, .npz, .pt, .wav files hold"),
+        ("unsupervised", "the networks that unsupervised trains learn from photographs, and"),
+        ("explore", "the page shows photographs, and"),
+    ):
+        result = CliRunner().invoke(main, (command, "--images", str(tmp_path / "images")))
+        assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+    signals = ("--model", KINDS["chain of signals"].model, "--images", "samples", "--layers", "0")
+    for command in ("invariance", "filters", "report", "correspondence", "transfer"):
+        points = ("--points", str(tmp_path / "none.csv")) if command == "correspondence" else ()
+        (tmp_path / "none.csv").write_text("image,part,y,x\n*,eye,1,1\n")
+        given = ("--model", signals[1], "--data", "digits") if command == "transfer" else signals
+        result = CliRunner().invoke(main, (command, *given, *points))
+        assert result.exit_code == 2 and "reads signals, not photographs" in result.output, (command, result.output)
+
+
 def test_a_network_without_convolutions_does_not_say_what_its_images_are(tmp_path: Path) -> None:
     (tmp_path / "row.py").write_text(
         "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(4, 2))\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ...checks import whole_numbers
 
 __all__ = ["Occluder", "colour_of", "occluded", "positions"]
 
@@ -30,7 +31,7 @@ class Occluder:
         cover: bool,
     ) -> None:
         rank = image.dim() - 1
-        self.size, strides = _per_axis("size", size, rank), _per_axis("stride", stride, rank)
+        self.size, strides = whole_numbers("size", size, rank), whole_numbers("stride", stride, rank)
         self.axes = [positions(*along, cover) for along in zip(image.shape[1:], self.size, strides, strict=True)]
         self.origins = torch.stack(torch.meshgrid(self.axes, indexing="ij"), -1).view(-1, rank)
         self.content = colour_of(image, fill).view(-1, *[1] * rank).expand(-1, *self.size)
@@ -98,14 +99,3 @@ def colour_of(image: Tensor, fill: float | str | Sequence[float] | Tensor) -> Te
     if colour.dim() > 1 or (colour.dim() == 1 and len(colour) != channels) or not bool(colour.isfinite().all()):
         raise ValueError(f"fill must be one finite number, or one for each of {channels} channels, got {fill}")
     return colour.expand(channels)
-
-
-def _per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    try:
-        numbers = tuple(map(operator.index, value if isinstance(value, Sequence) else (value,) * rank))
-    except TypeError:
-        numbers = ()
-    if len(numbers) != rank:
-        each = ("two", "three")[rank - 2] if rank > 1 else "one in a list"
-        raise ValueError(f"{name} must be a whole number or {each}, got {value!r}")
-    return numbers
