@@ -51,7 +51,6 @@ __all__ = [
     "ZFNet",
     "imagenet_classes",
     "load_network",
-    "load_reader_of_tensors",
     "load_weights",
     "squeezenet",
 ]

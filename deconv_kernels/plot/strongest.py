@@ -19,6 +19,7 @@ from ..engine.figures import Sheet, beneath, sheet, traces
 from ..engine.pictures import mosaic, patches, planes_inside, side_by_side, slices, visible
 from ..engine.units import LayerLike
 from ..models import GREY, TORCHVISION, Preprocessing, Weights
+from .text import layer_name
 
 __all__ = ["draw_strongest"]
 
@@ -61,7 +62,7 @@ def draw_strongest(
     assert units.activation is not None
     strengths = units.activation.tolist()
     found = net.project(record, units, progress=progress)
-    title = f"What maps of {record.layer(layer).name} respond to"
+    title = f"What maps of {layer_name(record.layer(layer).name)} respond to"
     each = [slice(start, start + of_each) for start in range(0, len(units), of_each)]
     titles = [f"map {int(units.channel[part.start])}: {_span(strengths[part])}" for part in each]
     if inputs.dim() == 3:

@@ -14,6 +14,7 @@ from deconv_kernels.experiments.occlusion import Occlusion, occlude
 from deconv_kernels.plot.occlusion import OccludedImage, _draw_probability, _range
 from deconv_kernels.plot.page import _occlusion
 from deconv_kernels.plot.text import class_name
+from deconv_kernels.plot.views import Photographs, view_of
 
 CLASSES = ("cat", "dog", "fish")
 
@@ -37,8 +38,9 @@ def found() -> Occlusion:
 def test_the_page_frames_what_raises_the_class(found: Occlusion) -> None:
     raises = found.raises()
     assert raises and all(place.x >= 8 for place in raises)
-    picture = torch.zeros(12, 16, 3, dtype=torch.uint8).numpy()
-    data = _occlusion(found, "image", picture, lambda values: values, CLASSES)
+    view = view_of(Photographs(torch.zeros(1, 3, 12, 16, dtype=torch.uint8), ["image"]), lambda values: values)
+    (hidden,) = view.hidden(found, 0)
+    data = _occlusion(hidden, view.aspect, CLASSES)
     assert data["class"] == "dog"
     assert [(each["y"], each["x"]) for each in data["raises"]] == [(place.y, place.x) for place in raises]
     assert data["maps"][1]["what"] == "probability of dog"
