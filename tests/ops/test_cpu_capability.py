@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from deconv_kernels import backends
 
@@ -69,3 +70,16 @@ def test_unknown_capability_is_refused_by_name() -> None:
     child = run("-c", program, capability="sse9")
     assert child.returncode == 1
     assert "DECONV_CPU_CAPABILITY is sse9" in child.stderr
+
+
+def test_results_are_streamed_from_a_quarter_of_the_largest_cache_on() -> None:
+    reason = backends.why_not("cpu")
+    if reason is not None:
+        pytest.skip(f"backend cpu: {reason}")
+    units = {"K": 10, "M": 20}
+    told = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    largest = max((int(size.rstrip("KM")) << units.get(size[-1], 0) for size in told), default=0)
+    cache, streamed, _ = torch.ops.deconv_kernels.cpu_choices()
+    assert cache == largest
+    assert streamed == (largest // 4 or 8 << 20)
+    assert any(f"{streamed / 2**20:g} MiB" in sentence for sentence in backends.cpu_choices())
