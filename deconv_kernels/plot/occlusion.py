@@ -111,10 +111,11 @@ def draw_occlusions(path: Path, found: Sequence[Occlusion], drawn: Drawn) -> Non
         else (f"{'along' if rank == 1 else 'through'} {drawn.one}s")
     )
     title = f"{told['model']}: what {what} to each part of the {'image' if rank == 2 else drawn.one}"
+    unit, cell = ("samples", "point of a curve") if rank == 1 else ("pixels", "cell of a map")
     caption = (
-        f"A {occluder} of {'x'.join(map(str, first.size))} pixels, filled with {drawn.filled}, drawn in (a) at one of "
-        f"its {grid} positions, slides {where}{_steps(first, told['stride'])}. "
-        f"Every cell of a map lies at the middle of the {occluder} it stands for.{rectifies}{remark} "
+        f"A {occluder} of {'x'.join(map(str, first.size))} {unit}, filled with {drawn.filled}, drawn in (a) at one of "
+        f"its {grid} positions, slides {where}{_steps(first, told['stride'], unit)}. "
+        f"Every {cell} lies at the middle of the {occluder} it stands for.{rectifies}{remark} "
         f"Weights: {told['weights']}."
     )
     if rank == 1:
@@ -155,16 +156,16 @@ def of_plane(found: Occlusion, place: int) -> Occlusion:
     return replace(found, size=found.size[1:], planes=None, **kept)
 
 
-def _steps(found: Occlusion, stride: int | Sequence[int]) -> str:
+def _steps(found: Occlusion, stride: int | Sequence[int], unit: str) -> str:
     """How the occluder moves, which of images is the same for rows and columns."""
     if not isinstance(stride, int):
-        return f" in steps of {'x'.join(map(str, stride))} pixels"
+        return f" in steps of {'x'.join(map(str, stride))} {unit}"
     steps = found.places[0].diff().tolist()
     if not steps:
         return ""
     if steps[-1] == stride or len(found.size) == 3:
-        return f" in steps of {stride} pixels"
-    return f" in steps of {stride} pixels, the last of {steps[-1]}" if len(steps) > 1 else f" in a step of {steps[0]}"
+        return f" in steps of {stride} {unit}"
+    return f" in steps of {stride} {unit}, the last of {steps[-1]}" if len(steps) > 1 else f" in a step of {steps[0]}"
 
 
 def draw_occluded_signals(path: Path, title: str, caption: str, found: Sequence[Occlusion], drawn: Drawn) -> None:
