@@ -86,7 +86,7 @@ class Shown(ABC):
     @property
     def said(self) -> str:
         """How many there are of what, in words."""
-        return f"{len(self)} {self.one}{'s' * (len(self) != 1)} of {self.sources} {self.origin}"
+        return f"{_counted(len(self), self.one)} of {_counted(self.sources, self.origin[:-1])}"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -198,7 +198,8 @@ class ShownCrops(Shown):
         self.sources = len(photographs)
         self.crops: Sequence[Crop] = crops
         self.photographs, self.size = photographs, size
-        self.what = f"{len(crops)} {cut_as} of {size}x{size} of {len(photographs)} photographs"
+        cuts = _counted(len(crops), cut_as.removesuffix("s"))
+        self.what = f"{cuts} of {size}x{size} of {_counted(len(photographs), 'photograph')}"
         self.dataset = CropImages(photographs, crops, size, subject.weights.preprocess)
         self.contents = [torch.tensor(photograph.pixels) for photograph in photographs]
 
@@ -264,7 +265,7 @@ class ShownTensors(Shown):
         self.names, self.one = images.names, _KINDS[images.values.dim() - 2]
         self.noun, self.sources = self.one, len(set(images.files))
         sides = "x".join(map(str, images.values.shape[2:]))
-        self.what = f"{len(self)} {self.one}{'s' * (len(self) != 1)} of {sides} of {self.sources} {self.origin}"
+        self.what = f"{_counted(len(self), self.one)} of {sides} of {_counted(self.sources, self.origin[:-1])}"
         self.remark = describe_channels(images.values.shape[1]) if images.values.dim() > 3 else ""
         self.dataset, self.contents = TensorDataset(images.values), [images.values]
 
@@ -423,6 +424,10 @@ def _show(network: Network, sources: Sequence[str], size: int, plan: Callable[..
     subject = load(network, size)
     photographs = load_photographs(sources)
     return ShownCrops(subject, photographs, plan(photographs, size), size, network, cut_as)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def check_photographs(sources: Sequence[str], why: str) -> None:
