@@ -1,14 +1,18 @@
-// Enough of CUDA C++ for a host compiler to run kernels: the threads of a block run one after another, each from one
-// barrier to the next.
+// Enough of CUDA C++ for a host compiler to run kernels: the threads of a block run one after another, in any order,
+// each from one barrier to the next.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
+#include <random>
+#include <span>
 #include <vector>
 
 #define __global__
@@ -120,6 +124,27 @@ inline __half __float2half_rn(float value) {
   return {static_cast<uint16_t>(sign | encoded)};
 }
 
+// What a kernel must not rely on: the order of blocks and threads, and what shared memory held before a block.
+struct Schedule {
+  std::mt19937_64 random;
+  std::vector<std::span<uint8_t>> shared_memory;  // all there is
+  int missing_barrier = 0;                        // in which line there is one at which no thread waits; 0 for none
+
+  std::vector<unsigned int> order(size_t count) {
+    std::vector<unsigned int> numbers(count);
+    std::iota(numbers.begin(), numbers.end(), 0u);
+    std::shuffle(numbers.begin(), numbers.end(), random);
+    return numbers;
+  }
+
+  void poison() {
+    for (const std::span<uint8_t> memory : shared_memory) {
+      std::memset(memory.data(), static_cast<int>(random() & 0xff), memory.size());
+    }
+  }
+};
+inline Schedule schedule;
+
 // The threads of one block, each with a stack of its own.
 class HostBlock {
  public:
@@ -128,17 +153,16 @@ class HostBlock {
   }
 
   // Runs body(data) in every thread. A barrier that some threads do not reach, where a GPU would hang, ends the
-  // process. Every other stretch between barriers runs backwards, so that no order of the threads is relied on.
+  // process.
   void run(void (*body)(const void*), const void* data) {
     current_ = this;
     body_ = body;
     data_ = data;
     for (Thread& thread : threads_) start(thread);
     const size_t count = threads_.size();
-    bool backwards = false;
-    for (size_t waiting = count; waiting != 0; backwards = !backwards) {
+    for (size_t waiting = count; waiting != 0;) {
       waiting = 0;
-      for (size_t i = 0; i < count; ++i) waiting += resume(backwards ? count - 1 - i : i) ? 1 : 0;
+      for (const unsigned int thread : schedule.order(count)) waiting += resume(thread) ? 1 : 0;
       if (waiting != 0 && waiting != count) {
         std::fprintf(stderr, "%zu of %zu threads reached a barrier\n", waiting, count);
         std::abort();
@@ -147,9 +171,9 @@ class HostBlock {
     current_ = nullptr;
   }
 
-  static void wait() {
-    const unsigned int index = threadIdx.x;
-    Thread& thread = current_->threads_[index];
+  static void wait(int line) {
+    if (line == schedule.missing_barrier) return;
+    Thread& thread = current_->threads_[threadIdx.x];
     swapcontext(&thread.context, &current_->scheduler_);
   }
 
@@ -177,8 +201,8 @@ class HostBlock {
   }
 
   // Whether the thread waits at a barrier afterwards.
-  bool resume(size_t index) {
-    threadIdx.x = static_cast<unsigned int>(index);
+  bool resume(unsigned int index) {
+    threadIdx.x = index;
     swapcontext(&scheduler_, &threads_[index].context);
     return !threads_[index].done;
   }
@@ -190,7 +214,7 @@ class HostBlock {
   const void* data_ = nullptr;
 };
 
-inline void __syncthreads() { HostBlock::wait(); }
+#define __syncthreads() HostBlock::wait(__LINE__)
 
 // Runs a kernel over a grid of `blocks` blocks of `threads` threads. Without barriers a thread needs no stack of its
 // own, which is much faster.
@@ -201,8 +225,10 @@ void run_on_host(void (*kernel)(Parameters), const Parameters& parameters, unsig
   blockDim.x = threads;
   const auto call = [&] { kernel(parameters); };
   HostBlock block(barriers ? threads : 0);
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+  for (const unsigned int number : schedule.order(blocks)) {
+    blockIdx.x = number;
     if (barriers) {
+      schedule.poison();
       block.run([](const void* data) { (*static_cast<const decltype(call)*>(data))(); }, &call);
     } else {
       for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) call();

@@ -4,12 +4,15 @@
 // caller allocates the results, so that it can put guards round them. bfloat16 comes as its bits in uint16. `path`
 // names a kernel or is "automatic"; `blocks` is the size of the grid, 0 for that of a GPU launch. Each function returns
 // the number of threads that had work and raises ValueError if the path cannot do what is asked.
+#include <dlfcn.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/backproject.cuh"
@@ -291,11 +294,24 @@ void divide(const py::array& numerators, int64_t divisor, const py::array& quoti
   for (py::ssize_t i = 0; i < numerators.size(); ++i) quotient[i] = divider.divide(from[i], &remainder[i]);
 }
 
+// In which order all that follows runs, with shared memory at these places of this library, (offset, bytes) each.
+void set_schedule(uint64_t seed, const std::vector<std::pair<size_t, size_t>>& shared_memory, int missing_barrier) {
+  Dl_info library{};
+  if (dladdr(reinterpret_cast<const void*>(&set_schedule), &library) == 0) throw std::runtime_error("no library");
+  schedule.random.seed(seed);
+  schedule.missing_barrier = missing_barrier;
+  schedule.shared_memory.clear();
+  for (const auto& [offset, bytes] : shared_memory) {
+    schedule.shared_memory.emplace_back(static_cast<uint8_t*>(library.dli_fbase) + offset, bytes);
+  }
+}
+
 }  // namespace
 }  // namespace deconv_kernels::cuda
 
 PYBIND11_MODULE(_host, m) {
   namespace dk = deconv_kernels::cuda;
+  m.def("set_schedule", &dk::set_schedule);
   m.def("backproject", &dk::run_backproject);
   m.def("max_pool", &dk::run_max_pool);
   m.def("max_unpool", &dk::run_max_unpool);

@@ -12,14 +12,18 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
+from signal import ITIMER_PROF, setitimer
 from typing import Any
 
 import numpy as np
@@ -51,6 +55,8 @@ from deconv_kernels.ops.geometry import Convolution as ForwardConvolution
 from deconv_kernels.ops.geometry import Placement, Pooling
 
 ROOT = Path(__file__).resolve().parents[2]
+BARRIERS = ROOT / "csrc/cuda/backproject.cuh"  # the one file that has any
+SHARED_MEMORY: list[tuple[int, int]] = []  # of the module, as `shared_memory_of` finds it
 GUARD = 4096  # bytes before and after every array
 GUARD_BYTE = 0xA5
 LARGEST_IMAGE = 1_200  # elements
@@ -408,7 +414,7 @@ class Backprojection:
                 result = result.masked_fill(((position < 0) | (position >= self.map_size[axis]))[place], 0)
         return result
 
-    def run(self, host: Any, units: slice, path: str) -> tuple[Tensor, int] | None:
+    def run(self, host: Any, units: slice, path: str, grid: int | None = None) -> tuple[Tensor, int] | None:
         """What a kernel makes of some of the units, and how many threads a GPU starts; None if it cannot."""
         misaligned = random.random() < 0.2
         guarded = functools.partial(Guarded, channels_last=self.channels_last, misaligned=misaligned)
@@ -438,7 +444,7 @@ class Backprojection:
             self.channels_last,
         )
         try:
-            threads = host.backproject(*arguments, path, blocks())
+            threads = host.backproject(*arguments, path, blocks() if grid is None else grid)
         except ValueError as error:
             assert "this path cannot" in str(error) and path == "patches", error
             return None
@@ -479,6 +485,52 @@ def check_backproject2d(host: Any) -> dict[str, int]:
                 counts["shared"] += path != "patches" and threads < len(actual) * outcome[1]
     check_signal(host)
     return dict(counts)
+
+
+def check_barriers(host: Any) -> dict[str, int]:
+    """Without any one of its barriers a kernel makes something else of the same windows, or runs astray."""
+    calls = {
+        "tiles": (Convolution((3, 3), (3, 3), (2, 2), inputs=40, outputs=8), None),
+        "patches": (Convolution((3, 3), (3, 3), inputs=40, outputs=64), POOLINGS[1]),
+    }
+    units = 6  # one block computes several tiles, and more patches than it has warps
+    lines = [number for number, line in enumerate(BARRIERS.read_text().splitlines(), 1) if "__syncthreads()" in line]
+    unnoticed = set(lines)
+    for path, (convolution, pooling) in calls.items():
+        case = Backprojection.random(convolution, pooling, channels_last=True)
+        shape, dtype = (units, *case.input.shape[1:]), random.choice((torch.float32, torch.bfloat16))
+        case = dataclasses.replace(
+            case,
+            input=random_values(shape, dtype, "normal"),
+            weight=case.weight.to(dtype),
+            image=torch.zeros(units, dtype=torch.int64),
+            origin=torch.zeros((units, 2), dtype=torch.int64),
+            begin=(0, 0),
+            size=convolution.full(pooling),
+            map_size=(-1, -1),
+        )
+
+        def bits(missing: int, path: str = path, case: Backprojection = case) -> bytes:
+            """What one block makes of all windows in some order."""
+            set_schedule(host, missing)
+            while (outcome := case.run(host, slice(None), path, grid=1)) is None:
+                pass  # its weight lay askew this time, which patches do not take
+            return outcome[0].contiguous().view(torch.uint8).numpy().tobytes()
+
+        began, expected = time.process_time(), bits(missing=0)
+        patience = 20 * (time.process_time() - began)
+        assert bits(missing=0) == expected, f"another order, another result: {path}, {case}"
+        for line in sorted(unnoticed):
+            process = os.fork()  # for what a kernel then reads may lead it anywhere
+            if process == 0:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                setitimer(ITIMER_PROF, patience)
+                os._exit(int(bits(line) != expected))
+            if os.waitpid(process, 0)[1] != 0:
+                unnoticed.remove(line)
+    set_schedule(host)
+    assert not unnoticed, f"{BARRIERS.name}: barriers that nothing needs, in lines {sorted(unnoticed)}"
+    return {"barriers": len(lines)}
 
 
 def check_signal(host: Any) -> None:
@@ -593,11 +645,11 @@ def check_lanes(host: Any) -> dict[str, int]:
 
 
 def overflow(host: Any) -> dict[str, int]:
-    """A result that is longer than its memory."""
+    """A result that is a little longer than its memory, so that in any order the first access lies just behind it."""
     short = np.zeros((1, 1, 2, 2), np.float32)
-    long = np.lib.stride_tricks.as_strided(short, (1, 1, 200, 200), (160_000, 160_000, 800, 4))
+    long = np.lib.stride_tricks.as_strided(short, (1, 1, 2, 4), (32, 32, 16, 4))
     host.max_pool(
-        "float32", np.zeros((1, 1, 400, 400), np.float32), None, long, np.zeros((1, 1, 200, 200), np.uint8),
+        "float32", np.zeros((1, 1, 4, 8), np.float32), None, long, np.zeros((1, 1, 2, 4), np.uint8),
         (2, 2), (2, 2), (0, 0), (1, 1), False, False, "general", 0,
     )  # fmt: skip
     return {}
@@ -694,6 +746,7 @@ CHECKS = {
     "switches": check_switches,
     "numbers": check_numbers,
     "lanes": check_lanes,
+    "barriers": check_barriers,
     "overflow": overflow,
 }
 
@@ -717,6 +770,16 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
+@functools.cache
+def shared_memory_of(folder: Path) -> list[tuple[int, int]]:
+    """Where `_host` has the shared memory of kernels, which are static variables there: offset and bytes of each."""
+    (module,) = folder.glob("_host*")
+    symbols = subprocess.run(["nm", "-S", "--defined-only", module], check=True, capture_output=True, text=True).stdout
+    found = re.findall(r"^(\w+) (\w+) \w _ZZN14deconv_kernels4cuda\d+backproject_\w+$", symbols, re.MULTILINE)
+    assert found, "no kernel has shared memory"
+    return [(int(offset, 16), int(size, 16)) for offset, size in found]
+
+
 def library_of(name: str) -> str:
     command = [str(compiler()), f"-print-file-name={name}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -726,7 +789,7 @@ def start(folder: Path, check: str, seed: int) -> subprocess.CompletedProcess[st
     # AddressSanitizer finds the functions it wraps when it starts, so the C++ library has to be there by then.
     libraries = [library_of(name) for name in ("libasan.so", "libstdc++.so.6")]
     environment = os.environ | {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, __file__, str(folder), check, str(seed)]
+    command = [sys.executable, __file__, str(folder), check, str(seed), json.dumps(shared_memory_of(folder))]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -753,12 +816,25 @@ def test_sanitizers_see_an_overflow(host_module: Path, seed: int) -> None:
     assert "AddressSanitizer" in result.stderr and "buffer-overflow" in result.stderr, result.stderr[-2000:]
 
 
-def main(folder: str, check: str, seed: str) -> None:
+def set_schedule(host: Any, missing_barrier: int = 0) -> None:
+    """Lets blocks and threads run in another order from here on, with other bytes in shared memory before every block.
+
+    Args:
+        host: the module.
+        missing_barrier: the line in which there is one at which no thread waits; 0 for none.
+    """
+    host.set_schedule(random.getrandbits(63), SHARED_MEMORY, missing_barrier)
+
+
+def main(folder: str, check: str, seed: str, shared_memory: str) -> None:
     random.seed(int(seed))
     torch.manual_seed(int(seed))
     torch.set_num_threads(1)
     sys.path.insert(0, folder)
-    for name, count in CHECKS[check](importlib.import_module("_host")).items():
+    SHARED_MEMORY.extend(json.loads(shared_memory))
+    host = importlib.import_module("_host")
+    set_schedule(host)
+    for name, count in CHECKS[check](host).items():
         print(name, count)
 
 
