@@ -101,7 +101,9 @@ class CardModel:
             else:
                 written = sum(window.elements for _, window in below) * itemsize
                 parts = math.ceil(units / planned.units_at_once)
-                weights = planned.multiply_adds / max(1, math.prod(planned.above.size)) * itemsize
+                weights = 0
+                if not planned.seeded:
+                    weights = planned.step.weights_read(planned.above, planned.shapes[0]) * itemsize
                 # A seed is no memory, and what it sends back is a slice of the weights.
                 moved = units * (2 * written if planned.seeded else read + written) + parts * weights
                 cost = Cost(2 * planned.multiply_adds * units, moved, parts)

@@ -49,7 +49,8 @@ class Plan:
     @functools.cached_property
     def origins(self) -> Origins:
         """Of the windows whose origins the way back reads, and of those on the inputs."""
-        return Origins(self.top.rank, (*(planned.source for planned in self.steps), *self.inputs))
+        places = [axis.length for axis in self.top.axes]
+        return Origins(places, (*(planned.source for planned in self.steps), *self.inputs))
 
     @property
     def multiply_adds(self) -> int:
@@ -140,7 +141,7 @@ def make_plan(
                 senders.setdefault(source, []).append(step)
         of_unit = step.bytes(above, [window for window in below if window is not None], dtype.itemsize)
         size = of_unit + others * dtype.itemsize
-        seeded = link.value == top and not whole
+        seeded = link.value == top and not whole and step.slices_weights(read[0])
         planned.append(
             PlannedStep(
                 step=step,

@@ -49,6 +49,19 @@ def test_linear_layers_count_their_weights() -> None:
     assert costs["fc7"].bytes == 4 * (5 * 2 * 4096 + 4096 * 4096) and costs["fc7"].limit == "memory"
 
 
+def test_transposed_convolutions_are_counted_on_their_whole_maps() -> None:
+    """Also where the signal begins in one of their units, which sends a map and no slice of the weights."""
+    grows = torch.nn.ConvTranspose2d(8, 12, (3, 2), stride=2, groups=2)
+    net = Deconvnet(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), grows, torch.nn.Conv2d(12, 5, 1)))
+    images, units = torch.randn(1, 3, 6, 9), random.randrange(1, 20)
+    for layer in ("1", "2"):
+        plan = net.plan(net.record(images, layer), layer)
+        cost = dict(CardModel(plan, units, "h100", "tf32").costs)["1"]
+        read, written, weights = 12, 6 * 9 * 8, 8 * (12 // 2) * (3 * 2)
+        assert cost.operations == 2 * units * 6 * 9 * weights
+        assert cost.bytes == 4 * (units * (read + written) + weights)
+
+
 def test_every_network_has_a_model() -> None:
     for name in ("ResNet-18", "DenseNet", "U-Net with transposed convolution", "tokens", "ECG ResNet", "C3D"):
         network = NETWORKS[name]

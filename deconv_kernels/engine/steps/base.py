@@ -145,6 +145,14 @@ class Step:
         """Of one unit, whose window on the output is `above`, to an input of a shape for one image, zeros included."""
         return 0
 
+    def weights_read(self, above: Window, read: Sequence[int]) -> int:
+        """How many weights the way back reads for any number of units, with windows as `multiply_adds` has them."""
+        return 0
+
+    def slices_weights(self, read: Sequence[int]) -> bool:
+        """Whether a unit of its own sends a slice of the weights to an input of a shape, and nothing is multiplied."""
+        return False
+
     def kept_bytes(self, above: Window) -> int:
         """Of a record, what the way back of one unit reads here."""
         return 0
@@ -192,7 +200,7 @@ class PlannedStep:
         below: on each of its inputs; None where no signal goes.
         shapes: of its inputs, for one image.
         options: of the projection.
-        seeded: whether the signal begins here, in single units.
+        seeded: whether the signal begins here, in single units, each of which sends a slice of the weights.
         settled: whether nothing is left to be done to the signal that arrives.
         multiply_adds: of one unit, zeros included.
         bytes: of one unit's windows above and below, of the switches under them, and of what waits on other branches.

@@ -101,6 +101,12 @@ class Linear(Packing):
     def multiply_adds(self, above: Window, read: Sequence[int]) -> int:
         return above.elements * read[-1]
 
+    def weights_read(self, above: Window, read: Sequence[int]) -> int:
+        return above.channels * read[-1]
+
+    def slices_weights(self, read: Sequence[int]) -> bool:
+        return len(read) == 1
+
     def kernel_of(self, planned: PlannedStep) -> str:
         return "row of the weights" if planned.seeded else "backproject2d"
 

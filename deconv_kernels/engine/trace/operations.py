@@ -213,7 +213,7 @@ def _transposed_convolution(call: Call, weight: Expression, bias: Expression | N
     kernel, groups = _kernel(call, weight), call.setting(6, "groups", 1)
     stride, padding = _along(call, kernel, 3, "stride", 1), _along(call, kernel, 4, "padding", 0)
     dilation = _along(call, kernel, 7, "dilation", 1)
-    return TransposedConvolution(call.name, call.function, weight, stride, padding, dilation, groups)
+    return TransposedConvolution(call.name, call.function, weight, kernel, stride, padding, dilation, groups)
 
 
 @_weighted
