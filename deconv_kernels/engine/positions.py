@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .fields import Window
+from .fields import Axis, Window
 
 Bounds = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -18,20 +18,23 @@ class Origins:
     """Where some windows begin, for any units.
 
     Args:
-        rank: how many axes they have.
+        places: how many a unit may have along each axis, from 0.
         windows: whose origins are asked for.
 
     Attributes:
+        rank: how many axes there are.
         numbers: of the windows, from 1; the places of the units themselves have the number 0.
     """
 
-    def __init__(self, rank: int, windows: Iterable[Window]) -> None:
-        self.rank = rank
+    def __init__(self, places: Sequence[int], windows: Iterable[Window]) -> None:
+        self.rank, self._places = len(places), places
+        rank = self.rank
         self.numbers = {window: number for number, window in enumerate(dict.fromkeys(windows), 1)}
         axes = [window.axes for window in self.numbers]
         self._stride = np.array([[(1,) * rank], *([[axis.stride for axis in of]] for of in axes)], np.int64)
         self._size = [np.ones(rank, np.int64), *(np.array(window.size) for window in self.numbers)]
         self._offset = np.array([[(0,) * rank], *([[axis.offset for axis in of]] for of in axes)], np.int64)
+        self._outside: dict[tuple[int, Axis, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._stride)
@@ -44,7 +47,31 @@ class Origins:
     def boxes(self, table: np.ndarray, window: Window) -> Tensor:
         """Where one of the windows begins for every unit and where it ends, half open, (U, 2 * rank) int64."""
         number = self.numbers[window]
-        return torch.from_numpy(np.concatenate((table[number], table[number] + self._size[number]), axis=1))
+        first = table[number]
+        boxes = np.empty((len(first), 2 * self.rank), np.int64)
+        boxes[:, : self.rank] = first
+        np.add(first, self._size[number], out=boxes[:, self.rank :])
+        return torch.from_numpy(boxes)
+
+    def outside(self, number: int, axis: Axis, device: torch.device) -> Tensor:
+        """Which positions of a window lie outside the map, for a unit at each of its places along an axis.
+
+        Args:
+            number: of the axis.
+            axis: of the window, whose origin need not have been foreseen.
+            device: of the result.
+
+        Returns:
+            (places, size) bool, made once and kept, so that a captured graph may read it.
+        """
+        key = (number, axis, device)
+        if key not in self._outside:
+            places = self._places[number]
+            index = torch.arange((places - 1) * axis.stride + axis.size, device=device) + axis.offset
+            beyond = (index < 0) | (index >= axis.length)
+            # Windows of neighbouring places overlap, and so do they in memory.
+            self._outside[key] = beyond.as_strided((places, axis.size), (axis.stride, 1))
+        return self._outside[key]
 
 
 @dataclass(frozen=True)
@@ -54,13 +81,13 @@ class Positions:
     Attributes:
         image: (U,) int64, on the device of the walk.
         table: (W, U, rank) int64, there too: for every window, where it begins for every unit.
-        numbers: of the windows in it.
+        foreseen: the windows in it.
         bounds: the least and the greatest of the units' places along every axis, known on the host.
     """
 
     image: Tensor
     table: Tensor
-    numbers: Mapping[Window, int]
+    foreseen: Origins
     bounds: Bounds
 
     @property
@@ -70,11 +97,15 @@ class Positions:
 
     def origins(self, window: Window) -> Tensor:
         """The first position of every unit's window, (U, rank) int64, of one that the plan has foreseen."""
-        return self.table[self.numbers[window]]
+        return self.table[self.foreseen.numbers[window]]
+
+    def outside(self, number: int, axis: Axis) -> Tensor:
+        """Which positions of every unit's window lie outside the map along an axis of some number, (U, size) bool."""
+        return self.foreseen.outside(number, axis, self.table.device)[self.place[:, number]]
 
     def of_units(self, units: slice | Tensor) -> Positions:
         """Those of some of the units; the bounds stay those of all."""
-        return Positions(self.image[units], self.table[:, units], self.numbers, self.bounds)
+        return Positions(self.image[units], self.table[:, units], self.foreseen, self.bounds)
 
 
 class UnitBuffer:
@@ -128,4 +159,4 @@ class UnitBuffer:
 
     def positions(self, bounds: Bounds) -> Positions:
         """Where the units are that the buffer holds when this is read."""
-        return Positions(self.image, self.table, self.origins.numbers, bounds)
+        return Positions(self.image, self.table, self.origins, bounds)

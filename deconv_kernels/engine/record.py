@@ -9,6 +9,7 @@ from html import escape
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -323,7 +324,7 @@ class Record:
                 f"{self.shapes[0]}; got {', '.join(units.columns)}"
             )
         table = units.table().numpy()
-        highest = table.max(axis=1).tolist()
+        lowest, highest = (extreme.reduce(table, axis=1).tolist() for extreme in (np.minimum, np.maximum))
         for name, value, length in zip(units.columns, highest, (len(self), channels, *size), strict=True):
             if value >= length:
                 images, maps = counted(len(self), "images"), counted(channels, "maps")
@@ -331,7 +332,7 @@ class Record:
                     f"{name} of a unit of {layer!r} must be below {length}, got {value} "
                     f"(the record has {images}, the layer {maps} of {'x'.join(map(str, size))})"
                 )
-        return tuple(table[2:].min(axis=1).tolist()), tuple(highest[2:])
+        return tuple(lowest[2:]), tuple(highest[2:])
 
     def _peaks(self, layer: str) -> Peaks:
         name = self.layer(layer).step

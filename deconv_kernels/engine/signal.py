@@ -107,9 +107,7 @@ class Windows:
         first, last = self.positions.bounds
         for number, axis in enumerate(self.window.axes):
             if axis.overhangs(first[number], last[number]):
-                origin = axis.origin(self.positions.place[:, number])
-                index = origin[:, None] + torch.arange(axis.size, device=origin.device)
-                outside = index.clamp(0, axis.length - 1) != index
+                outside = self.positions.outside(number, axis)
                 self.values.masked_fill_(along(outside, number, self.window.rank), 0)
         return self
 

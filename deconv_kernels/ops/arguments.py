@@ -28,7 +28,9 @@ _MEANINGS: dict[str, tuple[int, Callable[..., tuple[Any, ...]]]] = {
 def grouped(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments of an op, of which the dispatcher hands over tuples as lists, as its tensors and objects."""
     tensors, meaning = _MEANINGS[without_rank(name)]
-    rest = (tuple(a) if isinstance(a, list) and len(a) in (2, 3) else a for a in arguments[tensors:])
+    rest = arguments[tensors:]
+    if list in map(type, rest):
+        rest = tuple(tuple(a) if isinstance(a, list) and len(a) in (2, 3) else a for a in rest)
     return *arguments[:tensors], *meaning(*rest)
 
 

@@ -90,10 +90,10 @@ def backproject(
         check_tensor("packed", packed)
         check_device("packed", packed, "input", input)
     check_overlap(geometry.overlap)
-    begin, size, _, map_size = geometry.placement()
+    begin, size, _, map_size = placement = geometry.placement()
     if min(begin) < 0 or min(size) < 1:
         raise ValueError(f"crop must begin at 0 or later and have at least one position, got {begin}, {size}")
-    if geometry.placement().bounded() and min(map_size) < 1:
+    if min(map_size) < 1 and placement.bounded():
         raise ValueError(f"output_size must be at least {(1,) * geometry.rank}, got {map_size}")
 
 

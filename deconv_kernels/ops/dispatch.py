@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ from torch.compiler import is_compiling
 from . import backends, checks
 from .arguments import grouped
 from .geometry import Convolution, refuse_torchscript
-from .library import NAMESPACE, SCHEMAS, without_rank
+from .library import NAMESPACE, SCHEMAS, TRITON_NAMESPACE, without_rank
 
 native = torch._C._nn
 """What functions of torch.nn.functional call."""
@@ -45,24 +46,28 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 # (dispatch keys, arguments) -> results of the kernels of this namespace, as `redispatch` of an operator, which would
 # cost as much again as the dispatch.
 _KERNELS = {name: getattr(getattr(torch.ops, NAMESPACE), name).default._handle.redispatch_boxed for name in SCHEMAS}
+_OF_TRITON = {getattr(getattr(torch.ops, TRITON_NAMESPACE), name).default for name in SCHEMAS}
 
 
 def call(name: str, tensors: tuple[Tensor | None, ...], *arguments: Any) -> Any:
     """Checks the arguments and runs an op.
 
-    A CPU call that nothing else has to see goes straight into the kernel, which does the same checks in less time; only
-    where it refuses do the checks here say why.
+    A call that nothing else has to see goes straight into the kernel if that is Triton's, or the CPU's. The latter does
+    the same checks in less time; only where it refuses do the checks here say why.
     """
-    if backends.cpp_on_cpu and not is_compiling() and not _observed(tensors):
+    if backends.cpp_on_cpu and not is_compiling() and not _observed(tensors, "cpu"):
         try:
             return _KERNELS[name](_CPU, *tensors, *arguments)
         except RuntimeError:
             pass  # refused; the checks below say why
     refuse_torchscript(arguments)
-    getattr(checks, without_rank(name))(*grouped(name, (*tensors, *arguments)))
+    given: tuple[Any, ...] = grouped(name, (*tensors, *arguments))
+    getattr(checks, without_rank(name))(*given)
     operator = backends.operator(name, tensors[0])  # type: ignore[arg-type]
     if is_compiling():
         return operator(*tensors, *arguments)
+    if operator in _OF_TRITON and not _observed(tensors, given[0].device.type):
+        return triton_kernel(name)(*given)
     try:
         return operator(*tensors, *arguments)
     except RuntimeError as error:
@@ -73,8 +78,17 @@ def call(name: str, tensors: tuple[Tensor | None, ...], *arguments: Any) -> Any:
         raise ValueError(message.splitlines()[0]) from None
 
 
-def _observed(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether autograd, a transform, a mode, a subclass, a lazy sign or the profiler has to see a call on `tensors`."""
+@functools.cache
+def triton_kernel(name: str) -> Callable[..., Any]:
+    """Triton's kernel for an op, which takes its tensors and objects; imports Triton."""
+    return getattr(importlib.import_module("deconv_kernels.ops.triton"), without_rank(name))
+
+
+def _observed(tensors: tuple[Tensor | None, ...], device: str) -> bool:
+    """Whether autograd, a transform, a mode, a subclass, a lazy sign or the profiler has to see a call on `tensors`.
+
+    As it has to if they are not all on a device of one type, "cpu" or another.
+    """
     if (
         _len_torch_dispatch_stack()
         or _len_torch_function_stack()
@@ -82,14 +96,14 @@ def _observed(tensors: tuple[Tensor | None, ...]) -> bool:
         or forward_ad._current_level >= 0
         or profiler._is_profiler_enabled
         or _get_tracing_state() is not None
-        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled(device)
     ):
         return True
     differentiates = is_grad_enabled()
     for tensor in tensors:
         if tensor is not None and (
             type(tensor) not in _PLAIN
-            or not tensor.is_cpu
+            or not (tensor.is_cpu if device == "cpu" else tensor.device.type == device)
             or (differentiates and tensor.requires_grad)
             or tensor.is_neg()
             or tensor._is_zerotensor()

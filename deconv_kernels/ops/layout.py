@@ -9,6 +9,11 @@ from torch import Tensor
 
 from .geometry import PerAxis
 
+_CHANNELS_LAST = {
+    2: torch.channels_last,
+    3: torch.channels_last_3d,
+}  # what torch calls it, by the rank of a batch of maps
+
 
 def spatial_size(map: Tensor, rank: int) -> PerAxis:
     """The last `rank` sizes of a tensor: (H, W) of a (..., H, W) one for a rank of two."""
@@ -38,6 +43,8 @@ def dense(tensor: Tensor, channels_last: bool, rank: int) -> Tensor:
     """`tensor` itself or a copy of it, dense with the channels innermost or with x innermost."""
     if not channels_last:
         return tensor.contiguous()
+    if tensor.dim() == rank + 2 and rank in _CHANNELS_LAST and tensor.is_contiguous(memory_format=_CHANNELS_LAST[rank]):
+        return tensor
     return tensor.movedim(-1 - rank, -1).contiguous().movedim(-1, -1 - rank)
 
 
@@ -53,6 +60,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device, channe
     if not channels_last:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     batch, channels, size = shape[: -1 - rank], shape[-1 - rank], shape[-rank:]
+    if len(shape) == rank + 2 and rank in _CHANNELS_LAST:
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=_CHANNELS_LAST[rank])
     return torch.empty((*batch, *size, channels), dtype=dtype, device=device).movedim(-1, -1 - rank)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from . import fakes, reference, vmap
 from .arguments import taking_flat
 from .autograd import autograd_kernel, differentials
-from .dispatch import OpOverload
+from .dispatch import OpOverload, triton_kernel
 from .library import (
     LIBRARIES,
     NAMESPACE,
@@ -62,10 +61,7 @@ def register_all() -> None:
 
 
 def _triton_kernel(name: str) -> Callable[..., Any]:
-    def kernel(*arguments: Any) -> Any:
-        return getattr(importlib.import_module("deconv_kernels.ops.triton"), without_rank(name))(*arguments)
-
-    return kernel
+    return lambda *arguments: triton_kernel(name)(*arguments)
 
 
 def _autocast_max_pool(

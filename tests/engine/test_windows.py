@@ -135,7 +135,8 @@ def test_place_puts_windows_where_a_loop_puts_them(
 
 def positions_of(image: Tensor, place: Tensor, *windows: Window) -> Positions:
     """Units at some places, in a walk that asks for the origins of some windows."""
-    buffer = UnitBuffer(Origins(place.shape[1], windows), len(image), torch.float32, torch.device("cpu"))
+    origins = Origins((place.amax(0) + 1).tolist(), windows)
+    buffer = UnitBuffer(origins, len(image), torch.float32, torch.device("cpu"))
     units = Units.of_table("", torch.cat((image[None], image[None], place.T)))
     buffer.fill(units.table().numpy(), None)
     return buffer.positions((tuple(place.amin(0).tolist()), tuple(place.amax(0).tolist())))

@@ -13,13 +13,14 @@ import importlib
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from kept_launches import forget_launches
 from torch import Tensor
 
 from deconv_kernels import backends
@@ -79,30 +80,24 @@ class Machine:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
     """The kernels that the launchers launch, with every tile that they would try."""
     recorded: list[Launch] = []
-    launch_fastest = COMMON.launch_fastest
 
-    def record(
-        kernel: Any,
-        programs: int,
-        device: torch.device,
-        arguments: dict[str, Any],
-        num_warps: int = COMMON.WARPS,
-        **options: int,
-    ) -> None:
-        assert programs > 0
-        recorded.append((kernel, arguments, {"num_warps": num_warps} | options))
+    def record(launch: Any, *tensors: Tensor | None) -> None:
+        assert launch.programs > 0
+        given = dict(zip(launch.kernel.arg_names, tensors, strict=False))
+        recorded.append((launch.kernel, given | launch.arguments, launch.options))
 
-    def record_all(*arguments: Any) -> None:
-        *rest, tiles, alike = arguments
-        for tile in tiles:
-            launch_fastest(*rest, [tile], alike)
+    def record_all(fastest: Any, *tensors: Tensor | None) -> None:
+        for launch in fastest.launches.values():
+            launch(*tensors)
 
-    monkeypatch.setattr(COMMON, "launch", record)
-    monkeypatch.setattr(COMMON, "launch_fastest", record_all)
-    return recorded
+    monkeypatch.setattr(COMMON.Launch, "__call__", record)
+    monkeypatch.setattr(COMMON.FastestLaunch, "__call__", record_all)
+    forget_launches()
+    yield recorded
+    forget_launches()
 
 
 def compiled(kernel: Any, arguments: dict[str, Any], options: dict[str, int], target: Any) -> Any:
@@ -124,7 +119,7 @@ def compiled(kernel: Any, arguments: dict[str, Any], options: dict[str, int], ta
         for position, parameter in enumerate(kernel.params)
     }
     source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=target, options=options | {"enable_fp_fusion": False})
+    return triton.compile(source, target=target, options=options)
 
 
 def nvidia_machine(binary: bytes, folder: Path, spills: int) -> Machine:
@@ -374,6 +369,26 @@ def test_backproject2d_on_hopper(
             assert found.registers <= MOST_REGISTERS_OF_A_PRODUCT[dtype]
 
 
+@pytest.mark.parametrize(("case", "dtype"), [(DENSE, torch.bfloat16), (None, torch.float32)], ids=str)
+def test_backproject2d_to_few_channels_on_hopper(
+    launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Any, dtype: torch.dtype
+) -> None:
+    """One product without tiles to try, whose signal is copied 16 bytes at a time and once for all nine taps."""
+    monkeypatch.setattr(BACKPROJECT, "float32_precision", lambda: "tf32")
+    backproject(case, dtype, features=3)
+    (_, arguments, options) = launches[0]
+    assert arguments["COLUMNS"] == 32
+    found = machine(launches, tmp_path)
+    assert any(code.startswith("HGMMA") for code in found.codes)
+    copies = {code: number for code, number in found.codes.items() if code.startswith("LDGSTS")}
+    assert copies and all(code.endswith(".128") for code in copies), copies
+    positions = arguments["UNITS"] * arguments["HEIGHT"] * arguments["WIDTH"]
+    signal = arguments["BLOCK_K"] * positions * (dtype.itemsize + (case is not None))
+    at_once, stages = 16 * 32 * options["num_warps"], options["num_stages"]
+    # The weights of a step, if they are copied so too, are no more than what all threads copy at once.
+    assert stages * signal <= sum(copies.values()) * at_once <= stages * (signal + at_once)
+
+
 def test_backproject2d_of_other_kinds_on_hopper(
     launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hopper: None
 ) -> None:
@@ -395,16 +410,19 @@ def test_backproject2d_of_other_kinds_on_hopper(
 
 
 def test_the_fastest_tile_is_measured_once_and_never_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        arg_names = ()
+
     tiles = [COMMON.Tile(64, 16 << shift, 4, 3) for shift in range(4)]
     times = dict(zip(tiles, (4.0, 2.0, 1.0, 3.0), strict=True))
     launched: list[int] = []
     measured: list[int] = []
     capturing = False
 
-    def launch(kernel: Any, programs: int, device: Any, arguments: dict[str, Any], *_: Any, **options: int) -> None:
-        if arguments["BLOCK_N"] == 64:
+    def launch(launch: Any) -> None:
+        if launch.arguments["BLOCK_N"] == 64:
             raise triton.OutOfResources(1, 0, "shared memory")
-        launched.append(arguments["BLOCK_N"])
+        launched.append(launch.arguments["BLOCK_N"])
 
     def measure(run: Callable[[], None], **_: Any) -> float:
         before = len(launched)
@@ -413,14 +431,14 @@ def test_the_fastest_tile_is_measured_once_and_never_in_a_graph(monkeypatch: pyt
         del launched[before:]
         return next(time for tile, time in times.items() if measured[-1] == tile.BLOCK_N)
 
-    monkeypatch.setattr(COMMON, "launch", launch)
+    monkeypatch.setattr(COMMON.Launch, "__call__", launch)
     monkeypatch.setattr(COMMON, "_fastest", {})
     monkeypatch.setattr(triton.testing, "do_bench", measure)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(COMMON, "on", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
 
     def run(alike: str, rows: int = 64) -> None:
-        COMMON.launch_fastest(None, lambda tile: rows, torch.device("cuda", 0), {}, tiles, (alike,))
+        COMMON.FastestLaunch(Kernel, lambda tile: rows, torch.device("cuda", 0), {}, tiles, (alike,))()
 
     run("empty", rows=0)
     capturing = True
@@ -540,3 +558,5 @@ def test_backproject2d_on_other_machines(
         assert any(code.startswith(unit) for code in machine(launch, tmp_path, target, spills).codes)
     backproject(OVERLAPPING, torch.float32)
     machine(split(launches)[-1], tmp_path, target)
+    backproject(DENSE, torch.bfloat16, features=3)
+    assert any(code.startswith(unit) for code in machine(launches, tmp_path, target).codes)

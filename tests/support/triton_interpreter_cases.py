@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kept_launches import forget_launches
 from pooling_cases import (
     GEOMETRIES,
     LAYOUTS,
@@ -55,6 +56,7 @@ CANARY = 0x5A
 MARGIN = 4096  # bytes on each side of an output
 COMMON = importlib.import_module("deconv_kernels.ops.triton._common")
 BACKPROJECT = importlib.import_module("deconv_kernels.ops.triton.backproject")
+COL2IM = importlib.import_module("deconv_kernels.ops.triton.backproject_col2im")
 # Called with the arguments of the schemas.
 kernels, reference = (  # type: ignore[assignment]
     SimpleNamespace(**{name: taking_flat(name, getattr(module, without_rank(name))) for name in backends.OPS})
@@ -102,6 +104,11 @@ def canaries(monkeypatch: pytest.MonkeyPatch, poisoned_memory: None) -> Iterator
         monkeypatch.setattr(module, "empty", guard.empty)
     yield
     guard.check()
+
+
+@pytest.fixture(autouse=True)
+def launches_are_made_anew() -> None:
+    forget_launches()
 
 
 @pytest.fixture(autouse=True)
@@ -441,8 +448,8 @@ def test_backproject2d_with_switches(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("overlap", ["sum", "last"])
 def test_backproject2d_of_values_that_are_not_numbers(overlap: str) -> None:
     """They go where switches send them and nowhere else, whatever padding of blocks they are multiplied with."""
-    for pool in (None, POOLS[0], POOLS[1]):
-        arguments = backproject_arguments(Convolution((3, 3), 5, 4), pool, torch.float32, "channels_last", True)
+    for pool, features in itertools.product((None, POOLS[0], POOLS[1]), (3, 4)):
+        arguments = backproject_arguments(Convolution((3, 3), 5, features), pool, torch.float32, "channels_last", True)
         arguments |= {"overlap": overlap, "relu": random.random() < 0.5}
         arguments["input"][torch.rand(arguments["input"].shape) < 0.1] = torch.nan
         result, (expected, magnitude) = kernels.backproject2d(*arguments.values()), exact(arguments)
@@ -504,11 +511,24 @@ def test_backproject2d_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) 
 
 def test_backproject2d_with_every_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     to_try = BACKPROJECT.tiles_to_try
-    for features, dtype, precision in ((70, torch.float16, ""), (3, torch.float16, ""), (70, torch.float32, "ieee")):
+    for features, dtype, precision in ((70, torch.float16, ""), (9, torch.float16, ""), (70, torch.float32, "ieee")):
         convolution = Convolution((2, 2), 6, features)
         for tile in to_try(features, dtype, precision, hopper=True):
             monkeypatch.setattr(BACKPROJECT, "tiles_to_try", lambda *_, tile=tile: [tile])
+            forget_launches()
             check_backproject(convolution, random.choice([None, POOLS[0]]), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+def test_backproject2d_to_few_channels(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """As one product: results of several tiles, several units in a tile, and columns that are all taken or not."""
+    launch, launched = COL2IM.launch, []
+    monkeypatch.setattr(COL2IM, "launch", lambda *about: launched.append(about) or launch(*about))
+    convolutions = [((3, 3), 7, 3), ((5, 5), 4, 1), ((2, 2), 34, 8), ((1, 16), 3, 2), ((10, 3), 3, 1)]
+    for convolution in convolutions if dtype == torch.float32 else random.sample(convolutions, 2):
+        for pool in (None, POOLS[0], Geometry((38, 44), (2, 2), (2, 2))):
+            check_backproject(Convolution(*convolution), pool, dtype)
+    assert launched
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])

@@ -86,7 +86,13 @@ class Convolution(Sliding, Packing):
         return channels_innermost(self.weight).movedim(1, -1)
 
     def multiply_adds(self, above: Window, read: Sequence[int]) -> int:
-        return above.elements * read[0] // self.groups * math.prod(self.kernel)
+        return self.weights_read(above, read) * math.prod(above.size)
+
+    def weights_read(self, above: Window, read: Sequence[int]) -> int:
+        return above.channels * (read[0] // self.groups) * math.prod(self.kernel)
+
+    def slices_weights(self, read: Sequence[int]) -> bool:
+        return True
 
     def kernel_of(self, planned: PlannedStep) -> str:
         chosen = planned.options.kernel
@@ -133,7 +139,7 @@ class Convolution(Sliding, Packing):
 
     def _seeded(self, seed: Tensor, channel: Tensor) -> Tensor:
         """A single value sends back its filter."""
-        values = self._filters_of_units[channel].mul_(seed).permute(self._channels_first)
+        values = self._filters_of_units.index_select(0, channel).mul_(seed).permute(self._channels_first)
         units, channels = values.shape[:2]
         if any(d > 1 for d in self.dilation):
             spread = zeros(values, channels, self.extent)
@@ -233,7 +239,7 @@ class TransposedConvolution(FunctionStep):
     Args:
         function: runs it forward.
         weight: (C, K / groups, [[kd,] kh,] kw).
-        stride, padding, dilation, groups: its own.
+        kernel, stride, padding, dilation, groups: its own.
     """
 
     memory = "own"
@@ -245,6 +251,7 @@ class TransposedConvolution(FunctionStep):
         name: str,
         function: Function,
         weight: Expression,
+        kernel: PerAxis,
         stride: PerAxis,
         padding: PerAxis,
         dilation: PerAxis,
@@ -252,7 +259,8 @@ class TransposedConvolution(FunctionStep):
     ) -> None:
         super().__init__(name, function)
         self.weight = weight  # type: ignore[assignment]
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.dilation, self.groups = dilation, groups
         self.rank = len(stride)
 
     def run(self, inputs: Sequence[Tensor], owned: bool) -> tuple[Tensor, Kept]:
@@ -260,6 +268,12 @@ class TransposedConvolution(FunctionStep):
 
     def reaches(self, window: Window, shapes: Shapes) -> tuple[Window | None, ...]:
         return (Window.full(as_map(shapes[0], window.rank)),)
+
+    def multiply_adds(self, above: Window, read: Sequence[int]) -> int:
+        return self.weights_read(above, read) * math.prod(read[1:])
+
+    def weights_read(self, above: Window, read: Sequence[int]) -> int:
+        return read[0] * (above.channels // self.groups) * math.prod(self.kernel)
 
     def send(self, windows: Windows, kept: Kept, planned: PlannedStep) -> Signals:
         signal, shape = windows.whole(), planned.shapes[0]

@@ -12,12 +12,12 @@ from .base import Step
 class Packing(Step):
     """A step that sends its signal through a weight of its own."""
 
-    _made: tuple[tuple[str, bool], Tensor] | None = None
+    _made: tuple[object, Tensor] | None = None
 
     def packed(self, weight: Tensor, stride: IntOrPerAxis = 1, dilation: IntOrPerAxis = 1, groups: int = 1) -> Tensor:
-        """Its weight as the op reads it; made once for each backend and precision."""
-        packs = backends.chosen(weight.device), backends.allows_tf32()
+        """Its weight as the op reads it; made once for each operator that packs it."""
+        operator = backends.operator("pack_weight", weight)
         made = self._made  # another thread may put its own there
-        if made is None or made[0] != packs:
-            self._made = made = packs, pack_weight(weight, stride, dilation, groups)
+        if made is None or made[0] is not operator:
+            self._made = made = operator, pack_weight(weight, stride, dilation, groups)
         return made[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,10 @@ LARGEST_UNROLLED_WINDOW = 27
 UNALIGNED_ELEMENTS = 2
 # A tile this narrow still fills the memory sectors of its rows.
 NARROWEST_TILE = 32
+# How many launches of an op are kept, each for tensors of one geometry.
+LAUNCHES_KEPT = 4096
+# Past the end of every result that fits in memory, and far from what an int32 can hold.
+FARTHEST_BEGIN = 2**30
 
 
 def vector_elements(dtype: torch.dtype) -> int:
@@ -54,9 +58,9 @@ def channels_innermost(maps: Tensor, rank: int) -> bool:
     return maps.shape[-1 - rank] > 1 and is_channels_last(maps, rank)
 
 
-def index_type(*tensors: Tensor) -> tl.dtype:
-    """The integer type that counts the elements of every one of `tensors`, with room for a tile that overhangs them."""
-    return tl.int32 if all(tensor.numel() < 2**30 for tensor in tensors) else tl.int64
+def index_type(*shapes: Sequence[int]) -> tl.dtype:
+    """The integer type that counts elements of tensors of these shapes, with room for a tile that overhangs them."""
+    return tl.int32 if all(math.prod(shape) < 2**30 for shape in shapes) else tl.int64
 
 
 def on_three_axes(numbers: Sequence[int], absent: int = 1) -> PerAxis:
@@ -70,19 +74,55 @@ def of_three_axes(pooling: Pooling) -> Pooling:
     return Pooling(*(absent + given for absent, given in axes))
 
 
-def launch(
-    kernel: Any,
-    programs: int,
-    device: torch.device,
-    arguments: dict[str, Any],
-    num_warps: int = WARPS,
-    **options: int,
-) -> None:
-    """Runs `programs` programs of `kernel` on `device`, with floating-point contraction off."""
-    if programs == 0:
-        return
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(programs,)](**arguments, num_warps=num_warps, enable_fp_fusion=False, **options)
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes `device` the current one, for the length of a `with` block."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+class Launch:
+    """A kernel with its grid and all that it takes but tensors, to be run again and again, with contraction off.
+
+    Triton compiles a kernel for what it sees in its arguments, and looks at each of them in every call: at types, at
+    sizes of one, at multiples of 16. Of a launch all this is settled but for the addresses of its tensors. So what was
+    compiled is kept for which of these are multiples of 16, and is run without looking.
+
+    Args:
+        kernel: its parameters begin with the tensors.
+        programs: how many.
+        device: of the tensors; their types, and which of them are missing, are the same in every call.
+        arguments: all others, by their names.
+        num_warps, options: for the compiler.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        programs: int,
+        device: torch.device,
+        arguments: dict[str, Any],
+        num_warps: int = WARPS,
+        **options: int,
+    ) -> None:
+        self.kernel, self.programs, self.device, self.arguments = kernel, programs, device, arguments
+        self.options = {"num_warps": num_warps, "enable_fp_fusion": False, **options}
+        self._compiled: dict[tuple[bool, ...], Callable[..., None]] = {}
+        self._values = [arguments[name] for name in kernel.arg_names if name in arguments]
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """Runs the kernel, on the current stream."""
+        if self.programs == 0:
+            return
+        aligned = tuple([tensor is None or tensor.data_ptr() % 16 == 0 for tensor in tensors])
+        with on(self.device):
+            run = self._compiled.get(aligned)
+            if run is not None:
+                return run(*tensors, *self._values)
+            compiled = self.kernel[(self.programs,)](*tensors, **self.arguments, **self.options)
+            # The interpreter compiles nothing, and for AMD it matters too which tensors lie within 2 GB.
+            if compiled is not None and not torch.version.hip:
+                self._compiled[aligned] = compiled[(self.programs, 1, 1)]
 
 
 def is_hopper_or_later(device: torch.device) -> bool:
@@ -102,37 +142,53 @@ class Tile(NamedTuple):
 _fastest: dict[tuple[Any, ...], Tile] = {}
 
 
-def launch_fastest(
-    kernel: Any,
-    programs: Callable[[Tile], int],
-    device: torch.device,
-    arguments: dict[str, Any],
-    tiles: Sequence[Tile],
-    alike: tuple[Any, ...],
-) -> None:
-    """Runs `kernel` with the tile that was fastest when a call with the same `alike` was first made on this device.
+class FastestLaunch:
+    """A launch with the tile that was fastest when one with the same `alike` was first run on this device.
 
-    Only that first call waits for the device. Where it cannot, in the interpreter and while a CUDA graph is captured,
+    Only that first run waits for the device. Where it cannot, in the interpreter and while a CUDA graph is captured,
     the first of `tiles` is used.
     """
 
-    def run(tile: Tile) -> None:
-        sizes = {"BLOCK_M": tile.BLOCK_M, "BLOCK_N": tile.BLOCK_N}
-        launch(kernel, programs(tile), device, arguments | sizes, tile.num_warps, num_stages=tile.num_stages)
+    def __init__(
+        self,
+        kernel: Any,
+        programs: Callable[[Tile], int],
+        device: torch.device,
+        arguments: dict[str, Any],
+        tiles: Sequence[Tile],
+        alike: tuple[Any, ...],
+    ) -> None:
+        def with_tile(tile: Tile) -> Launch:
+            sizes = {"BLOCK_M": tile.BLOCK_M, "BLOCK_N": tile.BLOCK_N}
+            return Launch(kernel, programs(tile), device, arguments | sizes, tile.num_warps, num_stages=tile.num_stages)
 
-    def milliseconds(tile: Tile) -> float:
-        try:
-            return triton.testing.do_bench(lambda: run(tile), warmup=5, rep=20, return_mode="median")
-        except triton.OutOfResources:
-            return math.inf
+        self.launches = {tile: with_tile(tile) for tile in tiles}
+        self._device, self._alike = device, (kernel, device, *alike)
+        self._tile: Tile | None = None
 
-    key = (kernel, device, *alike)
-    if key not in _fastest:
-        if device.type != "cuda" or torch.cuda.is_current_stream_capturing() or programs(tiles[0]) == 0:
-            return run(tiles[0])
-        with torch.cuda.device(device):
-            _fastest[key] = min(tiles, key=milliseconds)
-    run(_fastest[key])
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """Runs the kernel, on the current stream."""
+        if self._tile is None:
+            self._tile = _fastest.get(self._alike) or self._measured(tensors)
+        tile = self._tile or next(iter(self.launches))
+        self.launches[tile](*tensors)
+
+    def _measured(self, tensors: tuple[Tensor | None, ...]) -> Tile | None:
+        """The fastest tile; None where that cannot be measured now."""
+
+        def milliseconds(tile: Tile) -> float:
+            launch = self.launches[tile]
+            try:
+                return triton.testing.do_bench(lambda: launch(*tensors), warmup=5, rep=20, return_mode="median")
+            except triton.OutOfResources:
+                return math.inf
+
+        nothing = any(launch.programs == 0 for launch in self.launches.values())
+        if nothing or self._device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            return None
+        with on(self._device):
+            tile = _fastest[self._alike] = min(self.launches, key=milliseconds)
+        return tile
 
 
 @triton.jit
@@ -205,3 +261,30 @@ def comparable(value):
 def rectified(value):
     """`value`, zero where it is negative; NaN and -0.0 stay."""
     return tl.where(value < 0, 0.0, value)
+
+
+@triton.jit
+def tap_of_window(window, position, first, count, POOLING: tl.constexpr, AXIS: tl.constexpr):
+    """The tap through which a pooling window sees a position, and whether it does; all are unsigned."""
+    EXTENT: tl.constexpr = POOLING.dilation[AXIS] * (POOLING.kernel_size[AXIS] - 1) + 1
+    offset = position - window * POOLING.stride[AXIS]
+    sees = window - first < count
+    if EXTENT % POOLING.stride[AXIS] != 0:
+        sees = sees & (offset < EXTENT)
+    if POOLING.dilation[AXIS] > 1:
+        sees = sees & (offset % POOLING.dilation[AXIS] == 0)
+    return offset // POOLING.dilation[AXIS], sees
+
+
+@triton.jit
+def windows_on_map(origin, inside, pooled_size, switches_size):
+    """Of `pooled_size` windows, the first that lies on the map of switches, and how many do."""
+    first = tl.minimum(tl.maximum(-origin, 0), pooled_size)
+    end = tl.minimum(tl.maximum(switches_size - origin, 0), pooled_size)
+    return first.to(tl.uint32), tl.where(inside, tl.maximum(end - first, 0), 0).to(tl.uint32)
+
+
+@triton.jit
+def positive(value):
+    """`value`, +0 where it is negative or zero; NaN stays."""
+    return tl.maximum(value, tl.zeros_like(value), propagate_nan=tl.PropagateNan.ALL)

@@ -10,6 +10,7 @@ of one phase with the taps of that phase.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from deconv_kernels.ops import backends
 from deconv_kernels.ops.geometry import Backprojection, Convolution, PerAxis, Pooling
-from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, spatial_size, taps_first
-from deconv_kernels.ops.triton import _common
-from deconv_kernels.ops.triton._common import Tile, comparable
+from deconv_kernels.ops.layout import dense, dense_copy, empty, is_channels_last, taps_first
+from deconv_kernels.ops.triton import _common, backproject_col2im
+from deconv_kernels.ops.triton._common import Tile, comparable, positive, tap_of_window, windows_on_map
 from deconv_kernels.ops.triton._common import on_three_axes as deep
 from deconv_kernels.ops.triton.max_unpool_window import max_unpool_window
 
@@ -31,8 +32,6 @@ MOST_WINDOWS = 4
 FUSES_FLOAT64 = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
 # Matrix units multiply blocks of no fewer rows, columns and channels.
 SMALLEST_BLOCK = 16
-# Past the end of every result that fits in memory, and far from what an int32 can hold.
-FARTHEST_BEGIN = 2**30
 
 
 def backproject(
@@ -52,68 +51,95 @@ def backproject(
     """
     rank = geometry.rank
     channels_last = is_channels_last(input, rank)
-    convolution, (begin, size, base, map_size) = geometry.convolution(), geometry.placement()
-    stride, dilation, groups = convolution
-    step = geometry.step(pooled=switches is not None)
-    pooling, relu = geometry.pooling(), geometry.relu
-    windows = windows_of(pooling)
-    fused = math.prod(windows) <= MOST_WINDOWS and (input.dtype != torch.float64 or FUSES_FLOAT64)
-    if switches is not None and not fused:
-        input = max_unpool_window(input, switches, image, origin, pooling, geometry.overlap, relu)
-        switches, relu = None, False
-    if switches is None:  # as after a pooling with windows of one element
-        pooling, windows = Pooling.one_position(rank), (1,) * rank
-    else:
-        switches = dense(switches, True, rank)
+    pooling = geometry.pooling()
+    if switches is not None and not fuses(pooling, input.dtype):
+        input = max_unpool_window(input, switches, image, origin, pooling, geometry.overlap, geometry.relu)
+        switches, geometry = None, geometry._replace(relu=False)
     input = dense(input, True, rank)
-    packed = (pack_weight(weight, convolution) if packed is None else packed).flatten(0, -3)
-    units, channels = input.shape[:2]
-    features = weight.size(1)
-    output = empty((units, groups * features, *size), input.dtype, input.device, True, rank)
+    if switches is not None:
+        switches = dense(switches, True, rank)
+    if packed is None:
+        packed = pack_weight(weight, geometry.convolution())
+    elif packed.shape != weight.shape[2:] + weight.shape[:2] or packed.dtype != weight.dtype:
+        raise ValueError("packed must be what pack_weight makes of weight")
+    packed = packed.flatten(0, -3)
+    shape = (input.shape[0], geometry.groups * weight.shape[1], *geometry.size)
+    output = empty(shape, input.dtype, input.device, True, rank)
+    launch = _launch(
+        input.shape,
+        input.dtype,
+        input.device,
+        weight.shape,
+        packed.stride(),
+        None if switches is None else switches.shape,
+        output.shape,
+        geometry,
+        float32_precision(),
+    )
+    launch(input, packed, image.contiguous(), origin.contiguous(), switches, output)
+    return output if channels_last else dense_copy(output, False, rank)
+
+
+@functools.lru_cache(_common.LAUNCHES_KEPT)
+def _launch(
+    input_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    weight_shape: tuple[int, ...],
+    weight_steps: tuple[int, int, int],
+    switches_shape: tuple[int, ...] | None,
+    output_shape: tuple[int, ...],
+    geometry: Backprojection,
+    precision: str,
+) -> _common.Launch | _common.FastestLaunch:
+    """The launch for a geometry and tensors of these shapes; `weight_steps` lie between taps, channels and features."""
+    rank, pooling = geometry.rank, geometry.pooling()
+    if switches_shape is None:  # as after a pooling with windows of one element
+        pooling = Pooling.one_position(rank)
+    windows = windows_of(pooling)
+    stride, dilation, groups = geometry.convolution()
+    begin, size, base, map_size = geometry.placement()
+    channels, features = input_shape[1] // groups, weight_shape[1]
+    block = block_of_channels(channels, dtype, precision, windows)
+    if backproject_col2im.takes(geometry, weight_shape[2:], features, windows):
+        shapes = (input_shape, dtype, device, weight_shape, weight_steps, switches_shape, output_shape)
+        return backproject_col2im.launch(*shapes, geometry, pooling, precision, block)
     phases = [min(axis) for axis in zip(stride, size, strict=True)]
     cells = tuple(triton.cdiv(length, apart) for length, apart in zip(size, stride, strict=True))
-    rows = units * math.prod(cells)
+    rows = input_shape[0] * math.prod(cells)
     axes = list(zip(stride, dilation, strict=True))
-    precision = float32_precision()
-    tensors = [tensor for tensor in (input, packed, switches, output) if tensor is not None]
     arguments = {
-        "input": input,
-        "weight": packed,
-        "image": image.contiguous(),
-        "origin": origin.contiguous(),
-        "switches": switches,
-        "output": output,
         "rows": rows,
-        "channels": channels // groups,
+        "channels": channels,
         "features": features,
         "groups": groups,
-        "tap_step": packed.stride(0),
-        "channel_step": packed.stride(1),
-        "feature_step": packed.stride(2),
-        "images": 0 if switches is None else switches.size(0),
-        "pooled_size": deep(spatial_size(input, rank)),
-        "switches_size": deep((1,) * rank if switches is None else spatial_size(switches, rank)),
+        "tap_step": weight_steps[0],
+        "channel_step": weight_steps[1],
+        "feature_step": weight_steps[2],
+        "images": 0 if switches_shape is None else switches_shape[0],
+        "pooled_size": deep(input_shape[-rank:]),
+        "switches_size": deep((1,) * rank if switches_shape is None else switches_shape[-rank:]),
         "output_size": deep(size),
         "cells": deep(cells),
         "map_size": deep(map_size),
         "phases": deep(phases),
-        "begin": deep([min(place, FARTHEST_BEGIN) for place in begin], 0),
+        "begin": deep([min(place, _common.FARTHEST_BEGIN) for place in begin], 0),
         "base": deep(base, 0),
         "POOLING": _common.of_three_axes(pooling),
         "WINDOWS": deep(windows),
-        "KERNEL": deep(weight.shape[2:]),
+        "KERNEL": deep(weight_shape[2:]),
         "STRIDE": deep(stride),
         "DILATION": deep(dilation),
-        "STEP": deep(step),
+        "STEP": deep(geometry.step(pooled=switches_shape is not None)),
         "COMMON": deep([math.gcd(*axis) for axis in axes]),
         "INVERSE": deep([inverse(*axis) for axis in axes], 0),
         "RANK": rank,
         "LAST": geometry.overlap == "last",
-        "RELU": relu,
+        "RELU": geometry.relu,
         "BOUNDED": geometry.placement().bounded(),
         "PRECISION": precision,
-        "INDEX": _common.index_type(*tensors),
-        "BLOCK_K": block_of_channels(channels // groups, input.dtype, precision, windows),
+        "INDEX": _common.index_type(input_shape, weight_shape, switches_shape or (), output_shape),
+        "BLOCK_K": block,
     }
 
     def programs(tile: Tile) -> int:
@@ -121,10 +147,9 @@ def backproject(
         return tiles * math.prod(phases) * groups
 
     # Calls that agree in these use the same tiles; `rows` counts in steps of a factor of four.
-    alike = (input.dtype, precision, windows, switches is None, weight.shape, *stride, groups, rows.bit_length() // 2)
-    tiles = tiles_to_try(features, input.dtype, precision, _common.is_hopper_or_later(input.device))
-    _common.launch_fastest(backproject_kernel, programs, input.device, arguments, tiles, alike)
-    return output if channels_last else dense_copy(output, False, rank)
+    alike = (dtype, precision, windows, switches_shape is None, weight_shape, *stride, groups, rows.bit_length() // 2)
+    tiles = tiles_to_try(features, dtype, precision, _common.is_hopper_or_later(device))
+    return _common.FastestLaunch(backproject_kernel, programs, device, arguments, tiles, alike)
 
 
 def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
@@ -133,6 +158,11 @@ def pack_weight(weight: Tensor, convolution: Convolution) -> Tensor:
     With C / groups innermost, products in TF32 would copy four. The kernel takes any order.
     """
     return taps_first(weight, for_tf32=True)
+
+
+def fuses(pooling: Pooling, dtype: torch.dtype) -> bool:
+    """Whether the kernel unpools by itself."""
+    return math.prod(windows_of(pooling)) <= MOST_WINDOWS and (dtype != torch.float64 or FUSES_FLOAT64)
 
 
 def windows_of(pooling: Pooling) -> PerAxis:
@@ -205,33 +235,6 @@ def taps_of_phase(
     first = tl.where(reached, first, 0)
     count = tl.where(reached, tl.cdiv(KERNEL[AXIS] - first, APART), 1)
     return reached, first, count, (position - first * DILATION[AXIS]) // STRIDE[AXIS]
-
-
-@triton.jit
-def tap_of_window(window, position, first, count, POOLING: tl.constexpr, AXIS: tl.constexpr):
-    """The tap through which a pooling window sees a position, and whether it does; all are unsigned."""
-    EXTENT: tl.constexpr = POOLING.dilation[AXIS] * (POOLING.kernel_size[AXIS] - 1) + 1
-    offset = position - window * POOLING.stride[AXIS]
-    sees = window - first < count
-    if EXTENT % POOLING.stride[AXIS] != 0:
-        sees = sees & (offset < EXTENT)
-    if POOLING.dilation[AXIS] > 1:
-        sees = sees & (offset % POOLING.dilation[AXIS] == 0)
-    return offset // POOLING.dilation[AXIS], sees
-
-
-@triton.jit
-def windows_on_map(origin, inside, pooled_size, switches_size):
-    """Of `pooled_size` windows, the first that lies on the map of switches, and how many do."""
-    first = tl.minimum(tl.maximum(-origin, 0), pooled_size)
-    end = tl.minimum(tl.maximum(switches_size - origin, 0), pooled_size)
-    return first.to(tl.uint32), tl.where(inside, tl.maximum(end - first, 0), 0).to(tl.uint32)
-
-
-@triton.jit
-def positive(value):
-    """`value`, +0 where it is negative or zero; NaN stays."""
-    return tl.maximum(value, tl.zeros_like(value), propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from deconv_kernels.ops.geometry import Pooling
+from deconv_kernels.ops.geometry import PerAxis, Pooling
 from deconv_kernels.ops.layout import dense, empty_like, spatial_size
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import (
@@ -31,35 +35,50 @@ def max_pool(
     """Pooled values and switches of `relu(input + bias)`; see `deconv_kernels.max_pool2d`."""
     rank = pooling.rank
     channels_last = _common.channels_innermost(input, rank)
-    channels, size = input.shape[-1 - rank], spatial_size(input, rank)
-    width = size[-1]
-    pooled = pooling.pooled_size(size, ceil_mode)
+    pooled = pooling.pooled_size(spatial_size(input, rank), ceil_mode)
     output, switches = empty_like(input, pooled), empty_like(input, pooled, pooling.switch_dtype())
     input = dense(input, channels_last, rank)
+    bias = None if bias is None else bias.contiguous()
+    launch = _launch(input.shape, input.dtype, input.device, pooled, channels_last, bias is not None, pooling, relu)
+    launch(input, bias, output, switches)
+    return output, switches
+
+
+@functools.lru_cache(_common.LAUNCHES_KEPT)
+def _launch(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    pooled: PerAxis,
+    channels_last: bool,
+    has_bias: bool,
+    pooling: Pooling,
+    relu: bool,
+) -> _common.Launch:
+    """The launch for a map of some shape."""
+    rank = pooling.rank
+    channels, size = shape[-1 - rank], shape[-rank:]
+    width = size[-1]
+    elements = math.prod(shape[:-rank]) * math.prod(pooled)
     arguments = {
-        "input": input,
-        "bias": None if bias is None else bias.contiguous(),
-        "output": output,
-        "switches": switches,
         "channels": channels,
         "map_size": _common.on_three_axes(size),
         "pooled_size": _common.on_three_axes(pooled),
         "POOLING": _common.of_three_axes(pooling),
         "RELU": relu,
-        "HAS_BIAS": bias is not None,
+        "HAS_BIAS": has_bias,
         "CHANNELS_LAST": channels_last,
-        "INDEX": _common.index_type(input, output),
+        "INDEX": _common.index_type(shape, (elements,)),
     }
     taps = pooling.taps()
     if taps > _common.LARGEST_UNROLLED_WINDOW:
         columns = channels if channels_last else 1
         block = min(triton.next_power_of_2(columns), _common.NARROWEST_TILE)
         step = min(triton.next_power_of_2(taps), LARGE_WINDOW_STEP // block)
-        programs = output.numel() // columns * triton.cdiv(columns, block)
+        programs = elements // columns * triton.cdiv(columns, block)
         arguments |= {"columns": columns, "TAPS": step, "COLUMNS": block}
         warps = max(1, min(_common.WARPS, step * block // 256))
-        _common.launch(max_pool_large_kernel, programs, input.device, arguments, warps)
-        return output, switches
+        return _common.Launch(max_pool_large_kernel, programs, device, arguments, warps)
 
     # Taps of wider windows in contiguous maps are read one by one: they are adjacent from thread to thread, and vectors
     # would have to be exchanged between threads.
@@ -68,10 +87,10 @@ def max_pool(
     columns = channels if channels_last else pooled[-1]
     vectors = channels_last or paired
     row_alignment = _common.alignment(channels if channels_last else width) if vectors else 1
-    outputs = min(_common.vector_elements(input.dtype), row_alignment) // (2 if paired else 1)
+    outputs = min(_common.vector_elements(dtype), row_alignment) // (2 if paired else 1)
     if row_alignment == 1:
         outputs = _common.UNALIGNED_ELEMENTS
-    rows = output.numel() // columns
+    rows = elements // columns
     tile = _common.tile_shape(columns, _common.THREADS * outputs)
     seen = pooling.unpooled_size(pooled)
     arguments |= {
@@ -85,8 +104,7 @@ def max_pool(
         "COLUMNS": tile[1],
     }
     programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
-    _common.launch(max_pool_kernel, programs, input.device, arguments)
-    return output, switches
+    return _common.Launch(max_pool_kernel, programs, device, arguments)
 
 
 @triton.jit

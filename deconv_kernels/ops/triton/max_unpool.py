@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from deconv_kernels.ops.geometry import PerAxis, Pooling
-from deconv_kernels.ops.layout import dense, empty_like, spatial_size
+from deconv_kernels.ops.layout import dense, empty_like
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import (
     comparable,
@@ -49,31 +51,58 @@ def unpool(
     output = empty_like(input, output_size)
     input = dense(input, channels_last, rank)
     switches = dense(switches, channels_last, rank)
-    channels, pooled = input.shape[-1 - rank], spatial_size(input, rank)
-    width = output_size[-1]
+    if image is not None and origin is not None:
+        image, origin = image.contiguous(), origin.contiguous()
+    launch = _launch(
+        input.shape,
+        input.dtype,
+        input.device,
+        switches.shape,
+        output_size,
+        channels_last,
+        image is not None,
+        pooling,
+        overlap,
+        relu,
+    )
+    launch(input, switches, image, origin, output)
+    return output
+
+
+@functools.lru_cache(_common.LAUNCHES_KEPT)
+def _launch(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    switches_shape: tuple[int, ...],
+    output_size: PerAxis,
+    channels_last: bool,
+    windowed: bool,
+    pooling: Pooling,
+    overlap: str,
+    relu: bool,
+) -> _common.Launch:
+    """The launch for maps, or windows of maps, of some shape."""
+    rank, stride = pooling.rank, pooling.stride
+    channels, pooled, width = shape[-1 - rank], shape[-rank:], output_size[-1]
+    maps = math.prod(shape[:-rank])
     arguments = {
-        "input": input,
-        "switches": switches,
-        "image": None if image is None else image.contiguous(),
-        "origin": None if origin is None else origin.contiguous(),
-        "output": output,
         "channels": channels,
-        "images": 0 if image is None else switches.size(0),
+        "images": switches_shape[0] if windowed else 0,
         "pooled_size": _common.on_three_axes(pooled),
-        "switches_size": _common.on_three_axes(spatial_size(switches, rank)),
+        "switches_size": _common.on_three_axes(switches_shape[-rank:]),
         "map_size": _common.on_three_axes(output_size),
         "POOLING": _common.of_three_axes(pooling),
         "LAST": overlap == "last",
         "RELU": relu,
-        "WINDOWED": image is not None,
+        "WINDOWED": windowed,
         "RANK": rank,
         "CHANNELS_LAST": channels_last,
-        "INDEX": _common.index_type(input, switches, output),
+        "INDEX": _common.index_type(shape, switches_shape, (maps, *output_size)),
     }
-    stride = pooling.stride
     by_cell = pooling.taps() <= _common.LARGEST_UNROLLED_WINDOW and math.prod(stride) <= LARGEST_CELL
     by_cell = by_cell and (channels_last or stride[-1] <= 2)
-    vector = _common.vector_elements(input.dtype)
+    vector = _common.vector_elements(dtype)
     if by_cell:
         cells = tuple(triton.cdiv(length, step) for length, step in zip(output_size, stride, strict=True))
         columns = channels if channels_last else cells[-1]
@@ -89,22 +118,20 @@ def unpool(
             "POOLED_ALIGNMENT": _common.alignment(channels if channels_last else pooled[-1]),
             "OUTPUT_ALIGNMENT": row_alignment,
         }
-        rows = output.numel() // (channels * math.prod(output_size)) * math.prod(cells[:-1])
-        rows *= cells[-1] if channels_last else channels
+        rows = maps * math.prod(cells) // columns
     else:
         columns = channels if channels_last else width
         row_alignment = _common.alignment(columns)
         elements = min(vector, row_alignment)
         before = [(extent - 1) // step for extent, step in zip(pooling.extent(), stride, strict=True)]
         arguments |= {"BEFORE": _common.on_three_axes(before, 0), "OUTPUT_ALIGNMENT": row_alignment}
-        rows = output.numel() // columns
+        rows = maps * math.prod(output_size) // columns
     if row_alignment == 1:
         elements = _common.UNALIGNED_ELEMENTS
     tile = _common.tile_shape(columns, _common.THREADS * elements)
     arguments |= {"rows": rows, "columns": columns, "ROWS": tile[0], "COLUMNS": tile[1]}
     programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
-    _common.launch(max_unpool_cell_kernel if by_cell else max_unpool_kernel, programs, input.device, arguments)
-    return output
+    return _common.Launch(max_unpool_cell_kernel if by_cell else max_unpool_kernel, programs, device, arguments)
 
 
 @triton.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -46,30 +47,41 @@ def indices_to_switches(indices: Tensor, input_size: PerAxis, pooling: Pooling) 
 def _convert(kernel: Any, source: Tensor, dtype: torch.dtype, input_size: PerAxis, pooling: Pooling) -> Tensor:
     rank = pooling.rank
     channels_last = _common.channels_innermost(source, rank)
-    channels, pooled = source.shape[-1 - rank], spatial_size(source, rank)
-    output = empty_like(source, pooled, dtype)
+    output = empty_like(source, spatial_size(source, rank), dtype)
     source = dense(source, channels_last, rank)
-    columns = channels if channels_last else pooled[-1]
-    rows = source.numel() // columns
+    _launch(kernel, source.shape, source.device, channels_last, input_size, pooling)(source, output)
+    return output
+
+
+@functools.lru_cache(_common.LAUNCHES_KEPT)
+def _launch(
+    kernel: Any,
+    shape: tuple[int, ...],
+    device: torch.device,
+    channels_last: bool,
+    input_size: PerAxis,
+    pooling: Pooling,
+) -> _common.Launch:
+    """The launch for a pooled map of some shape."""
+    rank = pooling.rank
+    columns = shape[-1 - rank] if channels_last else shape[-1]
+    rows = math.prod(shape) // columns
     tile = _common.tile_shape(columns, _common.THREADS * ELEMENTS)
     arguments = {
-        "source": source,
-        "output": output,
         "rows": rows,
         "columns": columns,
-        "pooled_size": _common.on_three_axes(pooled),
+        "pooled_size": _common.on_three_axes(shape[-rank:]),
         "map_size": _common.on_three_axes(input_size),
         "POOLING": _common.of_three_axes(pooling),
         "CHANNELS_LAST": channels_last,
         "ALIGNMENT": _common.alignment(columns),
-        "INDEX": _common.index_type(source),
+        "INDEX": _common.index_type(shape),
         "MAP_INDEX": tl.int32 if math.prod(input_size) < 2**31 else tl.int64,
         "ROWS": tile[0],
         "COLUMNS": tile[1],
     }
     programs = triton.cdiv(rows, tile[0]) * triton.cdiv(columns, tile[1])
-    _common.launch(kernel, programs, source.device, arguments)
-    return output
+    return _common.Launch(kernel, programs, device, arguments)
 
 
 @triton.jit
