@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..terminal import watched
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "Photograph",
     "decode_photograph",
     "image_files",
@@ -31,7 +32,7 @@ __all__ = [
     "read_photograph",
 ]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 _SAMPLES = {
     "skimage": (
@@ -166,11 +167,11 @@ def image_files(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ValueError(f"image {str(source)!r}: no such file or folder")
-    images = (path for path in source.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    images = (path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     paths = sorted(path for path in images if not is_hidden(path))
     if not paths:
         raise ValueError(
-            f"folder {str(source)!r} holds no image files ({', '.join(sorted(_SUFFIXES))}) that are not hidden"
+            f"folder {str(source)!r} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))}) that are not hidden"
         )
     return paths
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .photographs import is_hidden
+from .photographs import IMAGE_SUFFIXES, is_hidden
 
 __all__ = ["SUFFIXES", "TensorImages", "hold_tensors", "load_tensor_images"]
 
@@ -103,11 +103,11 @@ def load_tensor_images(sources: Sequence[str | Path], rank: int, channels: int) 
 
 
 def _kinds(source: Path) -> set[bool]:
-    """Whether files are tensors; a folder that holds neither kind counts as photographs."""
+    """Whether files are tensors; a folder is of photographs if it holds any, or neither kind."""
     if not source.is_dir():
         return {source.suffix.lower() in SUFFIXES}
-    found = {path.suffix.lower() in SUFFIXES for path in source.iterdir() if path.is_file() and not is_hidden(path)}
-    return {True} if True in found else {False}
+    found = {path.suffix.lower() for path in source.iterdir() if path.is_file() and not is_hidden(path)}
+    return {not found.isdisjoint(SUFFIXES) and found.isdisjoint(IMAGE_SUFFIXES)}
 
 
 def _files(source: Path) -> list[Path]:
