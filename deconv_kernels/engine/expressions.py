@@ -7,6 +7,7 @@ the weights that its record was made with, and no run depends on another.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -82,52 +83,61 @@ class Expression:
 
     def _made(self, weights: Weights) -> Any:
         modules = {node: with_tensors(self.model, str(node.target), weights) for node in self.called}
-        maps = [*(self.given or ()), *(node for node in self.looks_at if node not in (self.given or ()))]
+        held = {node: weights[str(node.target)] for node in self.order if node.op == "get_attr"}
+        constants = functools.partial(_constants, self.order, held, modules, self.writes)
+        given, result, parts, written = self.given, self.result, self.parts, self.written
+        maps = [*(given or ()), *(node for node in self.looks_at if node not in (given or ()))]
         fixed: dict[Node, Any] | None = None
-        if not self.looks_at and not any(node in self.order for node in self.written):
-            fixed = self._constants({}, weights, modules)
+        if not self.looks_at and not any(node in self.order for node in written):
+            fixed = constants({})
             for path, node in self.replaced.items():
-                set_tensor(modules[self.result], path, fixed[node])
-        if self.given is None and not maps:
-            return torch.fx.map_arg(self.result, (fixed or {}).__getitem__)
+                set_tensor(modules[result], path, fixed[node])
+        if given is None and not maps:
+            return torch.fx.map_arg(result, (fixed or {}).__getitem__)
 
+        # It is kept with the expression: it holds neither that nor the weights, whose memory would not be free again.
         def run(*tensors: Tensor) -> Any:
-            given = dict(zip(maps, tensors, strict=True))
-            known = {**fixed, **given} if fixed is not None else self._constants(given, weights, modules)
-            if self.given is None:
-                return torch.fx.map_arg(self.result, known.__getitem__)
-            known.update({node: known[node].clone() for node in self.written if node in given})
-            for node in self.parts:
+            of_maps = dict(zip(maps, tensors, strict=True))
+            known = {**fixed, **of_maps} if fixed is not None else constants(of_maps)
+            if given is None:
+                return torch.fx.map_arg(result, known.__getitem__)
+            known.update({node: known[node].clone() for node in written if node in of_maps})
+            for node in parts:
                 known[node] = execute(node, known, modules)
-            return execute(self.result, known, modules)
+            return execute(result, known, modules)
 
-        return self._on_copies(run) if self.applies else run
+        return _on_copies(run, describe(result, self.model)) if self.applies else run
 
-    def _on_copies(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that may write into what it is given, of which nobody could know."""
 
-        def run(*tensors: Tensor) -> Any:
-            copies = [tensor.clone() for tensor in tensors]
-            result = function(*copies)
-            if not all(torch.equal(*pair) for pair in zip(tensors, copies, strict=True)):
-                what = describe(self.result, self.model)
-                raise UnsupportedModule(f"{what} writes into what it is given; make it return a new tensor")
-            return result
+def _on_copies(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """A function that may write into what it is given, of which nobody could know; `what` it is, for an error."""
 
-        return run
+    def run(*tensors: Tensor) -> Any:
+        copies = [tensor.clone() for tensor in tensors]
+        result = function(*copies)
+        if not all(torch.equal(*pair) for pair in zip(tensors, copies, strict=True)):
+            raise UnsupportedModule(f"{what} writes into what it is given; make it return a new tensor")
+        return result
 
-    def _constants(
-        self, maps: Mapping[Node, Tensor], weights: Weights, modules: Mapping[Node, nn.Module]
-    ) -> dict[Node, Any]:
-        """The values of the constant nodes; what they overwrite are copies."""
-        known: dict[Node, Any] = dict(maps)
-        copies: dict[int, Any] = {}
-        for node in self.order:
-            if node.op != "get_attr":
-                known[node] = execute(node, known, modules)
-                continue
-            value = weights[str(node.target)]
-            if self.writes and isinstance(value, Tensor):
-                value = copies.setdefault(id(value), value.clone())
-            known[node] = value
-        return known
+    return run
+
+
+def _constants(
+    order: Sequence[Node],
+    held: Mapping[Node, Any],
+    modules: Mapping[Node, nn.Module],
+    writes: bool,
+    maps: Mapping[Node, Tensor],
+) -> dict[Node, Any]:
+    """The values of constant nodes in their order; what they overwrite of the tensors that are held are copies."""
+    known: dict[Node, Any] = dict(maps)
+    copies: dict[int, Any] = {}
+    for node in order:
+        if node.op != "get_attr":
+            known[node] = execute(node, known, modules)
+            continue
+        value = held[node]
+        if writes and isinstance(value, Tensor):
+            value = copies.setdefault(id(value), value.clone())
+        known[node] = value
+    return known
