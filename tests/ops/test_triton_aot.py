@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import torch
-from kept_launches import forget_launches
 from torch import Tensor
 
 from deconv_kernels import backends
@@ -29,6 +28,7 @@ triton = pytest.importorskip("triton", reason="the package triton is not install
 if backends.triton_interprets():
     pytest.skip("TRITON_INTERPRET=1: nothing is compiled", allow_module_level=True)
 
+from kept_launches import forget_launches  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
