@@ -100,19 +100,8 @@ def _launch(
     stride, dilation, groups = geometry.convolution()
     begin, size, base, map_size = geometry.placement()
     channels, features = input_shape[1] // groups, weight_shape[1]
-    block = block_of_channels(channels, dtype, precision, windows)
-    if backproject_col2im.takes(geometry, weight_shape[2:], features, windows):
-        shapes = (input_shape, dtype, device, weight_shape, weight_steps, switches_shape, output_shape)
-        return backproject_col2im.launch(*shapes, geometry, pooling, precision, block)
-    phases = [min(axis) for axis in zip(stride, size, strict=True)]
-    cells = tuple(triton.cdiv(length, apart) for length, apart in zip(size, stride, strict=True))
-    rows = input_shape[0] * math.prod(cells)
-    axes = list(zip(stride, dilation, strict=True))
     arguments = {
-        "rows": rows,
         "channels": channels,
-        "features": features,
-        "groups": groups,
         "tap_step": weight_steps[0],
         "channel_step": weight_steps[1],
         "feature_step": weight_steps[2],
@@ -120,26 +109,37 @@ def _launch(
         "pooled_size": deep(input_shape[-rank:]),
         "switches_size": deep((1,) * rank if switches_shape is None else switches_shape[-rank:]),
         "output_size": deep(size),
-        "cells": deep(cells),
         "map_size": deep(map_size),
-        "phases": deep(phases),
         "begin": deep([min(place, _common.FARTHEST_BEGIN) for place in begin], 0),
         "base": deep(base, 0),
         "POOLING": _common.of_three_axes(pooling),
-        "WINDOWS": deep(windows),
         "KERNEL": deep(weight_shape[2:]),
-        "STRIDE": deep(stride),
-        "DILATION": deep(dilation),
         "STEP": deep(geometry.step(pooled=switches_shape is not None)),
-        "COMMON": deep([math.gcd(*axis) for axis in axes]),
-        "INVERSE": deep([inverse(*axis) for axis in axes], 0),
-        "RANK": rank,
-        "LAST": geometry.overlap == "last",
         "RELU": geometry.relu,
         "BOUNDED": geometry.placement().bounded(),
         "PRECISION": precision,
         "INDEX": _common.index_type(input_shape, weight_shape, switches_shape or (), output_shape),
-        "BLOCK_K": block,
+        "BLOCK_K": block_of_channels(channels, dtype, precision, windows),
+    }
+    if backproject_col2im.takes(geometry, weight_shape[2:], features, windows):
+        return backproject_col2im.launch(arguments, device, input_shape[0], size, weight_shape[2:], features)
+    phases = [min(axis) for axis in zip(stride, size, strict=True)]
+    cells = tuple(triton.cdiv(length, apart) for length, apart in zip(size, stride, strict=True))
+    rows = input_shape[0] * math.prod(cells)
+    axes = list(zip(stride, dilation, strict=True))
+    arguments |= {
+        "rows": rows,
+        "features": features,
+        "groups": groups,
+        "cells": deep(cells),
+        "phases": deep(phases),
+        "WINDOWS": deep(windows),
+        "STRIDE": deep(stride),
+        "DILATION": deep(dilation),
+        "COMMON": deep([math.gcd(*axis) for axis in axes]),
+        "INVERSE": deep([inverse(*axis) for axis in axes], 0),
+        "RANK": rank,
+        "LAST": geometry.overlap == "last",
     }
 
     def programs(tile: Tile) -> int:

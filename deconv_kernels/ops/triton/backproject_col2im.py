@@ -9,12 +9,13 @@ of what neighbouring rows of its tile have for it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from deconv_kernels.ops.geometry import Backprojection, PerAxis, Pooling
+from deconv_kernels.ops.geometry import Backprojection, PerAxis
 from deconv_kernels.ops.triton import _common
 from deconv_kernels.ops.triton._common import on_three_axes as deep
 from deconv_kernels.ops.triton._common import positive, tap_of_window, windows_on_map
@@ -50,54 +51,24 @@ def tile_of(size: PerAxis, kernel: PerAxis) -> tuple[int, int, int]:
 
 
 def launch(
-    input_shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-    weight_shape: tuple[int, ...],
-    weight_steps: tuple[int, int, int],
-    switches_shape: tuple[int, ...] | None,
-    output_shape: tuple[int, ...],
-    geometry: Backprojection,
-    pooling: Pooling,
-    precision: str,
-    block_of_channels: int,
+    arguments: dict[str, Any], device: torch.device, units: int, size: PerAxis, kernel: PerAxis, features: int
 ) -> _common.Launch:
-    """The launch for a geometry that this kernel takes and tensors of these shapes."""
-    (units, channels, *signal), (_, features, *kernel) = input_shape, weight_shape
-    begin, size, base, map_size = geometry.placement()
-    tile = tile_of(size, tuple(kernel))
+    """The launch for a geometry that this kernel takes, given the arguments that both kernels of the op have."""
+    tile = tile_of(size, kernel)
     tiles = [triton.cdiv(length, side - taps + 1) for length, side, taps in zip(size, tile[1:], kernel, strict=True)]
-    arguments = {
+    own = {
         "units": units,
-        "channels": channels,
-        "tap_step": weight_steps[0],
-        "channel_step": weight_steps[1],
-        "feature_step": weight_steps[2],
-        "images": 0 if switches_shape is None else switches_shape[0],
-        "pooled_size": deep(signal),
-        "switches_size": deep((1, 1) if switches_shape is None else switches_shape[-2:]),
-        "output_size": deep(size),
-        "map_size": deep(map_size),
         "tiles": deep(tiles),
-        "begin": deep([min(place, _common.FARTHEST_BEGIN) for place in begin], 0),
-        "base": deep(base, 0),
-        "POOLING": _common.of_three_axes(pooling),
-        "RELU": geometry.relu,
-        "KERNEL": deep(kernel),
-        "STEP": deep(geometry.step(pooled=switches_shape is not None)),
-        "BOUNDED": geometry.placement().bounded(),
-        "PRECISION": precision,
-        "INDEX": _common.index_type(input_shape, switches_shape or (), output_shape),
         "FEATURES": features,
         "COLUMNS": max(FEWEST_COLUMNS, triton.next_power_of_2(math.prod(kernel) * features)),
         "UNITS": tile[0],
         "HEIGHT": tile[1],
         "WIDTH": tile[2],
-        "BLOCK_K": min(block_of_channels, MOST_CHANNELS),
+        "BLOCK_K": min(arguments["BLOCK_K"], MOST_CHANNELS),
     }
     programs = triton.cdiv(units, tile[0]) * math.prod(tiles)
     kernel_of_op = backproject_col2im_kernel
-    return _common.Launch(kernel_of_op, programs, device, arguments, WARPS, num_stages=STAGES)
+    return _common.Launch(kernel_of_op, programs, device, arguments | own, WARPS, num_stages=STAGES)
 
 
 @triton.jit
